@@ -1,0 +1,297 @@
+"""Real play, split by split and shard by shard, into a data set folder.
+
+A shard is the unit of work: what it holds follows from (seed, split, shard number) alone, so any number of workers
+writes the same files, and an interrupted collection goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data.environments import SPLIT_LEVELS, GameVectorEnv, make_environment
+from data.records import Record, encode_record
+from data.shards import METADATA_FILE, RECORDS_A_SHARD, SUFFIX, Metadata, ShardReader, write_shard
+
+MAX_FRAMES = 160  # of a record; longer episodes are cut
+GAMES_AT_ONCE = 16  # few, so that little is played that no shard has room for
+MEAN_HOLD_STEPS = 6  # for which the explore policy holds an action
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What to collect."""
+
+    env: str = "coinrun"  # pong, or one of Procgen's sixteen games
+    out: Path = Path("datasets/coinrun")  # the data set folder; must be empty or not be there yet
+    records: int = 600  # training records, of up to 160 frames each
+    val_records: int = 30
+    test_records: int = 30
+    policy: Literal["explore", "uniform"] = "explore"  # explore: hold keys for a while and get on; uniform: as the public set
+    seed: int = 0
+    distribution_mode: Literal["easy", "hard"] = "easy"  # Procgen's levels
+    simple: bool = False  # Procgen without backgrounds, monochrome, one theme: easier to learn
+    min_frames: int = 32  # an episode's tail shorter than this is left out
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes
+    overwrite: bool = False  # replace what is in the folder
+
+    def __post_init__(self):
+        for name in ("records", "val_records", "test_records"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it cannot be negative")
+        if self.records + self.val_records + self.test_records == 0:
+            raise ValueError("nothing to collect: records, val_records and test_records are all 0")
+        if not 1 <= self.min_frames <= MAX_FRAMES:
+            raise ValueError(f"min_frames is {self.min_frames}: it must lie in 1 to {MAX_FRAMES}")
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}: at least one process is needed")
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard to collect."""
+
+    split: str
+    number: int
+    num_records: int
+
+    @property
+    def file_name(self) -> str:
+        """Name of the shard below its split's folder."""
+        return f"data_{self.number:04d}{SUFFIX}"
+
+
+def collect(config: CollectConfig, progress: Callable[[int], None]) -> dict:
+    """Collect a data set; everything appears under `config.out` at once, when all of it is done.
+
+    Until then it grows in `OUT.partial`, from which the same command goes on after an interruption.
+
+    Args:
+        progress: called with the number of frames newly on disk.
+
+    Returns:
+        What metadata.json says.
+
+    Raises:
+        ValueError: bad settings, an unknown game, or a folder that is not empty.
+    """
+    out = config.out
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not config.overwrite):
+        raise ValueError(f"{out} is not empty: choose another --out, or replace it with --overwrite")
+    environment = _environment(config, "train", num_envs=1, seed=0)  # raises before anything is touched
+    metadata = _metadata(config, environment)
+    environment.close()
+    partial = out.with_name(out.name + ".partial")
+    _prepare(partial, metadata)
+    counts = _run_jobs(config, partial, progress)
+    metadata["splits"] = counts
+    (partial / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
+    if out.is_dir():
+        shutil.rmtree(out)
+    partial.rename(out)
+    return metadata
+
+
+def _metadata(config: CollectConfig, environment: GameVectorEnv) -> dict:
+    described = Metadata(
+        environment=environment.name,
+        environment_options=tuple(environment.options.items()),
+        frame_shape=environment.single_observation_space.shape,
+        fps=environment.fps,
+        actions=environment.actions,
+    )
+    made = {name: value for name, value in asdict(config).items() if name not in ("out", "workers", "overwrite")}
+    levels = {split: {"first": first, "count": count} for split, (first, count) in SPLIT_LEVELS.items()}
+    return {**described.to_dict(), "policy": config.policy, "seed": config.seed, "levels": levels, "collect": made}
+
+
+def _prepare(partial: Path, metadata: dict) -> None:
+    """Make the partial folder, or keep it if it was begun by the same command."""
+    path = partial / METADATA_FILE
+    if partial.is_dir():
+        if path.is_file() and json.loads(path.read_text()).get("collect") == metadata["collect"]:
+            return
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    path.write_text(json.dumps(metadata, indent=2) + "\n")
+
+
+def _run_jobs(config: CollectConfig, partial: Path, progress: Callable[[int], None]) -> dict:
+    wanted = {"train": config.records, "val": config.val_records, "test": config.test_records}
+    jobs = [
+        ShardJob(split, number, min(RECORDS_A_SHARD, num_records - number * RECORDS_A_SHARD))
+        for split, num_records in wanted.items()
+        for number in range(-(-num_records // RECORDS_A_SHARD))
+    ]
+    counts = {split: {"records": num_records, "frames": 0} for split, num_records in wanted.items() if num_records}
+    for split in counts:
+        (partial / split).mkdir(exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(config.workers, mp_context=context, initializer=_ignore_interrupts) as pool:
+        pending = {pool.submit(collect_shard, config, job, partial / job.split): job for job in jobs}
+        try:
+            while pending:
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    num_frames = future.result()
+                    counts[pending.pop(future).split]["frames"] += num_frames
+                    progress(num_frames)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)  # shards under way are finished, and kept
+            raise
+    return counts
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches the whole process group; the parent alone decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _environment(config: CollectConfig, split: str, num_envs: int, seed: int) -> GameVectorEnv:
+    return make_environment(
+        config.env, num_envs, SPLIT_LEVELS[split], seed, distribution_mode=config.distribution_mode, simple=config.simple
+    )
+
+
+def collect_shard(config: CollectConfig, job: ShardJob, folder: Path) -> int:
+    """Play until a shard is full and write it, unless it is there; returns its number of frames."""
+    path = folder / job.file_name
+    if path.is_file():
+        return _count_frames(path, config)
+    split_number = list(SPLIT_LEVELS).index(job.split)
+    rng = np.random.default_rng((config.seed, split_number, job.number))
+    environment = _environment(config, job.split, GAMES_AT_ONCE, int(rng.integers(2**31)))
+    num_frames = 0
+
+    def payloads():
+        nonlocal num_frames
+        records = play(environment, POLICIES[config.policy](environment, rng), config.min_frames)
+        for _, record in zip(range(job.num_records), records, strict=False):
+            num_frames += len(record)
+            yield encode_record(record)
+
+    write_shard(path, payloads())
+    environment.close()
+    return num_frames
+
+
+def _count_frames(path: Path, config: CollectConfig) -> int:
+    """Frames in a shard that an earlier, interrupted collection finished."""
+    environment = _environment(config, "train", num_envs=1, seed=0)
+    metadata = Metadata(frame_shape=environment.single_observation_space.shape, actions=environment.actions)
+    environment.close()
+    reader = ShardReader([path], metadata)
+    return sum(len(reader.read(0, number)) for number in range(reader.num_records(0)))
+
+
+class UniformPolicy:
+    """Any action, anew at every step: the public set's policy."""
+
+    def __init__(self, environment: GameVectorEnv, rng: np.random.Generator):
+        self._shape, self._num_actions, self._rng = environment.num_envs, len(environment.actions), rng
+
+    def act(self, environment: GameVectorEnv) -> np.ndarray:
+        """(N,) actions."""
+        return self._rng.integers(0, self._num_actions, self._shape)
+
+
+class ExplorePolicy:
+    """Hold an action that acts for a random while, leaning as the game says; half of the whiles follow a fair player
+    where the game has one."""
+
+    def __init__(self, environment: GameVectorEnv, rng: np.random.Generator):
+        self._rng = rng
+        self._weights = environment.explore_weights / environment.explore_weights.sum()
+        self._held = np.zeros(environment.num_envs, np.int64)
+        self._follows = np.zeros(environment.num_envs, bool)
+        self._left_steps = np.zeros(environment.num_envs, np.int64)
+
+    def act(self, environment: GameVectorEnv) -> np.ndarray:
+        """(N,) actions."""
+        new, num_envs = self._left_steps == 0, len(self._held)
+        drawn = self._rng.choice(len(self._weights), num_envs, p=self._weights)
+        self._held = np.where(new, drawn, self._held)
+        self._left_steps = np.where(new, self._rng.geometric(1 / MEAN_HOLD_STEPS, num_envs), self._left_steps) - 1
+        self._follows = np.where(new, self._rng.random(num_envs) < 0.5, self._follows)
+        suggested = environment.suggested_actions()
+        return self._held if suggested is None else np.where(self._follows, suggested, self._held)
+
+
+POLICIES = {"uniform": UniformPolicy, "explore": ExplorePolicy}
+
+
+def play(environment: GameVectorEnv, policy: UniformPolicy | ExplorePolicy, min_frames: int = 32):
+    """Play for ever and yield a `Record` whenever one is complete.
+
+    Records are at most MAX_FRAMES of one episode: long ones are cut, a tail shorter than `min_frames` is left out.
+    """
+    episodes = [_Episode() for _ in range(environment.num_envs)]
+    frames, info = environment.reset()
+    while True:
+        actions = policy.act(environment)
+        next_frames, rewards, terminations, truncations, next_info = environment.step(actions)
+        for game, episode in enumerate(episodes):
+            episode.add(frames[game], int(actions[game]), float(rewards[game]))
+            ended = bool(terminations[game] or truncations[game])
+            if ended or len(episode.frames) == MAX_FRAMES:
+                if len(episode.frames) >= min_frames:
+                    yield episode.record(int(info["level_seed"][game]), bool(terminations[game]))
+                episodes[game] = _Episode() if ended else episode.rest()
+        frames, info = next_frames, next_info
+
+
+class _Episode:
+    """The frames of an episode since its last cut, and the actions since its start."""
+
+    def __init__(self, prefix: list[int] | None = None):
+        self.prefix = prefix or []
+        self.frames, self.actions, self.rewards = [], [], []
+
+    def add(self, frame: np.ndarray, action: int, reward: float) -> None:
+        self.frames.append(frame)
+        self.actions.append(action)
+        self.rewards.append(reward)
+
+    def record(self, level_seed: int, terminal: bool) -> Record:
+        return Record(
+            frames=np.stack(self.frames),
+            actions=np.array(self.actions, np.int32),
+            rewards=np.array(self.rewards, np.float32),
+            terminal=terminal,
+            level_seed=level_seed,
+            start_step=len(self.prefix),
+            prefix_actions=np.array(self.prefix, np.int32),
+        )
+
+    def rest(self) -> _Episode:
+        """What goes on after a cut."""
+        return _Episode(self.prefix + self.actions)
+
+
+def bring_to(record: Record, metadata: Metadata, frame: int = 0) -> tuple[GameVectorEnv, np.ndarray]:
+    """The real game, brought by replay to a recorded moment.
+
+    Returns:
+        The game (one copy of it) standing at `frame` of the record, and what it shows there, uint8 (H, W, C).
+
+    Raises:
+        ValueError: the record does not know its level.
+    """
+    if record.level_seed is None:
+        raise ValueError("this record does not know its level: it cannot be replayed")
+    levels = (record.level_seed, 1)
+    environment = make_environment(metadata.environment, 1, levels, **dict(metadata.environment_options))
+    frames, _ = environment.reset()
+    for action in (*record.prefix_actions, *record.actions[:frame]):
+        frames = environment.step(np.array([action]))[0]
+    return environment, frames[0]
+

@@ -1,0 +1,20 @@
+"""uint8 (..., H, W, C) <-> float32 (..., C, H, W) in [-1, 1]: the only such code."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_float(frames: Tensor | np.ndarray) -> Tensor:
+    """uint8 (..., H, W, C), 0 to 255 -> float32 (..., C, H, W), -1 to 1, on the same device."""
+    frames = torch.as_tensor(frames)
+    assert frames.dtype == torch.uint8, frames.dtype
+    return frames.movedim(-1, -3).to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """float (..., C, H, W) -> uint8 (..., H, W, C), rounded and clipped."""
+    levels = frames.float().add(1.0).mul(255.0 / 2.0).round().clamp(0, 255).to(torch.uint8)
+    return levels.movedim(-3, -1).contiguous().cpu().numpy()

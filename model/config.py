@@ -1,0 +1,100 @@
+"""What a world model is made of, and the game it was made for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a `WorldModel`, and plain fields about its game. Saved as `config.json` in every checkpoint."""
+
+    frame_height: int = 64  # pixels; a multiple of patch_size
+    frame_width: int = 64  # pixels; a multiple of patch_size
+    num_channels: int = 3  # colour channels of a frame
+    patch_size: int = 8  # pixels on a side of the square that becomes one token
+    dim: int = 512  # D, width of the network
+    num_blocks: int = 6  # each is a spatial half, then a temporal half
+    num_heads: int = 8  # N, attention heads
+    window_frames: int = 32  # the most frames the network sees at once
+    num_actions: int = 15  # A, length of an action vector
+    prediction: Literal["v", "x0"] = "v"  # what the network puts out
+    environment: str = ""  # the game, as the data set named it
+    environment_options: tuple[tuple[str, Any], ...] = ()  # (name, value) pairs the game was made with
+    action_names: tuple[str, ...] = ()  # one name per action
+    action_keys: tuple[tuple[str, ...], ...] = ()  # keyboard keys held for each action
+    acting_actions: tuple[int, ...] = ()  # the actions that ever do something
+    fps: float = 15.0  # frames a second of the game
+
+    def __post_init__(self):
+        for name in ("frame_height", "frame_width"):
+            size = getattr(self, name)
+            if size < self.patch_size or size % self.patch_size:
+                raise ValueError(f"{name} is {size}: it must be a multiple of patch_size, {self.patch_size}")
+        # Spatial rotary embedding gives half of a head to rows and half to columns, in pairs.
+        if self.dim % self.num_heads or self.head_dim % 4:
+            raise ValueError(f"dim {self.dim} over {self.num_heads} heads: a head needs a multiple of 4 numbers")
+        if self.prediction not in ("v", "x0"):
+            raise ValueError(f'prediction is {self.prediction!r}: choose "v" or "x0"')
+        for name in ("num_channels", "num_blocks", "window_frames", "num_actions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.action_names and len(self.action_names) != self.num_actions:
+            raise ValueError(f"{len(self.action_names)} action names for num_actions {self.num_actions}")
+
+    @property
+    def head_dim(self) -> int:
+        """K, numbers in an attention head."""
+        return self.dim // self.num_heads
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches in a frame."""
+        return self.frame_height // self.patch_size, self.frame_width // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """P, tokens in a frame."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a frame."""
+        return self.num_channels, self.frame_height, self.frame_width
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain fields, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """The inverse of `to_dict` after a round through JSON, which turns tuples into lists.
+
+        Raises:
+            ValueError: an unknown field (a checkpoint of another program or a newer version), or a bad value.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown model settings: {', '.join(unknown)}")
+        try:
+            return cls(**{name: _as_tuples(value) for name, value in values.items()})
+        except TypeError as error:
+            raise ValueError(f"bad model settings: {error}") from None
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+_SMALL = ModelConfig()
+
+# Parameter counts as `sum(p.numel() for p in WorldModel(config).parameters())` gives them.
+PRESETS: dict[str, ModelConfig] = {
+    # Made for two CPU cores.
+    "nano": ModelConfig(dim=256, num_blocks=4, num_heads=4, window_frames=16, prediction="x0"),
+    # The published CoinRun networks: their checkpoints load here and give the same numbers.
+    "small": _SMALL,  # 57.82 M
+    "base": replace(_SMALL, dim=640, num_blocks=8),
+}

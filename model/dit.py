@@ -1,0 +1,277 @@
+"""The network: an axial spatial/temporal diffusion transformer in pixel space.
+
+Shapes: B batch, T frames, C channels, H x W pixels, P patches in a frame, D width, A action vector.
+The layout of open-oasis (MIT), so that its checkpoints give the same numbers here; DiT is arXiv 2212.09748.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from huggingface_hub import ModelHubMixin, snapshot_download
+from torch import Tensor, nn
+
+from model.attention import SpatialAttention, TemporalAttention, spatial_rotary, temporal_rotary
+from model.config import ModelConfig
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+def timestep(noise_level: Tensor) -> Tensor:
+    """What the network is told of a noise level u in [0, 1]: `1000 u - 1`, a 1000-step model's integer timestep."""
+    return 1000.0 * noise_level.float() - 1.0
+
+
+class NoiseLevelEmbedding(nn.Module):
+    """Sinusoid of 256 numbers (cosines first) -> D -> SiLU -> D."""
+
+    num_frequencies = 128
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2 * self.num_frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, noise_level: Tensor) -> Tensor:
+        """(...) levels in [0, 1] -> (..., D)."""
+        index = torch.arange(self.num_frequencies, dtype=torch.float32, device=noise_level.device)
+        angles = timestep(noise_level)[..., None] * torch.exp(index * (-math.log(10000.0) / self.num_frequencies))
+        sinusoid = torch.cat((angles.cos(), angles.sin()), dim=-1)
+        return self.mlp(sinusoid.to(self.mlp[0].weight.dtype))
+
+
+class Modulation(nn.Sequential):
+    """Condition c -> the `num_vectors` vectors that shift, scale and gate (adaLN-Zero, arXiv 2212.09748)."""
+
+    def __init__(self, dim: int, num_vectors: int):
+        super().__init__(nn.SiLU(), nn.Linear(dim, num_vectors * dim))
+        self.num_vectors = num_vectors
+
+    def forward(self, c: Tensor) -> tuple[Tensor, ...]:
+        """(B, T, D) -> `num_vectors` of (B, T, 1, D), which broadcast over patches."""
+        return super().forward(c).unsqueeze(-2).chunk(self.num_vectors, dim=-1)
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """`LN(x) (1 + scale) + shift`; the LayerNorm has no weights."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
+class MLP(nn.Module):
+    """D -> 4 D -> GELU (tanh) -> D."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class HalfBlock(nn.Module):
+    """Attention along one axis, then an MLP, each modulated by the condition and gated onto the residual stream."""
+
+    def __init__(self, attention: SpatialAttention | TemporalAttention, dim: int):
+        super().__init__()
+        self.attention = attention
+        self.mlp = MLP(dim)
+        self.modulation = Modulation(dim, 6)
+
+    def forward(self, x: Tensor, c: Tensor, **attention_args) -> Tensor:
+        """x (B, T, P, D), c (B, T, D) -> (B, T, P, D)."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c)
+        x = x + gate_a * self.attention(modulated_norm(x, shift_a, scale_a), **attention_args)
+        return x + gate_m * self.mlp(modulated_norm(x, shift_m, scale_m))
+
+
+class Block(nn.Module):
+    """A spatial half, then a temporal half, each with weights of its own."""
+
+    def __init__(self, spatial: HalfBlock, temporal: HalfBlock):
+        super().__init__()
+        self.spatial = spatial
+        self.temporal = temporal
+
+    def forward(self, x: Tensor, c: Tensor, temporal_mask: Tensor | None = None) -> Tensor:
+        """x (B, T, P, D), c (B, T, D) -> (B, T, P, D)."""
+        return self.temporal(self.spatial(x, c), c, mask=temporal_mask)
+
+
+class FinalLayer(nn.Module):
+    """`LN(x) (1 + scale) + shift`, then a linear map to the pixels of each patch."""
+
+    def __init__(self, dim: int, patch_numbers: int):
+        super().__init__()
+        self.linear = nn.Linear(dim, patch_numbers)
+        self.modulation = Modulation(dim, 2)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """(B, T, P, D) -> (B, T, P, patch_numbers)."""
+        return self.linear(modulated_norm(x, *self.modulation(c)))
+
+
+class WorldModel(nn.Module, ModelHubMixin):
+    """(noisy frames, noise level of each, actions) -> v or x0 of each frame, causal in time.
+
+    `save_pretrained(dir)` writes `config.json` and `model.safetensors`; `WorldModel.from_pretrained(dir or
+    "user/name")` reads them back, strictly.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        patch, dim = config.patch_size, config.dim
+        self.patch_embedding = nn.Conv2d(config.num_channels, dim, kernel_size=patch, stride=patch)
+        self.noise_level_embedding = NoiseLevelEmbedding(dim)
+        self.action_embedding = nn.Linear(config.num_actions, dim)
+        # One table of each serves all blocks.
+        spatial_table = spatial_rotary(config.head_dim, config.grid)
+        temporal_table = temporal_rotary(config.head_dim, config.window_frames)
+        self.blocks = nn.ModuleList(
+            Block(
+                HalfBlock(SpatialAttention(dim, config.num_heads, spatial_table), dim),
+                HalfBlock(TemporalAttention(dim, config.num_heads, temporal_table), dim),
+            )
+            for _ in range(config.num_blocks)
+        )
+        self.final_layer = FinalLayer(dim, patch * patch * config.num_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The published initialisation. Its output is exactly zero, whatever goes in, until trained."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for linear in (self.noise_level_embedding.mlp[0], self.noise_level_embedding.mlp[2]):
+            nn.init.normal_(linear.weight, std=0.02)
+        for module in self.modules():
+            if isinstance(module, Modulation):
+                nn.init.zeros_(module[1].weight)
+        nn.init.zeros_(self.final_layer.linear.weight)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.action_embedding.weight.device
+
+    def tokens(self, frames: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> (B, T, P, D), patches row by row."""
+        patches = self.patch_embedding(frames.flatten(0, 1).to(self.patch_embedding.weight.dtype))
+        return patches.flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2])
+
+    def condition(self, noise_level: Tensor, actions: Tensor) -> Tensor:
+        """(B, T) levels, (B, T, A) actions -> (B, T, D)."""
+        weight = self.action_embedding.weight
+        return self.noise_level_embedding(noise_level) + self.action_embedding(actions.to(weight.dtype))
+
+    def pixels(self, patches: Tensor) -> Tensor:
+        """(B, T, P, patch * patch * C), each laid out (row, column, channel) -> (B, T, C, H, W) float32."""
+        rows, columns = self.config.grid
+        patch = self.config.patch_size
+        grid = patches.float().unflatten(-1, (patch, patch, -1)).unflatten(2, (rows, columns))
+        # (B, T, rows, columns, row in patch, column in patch, C) -> (B, T, C, rows, row, columns, column)
+        return grid.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+
+    def forward(
+        self, frames: Tensor, noise_level: Tensor, actions: Tensor, temporal_mask: Tensor | None = None
+    ) -> Tensor:
+        """Predict v or x0, as `config.prediction` says.
+
+        Args:
+            frames: (B, T, C, H, W) float, noised to `noise_level`; T at most `config.window_frames`.
+            noise_level: (B, T) float in [0, 1], one for each frame.
+            actions: (B, T, A) float; `actions[:, t]` leads into frame t, zeros where no action is known.
+            temporal_mask: (T, T) bool, True where frame `row` may look at frame `column`; causal when None.
+
+        Returns:
+            (B, T, C, H, W) float32.
+        """
+        batch, num_frames = frames.shape[:2]
+        assert frames.shape[2:] == self.config.frame_shape, f"frames {tuple(frames.shape)}"
+        assert noise_level.shape == (batch, num_frames), f"noise_level {tuple(noise_level.shape)}"
+        assert actions.shape == (batch, num_frames, self.config.num_actions), f"actions {tuple(actions.shape)}"
+        x, c = self.tokens(frames), self.condition(noise_level, actions)
+        for block in self.blocks:
+            x = block(x, c, temporal_mask)
+        return self.pixels(self.final_layer(x, c))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Hook of `save_pretrained`."""
+        directory = Path(save_directory)
+        (directory / CONFIG_FILE).write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        safetensors.torch.save_file(weights, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, revision, cache_dir, force_download, local_files_only, token, **_):
+        """Hook of `from_pretrained`: a folder, or the name of a repository on the Hub."""
+        folder = Path(model_id)
+        if not folder.is_dir():
+            if len(folder.parts) != 2 or folder.is_absolute() or model_id.startswith("."):
+                raise ValueError(f"no checkpoint at {model_id}: it is not a folder")
+            folder = Path(
+                snapshot_download(
+                    model_id,
+                    allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                    token=token,
+                )
+            )
+        return load_checkpoint(folder)
+
+
+def load_checkpoint(folder: Path) -> WorldModel:
+    """The model in a checkpoint folder, on the CPU, in eval mode.
+
+    Raises:
+        ValueError: no checkpoint there, or one whose weights do not fit its config; says which.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is not a checkpoint: it has no {name}")
+    try:
+        config = ModelConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text()))
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{folder / CONFIG_FILE} is not the config of a world model: {error}") from None
+    try:
+        weights = safetensors.torch.load_file(folder / WEIGHTS_FILE)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / WEIGHTS_FILE} is damaged: {error}") from None
+    model = WorldModel(config)
+    load_weights(model, weights, str(folder))
+    return model.eval()
+
+
+def load_weights(model: WorldModel, weights: dict[str, Tensor], source: str) -> None:
+    """Load weights strictly.
+
+    Raises:
+        ValueError: names what is missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
+    problems = [
+        _listing("missing", own.keys() - weights.keys()),
+        _listing("unexpected", weights.keys() - own.keys()),
+        _listing("of another shape", {n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape}),
+    ]
+    if any(problems):
+        raise ValueError(f"weights of {source} do not fit: " + "; ".join(filter(None, problems)))
+    model.load_state_dict(weights)
+
+
+def _listing(what: str, names: set[str], most: int = 4) -> str:
+    if not names:
+        return ""
+    shown = ", ".join(sorted(names)[:most]) + (", ..." if len(names) > most else "")
+    return f"{len(names)} {what} ({shown})"

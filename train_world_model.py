@@ -1,0 +1,22 @@
+"""Train a world model on a data set.
+
+python train_world_model.py --data datasets/coinrun --out runs/first --preset nano --max-steps 2000
+python train_world_model.py --data datasets/coinrun --out runs/first --resume auto
+"""
+
+from __future__ import annotations
+
+import cli
+from training.config import TrainConfig
+from training.loop import train
+
+
+def main(config: TrainConfig) -> None:
+    """Train, and say where the result is."""
+    checkpoint = train(config)
+    print(f"done: {checkpoint}")
+    print(f"dream with it: python -m scripts.infer --checkpoint {checkpoint} --data {config.data}")
+
+
+if __name__ == "__main__":
+    cli.run(main, TrainConfig, __doc__)

@@ -1,0 +1,132 @@
+"""Validation loss, PSNR and SSIM, and rollouts.
+
+Shapes: S samples, T frames, C channels, H x W pixels, A action vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+from tqdm import tqdm
+
+from data.actions import ActionSpace
+from data.dataset import Batch, ClipDataset
+from data.pixels import to_float, to_uint8
+from data.records import Record
+from data.shards import Metadata
+from model.config import ModelConfig
+from model.dit import WorldModel
+from model.sampler import Sampler
+from training.loss import diffusion_loss, draw_noise
+
+
+def psnr(truth: np.ndarray, frames: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 arrays, from the squared error pooled over all of them.
+
+    Pooled, so that one identical pair does not make the mean infinite; infinite only if all pairs are identical.
+    """
+    error = np.square(truth.astype(np.float64) - frames.astype(np.float64)).mean()
+    return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))
+
+
+def ssim(truth: np.ndarray, frames: np.ndarray) -> float:
+    """Mean structural similarity of uint8 frames (S, H, W, C) (Wang et al., 2004)."""
+    pairs = zip(truth, frames, strict=True)
+    return float(np.mean([structural_similarity(a, b, channel_axis=-1, data_range=255) for a, b in pairs]))
+
+
+def by_frame(truth: np.ndarray, frames: np.ndarray) -> dict[str, list[float | None]]:
+    """PSNR and SSIM at each frame of uint8 (S, T, H, W, C); None where PSNR is infinite, as JSON has no infinity."""
+    values = [psnr(truth[:, t], frames[:, t]) for t in range(truth.shape[1])]
+    return {
+        "psnr": [value if np.isfinite(value) else None for value in values],
+        "ssim": [ssim(truth[:, t], frames[:, t]) for t in range(truth.shape[1])],
+    }
+
+
+@torch.no_grad()
+def validation_loss(model: WorldModel, batches: list[Batch], seed: int) -> float:
+    """Mean loss over batches, each under noise that depends on the seed and its place alone."""
+    losses = []
+    for number, batch in enumerate(batches):
+        frames, actions = (t.to(model.device) for t in (to_float(batch.frames), torch.from_numpy(batch.actions)))
+        generator = torch.Generator(model.device).manual_seed(seed + number)
+        noise = draw_noise(frames.shape, generator, model.device)
+        losses.append(diffusion_loss(model, model.config, frames, actions, noise)[0].mean().item())
+    return float(np.mean(losses))
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Real play to dream along with."""
+
+    frames: np.ndarray  # uint8 (S, T, H, W, C)
+    actions: np.ndarray  # int (S, T), each leading into the frame beside it; NO_ACTION for a record's first
+    space: ActionSpace
+    fps: float
+    record_ids: list[int]  # where they are from
+
+
+def held_out_clips(dataset: ClipDataset, num_samples: int, num_frames: int, seed: int = 0) -> Clips:
+    """The first `num_frames` of `num_samples` records, drawn by `seed`.
+
+    Raises:
+        ValueError: too few records are that long.
+    """
+    long_enough = np.flatnonzero(dataset.index.lengths >= num_frames)
+    if num_samples < 1:
+        raise ValueError(f"{num_samples} samples: at least 1 is needed")
+    if len(long_enough) < num_samples:
+        longest = max(dataset.index.lengths)
+        raise ValueError(
+            f"{num_samples} samples of {num_frames} frames were asked for, but only {len(long_enough)} records of "
+            f"{dataset.folder}/{dataset.split} are that long (the longest has {longest})"
+        )
+    chosen = np.random.default_rng(seed).choice(long_enough, num_samples, replace=False)
+    records: list[Record] = list(dataset.records(chosen))
+    return Clips(
+        frames=np.stack([record.frames[:num_frames] for record in records]),
+        actions=np.stack([record.leading_actions()[:num_frames] for record in records]),
+        space=dataset.metadata.actions,
+        fps=dataset.metadata.fps,
+        record_ids=[int(record_id) for record_id in chosen],
+    )
+
+
+def dream(
+    sampler: Sampler, frames: np.ndarray, actions: np.ndarray, space: ActionSpace, num_prompt: int, progress: bool = False
+) -> np.ndarray:
+    """Dream on from the first `num_prompt` frames under given actions.
+
+    Args:
+        frames: uint8 (S, at least num_prompt, H, W, C).
+        actions: int (S, T), each leading into the frame beside it.
+
+    Returns:
+        uint8 (S, T, H, W, C), the prompt included.
+    """
+    vectors = torch.from_numpy(space.one_hot(actions))
+    sampler.reset(to_float(frames[:, :num_prompt]), vectors[:, :num_prompt])
+    dreamt: list[Tensor | np.ndarray] = []
+    for t in tqdm(range(num_prompt, actions.shape[1]), desc="dreaming", unit=" frames", disable=not progress):
+        dreamt.append(to_uint8(sampler.step(vectors[:, t])))
+    return np.concatenate((frames[:, :num_prompt], np.stack(dreamt, axis=1)), axis=1)
+
+
+def check_fits(config: ModelConfig, metadata: Metadata, where: Path | str) -> None:
+    """Whether a model can be used with a data set.
+
+    Raises:
+        ValueError: another frame size or action count.
+    """
+    height, width, channels = metadata.frame_shape
+    if config.frame_shape != (channels, height, width):
+        expected = f"{config.frame_height}x{config.frame_width}"
+        raise ValueError(f"the model makes frames of {expected}, but those of {where} are {height}x{width}")
+    if config.num_actions != len(metadata.actions):
+        raise ValueError(f"the model knows {config.num_actions} actions, but {where} has {len(metadata.actions)}")

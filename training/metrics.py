@@ -1,0 +1,108 @@
+"""Where a run's numbers go: metrics.jsonl always, Weights & Biases when there is an account."""
+
+from __future__ import annotations
+
+import json
+import netrc
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """An object a line in `metrics.jsonl`; the same numbers to Weights & Biases, which is never waited for nor needed.
+
+    Args:
+        step: steps done so far; lines of later steps, from before a resume, are dropped.
+    """
+
+    def __init__(self, folder: Path, step: int, mode: str, project: str, entity: str | None, settings: dict):
+        self._path = folder / METRICS_FILE
+        _drop_later_lines(self._path, step)
+        self._wandb = _start_wandb(folder, mode, project, entity, settings)
+
+    def log(self, step: int, **values: float) -> None:
+        """Write numbers; names use "/" for groups, given here as "__" or by `**{"train/loss": ...}`."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        self._send(values, step)
+
+    def video(self, step: int, name: str, frames: np.ndarray, fps: float) -> None:
+        """Send uint8 (T, H, W, 3) to Weights & Biases."""
+        if self._wandb:
+            import wandb
+
+            self._send({name: wandb.Video(frames.transpose(0, 3, 1, 2), fps=int(fps), format="mp4")}, step)
+
+    def close(self) -> None:
+        """Finish the Weights & Biases run."""
+        if self._wandb:
+            self._wandb.finish(quiet=True)
+
+    def _send(self, values: dict, step: int) -> None:
+        if self._wandb:
+            try:
+                self._wandb.log(values, step=step)
+            except Exception as error:  # a lost connection must not cost the run
+                print(f"warning: Weights & Biases: {error}; going on without it", file=sys.stderr)
+                self._wandb = None
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The objects of a metrics file."""
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def _drop_later_lines(path: Path, step: int) -> None:
+    if not path.is_file():
+        return
+    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept))
+    temporary.rename(path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # half-written by a killed run
+
+
+def _logged_in() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _start_wandb(folder: Path, mode: str, project: str, entity: str | None, settings: dict):
+    """A Weights & Biases run, or None. Never prompts: without an account "online" becomes "offline"."""
+    if mode == "auto":
+        mode = "online" if _logged_in() else "off"
+    if mode == "off":
+        return None
+    if mode == "online" and not _logged_in():
+        print("warning: not logged in to Weights & Biases: logging offline (wandb login, wandb sync)", file=sys.stderr)
+        mode = "offline"
+    try:
+        import wandb
+
+        return wandb.init(
+            project=project,
+            entity=entity,
+            dir=str(folder),
+            name=folder.name,
+            config=settings,
+            mode=mode,
+            settings=wandb.Settings(console="off", silent=True),
+        )
+    except Exception as error:  # whatever it is, training matters more
+        print(f"warning: Weights & Biases could not start: {error}; going on without it", file=sys.stderr)
+        return None
