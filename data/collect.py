@@ -37,7 +37,7 @@ class CollectConfig:
     records: int = 600  # training records, of up to 160 frames each
     val_records: int = 30
     test_records: int = 30
-    policy: Literal["explore", "uniform"] = "explore"  # explore: hold keys for a while and get on; uniform: as the public set
+    policy: Literal["explore", "uniform"] = "explore"  # hold keys for a while and get on, or press any at every step
     seed: int = 0
     distribution_mode: Literal["easy", "hard"] = "easy"  # Procgen's levels
     simple: bool = False  # Procgen without backgrounds, monochrome, one theme: easier to learn
@@ -157,9 +157,7 @@ def _ignore_interrupts() -> None:
 
 
 def _environment(config: CollectConfig, split: str, num_envs: int, seed: int) -> GameVectorEnv:
-    return make_environment(
-        config.env, num_envs, SPLIT_LEVELS[split], seed, distribution_mode=config.distribution_mode, simple=config.simple
-    )
+    return make_environment(config.env, num_envs, SPLIT_LEVELS[split], seed, config.distribution_mode, config.simple)
 
 
 def collect_shard(config: CollectConfig, job: ShardJob, folder: Path) -> int:
@@ -294,4 +292,3 @@ def bring_to(record: Record, metadata: Metadata, frame: int = 0) -> tuple[GameVe
     for action in (*record.prefix_actions, *record.actions[:frame]):
         frames = environment.step(np.array([action]))[0]
     return environment, frames[0]
-

@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from data.actions import ActionSpace
-
-PROCGEN_GAMES = (
-    "bigfish bossfight caveflyer chaser climber coinrun dodgeball fruitbot "
-    "heist jumper leaper maze miner ninja plunder starpilot"
-).split()
+from data.actions import PROCGEN_GAMES, ActionSpace, procgen_actions
 
 # Levels of each split: disjoint, finite (with num_levels=0 Procgen is not reproducible), and very large.
 SPLIT_LEVELS = {
@@ -38,7 +33,7 @@ class GameVectorEnv(gymnasium.vector.VectorEnv):
     actions: ActionSpace
     fps: float
     explore_weights: np.ndarray  # (A,) how the `explore` policy leans
-    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    metadata: ClassVar[dict] = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
     def _set_spaces(self, num_envs: int, frame_shape: tuple[int, int, int]) -> None:
         self.num_envs = num_envs
@@ -86,38 +81,6 @@ def make_environment(
     raise ValueError(f"unknown environment {name!r}: choose pong or one of Procgen's {', '.join(PROCGEN_GAMES)}")
 
 
-_PROCGEN_KEYS = (
-    *(("LEFT", "DOWN"), ("LEFT",), ("LEFT", "UP"), ("DOWN",), (), ("UP",), ("RIGHT", "DOWN"), ("RIGHT",)),
-    *(("RIGHT", "UP"), ("D",), ("A",), ("W",), ("S",), ("Q",), ("E",)),
-)
-_JUMPING_GAMES = ("coinrun", "climber", "jumper", "ninja")
-# Keys that change nothing within four steps, measured over 384 states of each game by saving and restoring its state
-# (DOWN in CoinRun: in 1 % of them).
-_IDLE_KEYS = {
-    **dict.fromkeys(("bigfish", "chaser", "heist", "leaper", "maze", "miner"), "D A W S Q E"),
-    **dict.fromkeys(("bossfight", "caveflyer", "dodgeball"), "A W S Q E"),
-    **dict.fromkeys(("climber", "coinrun", "jumper"), "DOWN D A W S Q E"),
-    **dict.fromkeys(("fruitbot", "plunder"), "UP DOWN A W S Q E"),
-    **{"ninja": "DOWN", "starpilot": ""},
-}
-_NO_DIAGONALS = ("leaper", "maze", "miner")  # two arrows held do what the sideways one does
-
-
-def _procgen_action_name(keys: tuple[str, ...], jumps: bool) -> str:
-    words = [key if len(key) == 1 else key.lower() for key in keys]
-    return "+".join("jump" if word == "up" and jumps else word for word in words) or "stay"
-
-
-def _procgen_acting(name: str) -> tuple[int, ...]:
-    """The actions of a game that do something of their own, standing still included."""
-    idle, most_keys = _IDLE_KEYS[name].split(), 1 if name in _NO_DIAGONALS else 2
-    return tuple(
-        action
-        for action, keys in enumerate(_PROCGEN_KEYS)
-        if len(keys) <= most_keys and not any(key in idle for key in keys)
-    )
-
-
 class ProcgenVectorEnv(GameVectorEnv):
     """One of OpenAI's sixteen Procgen games (arXiv 1912.01588): 64x64 RGB, 15 actions."""
 
@@ -128,18 +91,12 @@ class ProcgenVectorEnv(GameVectorEnv):
             raise ValueError(f'distribution_mode is {distribution_mode!r}: choose "easy" or "hard"')
         self.name = name
         self.options = {"distribution_mode": distribution_mode, "simple": simple}
-        acting = _procgen_acting(name)
-        self.actions = ActionSpace(
-            names=tuple(_procgen_action_name(keys, name in _JUMPING_GAMES) for keys in _PROCGEN_KEYS),
-            keys=_PROCGEN_KEYS,
-            acting=acting,
-        )
+        self.actions = procgen_actions(name)
         # Levels of CoinRun and Ninja are crossed from left to right; all else is explored evenly.
         lean = {"RIGHT": 3.0} if name in ("coinrun", "ninja") else {}
-        self.explore_weights = np.zeros(len(_PROCGEN_KEYS))
-        for action in acting:
-            keys = _PROCGEN_KEYS[action]
-            self.explore_weights[action] = np.prod([lean.get(key, 1.0) for key in keys])
+        self.explore_weights = np.zeros(len(self.actions))
+        for action in self.actions.acting:
+            self.explore_weights[action] = np.prod([lean.get(key, 1.0) for key in self.actions.keys[action]])
         if lean:
             self.explore_weights[self.actions.stay] = 0.5
         self._set_spaces(num_envs, (64, 64, 3))
@@ -320,8 +277,8 @@ class PongVectorEnv(GameVectorEnv):
             rows = span(state[paddle], self.paddle_height)
             columns = (line >= left) & (line < left + 2)
             frames[rows[:, :, None] & columns[None, None, :]] = colour
-        ball = span(state["ball"][:, 1], self.ball_size)[:, :, None] & span(state["ball"][:, 0], self.ball_size)[:, None]
-        frames[ball] = (250, 250, 240)
+        columns, rows = (span(state["ball"][:, axis], self.ball_size) for axis in (0, 1))
+        frames[rows[:, :, None] & columns[:, None]] = (250, 250, 240)
         return frames
 
 

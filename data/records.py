@@ -20,6 +20,16 @@ _ADMITTED = {
 } | {("numpy", "ndarray"), ("numpy", "dtype")}
 
 
+def _latin1_bytes(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise ValueError(f"it encodes text as {encoding!r:.40}, which no record needs")
+    return text.encode("latin1")
+
+
+# Protocol 2 has no bytes: it spells them as text to be encoded, and empty ones as a call without arguments.
+_STAND_INS = {("_codecs", "encode"): _latin1_bytes, ("__builtin__", "bytes"): lambda: b""}
+
+
 @dataclass
 class Record:
     """Consecutive frames of one episode. `actions[t]` is taken on seeing frame t and leads to frame t + 1."""
@@ -61,6 +71,8 @@ def encode_record(record: Record) -> bytes:
 
 class _RecordUnpickler(pickle.Unpickler):
     def find_class(self, module, name):
+        if (module, name) in _STAND_INS:
+            return _STAND_INS[module, name]
         if (module, name) not in _ADMITTED:
             raise ValueError(f"it refers to {module}.{name}, which no record needs")
         return super().find_class(module, name)
@@ -111,7 +123,9 @@ def _decode_extras(record: Record, fields: dict, num_actions: int) -> None:
         record.prefix_actions = _integers(fields.get("prefix_actions"), "prefix_actions", num_actions)
         record.start_step = fields.get("start_step")
         if record.start_step != len(record.prefix_actions):
-            raise ValueError(f"start_step is {record.start_step!r:.40} with {len(record.prefix_actions)} prefix_actions")
+            raise ValueError(
+                f"start_step is {record.start_step!r:.40}, with {len(record.prefix_actions)} actions before"
+            )
 
 
 def _integers(array, name: str, num_actions: int) -> np.ndarray:

@@ -5,19 +5,20 @@ A data set is a folder of splits, `DATA/train/*.array_record`, with `DATA/metada
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from data.actions import ActionSpace, numbered
+from data.actions import PROCGEN_GAMES, ActionSpace, numbered, procgen_actions
 from data.records import Record, decode_record
 
 RECORDS_A_SHARD = 100
@@ -38,7 +39,7 @@ class Metadata:
     environment_options: tuple[tuple[str, Any], ...] = ()
     frame_shape: tuple[int, int, int] = (64, 64, 3)  # (H, W, C)
     fps: float = 15.0
-    actions: ActionSpace = numbered(15)
+    actions: ActionSpace = field(default_factory=lambda: procgen_actions("coinrun"))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain fields, ready for JSON."""
@@ -67,8 +68,10 @@ def read_metadata(folder: Path) -> Metadata:
         return default
     try:
         values = json.loads(path.read_text())
+        environment = str(values.get("environment", values.get("env", default.environment)))
         num_actions = int(values.get("num_actions", len(default.actions)))
-        actions = numbered(num_actions)
+        procgen = environment in PROCGEN_GAMES and num_actions == len(default.actions)
+        actions = procgen_actions(environment) if procgen else numbered(num_actions)
         if "action_names" in values:
             actions = ActionSpace(
                 names=tuple(map(str, values["action_names"])),
@@ -79,7 +82,7 @@ def read_metadata(folder: Path) -> Metadata:
             raise ValueError(f"num_actions is {num_actions}, with {len(actions.names)} names, {len(actions.keys)} keys")
         height, width, channels = map(int, values.get("frame_shape", default.frame_shape))
         return Metadata(
-            environment=str(values.get("environment", values.get("env", default.environment))),
+            environment=environment,
             environment_options=tuple(dict(values.get("environment_options", {})).items()),
             frame_shape=(height, width, channels),
             fps=float(values.get("fps", default.fps)),
@@ -112,7 +115,8 @@ def open_shard(path: Path) -> ArrayRecordReader:
         raise ValueError(f"no shard at {path}")
     reader = ArrayRecordReader(str(path), _READER_OPTIONS, file_reader_buffer_size=_FILE_BUFFER_BYTES)
     if not reader.ok() or reader.num_records() == 0:
-        reader.close()
+        with contextlib.suppress(RuntimeError):  # closing a bad file raises what opening it kept to itself
+            reader.close()
         raise ValueError(f"{path} is not a whole ArrayRecord file (truncated, empty or of another format)")
     return reader
 

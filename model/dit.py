@@ -13,7 +13,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from model.attention import SpatialAttention, TemporalAttention, spatial_rotary, temporal_rotary
@@ -116,7 +117,7 @@ class FinalLayer(nn.Module):
         return self.linear(modulated_norm(x, *self.modulation(c)))
 
 
-class WorldModel(nn.Module, ModelHubMixin):
+class WorldModel(nn.Module, PyTorchModelHubMixin):
     """(noisy frames, noise level of each, actions) -> v or x0 of each frame, causal in time.
 
     `save_pretrained(dir)` writes `config.json` and `model.safetensors`; `WorldModel.from_pretrained(dir or
@@ -211,24 +212,25 @@ class WorldModel(nn.Module, ModelHubMixin):
         safetensors.torch.save_file(weights, directory / WEIGHTS_FILE, metadata={"format": "pt"})
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, revision, cache_dir, force_download, local_files_only, token, **_):
-        """Hook of `from_pretrained`: a folder, or the name of a repository on the Hub."""
-        folder = Path(model_id)
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub_options) -> WorldModel:
+        """The model of a checkpoint folder, or of a "user/name" repository on the Hub; on the CPU, in eval mode.
+
+        Raises:
+            ValueError: no checkpoint there, or weights that do not fit its config, which the mixin would load silently.
+        """
+        name, folder = str(pretrained_model_name_or_path), Path(pretrained_model_name_or_path)
         if not folder.is_dir():
-            if len(folder.parts) != 2 or folder.is_absolute() or model_id.startswith("."):
-                raise ValueError(f"no checkpoint at {model_id}: it is not a folder")
-            folder = Path(
-                snapshot_download(
-                    model_id,
-                    allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                )
-            )
+            folder = _from_hub(name, **hub_options)
         return load_checkpoint(folder)
+
+
+def _from_hub(name: str, **options) -> Path:
+    """The folder that a repository was downloaded to."""
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE], **options))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"no checkpoint at {name}: no such folder, and none on the Hub either ({reason})") from None
 
 
 def load_checkpoint(folder: Path) -> WorldModel:

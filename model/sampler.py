@@ -6,6 +6,7 @@ Shapes: B dreams that run side by side, T frames, C channels, H x W pixels, A ac
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -95,7 +96,7 @@ class Sampler:
         actions = torch.cat((self._actions, actions.to(self._actions)[:, None]), dim=1)
         x_u = self._noise()
         levels = torch.linspace(1.0, 0.0, self.num_steps + 1)
-        for u, u_next in zip(levels[:-1], levels[1:], strict=True):
+        for u, u_next in pairwise(levels):
             x0 = self._predict_x0(x_u, u, actions).clamp(-1.0, 1.0)
             x_u = ddim_step(x_u, x0, alpha_bar(u), alpha_bar(u_next))
         # The last step lands on u = 0, where x_u is x0.

@@ -30,7 +30,7 @@ class TrainConfig:
     action_dropout: float = 0.1  # share of clips whose actions are all hidden
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    bf16: bool = True  # bfloat16 autocast; weights stay float32
+    bf16: bool | None = None  # bfloat16 autocast (weights stay float32); None: where the device is fast at it
     compile: bool = False  # torch.compile, block by block
     log_every: int = 20  # steps
     val_every: int = 500

@@ -31,6 +31,18 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively; where it only emulates it, float32 is faster."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def autocast(device: torch.device, bf16: bool | None = None) -> torch.autocast:
+    """bfloat16 autocast; None: if `fast_bf16`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device) if bf16 is None else bf16)
+
+
 def describe_device(device: torch.device) -> str:
     """For people: what the work runs on."""
     if device.type == "cuda":

@@ -99,13 +99,14 @@ def held_out_clips(dataset: ClipDataset, num_samples: int, num_frames: int, seed
 
 
 def dream(
-    sampler: Sampler, frames: np.ndarray, actions: np.ndarray, space: ActionSpace, num_prompt: int, progress: bool = False
+    sampler: Sampler, frames: np.ndarray, actions: np.ndarray, space: ActionSpace, num_prompt: int, progress: str = ""
 ) -> np.ndarray:
     """Dream on from the first `num_prompt` frames under given actions.
 
     Args:
         frames: uint8 (S, at least num_prompt, H, W, C).
         actions: int (S, T), each leading into the frame beside it.
+        progress: what a progress bar is called; none is shown without it.
 
     Returns:
         uint8 (S, T, H, W, C), the prompt included.
@@ -113,7 +114,7 @@ def dream(
     vectors = torch.from_numpy(space.one_hot(actions))
     sampler.reset(to_float(frames[:, :num_prompt]), vectors[:, :num_prompt])
     dreamt: list[Tensor | np.ndarray] = []
-    for t in tqdm(range(num_prompt, actions.shape[1]), desc="dreaming", unit=" frames", disable=not progress):
+    for t in tqdm(range(num_prompt, actions.shape[1]), desc=progress, unit=" frames", disable=not progress):
         dreamt.append(to_uint8(sampler.step(vectors[:, t])))
     return np.concatenate((frames[:, :num_prompt], np.stack(dreamt, axis=1)), axis=1)
 

@@ -23,7 +23,7 @@ from model.dit import WorldModel
 from model.sampler import Sampler
 from training.checkpoint import find_resume, load_state, save_checkpoint
 from training.config import TrainConfig
-from training.distributed import choose_device, describe_device, rank, world_size
+from training.distributed import autocast, choose_device, describe_device, rank, world_size
 from training.evaluate import by_frame, dream, held_out_clips, validation_loss
 from training.loss import diffusion_loss, draw_noise, drop_actions
 from training.metrics import MetricsLog
@@ -83,12 +83,13 @@ class Trainer:
     def run(self) -> Path:
         """Train to the end."""
         config = self.config
+        if self.step >= self.max_steps:
+            print(f"nothing left to do: {self.step} steps are done, of {self.max_steps}")
+            return find_resume(config.resume, config.out)
         config.out.mkdir(parents=True, exist_ok=True)
         (config.out / "train_config.json").write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
         settings = {**asdict(config), "model": self.model_config.to_dict()}
-        self.log = MetricsLog(
-            config.out, self.step, config.wandb, config.wandb_project, config.wandb_entity, json.loads(_plain(settings))
-        )
+        self.log = MetricsLog(config.out, self.step, config.wandb, config.wandb_project, config.wandb_entity, settings)
         self._say_what_runs()
         self.val_batches = self._fixed_val_batches()
         previous = signal.signal(signal.SIGINT, self._ask_to_stop)
@@ -98,21 +99,23 @@ class Trainer:
                 for batch in self._batches():
                     self._train_step(batch, bar)
                     last = self.step == self.max_steps or self.stop_asked
-                    if last or self.step % config.val_every == 0:
-                        self._validate()
-                    if last or self.step % config.rollout_every == 0:
-                        self._rollout()
+                    begun = time.perf_counter()
                     if last or self.step % config.checkpoint_every == 0:
                         saved = self._save()
+                    if last or self.step % config.val_every == 0:
+                        self._validate()
+                    if self.step == self.max_steps or self.step % config.rollout_every == 0:
+                        self._rollout()
                     if last:
                         break
+                    self._since += time.perf_counter() - begun  # clips/s counts training alone
         finally:
             signal.signal(signal.SIGINT, previous)
             self.log.close()
         if self.stop_asked:
-            print(f"stopped at step {self.step}, saved in {saved}: --resume auto goes on from there")
+            print(f"stopped at step {self.step}, saved in {saved}: the same command with --resume auto goes on")
             raise KeyboardInterrupt
-        return saved or find_resume("auto", config.out)
+        return saved
 
     def _train_step(self, batch: Batch, bar: tqdm) -> None:
         try:
@@ -130,7 +133,7 @@ class Trainer:
             clips_per_sec = len(self._losses) * self.config.batch_size / (now - self._since)
             self._losses, self._since = [], now
             values = {"train/loss": mean_loss, "train/grad_norm": grad_norm.item(), "train/lr": self._learning_rate()}
-            self.log.log(self.step, **values, **{"train/clips_per_sec": clips_per_sec})
+            self.log.log(self.step, {**values, "train/clips_per_sec": clips_per_sec})
             bar.set_postfix({"loss": f"{mean_loss:.4f}", "clips/s": f"{clips_per_sec:.1f}"}, refresh=False)
         bar.update()
 
@@ -174,12 +177,12 @@ class Trainer:
         return to_float(frames), actions
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
+        return autocast(self.device, self.config.bf16)
 
     def _validate(self) -> None:
         with self._autocast():
             loss = validation_loss(self.ema, self.val_batches, VAL_SEED)
-        self.log.log(self.step, **{"val/loss": loss})
+        self.log.log(self.step, {"val/loss": loss})
         tqdm.write(f"step {self.step}: val loss {loss:.4f}")
 
     def _rollout(self) -> None:
@@ -194,7 +197,7 @@ class Trainer:
             dreamt = dream(Sampler(self.ema), clips.frames, clips.actions, clips.space, ROLLOUT_PROMPT)
         curve = by_frame(clips.frames[:, ROLLOUT_PROMPT:], dreamt[:, ROLLOUT_PROMPT:])["psnr"]
         measured = {f"rollout/psnr_{n}": curve[n - 1] for n in (1, 4, 8, 16) if n <= len(curve) and curve[n - 1]}
-        self.log.log(self.step, **measured)
+        self.log.log(self.step, measured)
         video = comparison(clips.frames, dreamt, clips.actions, clips.space)
         write_mp4(self.config.out / "rollouts" / f"step_{self.step:07d}.mp4", video, clips.fps)
         self.log.video(self.step, "rollout/video", video, clips.fps)
@@ -222,8 +225,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
         print(f"resumed from {checkpoint}, step {self.step}")
-        if self.step >= self.max_steps:
-            raise ValueError(f"nothing to do: {checkpoint} has {self.step} steps already, of {self.max_steps}")
 
     def _model_config(self) -> ModelConfig:
         config = self.config
@@ -273,7 +274,7 @@ class Trainer:
     def _say_what_runs(self) -> None:
         config, model = self.config, self.model_config
         num_parameters = sum(p.numel() for p in self.model.parameters())
-        print(f"device: {describe_device(self.device)}; {'bfloat16 autocast' if config.bf16 else 'float32'}")
+        print(f"device: {describe_device(self.device)}; {'bfloat16' if self._autocast()._enabled else 'float32'}")
         print(f"model: {config.preset}, {num_parameters / 1e6:.2f} M parameters, {model.prediction} prediction")
         print(
             f"data: {config.data}: {len(self.data.index.lengths)} records, {self.data.num_clips} clips of "
@@ -316,10 +317,6 @@ def _halves(size: int) -> Iterator[int]:
 
 def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _plain(values: dict) -> str:
-    return json.dumps(values, default=str)
 
 
 def _progress(what: str, done: int, todo: int) -> None:

@@ -25,8 +25,8 @@ class MetricsLog:
         _drop_later_lines(self._path, step)
         self._wandb = _start_wandb(folder, mode, project, entity, settings)
 
-    def log(self, step: int, **values: float) -> None:
-        """Write numbers; names use "/" for groups, given here as "__" or by `**{"train/loss": ...}`."""
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Write numbers, named like `train/loss`."""
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         self._send(values, step)

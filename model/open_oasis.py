@@ -1,0 +1,84 @@
+"""Checkpoints of open-oasis and its CoinRun fork -> ours: other names, same numbers."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from model.attention import RotaryEmbedding
+from model.config import ModelConfig
+from model.dit import WorldModel, load_weights
+
+# Published name -> ours, tried in turn. Wrappers (DDP, torch.compile) may have put a prefix before it.
+_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
+_NAMES = (
+    (re.compile(r"^x_embedder\.proj\."), "patch_embedding."),
+    (re.compile(r"^t_embedder\."), "noise_level_embedding."),
+    (re.compile(r"^external_cond\."), "action_embedding."),
+    (re.compile(r"^(blocks\.\d+)\.s_"), r"\1.spatial."),
+    (re.compile(r"^(blocks\.\d+)\.t_"), r"\1.temporal."),
+    (re.compile(r"\.attn\."), ".attention."),
+    (re.compile(r"\.adaLN_modulation\."), ".modulation."),
+)
+
+
+def import_state_dict(published: dict[str, Tensor], frame_size: tuple[int, int], window_frames: int) -> WorldModel:
+    """A world model with published weights; its sizes are read off the weights.
+
+    Args:
+        published: the published state dict.
+        frame_size: (H, W) in pixels, which the weights do not tell.
+        window_frames: the window it was trained with, which they do not tell either.
+
+    Raises:
+        ValueError: missing or unexpected weights (by name), or rotary frequencies other than ours.
+    """
+    weights = {_WRAPPERS.sub("", name): tensor for name, tensor in published.items()}
+    frequencies = {name: weights.pop(name) for name in list(weights) if name.endswith("rotary_emb.freqs")}
+    renamed = {_rename(name): tensor for name, tensor in weights.items()}
+    config = _read_config(renamed, frequencies, frame_size, window_frames)
+    _check_frequencies(frequencies, config.head_dim)
+    model = WorldModel(config)
+    load_weights(model, renamed, "the published checkpoint")
+    return model.eval()
+
+
+def _rename(name: str) -> str:
+    for pattern, replacement in _NAMES:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _read_config(weights, frequencies, frame_size, window_frames) -> ModelConfig:
+    try:
+        dim, num_channels, patch_size, _ = weights["patch_embedding.weight"].shape
+        num_actions = weights["action_embedding.weight"].shape[1]
+        head_dim = 2 * len(frequencies["temporal_rotary_emb.freqs"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"not a checkpoint of the published layout: {error} is missing or of another shape") from None
+    blocks = [int(match.group(1)) for name in weights if (match := re.match(r"blocks\.(\d+)\.", name))]
+    return ModelConfig(
+        frame_height=frame_size[0],
+        frame_width=frame_size[1],
+        num_channels=num_channels,
+        patch_size=patch_size,
+        dim=dim,
+        num_blocks=1 + max(blocks, default=0),
+        num_heads=dim // head_dim,
+        window_frames=window_frames,
+        num_actions=num_actions,
+        prediction="v",
+    )
+
+
+def _check_frequencies(frequencies: dict[str, Tensor], head_dim: int) -> None:
+    ours = {
+        "spatial": RotaryEmbedding(dim=head_dim // 2, freqs_for="pixel", max_freq=256).freqs,
+        "temporal": RotaryEmbedding(dim=head_dim).freqs,
+    }
+    for name, theirs in frequencies.items():
+        axis = "spatial" if "s_attn" in name or name.startswith("spatial") else "temporal"
+        if theirs.shape != ours[axis].shape or not torch.allclose(theirs.float(), ours[axis].detach(), rtol=1e-5):
+            raise ValueError(f"{name} holds other rotary frequencies than this network's")

@@ -1,0 +1,61 @@
+"""Turn a published open-oasis / CoinRun checkpoint into a checkpoint folder of this project.
+
+python -m scripts.import_open_oasis CKPT.pt checkpoints/coinrun-public
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+import cli
+from data.actions import procgen_actions
+from model.open_oasis import import_state_dict
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """What to import, and where to."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]  # the published file: {"model": state_dict, ...}
+    out: Annotated[Path, tyro.conf.Positional]  # the folder to write
+    frame_height: int = 64  # pixels
+    frame_width: int = 64  # pixels
+    window_frames: int = 32  # it was trained with
+
+
+def main(config: ImportConfig) -> None:
+    """Read, rename, check, write."""
+    if not config.checkpoint.is_file():
+        raise ValueError(f"no file at {config.checkpoint}")
+    if config.out.exists():
+        raise ValueError(f"{config.out} is there already: choose another folder")
+    try:
+        published = torch.load(config.checkpoint, map_location="cpu", weights_only=True)
+        weights = published["model"]
+    except Exception as error:  # whatever a file of another kind raises
+        reason = str(error).splitlines()[0]
+        raise ValueError(f'{config.checkpoint} is not a checkpoint {{"model": state_dict}}: {reason}') from None
+    model = import_state_dict(weights, (config.frame_height, config.frame_width), config.window_frames)
+    coinrun = procgen_actions("coinrun")
+    if model.config.num_actions == len(coinrun):
+        model.config = replace(
+            model.config,
+            environment="coinrun",
+            action_names=coinrun.names,
+            action_keys=coinrun.keys,
+            acting_actions=coinrun.acting,
+        )
+    temporary = config.out.with_name(config.out.name + ".tmp")
+    model.save_pretrained(temporary)
+    temporary.rename(config.out)
+    num_parameters = sum(p.numel() for p in model.parameters())
+    print(f"{config.out}: {num_parameters / 1e6:.2f} M parameters, nothing missing, nothing unexpected")
+
+
+if __name__ == "__main__":
+    cli.run(main, ImportConfig, __doc__)

@@ -1,0 +1,148 @@
+"""Dream beside the truth: an mp4, and PSNR and SSIM by frame.
+
+python -m scripts.infer --checkpoint runs/first/checkpoints/latest --data datasets/coinrun --output dream.mp4
+python -m scripts.infer --checkpoint ... --data ... --actions right,right,jump --num-frames 32
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+import cli
+from data.actions import ActionSpace
+from data.dataset import ClipDataset
+from data.video import comparison, grid, write_mp4, write_png
+from model import Sampler, WorldModel
+from training.distributed import autocast, choose_device, describe_device
+from training.evaluate import Clips, by_frame, check_fits, dream, held_out_clips
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """What to dream, and where to put it."""
+
+    checkpoint: Path  # a checkpoint folder, or user/name on the Hub
+    data: Path  # the data set that prompts and truth are from
+    split: str = "val"
+    num_samples: int = 4  # dreams side by side
+    num_prompt_frames: int = 4  # true frames to begin from
+    num_frames: int = 64  # of each sample, the prompt included
+    actions: str = "gt"  # gt: the recording's; random: any that act; or names, over and over: right,right,jump
+    num_steps: int = 10  # denoising steps a frame
+    context_noise: float = 0.02  # noise level of the frames that are looked back at
+    fps: float | None = None  # of the mp4; None: the game's own
+    output: Path = Path("dream.mp4")
+    metrics: Path | None = None  # a JSON of PSNR and SSIM by frame; beside two baselines
+    grid: Path | None = None  # a PNG of true and dreamt frames
+    plot: Path | None = None  # a PNG of PSNR by frame
+    seed: int = 0  # of the noise, and of which records are shown
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self):
+        if self.num_prompt_frames < 1:
+            raise ValueError(f"num_prompt_frames is {self.num_prompt_frames}: a dream begins from at least 1 frame")
+        if self.num_frames <= self.num_prompt_frames:
+            raise ValueError(f"num_frames {self.num_frames} leaves nothing to dream after {self.num_prompt_frames}")
+        if self.fps is not None and self.fps <= 0:
+            raise ValueError(f"fps is {self.fps}: it must be positive")
+
+
+def main(config: InferConfig) -> None:
+    """Dream, measure, write."""
+    device = choose_device(config.device)
+    model = WorldModel.from_pretrained(config.checkpoint).to(device)
+    print(f"device: {describe_device(device)}")
+    dataset = ClipDataset(config.data, config.split, clip_frames=1)
+    check_fits(model.config, dataset.metadata, config.data)
+    clips = held_out_clips(dataset, config.num_samples, config.num_frames, config.seed)
+    actions = chosen_actions(config.actions, clips, config.num_prompt_frames, config.seed)
+
+    def dream_under(some_actions: np.ndarray, what: str) -> np.ndarray:
+        sampler = Sampler(model, config.num_steps, config.context_noise, config.seed)
+        return dream(sampler, clips.frames, some_actions, clips.space, config.num_prompt_frames, progress=what)
+
+    with autocast(device):
+        dreamt = dream_under(actions, "dreaming")
+        if config.metrics or config.plot:
+            # Another sample's actions, the prompt's own kept: what a model that ignores actions does as well.
+            others = clips.actions.copy()
+            others[:, config.num_prompt_frames :] = np.roll(clips.actions, 1, axis=0)[:, config.num_prompt_frames :]
+            swapped = dream_under(others, "dreaming with another sample's actions") if config.num_samples > 1 else None
+            report = measure(clips, dreamt, swapped, config.num_prompt_frames)
+    write_mp4(config.output, comparison(clips.frames, dreamt, actions, clips.space), config.fps or clips.fps)
+    print(f"wrote {config.output}")
+    if config.metrics:
+        settings = {"checkpoint": str(config.checkpoint), "data": str(config.data), "actions": config.actions}
+        settings |= {"num_steps": config.num_steps, "context_noise": config.context_noise, "seed": config.seed}
+        config.metrics.parent.mkdir(parents=True, exist_ok=True)
+        config.metrics.write_text(json.dumps({**settings, "record_ids": clips.record_ids, **report}, indent=2) + "\n")
+        print(f"wrote {config.metrics}")
+    if config.grid:
+        moments = np.linspace(config.num_prompt_frames - 1, config.num_frames - 1, 8).round().astype(int)
+        write_png(config.grid, grid(clips.frames, dreamt, list(moments)))
+        print(f"wrote {config.grid}: true frames above, dreamt ones below, frames {', '.join(map(str, moments))}")
+    if config.plot:
+        plot_psnr(config.plot, report)
+        print(f"wrote {config.plot}")
+
+
+def chosen_actions(choice: str, clips: Clips, num_prompt: int, seed: int) -> np.ndarray:
+    """(S, T) actions: those of the recording up to the prompt's end, then as `choice` says.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    actions = clips.actions.copy()
+    space: ActionSpace = clips.space
+    shape = actions[:, num_prompt:].shape
+    if choice == "random":
+        actions[:, num_prompt:] = np.random.default_rng(seed).choice(space.acting, shape)
+    elif choice != "gt":
+        named = np.array([space.index(name) for name in choice.split(",")])
+        actions[:, num_prompt:] = np.resize(named, shape[1])
+    return actions
+
+
+def measure(clips: Clips, dreamt: np.ndarray, swapped: np.ndarray | None, num_prompt: int) -> dict:
+    """PSNR and SSIM at every dreamt frame, for the dream and for two baselines."""
+    truth = clips.frames[:, num_prompt:]
+    repeated = np.repeat(clips.frames[:, num_prompt - 1 : num_prompt], truth.shape[1], axis=1)
+    report = {"num_samples": len(truth), "num_prompt_frames": num_prompt, "first_frame": num_prompt}
+    report["dream"] = by_frame(truth, dreamt[:, num_prompt:])
+    report["repeat_prompt"] = by_frame(truth, repeated)
+    if swapped is not None:
+        report["other_actions"] = by_frame(truth, swapped[:, num_prompt:])
+    return report
+
+
+def plot_psnr(path: Path, report: dict) -> None:
+    """PSNR by frame, a line each for the dream and the baselines."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, label in (
+        ("dream", "dream"),
+        ("repeat_prompt", "repeat the prompt"),
+        ("other_actions", "dream, another sample's actions"),
+    ):
+        if name in report:
+            values = [np.nan if value is None else value for value in report[name]["psnr"]]
+            axes.plot(np.arange(1, len(values) + 1), values, label=label)
+    axes.set(xlabel="dreamt frame", ylabel="PSNR (dB)", title=f"{report['num_samples']} held-out episodes")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, format="png")
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    cli.run(main, InferConfig, __doc__)

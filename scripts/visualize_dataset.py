@@ -1,0 +1,121 @@
+"""Look at a data set: numbers, checks, and an mp4 of episodes with the keys pressed.
+
+python -m scripts.visualize_dataset --data datasets/coinrun --check
+python -m scripts.visualize_dataset --data datasets/coinrun --num-episodes 3 --output preview.mp4
+python -m scripts.visualize_dataset --shard datasets/coinrun/train/data_0000.array_record --output preview.mp4
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+import cli
+from data.alignment import check_alignment
+from data.dataset import report_bad
+from data.records import Record
+from data.shards import METADATA_FILE, Metadata, ShardReader, SplitIndex, index_split, read_metadata
+from data.video import with_keys, write_mp4
+
+SPLITS = ("train", "val", "test")
+BAR = 40  # characters of the longest bar of a histogram
+
+
+@dataclass(frozen=True)
+class VisualizeConfig:
+    """What to look at."""
+
+    data: Path | None = None  # data set folder
+    shard: Path | None = None  # or one ArrayRecord file
+    split: str = "train"
+    check: bool = False  # print counts, histograms, bad records and whether actions are aligned with frames
+    num_episodes: int = 3  # in the mp4
+    seed: int = 0  # which episodes
+    output: Path | None = None  # an mp4 of episodes, one after another
+
+    def __post_init__(self):
+        if (self.data is None) == (self.shard is None):
+            raise ValueError("give either --data DIR or --shard FILE")
+        if not self.check and self.output is None:
+            raise ValueError("nothing to do: ask for --check, or for an mp4 with --output preview.mp4")
+        if self.num_episodes < 1:
+            raise ValueError(f"num_episodes is {self.num_episodes}: at least 1 is needed")
+
+
+def main(config: VisualizeConfig) -> None:
+    """Check and show."""
+    if config.shard:
+        parent = config.shard.parent.parent
+        metadata = read_metadata(parent) if (parent / METADATA_FILE).is_file() else Metadata()
+        reader = ShardReader([config.shard], metadata)
+        places = [(0, number) for number in range(reader.num_records(0))]
+    else:
+        metadata = read_metadata(config.data)
+        index = index_split(config.data, config.split, metadata)
+        report_bad(index, f"{config.data}/{config.split}", max_bad_fraction=1.0)
+        reader = ShardReader(index.paths, metadata)
+        places = list(zip(index.shards.tolist(), index.numbers.tolist(), strict=True))
+        if not places:
+            raise ValueError(f"{config.data}/{config.split} has no record that can be read")
+    if config.check:
+        if config.data:
+            check_splits(config.data, metadata)
+        check_records([reader.read(*place) for place in sample(places, 200, config.seed)], metadata)
+    if config.output:
+        records = [reader.read(*place) for place in sample(places, config.num_episodes, config.seed)]
+        shown = [with_keys(r.frames, r.leading_actions(), metadata.actions) for r in records]
+        write_mp4(config.output, np.concatenate(shown), metadata.fps)
+        print(f"wrote {config.output}: {len(records)} records, {sum(map(len, records))} frames")
+
+
+def sample(places: list, count: int, seed: int) -> list:
+    """At most `count` of the places, drawn by seed."""
+    chosen = np.random.default_rng(seed).permutation(len(places))[:count]
+    return [places[i] for i in chosen]
+
+
+def check_splits(folder: Path, metadata: Metadata) -> None:
+    """Counts, lengths and bad records of each split."""
+    height, width, _ = metadata.frame_shape
+    game = f"{metadata.environment}, {height}x{width}, {metadata.fps:g} frames/s, {len(metadata.actions)} actions"
+    print(f"{folder}: {game}")
+    for split in SPLITS:
+        if not (folder / split).is_dir():
+            print(f"\n{split}: not there")
+            continue
+        index: SplitIndex = index_split(folder, split, metadata)
+        print(
+            f"\n{split}: {len(index.paths)} shards, {len(index.lengths)} records, {int(index.lengths.sum())} frames, "
+            f"{len(index.bad)} bad"
+        )
+        for part in index.bad:
+            print(f"  bad: {part.reason}")
+        if len(index.lengths):
+            counts, edges = np.histogram(index.lengths, bins=8)
+            histogram([f"{int(a)} to {int(b)} frames" for a, b in pairwise(edges)], counts)
+
+
+def check_records(records: list[Record], metadata: Metadata) -> None:
+    """Which actions are taken, and whether they stand beside the right frames."""
+    actions = np.concatenate([record.actions for record in records])
+    print(f"\nactions in {len(records)} records of {len(actions)} frames")
+    histogram(list(metadata.actions.names), np.bincount(actions, minlength=len(metadata.actions)))
+    alignment = check_alignment(records, metadata.actions)
+    print(f"\nactions and frames ({alignment.axis} keys): 1000 x correlation by lag")
+    histogram([f"{lag:+d}" for lag in alignment.correlations], 1000 * np.array(list(alignment.correlations.values())))
+    print(alignment.verdict)
+
+
+def histogram(labels: list[str], counts: np.ndarray) -> None:
+    """Bars of characters."""
+    widest = max(map(len, labels))
+    for label, count in zip(labels, counts, strict=True):
+        bar = "#" * round(BAR * count / max(1, counts.max()))
+        print(f"  {label:>{widest}} {count:8.0f} {bar}")
+
+
+if __name__ == "__main__":
+    cli.run(main, VisualizeConfig, __doc__)

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Sets up .venv with everything that is needed; a second call finds nothing to do and takes no time.
+#
+#   ./setup.sh                      Python 3.11 or 3.12, whichever is found (or PYTHON=/path/to/python)
+#   ./setup.sh --torch-index URL    another torch build, from that package index (used for torch alone)
+set -euo pipefail
+cd "$(dirname "$0")"
+
+TORCH="torch==2.13.0"
+torch_index=""
+
+fail() { echo "error: $*" >&2; exit 2; }
+
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --torch-index) [ $# -ge 2 ] || fail "--torch-index needs a URL"; torch_index="$2"; shift 2 ;;
+    -h | --help) sed -n '2,6p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    *) fail "unknown option $1 (see ./setup.sh --help)" ;;
+  esac
+done
+
+# What the environment was made from. Without --torch-index, the torch that is there stays.
+stamp=.venv/.set-up
+wanted=$(cat setup.sh requirements.txt requirements-procgen.txt | sha256sum)
+if [ -x .venv/bin/python ] && [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && [ -z "$torch_index" ]; then
+  exit 0
+fi
+
+supported() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; }
+
+if ! { [ -x .venv/bin/python ] && supported .venv/bin/python; }; then
+  python=""
+  for candidate in ${PYTHON:-python3.12 python3.11 python3 python}; do
+    if supported "$candidate"; then python="$candidate"; break; fi
+  done
+  [ -n "$python" ] || fail "Python 3.11 or 3.12 is needed, and ${PYTHON:-python3} is $("${PYTHON:-python3}" --version 2>&1 || true). Install one of them, or name it: PYTHON=/path/to/python3.11 ./setup.sh"
+  echo "making .venv with $("$python" --version)"
+  rm -rf .venv
+  "$python" -m venv .venv || fail "could not make .venv; on Debian and Ubuntu: apt-get install python3-venv"
+fi
+
+rm -f "$stamp"
+pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+install() { pip install --quiet "$@" || fail "installing failed (pip install $*); its message stands above. Is there a network?"; }
+
+echo "installing $TORCH (1 of 3)"
+if [ -n "$torch_index" ]; then
+  install --force-reinstall --no-deps --index-url "$torch_index" "$TORCH"
+fi
+install "$TORCH"
+echo "installing the libraries (2 of 3)"
+install -r requirements.txt
+echo "installing Procgen (3 of 3)"
+install --no-deps -r requirements-procgen.txt
+echo "$wanted" >"$stamp"
+echo "set up: $(.venv/bin/python -c 'import torch; print("torch", torch.__version__, "with" if torch.cuda.is_available() else "without", "a GPU")')"
