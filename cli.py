@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,12 +22,35 @@ def run(function: Callable[[Any], None], config_class: type, description: str | 
     With DREAMRUN_DEBUG=1 in the environment the traceback is shown as well.
     """
     try:
-        function(tyro.cli(config_class, description=description))
+        function(_parse(config_class, description))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader, `head` say, had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (ValueError, OSError) as error:
         if os.environ.get("DREAMRUN_DEBUG"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(str(error))
         sys.exit(MISTAKE)
+
+
+def _parse(config_class: type, description: str | None) -> Any:
+    """tyro's parser, its framed messages brought down to a line."""
+    message = io.StringIO()
+    if description:  # a line of its own for each example, which tyro would join
+        description = re.sub(r"(?<!\n)\n(?!\n)", "\n\n", description)
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(config_class, description=description)
+    except SystemExit as stop:
+        if stop.code:
+            framed = re.sub(r"^│ ─+ │$", "; ", message.getvalue(), flags=re.MULTILINE)
+            _say(re.sub(r"^╭.*╮$|[│╰╯─]|Error parsing \w+Config: ", "", framed, flags=re.MULTILINE))
+            sys.exit(MISTAKE)
+        raise
+
+
+def _say(message: str) -> None:
+    print(f"error: {' '.join(message.split()).replace(' ; ', '; ')}", file=sys.stderr)

@@ -6,6 +6,7 @@ writes the same files, and an interrupted collection goes on where it stopped.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -46,11 +47,13 @@ class CollectConfig:
     overwrite: bool = False  # replace what is in the folder
 
     def __post_init__(self):
-        for name in ("records", "val_records", "test_records"):
+        for name in ("records", "val_records", "test_records", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it cannot be negative")
         if self.records + self.val_records + self.test_records == 0:
             raise ValueError("nothing to collect: records, val_records and test_records are all 0")
+        if self.policy not in POLICIES:
+            raise ValueError(f"policy is {self.policy!r}: choose {' or '.join(POLICIES)}")
         if not 1 <= self.min_frames <= MAX_FRAMES:
             raise ValueError(f"min_frames is {self.min_frames}: it must lie in 1 to {MAX_FRAMES}")
         if self.workers < 1:
@@ -119,8 +122,9 @@ def _prepare(partial: Path, metadata: dict) -> None:
     """Make the partial folder, or keep it if it was begun by the same command."""
     path = partial / METADATA_FILE
     if partial.is_dir():
-        if path.is_file() and json.loads(path.read_text()).get("collect") == metadata["collect"]:
-            return
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # whatever is wrong, it is begun anew
+            if json.loads(path.read_text())["collect"] == metadata["collect"]:
+                return
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
     path.write_text(json.dumps(metadata, indent=2) + "\n")

@@ -1,6 +1,6 @@
 """Shards -> shuffled, rank-disjoint uint8 batches of clips.
 
-An epoch permutes all records, takes them in pools of POOL_RECORDS, decodes each record of a pool once, and shuffles
+An epoch permutes all records, takes them in equal pools of about POOL_RECORDS, decodes each record of a pool once, and shuffles
 all clips of the pool; so a batch holds clips of many records, and the next pool is decoded while this one is used.
 
 Shapes: B clips, T frames, H x W x C pixels, A action vector.
@@ -121,7 +121,7 @@ class ClipDataset:
             skip_batches: leave out that many at the start (to go on after a stop).
         """
         order = self._record_order(epoch)[self.rank :: self.world_size]
-        pools = [order[at : at + POOL_RECORDS] for at in range(0, len(order), POOL_RECORDS)]
+        pools = np.array_split(order, max(1, round(len(order) / POOL_RECORDS)))  # equal: a small one would mix badly
         num_batches, batch, count = self.num_batches(batch_size, epoch), [], 0
         with ThreadPoolExecutor(self.num_threads) as threads:
             clips = self._clips(pools, epoch, threads)
@@ -156,14 +156,13 @@ class ClipDataset:
                 for start in clip_starts(self.index.lengths[record_id], self.clip_frames, self.stride)
             ]
             known = rng.random(len(clips)) < 0.5
-            readable = [record for record in records if record is not None]
+            readable = [clip for clip in clips if clip[1] is not None]
+            if clips and not readable:
+                raise ValueError(f"no record of {self.folder}/{self.split} can be read any more")
             for at in rng.permutation(len(clips)):
-                record_id, record, start = clips[at]
-                if record is None:  # lost since it was indexed: another one's clip keeps the ranks in step
-                    record = next((r for r in readable if len(r) >= start + self.clip_frames), None)
-                    if record is None:
-                        raise ValueError(f"no record of {self.folder}/{self.split} can be read any more")
-                yield record_id, record, start, bool(known[at])
+                # A record may be lost since it was indexed: another one's clips keep the ranks in step.
+                clip = clips[at] if clips[at][1] is not None else readable[at % len(readable)]
+                yield *clip, bool(known[at])
 
     def _read(self, record_id: int) -> Record | None:
         shard, number = int(self.index.shards[record_id]), int(self.index.numbers[record_id])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -80,12 +81,17 @@ def read_metadata(folder: Path) -> Metadata:
             )
         if not len(actions.names) == len(actions.keys) == num_actions:
             raise ValueError(f"num_actions is {num_actions}, with {len(actions.names)} names, {len(actions.keys)} keys")
+        if not set(actions.acting) <= set(range(num_actions)):
+            raise ValueError(f"acting_actions are {actions.acting}, of {num_actions} actions")
         height, width, channels = map(int, values.get("frame_shape", default.frame_shape))
+        fps = float(values.get("fps", default.fps))
+        if min(num_actions, height, width, channels) < 1 or not 0 < fps < math.inf:
+            raise ValueError("num_actions, frame_shape and fps must be above 0")
         return Metadata(
             environment=environment,
             environment_options=tuple(dict(values.get("environment_options", {})).items()),
             frame_shape=(height, width, channels),
-            fps=float(values.get("fps", default.fps)),
+            fps=fps,
             actions=actions,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -268,8 +274,11 @@ def _fingerprint(metadata: Metadata) -> list:
 def _read_cache(path: Path, metadata: Metadata) -> dict[str, dict]:
     try:
         cache = json.loads(path.read_text())
-        return cache["shards"] if cache["fingerprint"] == _fingerprint(metadata) else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        if cache["fingerprint"] != _fingerprint(metadata):
+            return {}
+        keys = ("stamp", "lengths", "bad")
+        return {name: {key: entry[key] for key in keys} for name, entry in cache["shards"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # absent or damaged: it is made anew
 
 

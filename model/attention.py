@@ -26,7 +26,7 @@ class RotaryTable(nn.Module):
 
     def _apply(self, fn, recurse=True):
         """Moves with the module but never changes type: bfloat16 angles would round positions."""
-        turns = self.turns
+        turns, self.turns = self.turns, self.turns.real
         super()._apply(fn, recurse)
         self.turns = turns.to(self.turns.device)
         return self

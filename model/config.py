@@ -75,6 +75,8 @@ class ModelConfig:
         Raises:
             ValueError: an unknown field (a checkpoint of another program or a newer version), or a bad value.
         """
+        if not isinstance(values, dict):
+            raise ValueError("it holds no settings")
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"unknown model settings: {', '.join(unknown)}")

@@ -199,8 +199,9 @@ class Trainer:
         measured = {f"rollout/psnr_{n}": curve[n - 1] for n in (1, 4, 8, 16) if n <= len(curve) and curve[n - 1]}
         self.log.log(self.step, measured)
         video = comparison(clips.frames, dreamt, clips.actions, clips.space)
-        write_mp4(self.config.out / "rollouts" / f"step_{self.step:07d}.mp4", video, clips.fps)
-        self.log.video(self.step, "rollout/video", video, clips.fps)
+        path = self.config.out / "rollouts" / f"step_{self.step:07d}.mp4"
+        write_mp4(path, video, clips.fps)
+        self.log.video(self.step, "rollout/video", path)
 
     def _save(self) -> Path:
         state = {

@@ -8,8 +8,6 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
-
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -31,17 +29,17 @@ class MetricsLog:
             file.write(json.dumps({"step": step, **values}) + "\n")
         self._send(values, step)
 
-    def video(self, step: int, name: str, frames: np.ndarray, fps: float) -> None:
-        """Send uint8 (T, H, W, 3) to Weights & Biases."""
+    def video(self, step: int, name: str, path: Path) -> None:
+        """Send an mp4 to Weights & Biases."""
         if self._wandb:
             import wandb
 
-            self._send({name: wandb.Video(frames.transpose(0, 3, 1, 2), fps=int(fps), format="mp4")}, step)
+            self._send({name: wandb.Video(str(path), format="mp4")}, step)
 
     def close(self) -> None:
         """Finish the Weights & Biases run."""
         if self._wandb:
-            self._wandb.finish(quiet=True)
+            self._wandb.finish()
 
     def _send(self, values: dict, step: int) -> None:
         if self._wandb:

@@ -1,0 +1,228 @@
+import json
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import assert_one_line, command, random_inputs, random_model
+
+from data.dataset import ClipDataset
+from model import PRESETS, ModelConfig, WorldModel
+from training import loop
+from training.checkpoint import find_resume, list_checkpoints, load_state, save_checkpoint
+from training.evaluate import by_frame, psnr, ssim
+from training.loss import Noise, diffusion_loss, draw_noise, drop_actions
+from training.metrics import MetricsLog, read_metrics
+
+SMALLEST = ModelConfig(patch_size=16, dim=32, num_blocks=1, num_heads=2, window_frames=6, prediction="x0")
+
+
+@pytest.fixture(autouse=True)
+def smallest_preset(monkeypatch):
+    """A network that trains in no time, and nobody's account."""
+    monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
+    monkeypatch.setattr(loop, "ROLLOUT_FRAMES", 8)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+@pytest.fixture
+def train_command(monkeypatch, capsys, pong_set, tmp_path):
+    """train_command(*more options): train on Pong, with few steps of everything."""
+
+    def run(*options):
+        few = ("--preset", "smallest", "--batch-size", 4, "--log-every", 2, "--val-every", 4, "--rollout-every", 8)
+        few += ("--val-batches", 2, "--checkpoint-every", 4, "--warmup-steps", 2)
+        out = ("--out", tmp_path / "run") if "--out" not in options else ()
+        data = ("--data", pong_set) if "--data" not in options else ()
+        return command(monkeypatch, capsys, "train_world_model", *data, *out, *few, *options)
+
+    return run
+
+
+def test_a_short_run_leaves_everything_behind(train_command, tmp_path, pong_set):
+    code, out, err = train_command("--max-steps", 8)
+    assert code == 0, err
+    assert "device: CPU" in out and "no GPU in use" in out
+    run = tmp_path / "run"
+    lines = read_metrics(run / "metrics.jsonl")
+    assert [line["step"] for line in lines if "train/loss" in line] == [2, 4, 6, 8]
+    assert [line["step"] for line in lines if "val/loss" in line] == [4, 8]
+    assert all(np.isfinite(line["train/loss"]) for line in lines if "train/loss" in line)
+    assert any("rollout/psnr_1" in line for line in lines)
+    assert [path.name for path in list_checkpoints(run)] == ["step_0000004", "step_0000008"]
+    assert (run / "checkpoints" / "latest").resolve().name == "step_0000008"
+    assert (run / "rollouts" / "step_0000008.mp4").stat().st_size > 1000
+    model = WorldModel.from_pretrained(run / "checkpoints" / "latest")
+    assert model.config.action_names == ("stay", "up", "down") and model.config.num_actions == 3
+    assert model.config.environment == "pong" and model.config.fps == 15
+    assert not list(run.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("prediction", ["v", "x0"])
+def test_loss_falls_on_few_clips(prediction):
+    """Twelve hundred pixels to learn by heart: a loop that does not learn cannot pass."""
+    config = ModelConfig(
+        frame_height=16, frame_width=16, dim=32, num_blocks=1, num_heads=2, window_frames=4, num_actions=3,
+        prediction=prediction,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = WorldModel(config)
+    frames, _, actions = random_inputs(config, batch=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for step in range(150):
+        noise = draw_noise(frames.shape, torch.Generator().manual_seed(step), torch.device("cpu"))
+        loss = diffusion_loss(model, config, frames, actions, noise)[0].mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
+
+
+def test_v_and_x0_networks_have_the_same_loss():
+    """An x0 network that says what a v network implies must lose as much, wherever the weight is not held down."""
+    frames, _, actions = random_inputs()
+    levels = torch.linspace(0.1, 1.0, 12).view(2, 6)
+    noise = Noise(levels, torch.randn(frames.shape, generator=torch.Generator().manual_seed(0)))
+    v_model = random_model()
+    loss_v, x0 = diffusion_loss(v_model, v_model.config, frames, actions, noise)
+    x0_config = replace(v_model.config, prediction="x0")
+    loss_x0, _ = diffusion_loss(lambda *_: x0, x0_config, frames, actions, noise)
+    torch.testing.assert_close(loss_x0, loss_v, rtol=1e-3, atol=1e-4)
+    assert loss_v.shape == (2, 6)
+
+
+def test_perfect_prediction_has_no_loss():
+    frames, _, actions = random_inputs()
+    noise = draw_noise(frames.shape, torch.Generator().manual_seed(0), torch.device("cpu"))
+    config = replace(random_model().config, prediction="x0")
+    assert diffusion_loss(lambda *_: frames, config, frames, actions, noise)[0].max() == 0
+
+
+def test_actions_are_dropped_clip_by_clip():
+    actions = torch.ones(4000, 3, 2)
+    dropped = drop_actions(actions, 0.1, torch.Generator().manual_seed(0))
+    hidden = dropped.sum((1, 2)) == 0
+    assert 0.08 < hidden.float().mean() < 0.12
+    assert (dropped[~hidden] == 1).all()
+
+
+def test_resume_goes_on_where_it_stopped(train_command, tmp_path):
+    assert train_command("--max-steps", 4)[0] == 0
+    code, out, _ = train_command("--max-steps", 8, "--resume", "auto")
+    assert code == 0 and "resumed" in out
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "train/loss" in line] == [2, 4, 6, 8]
+    code, out, _ = train_command("--max-steps", 8, "--resume", "auto")
+    assert code == 0 and "nothing left to do" in out
+
+
+def test_interrupted_runs_save_and_leave_cleanly(train_command, tmp_path, monkeypatch):
+    update = loop.Trainer._update
+
+    def interrupt_third(self, batch):
+        if self.step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return update(self, batch)
+
+    monkeypatch.setattr(loop.Trainer, "_update", interrupt_third)
+    code, out, err = train_command("--max-steps", 50)
+    assert code == 130 and "Traceback" not in err
+    assert "stopped at step 3" in out
+    assert load_state(tmp_path / "run" / "checkpoints" / "latest")["step"] == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_out_of_memory_says_which_batch_would_fit(train_command, monkeypatch):
+    update = loop.Trainer._update
+
+    def only_small_batches(self, batch):
+        if len(batch.frames) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return update(self, batch)
+
+    monkeypatch.setattr(loop.Trainer, "_update", only_small_batches)
+    code, _, err = train_command("--max-steps", 4, "--batch-size", 16)
+    assert_one_line(code, err, "out of memory with --batch-size 16: 2 would fit")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--preset", "huge"), ("unknown preset 'huge'", "nano", "small", "base")),
+        (("--device", "cuda"), ("CUDA was asked for", "--device cpu")),
+        (("--batch-size", 0), ("batch_size is 0",)),
+        (("--batch-size", 10**6), ("batch_size 1000000 is more than",)),
+        (("--clip-frames", 7), ("clips of 7 frames do not fit a window of 6",)),
+        (("--learning-rate", -1), ("learning_rate is -1",)),
+        (("--action-dropout", 2), ("action_dropout is 2",)),
+        (("--resume", "nowhere"), ("cannot resume from nowhere",)),
+        (("--data", "nowhere"), ("no data set at nowhere", "scripts.collect")),
+    ],
+)
+def test_mistakes_are_one_line(train_command, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = train_command("--max-steps", 2, *options)
+    assert_one_line(code, err, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_another_network_is_refused(train_command):
+    assert train_command("--max-steps", 4)[0] == 0
+    code, _, err = train_command("--max-steps", 8, "--resume", "auto", "--prediction", "v")
+    assert_one_line(code, err, "cannot resume", "its network or its game is another")
+
+
+def test_weights_and_biases_without_an_account_costs_nothing(train_command, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, _, err = train_command("--max-steps", 2, "--wandb", "online")
+    assert code == 0, err
+    assert "not logged in to Weights & Biases" in err
+
+
+def test_a_checkpoint_is_never_half_written(tmp_path, monkeypatch):
+    model = random_model()
+    save_checkpoint(tmp_path, 1, model, {"step": 1}, keep=3)
+    monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(tmp_path, 2, model, {"step": 2}, keep=3)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_0000001"]
+    assert find_resume("auto", tmp_path).name == "step_0000001"
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    for step in range(1, 6):
+        save_checkpoint(tmp_path, step, random_model(), {"step": step}, keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_0000004", "step_0000005"]
+
+
+def test_metrics_of_steps_after_a_resume_are_dropped(tmp_path):
+    log = MetricsLog(tmp_path, 0, "off", "p", None, {})
+    for step in (1, 2, 3):
+        log.log(step, {"x": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "x"')  # killed while writing
+    MetricsLog(tmp_path, 2, "off", "p", None, {}).log(3, {"x": 30})
+    assert [(line["step"], line["x"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == [(1, 1), (2, 2), (3, 30)]
+
+
+def test_psnr_is_pooled_and_json_has_no_infinity():
+    truth = np.zeros((2, 3, 16, 16, 3), np.uint8)
+    frames = truth.copy()
+    frames[0, 1] = 10  # one sample of two is off by 10: mean squared error 50
+    frames[:, 2] = 255
+    curve = by_frame(truth, frames)
+    assert curve["psnr"][0] is None and curve["ssim"][0] == 1
+    assert curve["psnr"][1] == pytest.approx(10 * np.log10(255**2 / 50))
+    assert curve["psnr"][2] == pytest.approx(0)
+    assert json.loads(json.dumps(curve, allow_nan=False)) == curve
+    assert psnr(truth, truth) == float("inf")
+    assert ssim(truth[:, 2], frames[:, 2]) < 0.01
+
+
+def test_validation_sees_the_same_clips_every_time(pong_set):
+    data = ClipDataset(pong_set, "val", 6)
+    first, again = (next(data.batches(4)) for _ in range(2))
+    assert np.array_equal(first.frames, again.frames) and np.array_equal(first.actions, again.actions)

@@ -1,0 +1,62 @@
+"""Small networks, and commands run in this process."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import torch
+
+import cli
+from model import ModelConfig, WorldModel
+
+TINY = ModelConfig(
+    frame_height=16, frame_width=24, patch_size=8, dim=32, num_blocks=2, num_heads=2, window_frames=6, num_actions=3
+)
+
+
+def random_model(config: ModelConfig = TINY, seed: int = 0) -> WorldModel:
+    """All weights random: the published initialisation puts out exactly zero, so that tests on it prove nothing."""
+    torch.manual_seed(seed)
+    model = WorldModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model
+
+
+def random_inputs(config: ModelConfig = TINY, batch: int = 2, num_frames: int | None = None, seed: int = 0):
+    """Frames, noise levels and one-hot actions."""
+    generator = torch.Generator().manual_seed(seed)
+    num_frames = num_frames or config.window_frames
+    frames = torch.rand(batch, num_frames, *config.frame_shape, generator=generator) * 2 - 1
+    levels = torch.rand(batch, num_frames, generator=generator)
+    actions = torch.eye(config.num_actions)[torch.randint(config.num_actions, (batch, num_frames), generator=generator)]
+    return frames, levels, actions
+
+
+def command(monkeypatch, capsys, name: str, *arguments) -> tuple[int, str, str]:
+    """Run a command as its module's `__main__` would; exit code, standard output, standard error."""
+    module = importlib.import_module(name)
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    config_class = next(value for key, value in vars(module).items() if key.endswith("Config") and key in _CONFIGS)
+    code = 0
+    try:
+        cli.run(module.main, config_class)
+    except SystemExit as stop:
+        code = stop.code or 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+_CONFIGS = {"CollectConfig", "InferConfig", "ImportConfig", "TrainConfig", "VisualizeConfig"}
+
+
+def assert_one_line(code: int, err: str, *words: str) -> None:
+    """A user's mistake: exit code 2, no traceback, one line of error that holds the words."""
+    assert code == 2, err
+    assert "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, err
+    for word in words:
+        assert word in errors[0], errors[0]
