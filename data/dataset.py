@@ -1,7 +1,8 @@
 """Shards -> shuffled, rank-disjoint uint8 batches of clips.
 
-An epoch permutes all records, takes them in equal pools of about POOL_RECORDS, decodes each record of a pool once, and shuffles
-all clips of the pool; so a batch holds clips of many records, and the next pool is decoded while this one is used.
+An epoch permutes all records, takes them in equal pools of about POOL_RECORDS, decodes each record of a pool once,
+and shuffles all clips of the pool; so a batch holds clips of many records, and the next pool is decoded while this
+one is used.
 
 Shapes: B clips, T frames, H x W x C pixels, A action vector.
 """

@@ -16,8 +16,13 @@ from data.actions import NO_ACTION, ActionSpace
 
 UPSCALE = 4  # nearest neighbour, before H.264 halves the colour resolution: 40 dB in place of 30
 _INK, _PAPER, _LIT = (225, 225, 230), (24, 24, 28), (255, 196, 60)
-_ARROWS = {"LEFT": "\u2190", "UP": "\u2191", "RIGHT": "\u2192", "DOWN": "\u2193"}
-_KEY_ORDER = ("LEFT", "UP", "DOWN", "RIGHT")
+# Corners of a triangle that points there, in halves of a key cap; drawn, as few fonts have arrows.
+_ARROWS = {
+    "LEFT": ((-0.5, 0), (0.4, -0.5), (0.4, 0.5)),
+    "UP": ((0, -0.5), (-0.5, 0.4), (0.5, 0.4)),
+    "DOWN": ((0, 0.5), (-0.5, -0.4), (0.5, -0.4)),
+    "RIGHT": ((0.5, 0), (-0.4, -0.5), (-0.4, 0.5)),
+}
 
 
 def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
@@ -54,16 +59,19 @@ def key_strip(action: int, space: ActionSpace, width: int, height: int = 24) -> 
     if not space.all_keys:  # a space of which no keys are known
         draw.text((width / 2, height / 2), space.names[action], fill=_LIT, anchor="mm", font=_font(11))
         return np.asarray(image)
-    keys = sorted(space.all_keys, key=lambda key: _KEY_ORDER.index(key) if key in _KEY_ORDER else len(_KEY_ORDER))
+    keys = [key for key in _ARROWS if key in space.all_keys] + [key for key in space.all_keys if key not in _ARROWS]
     side = min(height - 6, max(8, (width - 4) // len(keys) - 3))
     left = (width - len(keys) * (side + 3) + 3) // 2
     for place, key in enumerate(keys):
         held = key in space.keys[action]
         x, y = left + place * (side + 3), (height - side) // 2
         draw.rounded_rectangle((x, y, x + side - 1, y + side - 1), 3, fill=_LIT if held else None, outline=_INK)
-        label = _ARROWS.get(key, key[:1].upper())
-        colour = _PAPER if held else _INK
-        draw.text((x + side / 2, y + side / 2), label, fill=colour, anchor="mm", font=_font(side - 6))
+        colour, middle_x, middle_y = _PAPER if held else _INK, x + (side - 1) / 2, y + (side - 1) / 2
+        if key in _ARROWS:
+            half = side / 2
+            draw.polygon([(middle_x + half * dx, middle_y + half * dy) for dx, dy in _ARROWS[key]], fill=colour)
+        else:
+            draw.text((middle_x, middle_y), key[:1].upper(), fill=colour, anchor="mm", font=_font(side - 6))
     return np.asarray(image)
 
 

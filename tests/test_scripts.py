@@ -1,0 +1,200 @@
+import json
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import TINY, assert_one_line, command, random_model
+
+from data.actions import numbered
+from data.records import Record, encode_record
+from data.shards import METADATA_FILE, Metadata, write_shard
+from model import ModelConfig
+
+PONG_SIZED = ModelConfig(patch_size=16, dim=32, num_blocks=1, num_heads=2, window_frames=6, num_actions=3)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A network of random weights that fits Pong."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "random"
+    random_model(PONG_SIZED).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """run("infer", *options): a script, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda name, *options: command(monkeypatch, capsys, f"scripts.{name}", *options)
+
+
+@pytest.fixture
+def infer(run, checkpoint, pong_set):
+    """infer(*options): few frames, few steps."""
+    few = ("--checkpoint", checkpoint, "--data", pong_set, "--num-samples", 2, "--num-frames", 8, "--num-steps", 2)
+    return lambda *options: run("infer", *few, *options)
+
+
+def test_infer_writes_all_that_is_asked_for(infer, tmp_path):
+    code, out, err = infer("--metrics", "m.json", "--grid", "g.png", "--plot", "p.png", "--output", "deep/dream.mp4")
+    assert code == 0, err
+    assert "device: CPU" in out
+    with av.open(str(tmp_path / "deep" / "dream.mp4")) as video:
+        assert video.streams.video[0].average_rate == 15
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(frames) == 8
+    # Two samples of 64 pixels, four times as large, and a gap; frames above and below with their titles and keys.
+    assert frames[0].shape == (2 * (64 * 4 + 18) + 24, 2 * 64 * 4 + 6, 3)
+    report = json.loads((tmp_path / "m.json").read_text())
+    assert report["num_samples"] == 2 and report["num_prompt_frames"] == 4 and len(report["record_ids"]) == 2
+    for name in ("dream", "repeat_prompt", "other_actions"):
+        assert len(report[name]["psnr"]) == len(report[name]["ssim"]) == 4
+    assert Image.open(tmp_path / "g.png").width == 8 * 64 * 2
+    assert Image.open(tmp_path / "p.png").width > 300
+
+
+def test_infer_is_reproducible_and_seeds_matter(infer, tmp_path):
+    def curve(seed):
+        assert infer("--metrics", "m.json", "--seed", seed)[0] == 0
+        return json.loads((tmp_path / "m.json").read_text())["dream"]["psnr"]
+
+    assert curve(1) == curve(1) != curve(2)
+
+
+def test_named_actions_are_repeated_and_shown(infer, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "scripts.infer.comparison", lambda *arguments: shown.append(arguments) or np.zeros((1, 2, 2, 3), np.uint8)
+    )
+    assert infer("--actions", "up,Down,stay")[0] == 0
+    actions = shown[0][2]
+    assert actions[:, 4:].tolist() == [[1, 2, 0, 1]] * 2
+    assert infer("--actions", "random")[0] == 0
+    assert set(np.unique(shown[1][2][:, 4:])) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--num-samples", 0), ("0 samples",)),
+        (("--num-samples", 50), ("50 samples", "only")),
+        (("--num-frames", 400), ("400 frames", "the longest has 1")),
+        (("--num-frames", 4), ("num_frames 4 leaves nothing to dream",)),
+        (("--num-prompt-frames", 0), ("num_prompt_frames is 0",)),
+        (("--actions", "up,fly"), ("unknown action 'fly'", "stay, up, down")),
+        (("--split", "holdout"), ("holdout", "test, train, val")),
+        (("--data", "nowhere"), ("no data set at nowhere",)),
+        (("--checkpoint", "nowhere/at/all"), ("no checkpoint at nowhere/at/all",)),
+        (("--checkpoint", "."), ("is not a checkpoint", "config.json")),
+        (("--num-steps", 0), ("num_steps is 0",)),
+        (("--context-noise", 1.5), ("context_noise is 1.5",)),
+        (("--fps", 0), ("fps is 0",)),
+        (("--device", "cuda"), ("CUDA was asked for",)),
+    ],
+)
+def test_infer_mistakes(infer, tmp_path, options, words):
+    code, _, err = infer(*options)
+    assert_one_line(code, err, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_infer_with_a_checkpoint_of_another_game(run, tmp_path, pong_set):
+    random_model(TINY).save_pretrained(tmp_path / "small_frames")
+    code, _, err = run("infer", "--checkpoint", "small_frames", "--data", pong_set)
+    assert_one_line(code, err, "frames of 16x24", "64x64")
+    random_model(ModelConfig(dim=32, num_blocks=1, num_heads=2)).save_pretrained(tmp_path / "coinrun")
+    code, _, err = run("infer", "--checkpoint", "coinrun", "--data", pong_set)
+    assert_one_line(code, err, "knows 15 actions", "has 3")
+
+
+def write_moving_set(folder, lag):
+    """Play in which RIGHT and LEFT shift the picture two pixels, `lag` frames after the action."""
+    rng = np.random.default_rng(0)
+    metadata = Metadata(frame_shape=(32, 32, 3), actions=numbered(3))
+    described = metadata.to_dict() | {
+        "action_names": ["stay", "left", "right"],
+        "action_keys": [[], ["LEFT"], ["RIGHT"]],
+    }
+    (folder / "train").mkdir(parents=True)
+    (folder / METADATA_FILE).write_text(json.dumps(described))
+    scene = np.kron(rng.integers(0, 255, (8, 64)), np.ones((4, 4))).astype(np.uint8)
+    payloads = []
+    for _ in range(20):
+        actions = rng.integers(0, 3, 100)
+        speed = np.roll(np.array([0, -2, 2])[actions], lag)
+        positions = 96 + np.concatenate(([0], np.cumsum(speed)[:-1]))
+        frames = np.stack([scene[:, p : p + 32] for p in np.clip(positions, 0, 224)])
+        payloads.append(encode_record(Record(np.repeat(frames[..., None], 3, -1), actions)))
+    write_shard(folder / "train" / "data_0000.array_record", payloads)
+    return folder
+
+
+@pytest.mark.parametrize(("lag", "words"), [(0, "aligned: actions[t] leads"), (1, "NOT ALIGNED"), (-1, "NOT ALIGNED")])
+def test_check_finds_misaligned_actions(run, tmp_path, lag, words):
+    code, out, err = run("visualize_dataset", "--data", write_moving_set(tmp_path / "set", lag), "--check")
+    assert code == 0, err
+    assert words in out
+    assert lag == 0 or f"{lag:+d} frames" in out
+    assert "20 records, 2000 frames, 0 bad" in out and "val: not there" in out
+
+
+def test_check_counts_what_is_bad(run, tmp_path):
+    folder = write_moving_set(tmp_path / "set", 0)
+    (folder / "train" / "data_0001.array_record").write_bytes(b"not a shard")
+    code, out, err = run("visualize_dataset", "--data", folder, "--check")
+    assert code == 0, err
+    assert "1 bad" in out and "data_0001.array_record is not a whole ArrayRecord file" in out
+
+
+def test_preview_of_a_set_and_of_a_shard(run, tmp_path, pong_set):
+    shard = next((pong_set / "train").glob("*.array_record"))
+    for source in (("--data", pong_set), ("--shard", shard)):
+        code, out, err = run("visualize_dataset", *source, "--num-episodes", 2, "--output", "preview.mp4")
+        assert code == 0, err
+        with av.open(str(tmp_path / "preview.mp4")) as video:
+            assert sum(1 for _ in video.decode(video=0)) == int(out.split(" frames")[0].split()[-1])
+        (tmp_path / "preview.mp4").unlink()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), ("either --data DIR or --shard FILE",)),
+        (("--data", "x"), ("nothing to do",)),
+        (("--data", "x", "--check"), ("no data set at x",)),
+        (("--shard", "x", "--output", "p.mp4"), ("no shard at x",)),
+        (("--shard", "text.array_record", "--output", "p.mp4"), ("not a whole ArrayRecord file",)),
+    ],
+)
+def test_visualize_mistakes(run, tmp_path, options, words):
+    (tmp_path / "text.array_record").write_text("hello")
+    code, _, err = run("visualize_dataset", *options)
+    assert_one_line(code, err, *words)
+    assert not (tmp_path / "p.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--env", "doom"), ("unknown environment 'doom'", "pong", "coinrun")),
+        (("--records", -1), ("records is -1",)),
+        (("--min-frames", 500), ("min_frames is 500",)),
+        (("--policy", "greedy"), ("greedy", "explore", "uniform")),
+    ],
+)
+def test_collect_mistakes(run, tmp_path, options, words):
+    code, _, err = run("collect", "--env", "pong", "--out", "set", *options)
+    assert_one_line(code, err, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_collect_says_what_it_made_and_refuses_to_overwrite(run, tmp_path):
+    options = ("--env", "pong", "--out", "set", "--records", 3, "--val-records", 0, "--test-records", 0, "--workers", 1)
+    code, out, err = run("collect", *options)
+    assert code == 0, err
+    assert "train: 3 records" in out and "frames/s" in out and "bytes a frame" in out
+    before = (tmp_path / "set" / METADATA_FILE).read_bytes()
+    code, _, err = run("collect", *options, "--seed", 1)
+    assert_one_line(code, err, "set is not empty", "--overwrite")
+    assert (tmp_path / "set" / METADATA_FILE).read_bytes() == before
