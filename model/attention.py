@@ -5,24 +5,49 @@ Shapes: B batch, T frames, P patches in a frame, D width, N heads, K head dim; D
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from rotary_embedding_torch import RotaryEmbedding
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from model.kv_cache import CacheView
+
+
+def spatial_turns(head_dim: int, grid: tuple[int, int]) -> Tensor:
+    """Axial "pixel" frequencies over rows and columns, half a head each, max_freq 256: complex64 (P, K/2)."""
+    angles = RotaryEmbedding(dim=head_dim // 2, freqs_for="pixel", max_freq=256).get_axial_freqs(*grid)
+    return _turns(angles.reshape(-1, head_dim))
+
+
+def temporal_turns(head_dim: int, num_positions: int) -> Tensor:
+    """Theta 10000 over frames: complex64 (positions, K/2)."""
+    rotary = RotaryEmbedding(dim=head_dim, cache_if_possible=False)
+    return _turns(rotary(torch.arange(num_positions, dtype=torch.float32)))
+
+
+def _turns(angles: Tensor) -> Tensor:
+    """Angles (positions, K) in radians, each twice in a row, as the library lays them out -> unit complex numbers."""
+    return torch.polar(torch.ones_like(angles[:, ::2]), angles.detach()[:, ::2])
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotary position embedding (RoFormer, arXiv 2104.09864): pairs of numbers in x (..., K) turn by (..., K/2).
+
+    In float32 whatever the type of x, which is kept.
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)
+
 
 class RotaryTable(nn.Module):
-    """Cosines and sines of rotary position embedding (RoFormer, arXiv 2104.09864), float32 whatever the weights' type.
+    """The turn of every position, complex64 (positions, K/2), float32 in each part whatever the weights' type."""
 
-    Args:
-        angles: (positions, K) in radians, each angle twice in a row, as `rotary_embedding_torch` lays them out.
-    """
-
-    def __init__(self, angles: Tensor):
+    def __init__(self, turns: Tensor):
         super().__init__()
-        assert angles.dtype == torch.float32 and angles.ndim == 2
-        turns = torch.polar(torch.ones_like(angles[:, ::2]), angles.detach()[:, ::2])
-        self.register_buffer("turns", turns, persistent=False)  # complex64 (positions, K/2)
+        self.register_buffer("turns", turns, persistent=False)
 
     def _apply(self, fn, recurse=True):
         """Moves with the module but never changes type: bfloat16 angles would round positions."""
@@ -30,23 +55,6 @@ class RotaryTable(nn.Module):
         super()._apply(fn, recurse)
         self.turns = turns.to(self.turns.device)
         return self
-
-    def forward(self, x: Tensor, positions: Tensor | slice = slice(None)) -> Tensor:
-        """Rotate x (..., L, N, K), whose L entries stand at `positions` of the table; type and shape are kept."""
-        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * self.turns[positions].unsqueeze(-2)).flatten(-2).type_as(x)
-
-
-def spatial_rotary(head_dim: int, grid: tuple[int, int]) -> RotaryTable:
-    """Axial "pixel" frequencies over rows and columns: half a head each, max_freq 256. One position a patch."""
-    angles = RotaryEmbedding(dim=head_dim // 2, freqs_for="pixel", max_freq=256).get_axial_freqs(*grid)
-    return RotaryTable(angles.reshape(-1, head_dim))
-
-
-def temporal_rotary(head_dim: int, num_positions: int) -> RotaryTable:
-    """Theta 10000 over frames."""
-    rotary = RotaryEmbedding(dim=head_dim, cache_if_possible=False)
-    return RotaryTable(rotary(torch.arange(num_positions, dtype=torch.float32)))
 
 
 class Attention(nn.Module):
@@ -59,18 +67,49 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(dim, dim)
         self.rotary = rotary
 
-    def qkv(self, x: Tensor, positions: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
-        """x (..., L, D) -> rotated queries, rotated keys, values, each (..., L, N, K)."""
+    def qkv(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (..., L, D), turns that broadcast to (..., L, 1, K/2) -> rotated q and k, and v, each (..., N, L, K)."""
         q, k, v = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        return self.rotary(q, positions), self.rotary(k, positions), v
+        return tuple(t.transpose(-3, -2) for t in (rotate(q, turns), rotate(k, turns), v))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """q (B, L, N, K), k and v (B, S, N, K), mask (L, S) True where to look -> (B, L, D)."""
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        # On the CPU the backward pass of the fused kernel takes four to six times as long as plain matrix products.
-        plain = q.device.type == "cpu" and torch.is_grad_enabled()
-        out = plain_attention(q, k, v, mask) if plain else F.scaled_dot_product_attention(q, k, v, mask)
-        return self.to_out(out.transpose(1, 2).flatten(2))
+    def project(self, out: Tensor) -> Tensor:
+        """(..., N, L, K) -> (..., L, D)."""
+        return self.to_out(out.transpose(-3, -2).flatten(-2))
+
+
+class SpatialAttention(Attention):
+    """Every patch of a frame attends to every patch of the same frame."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, P, D) -> (B, T, P, D)."""
+        q, k, v = self.qkv(x.flatten(0, 1), self.rotary.turns[:, None])
+        return self.project(attend(q, k, v)).unflatten(0, x.shape[:2])
+
+
+class TemporalAttention(Attention):
+    """Every patch attends to itself in this frame and in those before it (causal)."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, P, D) -> (B, T, P, D). `mask` (T, T), True where a query row may look, replaces the causal one."""
+        batch, num_frames = x.shape[:2]
+        if mask is None:
+            mask = torch.ones(num_frames, num_frames, dtype=torch.bool, device=x.device).tril()
+        q, k, v = self.qkv(x.transpose(1, 2).flatten(0, 1), self.rotary.turns[:num_frames, None])
+        return self.project(attend(q, k, v, mask)).unflatten(0, (batch, -1)).transpose(1, 2)
+
+    def continued(self, x: Tensor, block: int, cache: CacheView) -> Tensor:
+        """The same for frames (B, T, P, D) that come after those of a `CacheView`, whose block number this is."""
+        q, k, v = self.qkv(x.transpose(1, 2), cache.turns)
+        keys, values = cache.update(block, k, v)
+        out = attend(q.flatten(0, 1), keys, values, cache.mask)
+        return self.project(out).unflatten(0, q.shape[:2]).transpose(1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention of q (B, N, L, K) to k and v (B, N, S, K); mask broadcasts to (B, N, L, S), True where to look."""
+    # On the CPU the backward pass of the fused kernel takes four to six times as long as plain matrix products.
+    plain = q.device.type == "cpu" and torch.is_grad_enabled()
+    return plain_attention(q, k, v, mask) if plain else F.scaled_dot_product_attention(q, k, v, mask)
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -79,25 +118,3 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(-1).type_as(v) @ v
-
-
-class SpatialAttention(Attention):
-    """Every patch of a frame attends to every patch of the same frame."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, P, D) -> (B, T, P, D)."""
-        q, k, v = (t.flatten(0, 1) for t in self.qkv(x))
-        return self.attend(q, k, v).unflatten(0, x.shape[:2])
-
-
-class TemporalAttention(Attention):
-    """Every patch attends to itself in this frame and in those before it (causal)."""
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, P, D) -> (B, T, P, D). `mask` (T, T), True where a query row may look, replaces the causal one."""
-        num_frames = x.shape[1]
-        q, k, v = self.qkv(x.transpose(1, 2).flatten(0, 1), slice(num_frames))
-        if mask is None:
-            mask = torch.ones(num_frames, num_frames, dtype=torch.bool, device=x.device).tril()
-        out = self.attend(q, k, v, mask)
-        return out.unflatten(0, (x.shape[0], -1)).transpose(1, 2)

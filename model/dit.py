@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -17,8 +19,9 @@ from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
-from model.attention import SpatialAttention, TemporalAttention, spatial_rotary, temporal_rotary
+from model.attention import RotaryTable, SpatialAttention, TemporalAttention, spatial_turns, temporal_turns
 from model.config import ModelConfig
+from model.kv_cache import CacheView
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -46,15 +49,15 @@ class NoiseLevelEmbedding(nn.Module):
 
 
 class Modulation(nn.Sequential):
-    """Condition c -> the `num_vectors` vectors that shift, scale and gate (adaLN-Zero, arXiv 2212.09748)."""
+    """Condition c -> the M vectors that shift, scale and gate (adaLN-Zero, arXiv 2212.09748)."""
 
     def __init__(self, dim: int, num_vectors: int):
         super().__init__(nn.SiLU(), nn.Linear(dim, num_vectors * dim))
         self.num_vectors = num_vectors
 
-    def forward(self, c: Tensor) -> tuple[Tensor, ...]:
-        """(B, T, D) -> `num_vectors` of (B, T, 1, D), which broadcast over patches."""
-        return super().forward(c).unsqueeze(-2).chunk(self.num_vectors, dim=-1)
+    def forward(self, c: Tensor) -> Tensor:
+        """(..., D) -> (..., M, D)."""
+        return super().forward(c).unflatten(-1, (self.num_vectors, -1))
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -84,10 +87,13 @@ class HalfBlock(nn.Module):
         self.mlp = MLP(dim)
         self.modulation = Modulation(dim, 6)
 
-    def forward(self, x: Tensor, c: Tensor, **attention_args) -> Tensor:
-        """x (B, T, P, D), c (B, T, D) -> (B, T, P, D)."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c)
-        x = x + gate_a * self.attention(modulated_norm(x, shift_a, scale_a), **attention_args)
+    def forward(self, x: Tensor, vectors: Tensor, attention: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """x (B, T, P, D), vectors (B, T, 6, D) of the modulation -> (B, T, P, D).
+
+        `attention` stands in for this half's own, with the same weights: over a cache, say.
+        """
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = vectors.unsqueeze(2).unbind(-2)
+        x = x + gate_a * (attention or self.attention)(modulated_norm(x, shift_a, scale_a))
         return x + gate_m * self.mlp(modulated_norm(x, shift_m, scale_m))
 
 
@@ -99,9 +105,14 @@ class Block(nn.Module):
         self.spatial = spatial
         self.temporal = temporal
 
-    def forward(self, x: Tensor, c: Tensor, temporal_mask: Tensor | None = None) -> Tensor:
-        """x (B, T, P, D), c (B, T, D) -> (B, T, P, D)."""
-        return self.temporal(self.spatial(x, c), c, mask=temporal_mask)
+    def modulations(self, c: Tensor) -> Tensor:
+        """(..., D) -> (..., 12, D)."""
+        return torch.cat((self.spatial.modulation(c), self.temporal.modulation(c)), dim=-2)
+
+    def forward(self, x: Tensor, vectors: Tensor, temporal_attention: Callable[[Tensor], Tensor]) -> Tensor:
+        """x (B, T, P, D), vectors (B, T, 12, D) of `modulations` -> (B, T, P, D)."""
+        x = self.spatial(x, vectors[..., :6, :])
+        return self.temporal(x, vectors[..., 6:, :], temporal_attention)
 
 
 class FinalLayer(nn.Module):
@@ -112,9 +123,9 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(dim, patch_numbers)
         self.modulation = Modulation(dim, 2)
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """(B, T, P, D) -> (B, T, P, patch_numbers)."""
-        return self.linear(modulated_norm(x, *self.modulation(c)))
+    def forward(self, x: Tensor, vectors: Tensor) -> Tensor:
+        """x (B, T, P, D), vectors (B, T, 2, D) of the modulation -> (B, T, P, patch_numbers)."""
+        return self.linear(modulated_norm(x, *vectors.unsqueeze(2).unbind(-2)))
 
 
 class WorldModel(nn.Module, PyTorchModelHubMixin):
@@ -132,8 +143,8 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
         self.noise_level_embedding = NoiseLevelEmbedding(dim)
         self.action_embedding = nn.Linear(config.num_actions, dim)
         # One table of each serves all blocks.
-        spatial_table = spatial_rotary(config.head_dim, config.grid)
-        temporal_table = temporal_rotary(config.head_dim, config.window_frames)
+        spatial_table = RotaryTable(spatial_turns(config.head_dim, config.grid))
+        temporal_table = RotaryTable(temporal_turns(config.head_dim, config.window_frames))
         self.blocks = nn.ModuleList(
             Block(
                 HalfBlock(SpatialAttention(dim, config.num_heads, spatial_table), dim),
@@ -201,8 +212,30 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
         assert actions.shape == (batch, num_frames, self.config.num_actions), f"actions {tuple(actions.shape)}"
         x, c = self.tokens(frames), self.condition(noise_level, actions)
         for block in self.blocks:
-            x = block(x, c, temporal_mask)
-        return self.pixels(self.final_layer(x, c))
+            x = block(x, block.modulations(c), partial(block.temporal.attention, mask=temporal_mask))
+        return self.pixels(self.final_layer(x, self.final_layer.modulation(c)))
+
+    def modulations(self, noise_level: Tensor, actions: Tensor) -> Tensor:
+        """All that the network makes of the condition: (B, T) levels, (B, T, A) actions -> (B, T, 12 blocks + 2, D)."""
+        c = self.condition(noise_level, actions)
+        return torch.cat([*(block.modulations(c) for block in self.blocks), self.final_layer.modulation(c)], dim=-2)
+
+    def continued(self, frames: Tensor, modulations: Tensor, cache: CacheView) -> Tensor:
+        """`forward` for frames that come after those of a cache, into which their keys and values are written.
+
+        Args:
+            frames: (B, T, C, H, W) float.
+            modulations: (B, T, 12 blocks + 2, D), those of the frames' noise levels and actions.
+            cache: of the same B dreams, begun for T frames.
+
+        Returns:
+            (B, T, C, H, W) float32.
+        """
+        x = self.tokens(frames)
+        for number, block in enumerate(self.blocks):
+            vectors = modulations[..., 12 * number : 12 * (number + 1), :]
+            x = block(x, vectors, partial(block.temporal.attention.continued, block=number, cache=cache))
+        return self.pixels(self.final_layer(x, modulations[..., -2:, :]))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Hook of `save_pretrained`."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import torch
+from rotary_embedding_torch import RotaryEmbedding
 from torch import Tensor
 
-from model.attention import RotaryEmbedding
 from model.config import ModelConfig
 from model.dit import WorldModel, load_weights
 

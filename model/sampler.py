@@ -1,86 +1,151 @@
 """The only rollout loop there is: `reset(prompt)`, then `step(action) -> frame`, again and again.
 
-Shapes: B dreams that run side by side, T frames, C channels, H x W pixels, A action vector.
+Shapes: B dreams that tick together, T frames, C channels, H x W pixels, A action vector.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from model.diffusion import add_noise, alpha_bar, ddim_step, frame_alpha_bar, x0_from_prediction
+from model.diffusion import add_noise, alpha_bar, ddim_step, x0_from_prediction
 from model.dit import WorldModel
+from model.kv_cache import KVCache
+
+
+@dataclass
+class _Dream:
+    """What is kept of one dream besides the cache: enough to make the cache anew."""
+
+    generator: torch.Generator  # all of its noise, drawn on the CPU, so that devices agree
+    frames: deque[Tensor]  # the last W - 1, (C, H, W), as noised for looking back at
+    actions: deque[Tensor]  # (A,), each leading into the frame beside it
 
 
 class Sampler:
     """Dreams frame after frame by DDIM (arXiv 2010.02502), each from the model's window of frames before it.
 
-    This is the plain reference: every denoising step runs the network over the whole window.
-    Context frames are noised, once each, to the level that the network is told.
+    A finished frame is noised once to the context level and kept so; the network is told that level. With the cache
+    its keys and values are written once, so that a frame costs `num_steps + 1` runs over one frame. Without it each
+    step runs over the whole window: the reference, equal to the cache until the window is full. Past that, the cache
+    equals a banded causal mask over the whole dream, as its older keys still know of frames that have left.
+
+    Dreams live in slots, each with a position and a random stream of its own, reset, stepped and freed independently;
+    those stepped together share one batch.
 
     Args:
         model: in eval mode, on any device, in any float type.
         num_steps: denoising steps a frame; noise levels are evenly spaced from 1 to 0.
         context_noise: noise level u in [0, 1) of the frames that are looked back at.
-        seed: dream i draws all its noise from `seed + i`, on the CPU, so that devices agree.
+        seed: slot i draws its noise from `seed + i`, unless `reset` says otherwise.
+        cache: False for the reference.
+        guidance: above 1, away from what the network makes of the zero action; doubles the cost unless it is 1.
 
     Raises:
-        ValueError: a setting out of its range.
+        ValueError: a setting out of its range, or weights that are not finite.
     """
 
-    def __init__(self, model: WorldModel, num_steps: int = 10, context_noise: float = 0.02, seed: int = 0):
-        if num_steps < 1:
-            raise ValueError(f"num_steps is {num_steps}: at least 1 denoising step is needed")
+    def __init__(
+        self,
+        model: WorldModel,
+        num_steps: int = 10,
+        context_noise: float = 0.02,
+        seed: int = 0,
+        cache: bool = True,
+        guidance: float = 1.0,
+    ):
         if not 0.0 <= context_noise < 1.0:
             raise ValueError(f"context_noise is {context_noise}: it must lie in [0, 1)")
-        self.model = model
-        self.num_steps = num_steps
-        self.context_noise = context_noise
-        self.seed = seed
-        self._generators: list[torch.Generator] = []
-        self._frames: Tensor | None = None  # (B, T, C, H, W), as noised for looking back at
-        self._actions: Tensor | None = None  # (B, T, A), each leading into the frame beside it
+        self.context_noise, self.seed, self.use_cache = context_noise, seed, cache
+        self._dreams: dict[int, _Dream] = {}
+        self._cache: KVCache | None = None
+        self.rebuild(model, num_steps, guidance)
 
     @torch.inference_mode()
-    def reset(self, frames: Tensor, actions: Tensor | None = None) -> None:
+    def rebuild(
+        self, model: WorldModel | None = None, num_steps: int | None = None, guidance: float | None = None
+    ) -> None:
+        """Take over new weights or settings and go on dreaming: caches are made anew from each dream's last window.
+
+        Args:
+            model: of the same sizes, or the same one after its weights have changed; None: that which there is.
+            num_steps, guidance: None: as before.
+
+        Raises:
+            ValueError: as at the start; nothing has changed then.
+        """
+        if num_steps is not None and num_steps < 1:
+            raise ValueError(f"num_steps is {num_steps}: at least 1 denoising step is needed")
+        if guidance is not None and guidance < 0:
+            raise ValueError(f"guidance is {guidance}: it cannot be negative")
+        model = model or self.model
+        broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+        if broken:
+            raise ValueError(f"weights are not finite: {broken[0]} and {len(broken) - 1} more")
+        if self._dreams and (model.config.frame_shape, model.config.num_actions) != self._shapes:
+            raise ValueError("the new model makes frames or takes actions of other sizes: start a new sampler")
+        self.model = model
+        self.num_steps = num_steps or self.num_steps
+        self.guidance = self.guidance if guidance is None else guidance
+        self._shapes = (model.config.frame_shape, model.config.num_actions)
+        self._levels = torch.linspace(1.0, 0.0, self.num_steps + 1)
+        self._table = ModulationTable(model, [*self._levels[:-1].tolist(), self.context_noise])
+        if self._cache:
+            self._make_cache(self._cache.num_slots)
+
+    @torch.inference_mode()
+    def reset(
+        self,
+        frames: Tensor,
+        actions: Tensor | None = None,
+        slots: Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> None:
         """Start B dreams from a prompt.
 
         Args:
             frames: (B, T, C, H, W) in [-1, 1], at least one frame; only as many as fit the window are kept.
             actions: (B, T, A); `actions[:, t]` led into frame t, zeros where unknown. None: none is known.
+            slots: where they live, what lived there before being forgotten; None: in 0 to B - 1, and nowhere else.
+            seeds: of their noise; None: `seed + slot`.
 
         Raises:
             ValueError: shapes that do not fit the model.
         """
-        config = self.model.config
-        if frames.ndim != 5 or frames.shape[2:] != config.frame_shape or not frames.shape[0] or not frames.shape[1]:
-            raise ValueError(
-                f"prompt of shape {tuple(frames.shape)}: expected (dreams, frames, *{config.frame_shape}), none empty"
-            )
-        if actions is None:
-            actions = torch.zeros(*frames.shape[:2], config.num_actions)
-        if actions.shape != (*frames.shape[:2], config.num_actions):
-            expected = (*frames.shape[:2], config.num_actions)
-            raise ValueError(f"prompt actions of shape {tuple(actions.shape)}: expected {expected}")
-        room = max(1, config.window_frames - 1)
-        if frames.shape[1] > room:
-            warnings.warn(f"prompt of {frames.shape[1]} frames: only its last {room} fit the window", stacklevel=2)
-            frames, actions = frames[:, -room:], actions[:, -room:]
-        self._generators = [torch.Generator().manual_seed(self.seed + dream) for dream in range(frames.shape[0])]
-        device = self.model.device
-        self._actions = actions.to(device, torch.float32)
-        noised = [self._noised_context(frame) for frame in frames.to(device, torch.float32).unbind(1)]
-        self._frames = torch.stack(noised, dim=1)
+        frames, actions = self._checked_prompt(frames, actions)
+        everything = slots is None
+        slots = list(range(len(frames))) if everything else _checked_slots(slots, len(frames))
+        seeds = [self.seed + slot for slot in slots] if seeds is None else list(seeds)
+        if len(seeds) != len(slots):
+            raise ValueError(f"{len(seeds)} seeds for {len(slots)} dreams")
+        if everything:
+            self._dreams.clear()
+        kept = max(1, self.model.config.window_frames - 1)
+        for slot, seed, its_frames, its_actions in zip(slots, seeds, frames, actions, strict=True):
+            generator = torch.Generator().manual_seed(seed)
+            noise = torch.randn(its_frames.shape, generator=generator).to(its_frames)
+            context = self._as_context(its_frames, noise)
+            self._dreams[slot] = _Dream(generator, deque(context, maxlen=kept), deque(its_actions, maxlen=kept))
+        if self.use_cache:
+            num_slots = 1 + max(self._dreams)
+            if self._cache is None or self._cache.num_slots < num_slots or everything:
+                self._make_cache(num_slots)
+            else:
+                self._fill_cache(slots)
 
     @torch.inference_mode()
-    def step(self, actions: Tensor) -> Tensor:
+    def step(self, actions: Tensor, slots: Sequence[int] | None = None) -> Tensor:
         """Dream one frame further.
 
         Args:
             actions: (B, A), each leading into the new frame; zeros where none is known.
+            slots: the dreams that tick; None: all, in the order of their slots.
 
         Returns:
             (B, C, H, W) float32 in [-1, 1].
@@ -88,38 +153,170 @@ class Sampler:
         Raises:
             ValueError: no `reset` before, or actions of another shape.
         """
-        if self._frames is None:
-            raise ValueError("step before reset: give the sampler a prompt first")
-        expected = (self._frames.shape[0], self.model.config.num_actions)
+        slots = self.slots if slots is None else _checked_slots(slots, len(actions))
+        if not slots or not self._dreams.keys() >= set(slots):
+            missing = sorted(set(slots) - self._dreams.keys())
+            raise ValueError(
+                f"step before reset: give {f'slots {missing}' if missing else 'the sampler'} a prompt first"
+            )
+        expected = (len(slots), self.model.config.num_actions)
         if actions.shape != expected:
             raise ValueError(f"actions of shape {tuple(actions.shape)}: expected {expected}")
-        actions = torch.cat((self._actions, actions.to(self._actions)[:, None]), dim=1)
-        x_u = self._noise()
-        levels = torch.linspace(1.0, 0.0, self.num_steps + 1)
-        for u, u_next in pairwise(levels):
-            x0 = self._predict_x0(x_u, u, actions).clamp(-1.0, 1.0)
-            x_u = ddim_step(x_u, x0, alpha_bar(u), alpha_bar(u_next))
-        # The last step lands on u = 0, where x_u is x0.
-        room = self.model.config.window_frames - 1
-        frames = torch.cat((self._frames, self._noised_context(x_u)[:, None]), dim=1)
-        self._frames, self._actions = (t[:, max(0, t.shape[1] - room) :] for t in (frames, actions))
-        return x_u
+        dreams = [self._dreams[slot] for slot in slots]
+        shape = (2, *self.model.config.frame_shape)
+        noise = torch.stack([torch.randn(shape, generator=dream.generator) for dream in dreams])
+        x_u, eps = noise.to(self.model.device).unbind(1)
+        actions = actions.float()
+        if self.use_cache:
+            frames, context = self._step_cached(slots, actions, x_u, eps)
+        else:
+            frames, context = self._step_reference(dreams, actions, x_u, eps)
+        for dream, frame, action in zip(dreams, context, actions.to(frames), strict=True):
+            dream.frames.append(frame)
+            dream.actions.append(action)
+        return frames
 
-    def _predict_x0(self, x_u: Tensor, noise_level: Tensor, actions: Tensor) -> Tensor:
-        """The new frame (B, C, H, W) at one noise level, seen after its context -> its x0."""
-        frames = torch.cat((self._frames, x_u[:, None]), dim=1)
-        levels = torch.full(frames.shape[:2], self.context_noise, device=frames.device)
-        levels[:, -1] = noise_level
-        prediction = self.model(frames, levels, actions)[:, -1]
-        return x0_from_prediction(prediction, x_u, alpha_bar(noise_level).to(x_u), self.model.config.prediction)
+    def free(self, slots: Sequence[int]) -> None:
+        """Forget dreams; their slots may be reset again. Unknown ones are ignored."""
+        for slot in slots:
+            self._dreams.pop(slot, None)
 
-    def _noised_context(self, frame: Tensor) -> Tensor:
-        """(B, C, H, W) clean -> noised to the context level."""
-        ab = frame_alpha_bar(torch.tensor(self.context_noise))
-        return add_noise(frame, self._noise(), ab.to(frame))
+    @property
+    def slots(self) -> list[int]:
+        """Where dreams live, in order."""
+        return sorted(self._dreams)
 
-    def _noise(self) -> Tensor:
-        """(B, C, H, W) standard normal, each dream's from its own stream."""
-        shape = self.model.config.frame_shape
-        noise = torch.stack([torch.randn(shape, generator=generator) for generator in self._generators])
-        return noise.to(self.model.device)
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the cache takes, and each slot its share of."""
+        return self._cache.num_bytes if self._cache else 0
+
+    def _step_cached(self, slots: list[int], actions: Tensor, x_u: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) start noise and context noise -> the new frames, clean and as context; the cache holds them."""
+        view = self._cache.begin(slots)
+        given, unknown = self._table.lookup(actions), self._table.lookup(torch.zeros_like(actions))
+
+        def predict(x_u: Tensor, step: int, known: bool) -> Tensor:
+            vectors = (given if known else unknown)[step]
+            return self.model.continued(x_u[:, None], vectors[:, None], view)[:, 0]
+
+        frames = self._denoise(x_u, predict)
+        context = self._as_context(frames, eps)
+        self.model.continued(context[:, None], given[-1][:, None], view)
+        view.keep()
+        return frames, context
+
+    def _step_reference(self, dreams: list[_Dream], actions: Tensor, x_u: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without a cache: dreams whose windows are equally full share a batch."""
+        frames = torch.empty_like(x_u)
+        actions = actions.to(x_u)
+        for length in {len(dream.frames) for dream in dreams}:
+            rows = [row for row, dream in enumerate(dreams) if len(dream.frames) == length]
+            room = self.model.config.window_frames - 1
+            context = torch.stack([torch.stack([*dreams[row].frames][-room:] if room else []) for row in rows])
+            past = torch.stack([torch.stack([*dreams[row].actions]) for row in rows])
+            frames[rows] = self._denoise(x_u[rows], self._window_predictor(context, past, actions[rows]))
+        return frames, self._as_context(frames, eps)
+
+    def _window_predictor(self, context: Tensor, past: Tensor, actions: Tensor) -> Callable[..., Tensor]:
+        """Runs the network over context (B, T, C, H, W), past actions (B, T, A), and a new frame."""
+
+        def predict(x_u: Tensor, step: int, known: bool) -> Tensor:
+            frames = torch.cat((context, x_u[:, None]), dim=1)
+            levels = torch.full(frames.shape[:2], self.context_noise, device=frames.device)
+            levels[:, -1] = self._levels[step]
+            newest = actions if known else torch.zeros_like(actions)
+            return self.model(frames, levels, torch.cat((past, newest[:, None]), dim=1))[:, -1]
+
+        return predict
+
+    def _denoise(self, x_u: Tensor, predict: Callable[..., Tensor]) -> Tensor:
+        """Noise (B, C, H, W) -> clean frames. `predict(x_u, step, known)` runs the network, the action known or not."""
+        kind = self.model.config.prediction
+        for step, (u, u_next) in enumerate(pairwise(self._levels)):
+            ab = alpha_bar(u)
+            if self.guidance == 1.0:
+                x0 = x0_from_prediction(predict(x_u, step, True), x_u, ab, kind)
+            else:  # the known action last, so that its keys and values are those that stand in the cache
+                without = x0_from_prediction(predict(x_u, step, False), x_u, ab, kind)
+                x0 = without.lerp(x0_from_prediction(predict(x_u, step, True), x_u, ab, kind), self.guidance)
+            x_u = ddim_step(x_u, x0.clamp(-1.0, 1.0), ab, alpha_bar(u_next))
+        return x_u  # the last step lands on u = 0, where x_u is x0
+
+    def _as_context(self, frames: Tensor, eps: Tensor) -> Tensor:
+        """Clean frames -> noised to the context level."""
+        return add_noise(frames, eps, alpha_bar(torch.tensor(self.context_noise)))
+
+    def _make_cache(self, num_slots: int) -> None:
+        weight = self.model.action_embedding.weight
+        self._cache = KVCache(self.model.config, num_slots, weight.device, weight.dtype)
+        self._fill_cache(self.slots)
+
+    def _fill_cache(self, slots: list[int]) -> None:
+        """Run over these dreams' windows in one pass (one for each length of window that there is)."""
+        self._cache.clear(slots)
+        for length in {len(self._dreams[slot].frames) for slot in slots}:
+            alike = [slot for slot in slots if len(self._dreams[slot].frames) == length]
+            frames = torch.stack([torch.stack([*self._dreams[slot].frames]) for slot in alike])
+            actions = torch.stack([torch.stack([*self._dreams[slot].actions]) for slot in alike])
+            levels = torch.full(frames.shape[:2], self.context_noise, device=frames.device)
+            view = self._cache.begin(alike, length)
+            self.model.continued(frames, self.model.modulations(levels, actions), view)
+            view.keep()
+
+    def _checked_prompt(self, frames: Tensor, actions: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Both on the device, of the right shapes, no longer than the window has room for."""
+        config = self.model.config
+        if frames.ndim != 5 or frames.shape[2:] != config.frame_shape or not frames.shape[0] or not frames.shape[1]:
+            raise ValueError(
+                f"prompt of shape {tuple(frames.shape)}: expected (dreams, frames, *{config.frame_shape}), none empty"
+            )
+        expected = (*frames.shape[:2], config.num_actions)
+        if actions is None:
+            actions = torch.zeros(expected)
+        if actions.shape != expected:
+            raise ValueError(f"prompt actions of shape {tuple(actions.shape)}: expected {expected}")
+        room = max(1, config.window_frames - 1)
+        if frames.shape[1] > room:
+            warnings.warn(f"prompt of {frames.shape[1]} frames: only its last {room} fit the window", stacklevel=3)
+            frames, actions = frames[:, -room:], actions[:, -room:]
+        device = self.model.device
+        return frames.to(device, torch.float32), actions.to(device, torch.float32)
+
+
+class ModulationTable:
+    """The modulation vectors of all blocks at a few noise levels, for every one-hot action and for none.
+
+    Args:
+        model: whose weights they follow from.
+        levels: L noise levels.
+    """
+
+    def __init__(self, model: WorldModel, levels: list[float]):
+        self._model = model
+        self._levels = torch.tensor(levels, device=model.device)
+        num_actions = model.config.num_actions
+        actions = torch.cat((torch.zeros(1, num_actions), torch.eye(num_actions)))
+        self._rows = self._compute(actions)  # (L, 1 + A, M, D)
+
+    def lookup(self, actions: Tensor) -> Tensor:
+        """(B, A), on the CPU if it is to be quick -> (L, B, M, D); actions that are not one-hot are computed."""
+        is_one = actions == 1
+        plain = (is_one | (actions == 0)).all() and (is_one.sum(-1) <= 1).all()
+        if not plain:
+            return self._compute(actions)
+        rows = torch.where(is_one.any(-1), 1 + is_one.int().argmax(-1), 0)
+        return self._rows[:, rows.to(self._rows.device)]
+
+    def _compute(self, actions: Tensor) -> Tensor:
+        """(B, A) -> (L, B, M, D)."""
+        actions = actions.to(self._levels)
+        grid = self._levels[:, None].expand(-1, len(actions))
+        return self._model.modulations(grid, actions.expand(len(self._levels), -1, -1))
+
+
+def _checked_slots(slots: Sequence[int], expected: int) -> list[int]:
+    slots = list(slots)
+    if len(slots) != expected or len(set(slots)) != expected or min(slots, default=0) < 0:
+        raise ValueError(f"slots {slots}: expected {expected} different ones, counted from 0")
+    return slots

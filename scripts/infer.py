@@ -18,7 +18,7 @@ from data.actions import ActionSpace
 from data.dataset import ClipDataset
 from data.video import comparison, grid, write_mp4, write_png
 from model import Sampler, WorldModel
-from training.distributed import autocast, choose_device, describe_device
+from training.distributed import choose_device, describe_device, for_dreaming
 from training.evaluate import Clips, by_frame, check_fits, dream, held_out_clips
 
 
@@ -55,7 +55,7 @@ class InferConfig:
 def main(config: InferConfig) -> None:
     """Dream, measure, write."""
     device = choose_device(config.device)
-    model = WorldModel.from_pretrained(config.checkpoint).to(device)
+    model = for_dreaming(WorldModel.from_pretrained(config.checkpoint), device)
     print(f"device: {describe_device(device)}")
     dataset = ClipDataset(config.data, config.split, clip_frames=1)
     check_fits(model.config, dataset.metadata, config.data)
@@ -66,14 +66,13 @@ def main(config: InferConfig) -> None:
         sampler = Sampler(model, config.num_steps, config.context_noise, config.seed)
         return dream(sampler, clips.frames, some_actions, clips.space, config.num_prompt_frames, progress=what)
 
-    with autocast(device):
-        dreamt = dream_under(actions, "dreaming")
-        if config.metrics or config.plot:
-            # Another sample's actions, the prompt's own kept: what a model that ignores actions does as well.
-            others = clips.actions.copy()
-            others[:, config.num_prompt_frames :] = np.roll(clips.actions, 1, axis=0)[:, config.num_prompt_frames :]
-            swapped = dream_under(others, "dreaming with another sample's actions") if config.num_samples > 1 else None
-            report = measure(clips, dreamt, swapped, config.num_prompt_frames)
+    dreamt = dream_under(actions, "dreaming")
+    if config.metrics or config.plot:
+        # Another sample's actions, the prompt's own kept: what a model that ignores actions does as well.
+        others = clips.actions.copy()
+        others[:, config.num_prompt_frames :] = np.roll(clips.actions, 1, axis=0)[:, config.num_prompt_frames :]
+        swapped = dream_under(others, "dreaming with another sample's actions") if config.num_samples > 1 else None
+        report = measure(clips, dreamt, swapped, config.num_prompt_frames)
     write_mp4(config.output, comparison(clips.frames, dreamt, actions, clips.space), config.fps or clips.fps)
     print(f"wrote {config.output}")
     if config.metrics:

@@ -68,6 +68,9 @@ class Oracle(WorldModel):
 
     truth: torch.Tensor
 
+    def continued(self, frames, modulations, cache):
+        return self.truth.expand_as(frames)
+
     def forward(self, frames, noise_level, actions, temporal_mask=None):
         if self.config.prediction == "x0":
             return self.truth.expand_as(frames)
@@ -76,16 +79,16 @@ class Oracle(WorldModel):
         return v_from_x0_eps(self.truth, eps, ab)
 
 
-@pytest.mark.parametrize("prediction", ["v", "x0"])
+@pytest.mark.parametrize(("prediction", "cache"), [("v", False), ("x0", False), ("x0", True)])
 @pytest.mark.parametrize("num_steps", [1, 4, 10])
-def test_ddim_with_an_oracle_recovers_x0(prediction, num_steps):
+def test_ddim_with_an_oracle_recovers_x0(prediction, cache, num_steps):
     config = ModelConfig(
         frame_height=8, frame_width=8, dim=16, num_blocks=1, num_heads=2, window_frames=3, num_actions=2,
         prediction=prediction,
     )  # fmt: skip
     oracle = Oracle(config).eval()
     oracle.truth = torch.rand(1, 1, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 1.8 - 0.9
-    sampler = Sampler(oracle, num_steps=num_steps)
+    sampler = Sampler(oracle, num_steps=num_steps, cache=cache)
     sampler.reset(torch.zeros(2, 1, 3, 8, 8))
     for _ in range(4):
         frame = sampler.step(torch.zeros(2, 2))

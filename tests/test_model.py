@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny import TINY, assert_one_line, command, random_inputs, random_model
 
 from model import PRESETS, ModelConfig, WorldModel
-from model.attention import plain_attention, temporal_rotary
+from model.attention import plain_attention, temporal_turns
 
 PARITY = Path(__file__).parent / "parity"
 
@@ -126,7 +126,7 @@ def test_rotary_tables_stay_float32():
     model = random_model().to(torch.bfloat16)
     table = model.blocks[0].temporal.attention.rotary
     assert table.turns.dtype == torch.complex64
-    torch.testing.assert_close(table.turns, temporal_rotary(TINY.head_dim, TINY.window_frames).turns, atol=0, rtol=0)
+    torch.testing.assert_close(table.turns, temporal_turns(TINY.head_dim, TINY.window_frames), atol=0, rtol=0)
     assert model(*random_inputs()).dtype == torch.float32
 
 

@@ -39,22 +39,23 @@ def test_dreams_side_by_side_do_not_touch_each_other():
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("age", range(TINY.window_frames))
-def test_an_action_is_remembered_as_long_as_its_frame_is_in_the_window(age):
+def test_an_action_is_remembered_as_long_as_its_frame_is_in_the_window(age, cache):
     """Also after the window has slid: the action given `age` frames ago changes the newest frame."""
     model = random_model()
     frames, _, actions = random_inputs(batch=1, num_frames=14)
-    sampler, changed_sampler = Sampler(model, 2), Sampler(model, 2)
-    rollout(sampler, frames, actions)
-    rollout(changed_sampler, frames, actions)
-    assert sampler._actions.shape[1] == TINY.window_frames - 1
-    if age == 0:
-        given = [torch.eye(3)[[0]], torch.eye(3)[[1]]]
-    else:
-        with torch.inference_mode():
-            changed_sampler._actions[:, -age] = 1 - changed_sampler._actions[:, -age]
-        given = [torch.eye(3)[[0]]] * 2
-    a, b = sampler.step(given[0]), changed_sampler.step(given[1])
+    changed = actions.clone()
+    changed[:, -1 - age] = changed[:, -1 - age].roll(1, dims=-1)
+    # The frames between are taken from one dream, so that only the action itself can make the difference.
+    sampler, other = Sampler(model, 2, cache=cache), Sampler(model, 2, cache=cache)
+    rollout(sampler, frames, actions[:, :-1])
+    rollout(other, frames, changed[:, :-1])
+    other._dreams[0].frames = sampler._dreams[0].frames
+    if cache:
+        sampler.rebuild()
+        other.rebuild()
+    a, b = sampler.step(actions[:, -1]), other.step(changed[:, -1])
     assert (a - b).abs().max() > 1e-3
 
 
@@ -63,7 +64,9 @@ def test_the_window_slides_over_frames_and_their_own_actions():
     frames, _, actions = random_inputs(batch=1, num_frames=14)
     sampler = Sampler(model, 2)
     rollout(sampler, frames, actions)
-    torch.testing.assert_close(sampler._actions, actions[:, -(TINY.window_frames - 1) :])
+    kept = torch.stack([*sampler._dreams[0].actions])
+    torch.testing.assert_close(kept, actions[0, -(TINY.window_frames - 1) :])
+    assert len(sampler._dreams[0].frames) == TINY.window_frames - 1
 
 
 def test_context_is_really_noised_to_the_level_that_the_network_is_told():
@@ -72,7 +75,7 @@ def test_context_is_really_noised_to_the_level_that_the_network_is_told():
     forward = model.forward
     model.forward = lambda frames, levels, actions: seen.append((frames, levels)) or forward(frames, levels, actions)
     frames = torch.full((1, 3, *TINY.frame_shape), 0.25)
-    sampler = Sampler(model, 1, context_noise=0.5)
+    sampler = Sampler(model, 1, context_noise=0.5, cache=False)
     sampler.reset(frames)
     sampler.step(torch.zeros(1, 3))
     given, levels = seen[0]
@@ -86,7 +89,7 @@ def test_without_context_noise_the_context_is_untouched():
     frames, _, actions = random_inputs(batch=1, num_frames=3)
     sampler = Sampler(random_model(), 1, context_noise=0.0)
     sampler.reset(frames, actions)
-    torch.testing.assert_close(sampler._frames, frames)
+    torch.testing.assert_close(torch.stack([*sampler._dreams[0].frames]), frames[0])
 
 
 def test_a_prompt_longer_than_the_window_keeps_its_end_and_says_so():
@@ -104,6 +107,12 @@ def test_mistakes_are_said_clearly():
         Sampler(model, num_steps=0)
     with pytest.raises(ValueError, match="context_noise is 1"):
         Sampler(model, context_noise=1.0)
+    with pytest.raises(ValueError, match="guidance is -1"):
+        Sampler(model, guidance=-1.0)
+    broken = random_model()
+    broken.final_layer.linear.bias.data[3] = float("nan")
+    with pytest.raises(ValueError, match=r"weights are not finite: final_layer.linear.bias"):
+        Sampler(broken)
     sampler = Sampler(model)
     with pytest.raises(ValueError, match="step before reset"):
         sampler.step(torch.zeros(1, 3))
@@ -115,3 +124,32 @@ def test_mistakes_are_said_clearly():
     sampler.reset(torch.zeros(1, 2, *TINY.frame_shape))
     with pytest.raises(ValueError, match=r"actions of shape \(1, 5\)"):
         sampler.step(torch.zeros(1, 5))
+    with pytest.raises(ValueError, match=r"step before reset: give slots \[3\] a prompt"):
+        sampler.step(torch.zeros(1, 3), slots=[3])
+    for slots in ([0, 0], [-1, 0], [0]):
+        with pytest.raises(ValueError, match="expected 2 different ones"):
+            sampler.step(torch.zeros(2, 3), slots=slots)
+    with pytest.raises(ValueError, match="1 seeds for 2 dreams"):
+        sampler.reset(torch.zeros(2, 1, *TINY.frame_shape), seeds=[1])
+
+
+def test_guidance_moves_away_from_the_zero_action():
+    """With an unknown action there is nothing to move away from; with a known one, the more the further."""
+    model = random_model(replace(TINY, prediction="x0"))
+    frames, _, actions = random_inputs(batch=1, num_frames=3)
+
+    def newest(guidance, action, cache):
+        sampler = Sampler(model, 1, guidance=guidance, cache=cache)
+        sampler.reset(frames, actions)
+        return sampler.step(action)
+
+    for cache in (False, True):
+        plain, without = newest(1.0, actions[:, 0], cache), newest(0.0, actions[:, 0], cache)
+        inside = (plain.abs() < 1) & (without.abs() < 1)  # where nothing was clamped
+        assert inside.float().mean() > 0.3 and (plain - without)[inside].abs().max() > 0.1
+        for guidance in (0.5, 1.5):
+            expected = (without + guidance * (plain - without)).clamp(-1, 1)
+            got = newest(guidance, actions[:, 0], cache)
+            torch.testing.assert_close(got[inside], expected[inside], atol=1e-5, rtol=0)
+        zero = torch.zeros(1, 3)
+        torch.testing.assert_close(newest(3.0, zero, cache), newest(1.0, zero, cache), atol=1e-5, rtol=0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 import torch
+
+from model.dit import WorldModel
 
 
 def rank() -> int:
@@ -41,6 +44,12 @@ def fast_bf16(device: torch.device) -> bool:
 def autocast(device: torch.device, bf16: bool | None = None) -> torch.autocast:
     """bfloat16 autocast; None: if `fast_bf16`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device) if bf16 is None else bf16)
+
+
+def for_dreaming(model: WorldModel, device: torch.device, bf16: bool | None = None) -> WorldModel:
+    """A copy of a model to dream with, in eval mode: bfloat16 weights if asked for; None: if `fast_bf16`."""
+    fast = fast_bf16(device) if bf16 is None else bf16
+    return copy.deepcopy(model).to(device, torch.bfloat16 if fast else torch.float32).eval().requires_grad_(False)
 
 
 def describe_device(device: torch.device) -> str:

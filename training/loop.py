@@ -23,7 +23,7 @@ from model.dit import WorldModel
 from model.sampler import Sampler
 from training.checkpoint import find_resume, load_state, save_checkpoint
 from training.config import TrainConfig
-from training.distributed import autocast, choose_device, describe_device, rank, world_size
+from training.distributed import autocast, choose_device, describe_device, for_dreaming, rank, world_size
 from training.evaluate import by_frame, dream, held_out_clips, validation_loss
 from training.loss import diffusion_loss, draw_noise, drop_actions
 from training.metrics import MetricsLog
@@ -193,8 +193,8 @@ class Trainer:
         if num_frames <= ROLLOUT_PROMPT:
             return
         clips = held_out_clips(self.val_data, num_samples, num_frames)
-        with self._autocast():
-            dreamt = dream(Sampler(self.ema), clips.frames, clips.actions, clips.space, ROLLOUT_PROMPT)
+        sampler = Sampler(for_dreaming(self.ema, self.device, self.config.bf16))
+        dreamt = dream(sampler, clips.frames, clips.actions, clips.space, ROLLOUT_PROMPT)
         curve = by_frame(clips.frames[:, ROLLOUT_PROMPT:], dreamt[:, ROLLOUT_PROMPT:])["psnr"]
         measured = {f"rollout/psnr_{n}": curve[n - 1] for n in (1, 4, 8, 16) if n <= len(curve) and curve[n - 1]}
         self.log.log(self.step, measured)

@@ -1,0 +1,70 @@
+"""Tiny data sets that several tests share."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.actions import numbered
+from data.collect import CollectConfig, collect
+from data.records import Record, encode_record
+from data.shards import METADATA_FILE, SUFFIX, Metadata, write_shard
+
+torch.set_num_threads(1)  # the networks are so small that threads cost more than they give
+
+TINY = Metadata(frame_shape=(8, 8, 3), actions=numbered(5))  # so small that a record costs next to nothing
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tests whatever the machine has."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture(scope="session")
+def tiny_metadata() -> Metadata:
+    """What the sets of `write_set` say of themselves."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def make_record() -> Callable[..., Record]:
+    """make_record(num_frames, seed): random actions; each frame shows the action taken before it (9 for none)."""
+
+    def make(num_frames: int, seed: int = 0) -> Record:
+        rng = np.random.default_rng((num_frames, seed))
+        record = Record(
+            frames=rng.integers(0, 256, (num_frames, *TINY.frame_shape), np.uint8),
+            actions=rng.integers(0, len(TINY.actions), num_frames).astype(np.int32),
+        )
+        record.frames[0, 0, 0, 0] = 9
+        record.frames[1:, 0, 0, 0] = record.actions[:-1]
+        return record
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_set() -> Callable[..., Path]:
+    """write_set(folder, records, split, records_a_shard): a data set of such records; returns the folder."""
+
+    def write(folder: Path, records: list[Record], split: str = "train", records_a_shard: int = 100) -> Path:
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        (folder / METADATA_FILE).write_text(json.dumps(TINY.to_dict()))
+        for at in range(0, len(records), records_a_shard):
+            path = folder / split / f"data_{at // records_a_shard:04d}{SUFFIX}"
+            write_shard(path, map(encode_record, records[at : at + records_a_shard]))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def pong_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set of real Pong, as scripts.collect makes it: 24, 4 and 3 records. Not to be written to."""
+    out = tmp_path_factory.mktemp("sets") / "pong"
+    collect(CollectConfig(env="pong", out=out, records=24, val_records=4, test_records=3, workers=2), lambda _: None)
+    return out
