@@ -68,9 +68,9 @@ class Attention(nn.Module):
         self.rotary = rotary
 
     def qkv(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (..., L, D), turns that broadcast to (..., L, 1, K/2) -> rotated q and k, and v, each (..., N, L, K)."""
+        """x (..., D), turns that broadcast to (..., 1, K/2) -> rotated q and k, and v, each (..., N, K)."""
         q, k, v = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        return tuple(t.transpose(-3, -2) for t in (rotate(q, turns), rotate(k, turns), v))
+        return rotate(q, turns), rotate(k, turns), v
 
     def project(self, out: Tensor) -> Tensor:
         """(..., N, L, K) -> (..., L, D)."""
@@ -82,7 +82,7 @@ class SpatialAttention(Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, P, D) -> (B, T, P, D)."""
-        q, k, v = self.qkv(x.flatten(0, 1), self.rotary.turns[:, None])
+        q, k, v = (t.transpose(1, 2) for t in self.qkv(x.flatten(0, 1), self.rotary.turns[:, None]))
         return self.project(attend(q, k, v)).unflatten(0, x.shape[:2])
 
 
@@ -94,15 +94,18 @@ class TemporalAttention(Attention):
         batch, num_frames = x.shape[:2]
         if mask is None:
             mask = torch.ones(num_frames, num_frames, dtype=torch.bool, device=x.device).tril()
-        q, k, v = self.qkv(x.transpose(1, 2).flatten(0, 1), self.rotary.turns[:num_frames, None])
+        # One copy of x, in place of one each of q, k and v.
+        x = x.transpose(1, 2).flatten(0, 1)
+        q, k, v = (t.transpose(1, 2) for t in self.qkv(x, self.rotary.turns[:num_frames, None]))
         return self.project(attend(q, k, v, mask)).unflatten(0, (batch, -1)).transpose(1, 2)
 
     def continued(self, x: Tensor, block: int, cache: CacheView) -> Tensor:
         """The same for frames (B, T, P, D) that come after those of a `CacheView`, whose block number this is."""
-        q, k, v = self.qkv(x.transpose(1, 2), cache.turns)
+        # (B, T, P, N, K) -> (B, P, N, T, K): views for a single frame, and a linear map is slow on a strided x.
+        q, k, v = (t.permute(0, 2, 3, 1, 4) for t in self.qkv(x, cache.turns))
         keys, values = cache.update(block, k, v)
-        out = attend(q.flatten(0, 1), keys, values, cache.mask)
-        return self.project(out).unflatten(0, q.shape[:2]).transpose(1, 2)
+        out = attend(q.flatten(0, 1), keys, values, cache.mask).unflatten(0, q.shape[:2])
+        return self.to_out(out.permute(0, 3, 1, 2, 4).flatten(3))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

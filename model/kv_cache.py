@@ -86,7 +86,7 @@ class CacheView:
         positions = torch.tensor([cache.positions[slot] for slot in self._slots])[:, None] + torch.arange(num_frames)
         lengths = torch.tensor([cache.lengths[slot] for slot in self._slots])[:, None] + torch.arange(num_frames)
         assert positions.max() < 2 * window and (num_frames == 1 or lengths.max() < window)
-        self.turns = cache._turns[positions.to(device)][:, None, :, None]  # (S, 1, T, 1, K/2)
+        self.turns = cache._turns[positions.to(device)][:, :, None, None]  # (S, T, 1, 1, K/2)
         self._places = (positions % window).to(device)  # (S, T)
         ages = (positions[:, :, None] - torch.arange(window)) % window  # (S, T, W), 0 is the frame itself
         mask = ages <= lengths[:, :, None].clamp(max=window - 1)

@@ -7,6 +7,7 @@ import torch
 from tiny import TINY, random_inputs, random_model
 
 from model import Sampler, WorldModel
+from model.attention import rotate
 from model.kv_cache import KVCache
 from model.sampler import ModulationTable
 
@@ -195,9 +196,8 @@ def test_keys_turned_back_are_those_of_the_earlier_position():
     seen = []
     for _ in range(4 * TINY.window_frames):
         view = cache.begin([0, 1])
-        from model.attention import rotate
 
-        view.update(0, rotate(k, view.turns), v)
+        view.update(0, rotate(k, view.turns[:, :, :, 0].unsqueeze(2)), v)
         view.keep()
         turns = cache._turns[cache.positions[0] - 1 if cache.positions[0] else 0]
         seen.append(rotate(scores(), turns.conj()))

@@ -8,6 +8,7 @@ import os
 import torch
 
 from model.dit import WorldModel
+from model.packed import pack
 
 
 def rank() -> int:
@@ -49,7 +50,8 @@ def autocast(device: torch.device, bf16: bool | None = None) -> torch.autocast:
 def for_dreaming(model: WorldModel, device: torch.device, bf16: bool | None = None) -> WorldModel:
     """A copy of a model to dream with, in eval mode: bfloat16 weights if asked for; None: if `fast_bf16`."""
     fast = fast_bf16(device) if bf16 is None else bf16
-    return copy.deepcopy(model).to(device, torch.bfloat16 if fast else torch.float32).eval().requires_grad_(False)
+    copied = copy.deepcopy(model).to(device, torch.bfloat16 if fast else torch.float32).eval().requires_grad_(False)
+    return pack(copied) if fast and device.type == "cpu" and fast_bf16(device) else copied
 
 
 def describe_device(device: torch.device) -> str:
