@@ -69,8 +69,9 @@ class Attention(nn.Module):
 
     def qkv(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (..., D), turns that broadcast to (..., 1, K/2) -> rotated q and k, and v, each (..., N, K)."""
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        return rotate(q, turns), rotate(k, turns), v
+        qkv = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        q, k = rotate(qkv[..., :2, :, :], turns.unsqueeze(-3)).unbind(-3)
+        return q, k, qkv[..., 2, :, :]
 
     def project(self, out: Tensor) -> Tensor:
         """(..., N, L, K) -> (..., L, D)."""

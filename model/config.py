@@ -20,6 +20,7 @@ class ModelConfig:
     window_frames: int = 32  # the most frames the network sees at once
     num_actions: int = 15  # A, length of an action vector
     prediction: Literal["v", "x0"] = "v"  # what the network puts out
+    num_steps: int = 10  # denoising steps a frame that its dreams are made with, unless told otherwise
     environment: str = ""  # the game, as the data set named it
     environment_options: tuple[tuple[str, Any], ...] = ()  # (name, value) pairs the game was made with
     action_names: tuple[str, ...] = ()  # one name per action
@@ -37,7 +38,7 @@ class ModelConfig:
             raise ValueError(f"dim {self.dim} over {self.num_heads} heads: a head needs a multiple of 4 numbers")
         if self.prediction not in ("v", "x0"):
             raise ValueError(f'prediction is {self.prediction!r}: choose "v" or "x0"')
-        for name in ("num_channels", "num_blocks", "window_frames", "num_actions"):
+        for name in ("num_channels", "num_blocks", "window_frames", "num_actions", "num_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.action_names and len(self.action_names) != self.num_actions:

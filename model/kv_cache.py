@@ -98,14 +98,15 @@ class CacheView:
     def update(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write a block's keys and values of the new frames, (S, P, N, T, K); returns all, (S * P, N, W, K)."""
         keys, values = self._keys[block], self._values[block]
-        if len(self._slots) == 1 and k.shape[3] == 1:
-            place = self._cache.positions[self._slots[0]] % self._cache.window
-            keys[:, :, :, place : place + 1], values[:, :, :, place : place + 1] = k, v
-        else:
-            # Advanced indices around slices come first: (S, T, P, N, K).
-            keys[self._rows, :, :, self._places] = k.permute(0, 3, 1, 2, 4)
-            values[self._rows, :, :, self._places] = v.permute(0, 3, 1, 2, 4)
+        # Advanced indices around slices come first: (S, T, P, N, K).
+        keys[self._rows, :, :, self._places] = k.permute(0, 3, 1, 2, 4).to(keys.dtype)
+        values[self._rows, :, :, self._places] = v.permute(0, 3, 1, 2, 4).to(values.dtype)
         return keys.flatten(0, 1), values.flatten(0, 1)
+
+    def become(self, other: CacheView) -> None:
+        """Stand where another view of the same dreams stands; tensors stay where they are, for a captured graph."""
+        for mine, its in ((self.turns, other.turns), (self._places, other._places), (self.mask, other.mask)):
+            mine.copy_(its)
 
     def keep(self) -> None:
         """Take over what was written, and go on to the frames after it."""

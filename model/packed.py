@@ -1,7 +1,7 @@
 """Linear maps whose weights lie ready for the CPU's matrix unit.
 
-torch lays bfloat16 weights out anew for oneDNN at every call, which for the 64 tokens of one frame costs more than the
-product itself. Packed once, a map takes two thirds of the time, and GELU is applied on the way out.
+torch lays weights out anew for oneDNN at every call, which for the 64 tokens of one frame costs more than the product
+itself. Packed once, a bfloat16 map takes two thirds of the time, and GELU, slow on its own, is applied on the way out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from model.dit import MLP, FinalLayer, WorldModel
 
 
 class PackedLinear(nn.Module):
-    """An `nn.Linear` with fixed bfloat16 weights on the CPU; the same numbers.
+    """An `nn.Linear` with fixed weights on the CPU; the same numbers but for rounding.
 
     Args:
         activation: "none", or "gelu" (tanh) on the result.
@@ -45,7 +45,7 @@ class PackedMLP(nn.Module):
 
 
 def pack(model: WorldModel) -> WorldModel:
-    """Pack a bfloat16 model on the CPU, in place; it can then dream, but neither be trained nor saved."""
+    """Pack a model on the CPU, in place; it can then dream, but neither be trained nor saved."""
     for module in list(model.modules()):
         if isinstance(module, Attention):
             module.to_qkv, module.to_out = PackedLinear(module.to_qkv), PackedLinear(module.to_out)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.diffusion import add_noise, alpha_bar, ddim_step, x0_from_prediction
 from model.dit import WorldModel
-from model.kv_cache import KVCache
+from model.kv_cache import CacheView, KVCache
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Sampler:
 
     Args:
         model: in eval mode, on any device, in any float type.
-        num_steps: denoising steps a frame; noise levels are evenly spaced from 1 to 0.
+        num_steps: denoising steps a frame, noise levels evenly spaced from 1 to 0; None: `model.config.num_steps`.
         context_noise: noise level u in [0, 1) of the frames that are looked back at.
         seed: slot i draws its noise from `seed + i`, unless `reset` says otherwise.
         cache: False for the reference.
@@ -54,7 +54,7 @@ class Sampler:
     def __init__(
         self,
         model: WorldModel,
-        num_steps: int = 10,
+        num_steps: int | None = None,
         context_noise: float = 0.02,
         seed: int = 0,
         cache: bool = True,
@@ -65,7 +65,8 @@ class Sampler:
         self.context_noise, self.seed, self.use_cache = context_noise, seed, cache
         self._dreams: dict[int, _Dream] = {}
         self._cache: KVCache | None = None
-        self.rebuild(model, num_steps, guidance)
+        self._graph: CapturedFrame | None = None
+        self.rebuild(model, model.config.num_steps if num_steps is None else num_steps, guidance)
 
     @torch.inference_mode()
     def rebuild(
@@ -91,11 +92,12 @@ class Sampler:
         if self._dreams and (model.config.frame_shape, model.config.num_actions) != self._shapes:
             raise ValueError("the new model makes frames or takes actions of other sizes: start a new sampler")
         self.model = model
-        self.num_steps = num_steps or self.num_steps
+        self.num_steps = self.num_steps if num_steps is None else num_steps
         self.guidance = self.guidance if guidance is None else guidance
         self._shapes = (model.config.frame_shape, model.config.num_actions)
         self._levels = torch.linspace(1.0, 0.0, self.num_steps + 1)
         self._table = ModulationTable(model, [*self._levels[:-1].tolist(), self.context_noise])
+        self._graph = None
         if self._cache:
             self._make_cache(self._cache.num_slots)
 
@@ -194,7 +196,20 @@ class Sampler:
     def _step_cached(self, slots: list[int], actions: Tensor, x_u: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) start noise and context noise -> the new frames, clean and as context; the cache holds them."""
         view = self._cache.begin(slots)
-        given, unknown = self._table.lookup(actions), self._table.lookup(torch.zeros_like(actions))
+        given = self._table.lookup(actions)
+        unknown = given if self.guidance == 1.0 else self._table.lookup(torch.zeros_like(actions))
+        if x_u.device.type == "cuda" and len(slots) == self._cache.num_slots:
+            # One frame is hundreds of small kernels: captured once, they are launched as one.
+            if self._graph is None:
+                self._graph = CapturedFrame(self._run_cached, x_u, eps, given, unknown, view)
+            frames, context = self._graph(x_u, eps, given, unknown, view)
+        else:
+            frames, context = self._run_cached(x_u, eps, given, unknown, view)
+        view.keep()
+        return frames, context
+
+    def _run_cached(self, x_u: Tensor, eps: Tensor, given: Tensor, unknown: Tensor, view: CacheView) -> tuple:
+        """All runs of the network for one frame; modulations `given` and `unknown` (L, B, M, D)."""
 
         def predict(x_u: Tensor, step: int, known: bool) -> Tensor:
             vectors = (given if known else unknown)[step]
@@ -203,7 +218,6 @@ class Sampler:
         frames = self._denoise(x_u, predict)
         context = self._as_context(frames, eps)
         self.model.continued(context[:, None], given[-1][:, None], view)
-        view.keep()
         return frames, context
 
     def _step_reference(self, dreams: list[_Dream], actions: Tensor, x_u: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,6 +263,7 @@ class Sampler:
 
     def _make_cache(self, num_slots: int) -> None:
         weight = self.model.action_embedding.weight
+        self._graph = None  # it was captured over the old cache
         self._cache = KVCache(self.model.config, num_slots, weight.device, weight.dtype)
         self._fill_cache(self.slots)
 
@@ -282,6 +297,37 @@ class Sampler:
             frames, actions = frames[:, -room:], actions[:, -room:]
         device = self.model.device
         return frames.to(device, torch.float32), actions.to(device, torch.float32)
+
+
+class CapturedFrame:
+    """A CUDA graph of one frame's work; its inputs are copied to where the graph reads them.
+
+    Args:
+        work: a function of tensors and, last, a `CacheView`; returns tensors.
+        inputs: as it will be called with; the graph is captured on them.
+    """
+
+    def __init__(self, work: Callable[..., tuple[Tensor, ...]], *inputs):
+        *tensors, view = inputs
+        self._tensors, self._view = [tensor.clone() for tensor in tensors], view
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries set themselves up in the first runs
+            for _ in range(2):
+                work(*self._tensors, view)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._outputs = work(*self._tensors, view)
+
+    def __call__(self, *inputs) -> tuple[Tensor, ...]:
+        """The same work on other inputs of the same shapes."""
+        *tensors, view = inputs
+        for mine, its in zip(self._tensors, tensors, strict=True):
+            mine.copy_(its)
+        self._view.become(view)
+        self._graph.replay()
+        return tuple(output.clone() for output in self._outputs)
 
 
 class ModulationTable:

@@ -33,8 +33,10 @@ class InferConfig:
     num_prompt_frames: int = 4  # true frames to begin from
     num_frames: int = 64  # of each sample, the prompt included
     actions: str = "gt"  # gt: the recording's; random: any that act; or names, over and over: right,right,jump
-    num_steps: int = 10  # denoising steps a frame
+    num_steps: int | None = None  # denoising steps a frame; None: as the checkpoint says
     context_noise: float = 0.02  # noise level of the frames that are looked back at
+    guidance: float = 1.0  # above 1: obey actions more than the network would by itself, at twice the cost
+    cache: bool = True  # --no-cache: the slow reference, which runs over the whole window at every step
     fps: float | None = None  # of the mp4; None: the game's own
     output: Path = Path("dream.mp4")
     metrics: Path | None = None  # a JSON of PSNR and SSIM by frame; beside two baselines
@@ -63,7 +65,9 @@ def main(config: InferConfig) -> None:
     actions = chosen_actions(config.actions, clips, config.num_prompt_frames, config.seed)
 
     def dream_under(some_actions: np.ndarray, what: str) -> np.ndarray:
-        sampler = Sampler(model, config.num_steps, config.context_noise, config.seed)
+        sampler = Sampler(
+            model, config.num_steps, config.context_noise, config.seed, cache=config.cache, guidance=config.guidance
+        )
         return dream(sampler, clips.frames, some_actions, clips.space, config.num_prompt_frames, progress=what)
 
     dreamt = dream_under(actions, "dreaming")
@@ -77,7 +81,9 @@ def main(config: InferConfig) -> None:
     print(f"wrote {config.output}")
     if config.metrics:
         settings = {"checkpoint": str(config.checkpoint), "data": str(config.data), "actions": config.actions}
-        settings |= {"num_steps": config.num_steps, "context_noise": config.context_noise, "seed": config.seed}
+        num_steps = config.num_steps or model.config.num_steps
+        settings |= {"num_steps": num_steps, "context_noise": config.context_noise, "seed": config.seed}
+        settings |= {"guidance": config.guidance, "cache": config.cache}
         config.metrics.parent.mkdir(parents=True, exist_ok=True)
         config.metrics.write_text(json.dumps({**settings, "record_ids": clips.record_ids, **report}, indent=2) + "\n")
         print(f"wrote {config.metrics}")

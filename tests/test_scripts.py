@@ -198,3 +198,36 @@ def test_collect_says_what_it_made_and_refuses_to_overwrite(run, tmp_path):
     code, _, err = run("collect", *options, "--seed", 1)
     assert_one_line(code, err, "set is not empty", "--overwrite")
     assert (tmp_path / "set" / METADATA_FILE).read_bytes() == before
+
+
+def test_benchmark_rollout_ends_in_json(run, checkpoint):
+    code, out, err = run(
+        "benchmark", "rollout", "--checkpoint", checkpoint, "--num-steps", 2, "--frames", 4, "--compare", "reference"
+    )
+    assert code == 0, err
+    results = json.loads(out.splitlines()[-1])
+    for name in ("frames_per_sec", "ms_per_frame_median", "ms_per_frame_p99", "ratio", "share_of_matmul_rate"):
+        assert results[name] > 0
+    assert results["num_steps"] == 2
+
+
+def test_benchmark_loader_ends_in_json(run, pong_set):
+    code, out, err = run("benchmark", "loader", "--data", pong_set, "--batch-size", 8, "--num-batches", 3)
+    assert code == 0, err
+    results = json.loads(out.splitlines()[-1])
+    assert results["clips"] == 24 and results["ratio"] > 0 and results["different_records_median"] > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("rollout", "--preset", "huge"), ("unknown preset 'huge'",)),
+        (("rollout", "--frames", 0), ("frames is 0",)),
+        (("rollout", "--num-steps", 0), ("num_steps is 0",)),
+        (("loader", "--data", "nowhere"), ("no data set at nowhere",)),
+        (("flight",), ("flight",)),
+    ],
+)
+def test_benchmark_mistakes(run, options, words):
+    code, _, err = run("benchmark", *options)
+    assert_one_line(code, err, *words)

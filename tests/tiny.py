@@ -39,7 +39,7 @@ def command(monkeypatch, capsys, name: str, *arguments) -> tuple[int, str, str]:
     """Run a command as its module's `__main__` would; exit code, standard output, standard error."""
     module = importlib.import_module(name)
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    config_class = next(value for key, value in vars(module).items() if key.endswith("Config") and key in _CONFIGS)
+    config_class = next(value for key, value in vars(module).items() if key in _CONFIGS)
     code = 0
     try:
         cli.run(module.main, config_class)
@@ -49,7 +49,7 @@ def command(monkeypatch, capsys, name: str, *arguments) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-_CONFIGS = {"CollectConfig", "InferConfig", "ImportConfig", "TrainConfig", "VisualizeConfig"}
+_CONFIGS = {"Benchmark", "CollectConfig", "InferConfig", "ImportConfig", "TrainConfig", "VisualizeConfig"}
 
 
 def assert_one_line(code: int, err: str, *words: str) -> None:

@@ -47,11 +47,16 @@ def autocast(device: torch.device, bf16: bool | None = None) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device) if bf16 is None else bf16)
 
 
-def for_dreaming(model: WorldModel, device: torch.device, bf16: bool | None = None) -> WorldModel:
-    """A copy of a model to dream with, in eval mode: bfloat16 weights if asked for; None: if `fast_bf16`."""
+def for_dreaming(model: WorldModel, device: torch.device, bf16: bool | None = None, packed: bool = True) -> WorldModel:
+    """A copy of a model to dream with, in eval mode.
+
+    Args:
+        bf16: bfloat16 weights; None: if `fast_bf16`.
+        packed: on the CPU, weights laid out for its matrix unit (model/packed.py); False: the plain reference.
+    """
     fast = fast_bf16(device) if bf16 is None else bf16
     copied = copy.deepcopy(model).to(device, torch.bfloat16 if fast else torch.float32).eval().requires_grad_(False)
-    return pack(copied) if fast and device.type == "cpu" and fast_bf16(device) else copied
+    return pack(copied) if packed and device.type == "cpu" else copied
 
 
 def describe_device(device: torch.device) -> str:

@@ -1,0 +1,256 @@
+"""Measure speed: medians and ratios from one run, as machines are shared and noisy. The last line printed is JSON.
+
+python -m scripts.benchmark rollout --preset nano
+python -m scripts.benchmark rollout --preset small --num-steps 10 --compare reference
+python -m scripts.benchmark loader --data datasets/coinrun
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+import cli
+from data.dataset import ClipDataset, clip_starts, cut_clip
+from data.shards import ShardReader
+from model import PRESETS, ModelConfig, Sampler, WorldModel
+from training.distributed import choose_device, describe_device, fast_bf16, for_dreaming
+
+WARM_UP_FRAMES = 5  # libraries set themselves up, and a GPU's graph is captured
+REFERENCE_FRAMES = 5  # measured of the reference, which takes seconds each
+ENDS = 100  # frames at both ends of a long run that are compared
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Dreaming, frame by frame, with the window full."""
+
+    preset: str = "nano"  # random weights: they cost what trained ones do
+    checkpoint: Path | None = None  # in place of a preset
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    bf16: bool | None = None  # bfloat16 weights; None: where the device is fast at it
+    batch_size: int = 1  # dreams side by side
+    num_steps: int | None = None  # denoising steps a frame; None: as the network says
+    frames: int = 100  # measured, all at a full window
+    compare: Literal["reference"] | None = None  # also measure without the cache, in turn, and print the ratio
+
+    def __post_init__(self):
+        for name in ("batch_size", "frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if not self.checkpoint and self.preset not in PRESETS:
+            raise ValueError(f"unknown preset {self.preset!r}: choose {', '.join(PRESETS)}")
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """Reading training clips, against a loader of the usual kind."""
+
+    data: Path  # data set folder
+    clip_frames: int = 32
+    batch_size: int = 128
+    num_batches: int = 40  # measured
+
+
+def main(config: RolloutConfig | LoaderConfig) -> None:
+    """Measure, print a table for people, then JSON."""
+    results = rollout(config) if isinstance(config, RolloutConfig) else loader(config)
+    for name, value in results.items():
+        print(f"  {name:28s} {value:.4g}" if isinstance(value, float) else f"  {name:28s} {value}")
+    print(json.dumps(results))
+
+
+@torch.inference_mode()
+def rollout(config: RolloutConfig) -> dict:
+    """Frames a second of the sampler."""
+    device = choose_device(config.device)
+    bf16 = fast_bf16(device) if config.bf16 is None else config.bf16
+    model = _model(config)
+    num_steps = model.config.num_steps if config.num_steps is None else config.num_steps
+    print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")
+    samplers = {"cached": Sampler(for_dreaming(model, device, bf16), num_steps)}
+    if config.compare:
+        # The plain network over the whole window, and, to tell the cache's share, the packed one.
+        samplers["reference"] = Sampler(for_dreaming(model, device, bf16, packed=False), num_steps, cache=False)
+        samplers["packed_reference"] = Sampler(for_dreaming(model, device, bf16), num_steps, cache=False)
+    actions = torch.eye(model.config.num_actions)[torch.arange(config.batch_size) % model.config.num_actions]
+    prompt = torch.zeros(config.batch_size, max(1, model.config.window_frames - 1), *model.config.frame_shape)
+    milliseconds = {}
+    for name, sampler in samplers.items():
+        sampler.reset(prompt)
+        frames = config.frames if name == "cached" else min(config.frames, REFERENCE_FRAMES)
+        warm_up = WARM_UP_FRAMES if name == "cached" else 1
+        milliseconds[name], memory = _time_frames(partial(sampler.step, actions), device, warm_up, frames, name)
+        if name == "cached":
+            early_bytes, late_bytes = memory
+    cached = milliseconds["cached"]
+    median = float(np.median(cached))
+    matmul = matmul_flops_per_sec(device, torch.bfloat16 if bf16 else torch.float32)
+    # The finished frame is run on once more, to stand in the cache.
+    frame_flops = (num_steps + 1) * run_flops(model.config)
+    frames_per_sec = 1000.0 * config.batch_size / median
+    results = {
+        "network": str(config.checkpoint or config.preset),
+        "batch_size": config.batch_size,
+        "num_steps": num_steps,
+        "frames_per_sec": frames_per_sec,
+        "ms_per_frame_median": median,
+        **{f"ms_per_frame_p{p}": float(np.percentile(cached, p)) for p in (95, 99)},
+        "ms_per_frame_worst": float(cached.max()),
+        "peak_memory_mib": peak_memory_bytes(device) / 2**20,
+        "cache_mib": samplers["cached"].num_bytes / 2**20,
+        "gflop_per_frame": frame_flops / 1e9,
+        "matmul_gflop_per_sec": matmul / 1e9,
+        "share_of_matmul_rate": frame_flops * frames_per_sec / matmul,
+    }
+    if config.frames >= 4 * ENDS:
+        results["ms_first_100_frames"] = float(np.median(cached[:ENDS]))
+        results["ms_last_100_frames"] = float(np.median(cached[-ENDS:]))
+        results["memory_mib_at_frame_100"], results["memory_mib_at_end"] = early_bytes / 2**20, late_bytes / 2**20
+    if config.compare:
+        for name in ("packed_reference", "reference"):
+            results[f"{name}_ms_per_frame_median"] = float(np.median(milliseconds[name]))
+        results["ratio_by_cache_alone"] = results["packed_reference_ms_per_frame_median"] / median
+        results["ratio"] = results["reference_ms_per_frame_median"] / median
+    return results
+
+
+def _model(config: RolloutConfig) -> WorldModel:
+    if config.checkpoint:
+        return WorldModel.from_pretrained(config.checkpoint)
+    torch.manual_seed(0)
+    model = WorldModel(PRESETS[config.preset])
+    with torch.no_grad():
+        for parameter in model.parameters():  # zeros would be quicker than weights are
+            parameter.normal_(std=0.02)
+    return model
+
+
+def _time_frames(
+    step: Callable[[], torch.Tensor], device: torch.device, warm_up: int, frames: int, name: str
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Milliseconds of each frame after the warm-up, and the memory in use at frame 100 and at the end."""
+    times, early = [], 0
+    for number in tqdm(range(warm_up + frames), desc=name, unit=" frames", mininterval=1.0):
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(1000.0 * (time.perf_counter() - start))
+        if number <= ENDS:
+            early = memory_bytes(device)
+    return np.array(times[warm_up:]), (early, memory_bytes(device))
+
+
+def run_flops(config: ModelConfig) -> float:
+    """Floating-point operations of one run over one frame that looks back at a full window, modulations looked up."""
+    dim, patch_numbers = config.dim, config.patch_size**2 * config.num_channels
+    maps = config.num_blocks * 24 * dim**2 + 2 * patch_numbers * dim
+    attention = config.num_blocks * 2 * dim * (config.num_patches + config.window_frames)
+    return 2.0 * config.num_patches * (maps + attention)
+
+
+def matmul_flops_per_sec(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+    """The rate of a large matrix product, the best of some."""
+    size = size or (8192 if device.type == "cuda" else 2048)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best
+
+
+def memory_bytes(device: torch.device) -> int:
+    """In use now: on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that was in use."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def loader(config: LoaderConfig) -> dict:
+    """Clips a cpu-second of the data set's batches, and of a loader that sends float32 clips from worker processes."""
+    dataset = ClipDataset(config.data, "train", config.clip_frames)
+    num_batches = min(config.num_batches, dataset.num_batches(config.batch_size))
+    if not num_batches:
+        raise ValueError(f"{config.data} has fewer clips than --batch-size {config.batch_size}")
+    different = []
+
+    def ours() -> Iterator[int]:
+        for batch in islice(dataset.batches(config.batch_size), num_batches):
+            different.append(len(np.unique(batch.record_ids)))
+            yield len(batch.frames)
+
+    measured = {"ours": _time_clips(ours())}
+    usual = torch.utils.data.DataLoader(UsualClips(dataset), config.batch_size, num_workers=2)
+    measured["usual"] = _time_clips(len(frames) for frames, _ in islice(usual, num_batches))
+    height, width, channels = dataset.metadata.frame_shape
+    clip_bytes = config.clip_frames * height * width * channels
+    results = {"clips": num_batches * config.batch_size, "different_records_median": float(np.median(different))}
+    for name, (clips_per_cpu_sec, clips_per_sec) in measured.items():
+        results |= {f"{name}_clips_per_cpu_sec": clips_per_cpu_sec, f"{name}_clips_per_sec": clips_per_sec}
+        results[f"{name}_mb_per_sec"] = clips_per_sec * clip_bytes / 1e6
+    results["ratio"] = measured["ours"][0] / measured["usual"][0]
+    return results
+
+
+class UsualClips(torch.utils.data.IterableDataset):
+    """The baseline: every worker decodes its records anew for each, and sends their float32 clips one after another."""
+
+    def __init__(self, dataset: ClipDataset):
+        self.index, self.metadata = dataset.index, dataset.metadata
+        self.clip_frames, self.stride = dataset.clip_frames, dataset.stride
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        reader = ShardReader(self.index.paths, self.metadata)
+        for record_id in range(worker.id, len(self.index.lengths), worker.num_workers):
+            record = reader.read(int(self.index.shards[record_id]), int(self.index.numbers[record_id]))
+            for start in clip_starts(len(record), self.clip_frames, self.stride):
+                frames, actions = cut_clip(record, start, self.clip_frames, know_leading=True)
+                floats = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+                yield floats, torch.from_numpy(self.metadata.actions.one_hot(actions))
+
+
+def _time_clips(counts: Iterator[int]) -> tuple[float, float]:
+    """Clips a cpu-second (children included) and a second."""
+
+    def cpu_seconds() -> float:
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+    start, cpu_start = time.perf_counter(), cpu_seconds()
+    clips = sum(counts)
+    del counts  # worker processes end, and are counted
+    return clips / (cpu_seconds() - cpu_start), clips / (time.perf_counter() - start)
+
+
+Benchmark = (
+    Annotated[RolloutConfig, tyro.conf.subcommand("rollout")] | Annotated[LoaderConfig, tyro.conf.subcommand("loader")]
+)
+
+if __name__ == "__main__":
+    cli.run(main, Benchmark, __doc__)
