@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from data.environments import SPLIT_LEVELS, GameVectorEnv, make_environment
+from data.environments import SPLIT_LEVELS, GameVectorEnv, describe_environment, make_environment
 from data.records import Record, encode_record
 from data.shards import METADATA_FILE, RECORDS_A_SHARD, SUFFIX, Metadata, ShardReader, write_shard
 
@@ -91,9 +91,7 @@ def collect(config: CollectConfig, progress: Callable[[int], None]) -> dict:
     out = config.out
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not config.overwrite):
         raise ValueError(f"{out} is not empty: choose another --out, or replace it with --overwrite")
-    environment = _environment(config, "train", num_envs=1, seed=0)  # raises before anything is touched
-    metadata = _metadata(config, environment)
-    environment.close()
+    metadata = _metadata(config)  # raises before anything is touched
     partial = out.with_name(out.name + ".partial")
     _prepare(partial, metadata)
     counts = _run_jobs(config, partial, progress)
@@ -105,17 +103,20 @@ def collect(config: CollectConfig, progress: Callable[[int], None]) -> dict:
     return metadata
 
 
-def _metadata(config: CollectConfig, environment: GameVectorEnv) -> dict:
-    described = Metadata(
-        environment=environment.name,
-        environment_options=tuple(environment.options.items()),
-        frame_shape=environment.single_observation_space.shape,
-        fps=environment.fps,
-        actions=environment.actions,
-    )
+def _described(config: CollectConfig) -> Metadata:
+    return describe_environment(config.env, config.distribution_mode, config.simple)
+
+
+def _metadata(config: CollectConfig) -> dict:
     made = {name: value for name, value in asdict(config).items() if name not in ("out", "workers", "overwrite")}
     levels = {split: {"first": first, "count": count} for split, (first, count) in SPLIT_LEVELS.items()}
-    return {**described.to_dict(), "policy": config.policy, "seed": config.seed, "levels": levels, "collect": made}
+    return {
+        **_described(config).to_dict(),
+        "policy": config.policy,
+        "seed": config.seed,
+        "levels": levels,
+        "collect": made,
+    }
 
 
 def _prepare(partial: Path, metadata: dict) -> None:
@@ -188,10 +189,7 @@ def collect_shard(config: CollectConfig, job: ShardJob, folder: Path) -> int:
 
 def _count_frames(path: Path, config: CollectConfig) -> int:
     """Frames in a shard that an earlier, interrupted collection finished."""
-    environment = _environment(config, "train", num_envs=1, seed=0)
-    metadata = Metadata(frame_shape=environment.single_observation_space.shape, actions=environment.actions)
-    environment.close()
-    reader = ShardReader([path], metadata)
+    reader = ShardReader([path], _described(config))
     return sum(len(reader.read(0, number)) for number in range(reader.num_records(0)))
 
 

@@ -8,6 +8,7 @@ episode's first frame, while the reward still belongs to the episode that ended.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from data.actions import PROCGEN_GAMES, ActionSpace, procgen_actions
+from data.shards import Metadata
 
 # Levels of each split: disjoint, finite (with num_levels=0 Procgen is not reproducible), and very large.
 SPLIT_LEVELS = {
@@ -35,9 +37,10 @@ class GameVectorEnv(gymnasium.vector.VectorEnv):
     explore_weights: np.ndarray  # (A,) how the `explore` policy leans
     metadata: ClassVar[dict] = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
-    def _set_spaces(self, num_envs: int, frame_shape: tuple[int, int, int]) -> None:
-        self.num_envs = num_envs
-        self.single_observation_space = gymnasium.spaces.Box(0, 255, frame_shape, np.uint8)
+    def __init__(self, described: Metadata, num_envs: int):
+        self.name, self.options = described.environment, dict(described.environment_options)
+        self.actions, self.fps, self.num_envs = described.actions, described.fps, num_envs
+        self.single_observation_space = gymnasium.spaces.Box(0, 255, described.frame_shape, np.uint8)
         self.single_action_space = gymnasium.spaces.Discrete(len(self.actions))
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
@@ -74,40 +77,51 @@ def make_environment(
     Raises:
         ValueError: no such game, or Procgen is not installed.
     """
+    described = describe_environment(name, distribution_mode, simple)
+    kind = PongVectorEnv if name == "pong" else ProcgenVectorEnv
+    return kind(described, num_envs, levels, seed)
+
+
+def describe_environment(name: str, distribution_mode: str = "easy", simple: bool = False) -> Metadata:
+    """What a game's data sets say of it, without starting it (Procgen takes two seconds to).
+
+    Raises:
+        ValueError: as `make_environment`.
+    """
+    if distribution_mode not in ("easy", "hard"):
+        raise ValueError(f'distribution_mode is {distribution_mode!r}: choose "easy" or "hard"')
     if name == "pong":
-        return PongVectorEnv(num_envs, levels, seed)
-    if name in PROCGEN_GAMES:
-        return ProcgenVectorEnv(name, num_envs, levels, seed, distribution_mode, simple)
-    raise ValueError(f"unknown environment {name!r}: choose pong or one of Procgen's {', '.join(PROCGEN_GAMES)}")
+        actions = ActionSpace(names=("stay", "up", "down"), keys=((), ("UP",), ("DOWN",)), acting=(0, 1, 2))
+        return Metadata(environment=name, actions=actions)
+    if name not in PROCGEN_GAMES:
+        raise ValueError(f"unknown environment {name!r}: choose pong or one of Procgen's {', '.join(PROCGEN_GAMES)}")
+    if importlib.util.find_spec("procgen") is None:
+        raise ValueError("Procgen is not installed: run ./setup.sh, or use --env pong")
+    options = (("distribution_mode", distribution_mode), ("simple", simple))
+    return Metadata(environment=name, environment_options=options, actions=procgen_actions(name))
 
 
 class ProcgenVectorEnv(GameVectorEnv):
     """One of OpenAI's sixteen Procgen games (arXiv 1912.01588): 64x64 RGB, 15 actions."""
 
-    fps = 15.0
-
-    def __init__(self, name, num_envs, levels, seed, distribution_mode, simple):
-        if distribution_mode not in ("easy", "hard"):
-            raise ValueError(f'distribution_mode is {distribution_mode!r}: choose "easy" or "hard"')
-        self.name = name
-        self.options = {"distribution_mode": distribution_mode, "simple": simple}
-        self.actions = procgen_actions(name)
+    def __init__(self, described: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
+        super().__init__(described, num_envs)
         # Levels of CoinRun and Ninja are crossed from left to right; all else is explored evenly.
-        lean = {"RIGHT": 3.0} if name in ("coinrun", "ninja") else {}
+        lean = {"RIGHT": 3.0} if self.name in ("coinrun", "ninja") else {}
         self.explore_weights = np.zeros(len(self.actions))
         for action in self.actions.acting:
             self.explore_weights[action] = np.prod([lean.get(key, 1.0) for key in self.actions.keys[action]])
         if lean:
             self.explore_weights[self.actions.stay] = 0.5
-        self._set_spaces(num_envs, (64, 64, 3))
         first, count = levels
+        simple = self.options["simple"]
         self._game = _procgen().ProcgenGym3Env(
             num=num_envs,
-            env_name=name,
+            env_name=self.name,
             start_level=first,
             num_levels=count,
             rand_seed=seed,
-            distribution_mode=distribution_mode,
+            distribution_mode=self.options["distribution_mode"],
             use_backgrounds=not simple,
             use_monochrome_assets=simple,
             restrict_themes=simple,
@@ -148,11 +162,8 @@ class ProcgenVectorEnv(GameVectorEnv):
 
 def _procgen():
     """The procgen package, without the notice that its dependency gym prints when imported."""
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            import procgen
-    except ImportError as error:
-        raise ValueError(f"Procgen is not installed ({error}): run ./setup.sh, or use --env pong") from None
+    with contextlib.redirect_stderr(io.StringIO()):
+        import procgen
     return procgen
 
 
@@ -163,16 +174,13 @@ class PongVectorEnv(GameVectorEnv):
     Everything that happens follows from the level's number and the actions.
     """
 
-    fps = 15.0
     size, paddle_height, ball_size, paddle_x = 64, 12, 3, 4
     ball_speed, player_speed, opponent_speed = 2.0, 2.0, 1.4
     points_an_episode, max_steps = 3, 1000
 
-    def __init__(self, num_envs: int, levels: tuple[int, int], seed: int):
-        self.name, self.options = "pong", {}
-        self.actions = ActionSpace(names=("stay", "up", "down"), keys=((), ("UP",), ("DOWN",)), acting=(0, 1, 2))
+    def __init__(self, described: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
+        super().__init__(described, num_envs)
         self.explore_weights = np.ones(3)
-        self._set_spaces(num_envs, (self.size, self.size, 3))
         self._levels = levels
         # One row a game. Random streams are 64-bit counters, hashed: copied with the state, stepped in a batch.
         self._state = np.zeros(
