@@ -61,7 +61,9 @@ def main(config: InferConfig) -> None:
     print(f"device: {describe_device(device)}")
     dataset = ClipDataset(config.data, config.split, clip_frames=1)
     check_fits(model.config, dataset.metadata, config.data)
-    clips = held_out_clips(dataset, config.num_samples, config.num_frames, config.seed)
+    # Under other actions than the recording's, a dream may go on after the recording has ended.
+    least_frames = None if config.actions == "gt" else config.num_prompt_frames + 1
+    clips = held_out_clips(dataset, config.num_samples, config.num_frames, config.seed, least_frames)
     actions = chosen_actions(config.actions, clips, config.num_prompt_frames, config.seed)
 
     def dream_under(some_actions: np.ndarray, what: str) -> np.ndarray:
@@ -114,14 +116,15 @@ def chosen_actions(choice: str, clips: Clips, num_prompt: int, seed: int) -> np.
 
 
 def measure(clips: Clips, dreamt: np.ndarray, swapped: np.ndarray | None, num_prompt: int) -> dict:
-    """PSNR and SSIM at every dreamt frame, for the dream and for two baselines."""
-    truth = clips.frames[:, num_prompt:]
+    """PSNR and SSIM at every dreamt frame that has a truth in all samples, for the dream and for two baselines."""
+    end = clips.num_true_frames
+    truth = clips.frames[:, num_prompt:end]
     repeated = np.repeat(clips.frames[:, num_prompt - 1 : num_prompt], truth.shape[1], axis=1)
     report = {"num_samples": len(truth), "num_prompt_frames": num_prompt, "first_frame": num_prompt}
-    report["dream"] = by_frame(truth, dreamt[:, num_prompt:])
+    report["dream"] = by_frame(truth, dreamt[:, num_prompt:end])
     report["repeat_prompt"] = by_frame(truth, repeated)
     if swapped is not None:
-        report["other_actions"] = by_frame(truth, swapped[:, num_prompt:])
+        report["other_actions"] = by_frame(truth, swapped[:, num_prompt:end])
     return report
 
 

@@ -74,6 +74,15 @@ def test_named_actions_are_repeated_and_shown(infer, monkeypatch):
     assert set(np.unique(shown[1][2][:, 4:])) <= {0, 1, 2}
 
 
+def test_dreams_under_other_actions_go_on_after_the_recording(infer, tmp_path):
+    code, _, err = infer("--actions", "up", "--num-frames", 170, "--num-steps", 1, "--metrics", "m.json")
+    assert code == 0, err
+    with av.open(str(tmp_path / "dream.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 170
+    report = json.loads((tmp_path / "m.json").read_text())
+    assert 1 <= len(report["dream"]["psnr"]) == len(report["repeat_prompt"]["psnr"]) < 160
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
