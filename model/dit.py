@@ -270,6 +270,13 @@ def _from_hub(name: str, **options) -> Path:
         raise ValueError(f"no checkpoint at {name}: no such folder, and none on the Hub either ({reason})") from None
 
 
+def check_finite(model: WorldModel) -> None:
+    """Raises ValueError if a weight is infinite or not a number."""
+    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise ValueError(f"weights are not finite: {broken[0]} and {len(broken) - 1} more")
+
+
 def load_checkpoint(folder: Path) -> WorldModel:
     """The model in a checkpoint folder, on the CPU, in eval mode.
 

@@ -78,11 +78,10 @@ class CacheView:
         assert num_frames < cache.window or num_frames == 1, "a prompt must leave room for the frame to come"
         device, window = cache.keys.device, cache.window
         self._cache, self._slots = cache, list(slots)
-        whole = self._slots == list(range(cache.num_slots))
+        self.whole = whole = self._slots == list(range(cache.num_slots))
         # All dreams together need no copy; some of them are copied out, and what is new goes back in `update`.
         self._keys = cache.keys if whole else cache.keys[:, self._slots]
         self._values = cache.values if whole else cache.values[:, self._slots]
-        self._whole = whole
         positions = torch.tensor([cache.positions[slot] for slot in self._slots])[:, None] + torch.arange(num_frames)
         lengths = torch.tensor([cache.lengths[slot] for slot in self._slots])[:, None] + torch.arange(num_frames)
         assert positions.max() < 2 * window and (num_frames == 1 or lengths.max() < window)
@@ -111,7 +110,7 @@ class CacheView:
     def keep(self) -> None:
         """Take over what was written, and go on to the frames after it."""
         num_frames = self._places.shape[1]
-        if not self._whole:
+        if not self.whole:
             slots = torch.tensor(self._slots, device=self._rows.device)[:, None]
             for mine, cached in ((self._keys, self._cache.keys), (self._values, self._cache.values)):
                 cached[:, slots, :, :, self._places] = mine[:, self._rows, :, :, self._places]

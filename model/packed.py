@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import Attention
-from model.dit import MLP, FinalLayer, WorldModel
+from model.dit import MLP, FinalLayer, WorldModel, check_finite
 
 
 class PackedLinear(nn.Module):
@@ -45,7 +45,12 @@ class PackedMLP(nn.Module):
 
 
 def pack(model: WorldModel) -> WorldModel:
-    """Pack a model on the CPU, in place; it can then dream, but neither be trained nor saved."""
+    """Pack a model on the CPU, in place; it can then dream, but neither be trained nor saved.
+
+    Raises:
+        ValueError: weights that are not finite, which nobody could see any more.
+    """
+    check_finite(model)
     for module in list(model.modules()):
         if isinstance(module, Attention):
             module.to_qkv, module.to_out = PackedLinear(module.to_qkv), PackedLinear(module.to_out)

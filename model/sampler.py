@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.diffusion import add_noise, alpha_bar, ddim_step, x0_from_prediction
-from model.dit import WorldModel
+from model.dit import WorldModel, check_finite
 from model.kv_cache import CacheView, KVCache
 
 
@@ -86,15 +86,15 @@ class Sampler:
         if guidance is not None and guidance < 0:
             raise ValueError(f"guidance is {guidance}: it cannot be negative")
         model = model or self.model
-        broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
-        if broken:
-            raise ValueError(f"weights are not finite: {broken[0]} and {len(broken) - 1} more")
-        if self._dreams and (model.config.frame_shape, model.config.num_actions) != self._shapes:
-            raise ValueError("the new model makes frames or takes actions of other sizes: start a new sampler")
+        check_finite(model)
+        config = model.config
+        sizes = (config.frame_shape, config.num_actions, config.window_frames)
+        if self._dreams and sizes != self._sizes:
+            raise ValueError("the new model's frames, actions or window are of other sizes: start a new sampler")
         self.model = model
         self.num_steps = self.num_steps if num_steps is None else num_steps
         self.guidance = self.guidance if guidance is None else guidance
-        self._shapes = (model.config.frame_shape, model.config.num_actions)
+        self._sizes = sizes
         self._levels = torch.linspace(1.0, 0.0, self.num_steps + 1)
         self._table = ModulationTable(model, [*self._levels[:-1].tolist(), self.context_noise])
         self._graph = None
@@ -198,7 +198,7 @@ class Sampler:
         view = self._cache.begin(slots)
         given = self._table.lookup(actions)
         unknown = given if self.guidance == 1.0 else self._table.lookup(torch.zeros_like(actions))
-        if x_u.device.type == "cuda" and len(slots) == self._cache.num_slots:
+        if x_u.device.type == "cuda" and view.whole:
             # One frame is hundreds of small kernels: captured once, they are launched as one.
             if self._graph is None:
                 self._graph = CapturedFrame(self._run_cached, x_u, eps, given, unknown, view)

@@ -5,6 +5,7 @@ import torch
 from tiny import TINY, random_inputs, random_model
 
 from model import Sampler
+from model.packed import pack
 
 
 def rollout(sampler, frames, actions, num_prompt=2):
@@ -111,8 +112,9 @@ def test_mistakes_are_said_clearly():
         Sampler(model, guidance=-1.0)
     broken = random_model()
     broken.final_layer.linear.bias.data[3] = float("nan")
-    with pytest.raises(ValueError, match=r"weights are not finite: final_layer.linear.bias"):
-        Sampler(broken)
+    for refuse in (Sampler, pack):
+        with pytest.raises(ValueError, match=r"weights are not finite: final_layer.linear.bias"):
+            refuse(broken)
     sampler = Sampler(model)
     with pytest.raises(ValueError, match="step before reset"):
         sampler.step(torch.zeros(1, 3))
