@@ -79,7 +79,7 @@ class CacheView:
         device, window = cache.keys.device, cache.window
         self._cache, self._slots = cache, list(slots)
         self.whole = whole = self._slots == list(range(cache.num_slots))
-        # All dreams together need no copy; some of them are copied out, and what is new goes back in `update`.
+        # All dreams together need no copy; some of them are copied out, and what is new goes back in `keep`.
         self._keys = cache.keys if whole else cache.keys[:, self._slots]
         self._values = cache.values if whole else cache.values[:, self._slots]
         positions = torch.tensor([cache.positions[slot] for slot in self._slots])[:, None] + torch.arange(num_frames)

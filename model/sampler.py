@@ -23,7 +23,7 @@ from model.kv_cache import CacheView, KVCache
 class _Dream:
     """What is kept of one dream besides the cache: enough to make the cache anew."""
 
-    generator: torch.Generator  # all of its noise, drawn on the CPU, so that devices agree
+    generator: torch.Generator  # of all of its noise, on the model's device
     frames: deque[Tensor]  # the last W - 1, (C, H, W), as noised for looking back at
     actions: deque[Tensor]  # (A,), each leading into the frame beside it
 
@@ -130,9 +130,8 @@ class Sampler:
             self._dreams.clear()
         kept = max(1, self.model.config.window_frames - 1)
         for slot, seed, its_frames, its_actions in zip(slots, seeds, frames, actions, strict=True):
-            generator = torch.Generator().manual_seed(seed)
-            noise = torch.randn(its_frames.shape, generator=generator).to(its_frames)
-            context = self._as_context(its_frames, noise)
+            generator = torch.Generator(frames.device).manual_seed(seed)
+            context = self._as_context(its_frames, _noise(its_frames.shape, generator))
             self._dreams[slot] = _Dream(generator, deque(context, maxlen=kept), deque(its_actions, maxlen=kept))
         if self.use_cache:
             num_slots = 1 + max(self._dreams)
@@ -166,8 +165,7 @@ class Sampler:
             raise ValueError(f"actions of shape {tuple(actions.shape)}: expected {expected}")
         dreams = [self._dreams[slot] for slot in slots]
         shape = (2, *self.model.config.frame_shape)
-        noise = torch.stack([torch.randn(shape, generator=dream.generator) for dream in dreams])
-        x_u, eps = noise.to(self.model.device).unbind(1)
+        x_u, eps = torch.stack([_noise(shape, dream.generator) for dream in dreams]).unbind(1)
         actions = actions.float()
         if self.use_cache:
             frames, context = self._step_cached(slots, actions, x_u, eps)
@@ -359,6 +357,10 @@ class ModulationTable:
         actions = actions.to(self._levels)
         grid = self._levels[:, None].expand(-1, len(actions))
         return self._model.modulations(grid, actions.expand(len(self._levels), -1, -1))
+
+
+def _noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device)
 
 
 def _checked_slots(slots: Sequence[int], expected: int) -> list[int]:
