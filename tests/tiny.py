@@ -49,7 +49,15 @@ def command(monkeypatch, capsys, name: str, *arguments) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-_CONFIGS = {"Benchmark", "CollectConfig", "InferConfig", "ImportConfig", "TrainConfig", "VisualizeConfig"}
+_CONFIGS = {
+    "UploadConfig",
+    "Benchmark",
+    "CollectConfig",
+    "InferConfig",
+    "ImportConfig",
+    "TrainConfig",
+    "VisualizeConfig",
+}
 
 
 def assert_one_line(code: int, err: str, *words: str) -> None:
