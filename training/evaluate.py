@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from skimage.metrics import structural_similarity
 from torch import Tensor
 from tqdm import tqdm
 
@@ -36,6 +35,8 @@ def psnr(truth: np.ndarray, frames: np.ndarray) -> float:
 
 def ssim(truth: np.ndarray, frames: np.ndarray) -> float:
     """Mean structural similarity of uint8 frames (S, H, W, C) (Wang et al., 2004)."""
+    from skimage.metrics import structural_similarity  # here, as SciPy takes a while to import
+
     pairs = zip(truth, frames, strict=True)
     return float(np.mean([structural_similarity(a, b, channel_axis=-1, data_range=255) for a, b in pairs]))
 
