@@ -50,15 +50,14 @@ def by_frame(truth: np.ndarray, frames: np.ndarray) -> dict[str, list[float | No
 
 
 @torch.no_grad()
-def validation_loss(model: WorldModel, batches: list[Batch], seed: int) -> float:
-    """Mean loss over batches, each under noise that depends on the seed and its place alone."""
+def validation_loss(model: WorldModel, batches: list[Batch]) -> float:
+    """Mean loss over batches, each clip under the noise of its seed."""
     losses = []
-    for number, batch in enumerate(batches):
-        frames, actions = (t.to(model.device) for t in (to_float(batch.frames), torch.from_numpy(batch.actions)))
-        generator = torch.Generator(model.device).manual_seed(seed + number)
-        noise = draw_noise(frames.shape, generator, model.device)
-        losses.append(diffusion_loss(model, model.config, frames, actions, noise)[0].mean().item())
-    return float(np.mean(losses))
+    for batch in batches:
+        frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
+        noise = draw_noise(frames.movedim(-1, -3).shape, batch.seeds, model.device)
+        losses.append(diffusion_loss(model, model.config, to_float(frames), actions, noise)[0].mean())
+    return torch.stack(losses).mean().item()
 
 
 @dataclass(frozen=True)

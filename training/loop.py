@@ -29,7 +29,7 @@ from training.loss import diffusion_loss, draw_noise, drop_actions
 from training.metrics import MetricsLog
 
 ROLLOUT_SAMPLES, ROLLOUT_PROMPT, ROLLOUT_FRAMES = 4, 4, 32
-VAL_SEED = 1_000_000  # noise of the validation loss: the same at every step and in every run
+VAL_SEED = 1_000_000  # order and noise of the validation clips: the same at every step and in every run
 
 
 def train(config: TrainConfig) -> Path:
@@ -140,9 +140,8 @@ class Trainer:
     def _update(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step; loss and gradient norm stay on the device."""
         frames, actions = self._to_device(batch)
-        generator = torch.Generator(self.device).manual_seed(self.config.seed * 1_000_003 + self.step)
-        actions = drop_actions(actions, self.config.action_dropout, generator)
-        noise = draw_noise(frames.shape, generator, self.device)
+        noise = draw_noise(frames.shape, batch.seeds, self.device)
+        actions = drop_actions(actions, self.config.action_dropout, noise.coins)
         with self._autocast():
             loss = diffusion_loss(self.model, self.model_config, frames, actions, noise)[0].mean()
         loss.backward()
@@ -181,7 +180,7 @@ class Trainer:
 
     def _validate(self) -> None:
         with self._autocast():
-            loss = validation_loss(self.ema, self.val_batches, VAL_SEED)
+            loss = validation_loss(self.ema, self.val_batches)
         self.log.log(self.step, {"val/loss": loss})
         tqdm.write(f"step {self.step}: val loss {loss:.4f}")
 
@@ -259,7 +258,7 @@ class Trainer:
             split,
             clip_frames,
             stride=config.clip_stride,
-            seed=config.seed,
+            seed=config.seed if split == "train" else VAL_SEED,
             rank=rank(),
             world_size=world_size(),
             max_bad_fraction=config.max_bad_fraction,
