@@ -5,39 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import assert_one_line, command, random_inputs, random_model
+from tiny import assert_one_line, random_inputs, random_model
 
 from data.dataset import ClipDataset
-from model import PRESETS, ModelConfig, WorldModel
+from model import ModelConfig, WorldModel
 from training import loop
 from training.checkpoint import find_resume, list_checkpoints, load_state, save_checkpoint
 from training.evaluate import by_frame, psnr, ssim
 from training.loss import Noise, diffusion_loss, draw_noise, drop_actions
 from training.metrics import MetricsLog, read_metrics
-
-SMALLEST = ModelConfig(patch_size=16, dim=32, num_blocks=1, num_heads=2, window_frames=6, prediction="x0")
-
-
-@pytest.fixture(autouse=True)
-def smallest_preset(monkeypatch):
-    """A network that trains in no time, and nobody's account."""
-    monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
-    monkeypatch.setattr(loop, "ROLLOUT_FRAMES", 8)
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-
-
-@pytest.fixture
-def train_command(monkeypatch, capsys, pong_set, tmp_path):
-    """train_command(*more options): train on Pong, with few steps of everything."""
-
-    def run(*options):
-        few = ("--preset", "smallest", "--batch-size", 4, "--log-every", 2, "--val-every", 4, "--rollout-every", 8)
-        few += ("--val-batches", 2, "--checkpoint-every", 4, "--warmup-steps", 2)
-        out = ("--out", tmp_path / "run") if "--out" not in options else ()
-        data = ("--data", pong_set) if "--data" not in options else ()
-        return command(monkeypatch, capsys, "train_world_model", *data, *out, *few, *options)
-
-    return run
 
 
 def test_a_short_run_leaves_everything_behind(train_command, tmp_path, pong_set):
