@@ -16,6 +16,8 @@ from training.loop import train
 def main(config: TrainConfig) -> None:
     """Train, and say where the result is."""
     checkpoint = train(config)
+    if checkpoint is None:
+        return say("done, but no checkpoint could be saved")
     say(f"done: {checkpoint}")
     say(f"dream with it: python -m scripts.infer --checkpoint {checkpoint} --data {config.data}")
 

@@ -395,6 +395,18 @@ def test_one_rank_of_two_is_killed_and_torchrun_goes_on(pong_set, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_torchrun_that_is_asked_to_stop_saves(pong_set, tmp_path, number):
+    run = tmp_path / "run"
+    process = start(run, pong_set, "--max-steps", 100000, "--checkpoint-every", 100000, ranks=2)
+    assert wait_until(lambda: steps_done(run) > 20, process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0 and output.count("stopped at step") == 1, output
+    assert load_state(find_resume("auto", run))["step"] == max(values(run, "train/loss"))
+
+
+@pytest.mark.slow
 def test_really_full_disk(train_command, tmp_path):
     """Where this user may mount one."""
     small = tmp_path / "small"

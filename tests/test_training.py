@@ -1,6 +1,8 @@
 import json
 import signal
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -190,6 +192,33 @@ def test_metrics_of_steps_after_a_resume_are_dropped(tmp_path):
         file.write('{"step": 4, "x"')  # killed while writing
     MetricsLog(tmp_path, 2, "off", "p", None, {}).log(3, {"x": 30})
     assert [(line["step"], line["x"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == [(1, 1), (2, 2), (3, 30)]
+
+
+def test_weights_and_biases_run_is_gone_on_with(tmp_path, monkeypatch):
+    """A resumed run is the same one there; a lost connection costs a warning."""
+
+    class Run:
+        def __init__(self, **options):
+            self.options, self.id, self.lines = options, options["id"] or "new", []
+
+        def log(self, values, step):
+            if step == 2:
+                raise ConnectionError("gone")
+            self.lines.append((step, values))
+
+        def finish(self):
+            pass
+
+    stub = SimpleNamespace(init=Run, Settings=dict)
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    assert MetricsLog(tmp_path, 0, "offline", "p", None, {}).run_id == "new"
+    log = MetricsLog(tmp_path, 0, "offline", "p", None, {}, run_id="abc")
+    assert log.run_id == "abc" and log._wandb.options["resume"] == "allow"
+    for step in (1, 2, 3):
+        log.log(step, {"x": step})
+    log.close()
+    assert [line["x"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    assert log.run_id == "abc"
 
 
 def test_psnr_is_pooled_and_json_has_no_infinity():
