@@ -1,18 +1,14 @@
-"""Runs that are stopped, killed, damaged or given other ranks: they go on as if nothing had happened."""
+"""Runs that are stopped, damaged or given other ranks: they go on as if nothing had happened."""
 
 import os
-import random
-import shutil
 import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from runs import FEW, assert_same_run, finish, start, values
 from tiny import assert_one_line, random_model
 
 from data.dataset import ClipDataset
@@ -20,53 +16,6 @@ from model import WorldModel
 from training import checkpoint, loop
 from training.checkpoint import find_resume, list_checkpoints, load_state, save_checkpoint
 from training.guard import StepCounts
-from training.metrics import read_metrics
-
-ROOT = Path(__file__).parent.parent
-FEW = ("--preset", "smallest", "--batch-size", "4", "--log-every", "1", "--val-every", "10", "--rollout-every", "20")
-FEW += ("--val-batches", "2", "--checkpoint-every", "5", "--warmup-steps", "2", "--wandb", "off", "--clip-stride", "10")
-
-
-def values(run: Path, name: str) -> dict[int, float]:
-    """A metric by step."""
-    return {line["step"]: line[name] for line in read_metrics(run / "metrics.jsonl") if name in line}
-
-
-def weights_of(path: Path) -> dict[str, torch.Tensor]:
-    return WorldModel.from_pretrained(path).state_dict()
-
-
-def assert_same_run(run: Path, other: Path) -> None:
-    """The same numbers, bit for bit, at the same steps, each once."""
-    for name in ("train/loss", "train/grad_norm", "val/loss", "rollout/psnr_1"):
-        assert values(run, name) == values(other, name) != {}
-    steps = [line["step"] for line in read_metrics(run / "metrics.jsonl") if "train/loss" in line]
-    assert steps == sorted(set(steps))
-    ours, theirs = (
-        WorldModel.from_pretrained(folder / "checkpoints" / "latest").state_dict() for folder in (run, other)
-    )
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
-def start(out: Path, data: Path, *options, ranks: int = 1, max_restarts: int = 0, seen: Path | None = None):
-    """Training in a process of its own, or in several under torchrun."""
-    run = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={max_restarts}")
-    command = [sys.executable, *(run if ranks > 1 else ()), ROOT / "tests" / "tiny_run.py"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    if seen:
-        environment["SEEN"] = str(seen)
-    return subprocess.Popen(
-        [str(part) for part in (*command, "--data", data, "--out", out, *FEW, *options)],
-        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen, timeout_secs: float = 120) -> str:
-    """What it prints, once it has ended well."""
-    output, _ = process.communicate(timeout=timeout_secs)
-    assert process.returncode == 0, output
-    return output
-
 
 # The same run again
 
@@ -333,97 +282,3 @@ def test_loader_that_dies_ends_the_run_with_a_checkpoint(train_command, tmp_path
     assert_one_line(code, err, f"no more data at step {step} (RuntimeError: the disk is gone); saved in {last}")
     assert step > 5
     assert train_command("--max-steps", step + 1, "--resume", "auto")[0] == 0
-
-
-# Killed
-
-
-def children(process: subprocess.Popen) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-
-
-def wait_until(condition, process: subprocess.Popen, timeout_secs: float = 60) -> bool:
-    """Whether it came true while the process ran."""
-    deadline = time.monotonic() + timeout_secs
-    while time.monotonic() < deadline and process.poll() is None:
-        if condition():
-            return True
-        time.sleep(0.0005)
-    return False
-
-
-def steps_done(run: Path) -> int:
-    with suppress(OSError):
-        return (run / "metrics.jsonl").read_text().count("train/loss")
-    return 0
-
-
-@pytest.mark.slow
-def test_killed_ten_times_as_if_never(pong_set, tmp_path):
-    """At random moments, and in the midst of saving."""
-    options, rng, run = ("--max-steps", 1500, "--epochs", 100), random.Random(0), tmp_path / "run"
-    finish(start(tmp_path / "unbroken", pong_set, *options))
-    killed_saving = 0
-    for kill in range(10):
-        process, before = start(run, pong_set, *options, "--resume", "auto"), steps_done(run)
-        assert wait_until(lambda before=before: steps_done(run) not in (0, before), process)
-        time.sleep(rng.uniform(0, 0.7))
-        if kill % 2:
-            assert wait_until(lambda: list((run / "checkpoints").glob(".step_*.tmp")), process)
-        process.kill()
-        process.communicate()
-        killed_saving += bool(list((run / "checkpoints").glob(".step_*.tmp")))
-    assert killed_saving >= 3
-    assert 0 < steps_done(run) < 1500
-    finish(start(run, pong_set, *options, "--resume", "auto"))
-    assert_same_run(run, tmp_path / "unbroken")
-    assert not list(run.rglob("*.tmp"))
-
-
-@pytest.mark.slow
-def test_one_rank_of_two_is_killed_and_torchrun_goes_on(pong_set, tmp_path):
-    options, run = ("--max-steps", 400, "--epochs", 100), tmp_path / "run"
-    finish(start(tmp_path / "unbroken", pong_set, *options, ranks=2))
-    process = start(run, pong_set, *options, ranks=2, max_restarts=3)
-    for kill in range(2):
-        assert wait_until(lambda kill=kill: 100 * (kill + 1) < steps_done(run) and children(process), process)
-        os.kill(children(process)[kill], signal.SIGKILL)
-        time.sleep(1.0)
-    output = finish(process)
-    assert output.count("resumed from") == 2
-    assert_same_run(run, tmp_path / "unbroken")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_torchrun_that_is_asked_to_stop_saves(pong_set, tmp_path, number):
-    run = tmp_path / "run"
-    process = start(run, pong_set, "--max-steps", 100000, "--checkpoint-every", 100000, ranks=2)
-    assert wait_until(lambda: steps_done(run) > 20, process)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode != 0 and output.count("stopped at step") == 1, output
-    assert load_state(find_resume("auto", run))["step"] == max(values(run, "train/loss"))
-
-
-@pytest.mark.slow
-def test_really_full_disk(train_command, tmp_path):
-    """Where this user may mount one."""
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a small disk cannot be mounted here")
-    try:
-        (small / "filler").write_bytes(bytes(2_400_000))
-        code, _, err = train_command("--max-steps", 8, "--out", small / "run")
-        assert code == 0 and "step 4 could not be saved" in err
-        (small / "filler").unlink()
-        assert (
-            train_command("--max-steps", 12, "--out", small / "run", "--resume", "auto", "--keep-checkpoints", 1)[0]
-            == 0
-        )
-        assert find_resume("auto", small / "run").name == "step_0000012"
-    finally:
-        subprocess.run(["umount", small], check=True)
-        shutil.rmtree(small)
