@@ -261,7 +261,7 @@ def test_counts_survive_a_checkpoint():
     again.add(one * 3, one)
     reading = again.read()
     assert (reading.mean_loss, reading.bad_steps, reading.worst_streak) == (2.0, 3, 3)
-    assert again.read().mean_loss is None and counts.worst_streak() == 2
+    assert np.isnan(again.read().mean_loss) and counts.worst_streak() == 2
 
 
 def test_loader_that_dies_ends_the_run_with_a_checkpoint(train_command, tmp_path, monkeypatch):

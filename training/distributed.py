@@ -134,6 +134,7 @@ def choose_device(wanted: str) -> torch.device:
             raise ValueError(
                 f"{local_rank + 1} processes or more for {torch.cuda.device_count()} GPUs: start one for each"
             )
+        torch.cuda.set_device(local_rank)  # or all ranks would keep something on the first GPU
         return torch.device("cuda", local_rank)
     return torch.device(wanted)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from tqdm import tqdm
 class Reading:
     """What `StepCounts` has counted."""
 
-    mean_loss: float | None  # of the good steps since the last reading; None: there were none
+    mean_loss: float  # of the good steps since the last reading; not a number if there were none
     bad_steps: int  # in the whole run
     worst_streak: int  # the most bad steps in a row since the last reading
 
@@ -45,7 +46,7 @@ class StepCounts:
     def read(self) -> Reading:
         """Read, and count anew, but for the bad steps. Waits for the device."""
         counts = dict(zip(self._counts, torch.stack([*self._counts.values()]).tolist(), strict=True))
-        mean = counts["loss_sum"] / counts["good"] if counts["good"] else None
+        mean = counts["loss_sum"] / counts["good"] if counts["good"] else math.nan
         for name in ("loss_sum", "good", "worst_streak"):
             self._counts[name].zero_()
         return Reading(mean, int(counts["bad"]), int(counts["worst_streak"]))

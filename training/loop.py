@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -160,7 +159,7 @@ class Trainer:
                     return True
                 self._train_step(batch, bar)
                 begun = time.perf_counter()
-                # A checkpoint holds what follows after all that this step gives rise to: nothing is left undone.
+                # The checkpoint comes last, so that whoever goes on from it has nothing of this step left to do.
                 val_loss = self._validate() if self._due(self.config.val_every) else None
                 if self._due(self.config.rollout_every):
                     self._rollout()
@@ -213,25 +212,25 @@ class Trainer:
         secs, waited = now - self._since, self._waited
         clips_per_sec = (self.step - self._logged) * self.config.batch_size / secs
         self._since, self._waited, self._logged = now, 0.0, self.step
-        values = {
-            "train/lr": learning_rate(self.config, self.step, self.max_steps),
-            "train/bad_steps": reading.bad_steps,
-        }
-        if reading.mean_loss is not None:
-            values["train/loss"] = reading.mean_loss
-        if grad_norm.isfinite():
-            values["train/grad_norm"] = grad_norm.item()
-        self._write({**values, "train/clips_per_sec": clips_per_sec, "train/data_wait": waited / secs})
-        bar.set_postfix(
-            {"loss": f"{reading.mean_loss or math.nan:.4f}", "clips/s": f"{clips_per_sec:.1f}"}, refresh=False
+        self._write(
+            {
+                "train/loss": reading.mean_loss,
+                "train/grad_norm": grad_norm.item(),
+                "train/lr": learning_rate(self.config, self.step, self.max_steps),
+                "train/bad_steps": reading.bad_steps,
+                "train/clips_per_sec": clips_per_sec,
+                "train/data_wait": waited / secs,  # share of the time
+            }
         )
+        bar.set_postfix({"loss": f"{reading.mean_loss:.4f}", "clips/s": f"{clips_per_sec:.1f}"}, refresh=False)
 
     def _check_streak(self, bad_steps: int) -> None:
         limit = self.config.max_bad_steps
         if bad_steps >= limit:
+            saved = self._saved() or "the start"
             message = (
                 f"{bad_steps} steps in a row up to step {self.step} had a loss or gradient that is not finite "
-                f"(--max-bad-steps {limit}): go on from {self._saved()} with a lower --learning-rate, or check the data"
+                f"(--max-bad-steps {limit}): go on from {saved} with a lower --learning-rate, or check the data"
             )
             agreed(lambda: _mistake(message))
 
@@ -248,7 +247,8 @@ class Trainer:
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step, self.max_steps)
-        self.optimizer.found_inf = self.counts.add(average(total), grad_norm)  # a bad step leaves all as it was
+        # By this flag the fused optimizer leaves weights and moments as they were, without waiting for the device.
+        self.optimizer.found_inf = self.counts.add(average(total), grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         # The average forgets the first steps quickly: (1 + n) / (10 + n), as in TensorFlow's.
@@ -306,9 +306,9 @@ class Trainer:
         except OSError as error:  # a full disk must not cost the run
             say(f"warning: {path} could not be written: {error}", sys.stderr)
 
-    def _write(self, values: dict[str, Any]) -> None:
-        if self.log:
-            self.log.log(self.step, values)
+    def _write(self, values: dict[str, float]) -> None:
+        if self.log:  # what is not finite is left out: JSON has no word for it
+            self.log.log(self.step, {name: value for name, value in values.items() if math.isfinite(value)})
 
     def _save(self, val_loss: float | None = None) -> None:
         self._check_streak(self.counts.worst_streak())
