@@ -117,7 +117,9 @@ class ClipDataset:
         self.seed, self.rank, self.world_size, self.num_threads = seed, rank, world_size, num_threads
         self.metadata = read_metadata(folder)
         self.index = index_split(folder, split, self.metadata, num_threads, progress)
-        report_bad(self.index, f"{folder}/{split}", max_bad_fraction)
+        if rank == 0:
+            name_bad(self.index, f"{folder}/{split}")
+        check_bad(self.index, f"{folder}/{split}", max_bad_fraction)
         self._clips_of = count_clips(self.index.lengths, clip_frames, stride)
         if self.num_clips == 0:
             longest = max(self.index.lengths, default=0)
@@ -239,16 +241,20 @@ class ClipDataset:
         )
 
 
-def report_bad(index: SplitIndex, where: str, max_bad_fraction: float) -> None:
-    """Name what cannot be read, once.
-
-    Raises:
-        ValueError: more than `max_bad_fraction` of the split is bad.
-    """
+def name_bad(index: SplitIndex, where: str) -> None:
+    """Warn of what cannot be read."""
     for part in index.bad[:MAX_NAMED_PARTS]:
         print(f"warning: skipped: {part.reason}", file=sys.stderr)
     if len(index.bad) > MAX_NAMED_PARTS:
         print(f"warning: and {len(index.bad) - MAX_NAMED_PARTS} more in {where}", file=sys.stderr)
+
+
+def check_bad(index: SplitIndex, where: str, max_bad_fraction: float) -> None:
+    """Whether enough can be read.
+
+    Raises:
+        ValueError: more than `max_bad_fraction` of the split is bad.
+    """
     if index.bad_share > max_bad_fraction:
         raise ValueError(
             f"{index.bad_share:.1%} of {where} cannot be read, more than --max-bad-fraction {max_bad_fraction:.1%}; "

@@ -1,7 +1,7 @@
 """Checkpoint folders: written whole or not at all, beside the training, and checked before they are used.
 
 `RUN/checkpoints/step_0000500/` holds config.json and model.safetensors (EMA weights), which
-`WorldModel.from_pretrained` reads, training_state.pt, and manifest.json with the size and SHA-256 of each file.
+`WorldModel.from_pretrained` reads, training_state.pt, and manifest.json with the size and SHA-256 of each.
 The links `latest` and `best` in `RUN/checkpoints/` name the newest, and the one with the lowest validation loss.
 """
 
@@ -45,7 +45,8 @@ def save_checkpoint(
         temporary.mkdir(parents=True)
         ema.save_pretrained(temporary)
         torch.save(state, temporary / STATE_FILE)
-        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+        # Not of the model card, which people may edit.
+        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir()) if path.suffix != ".md"}
         known = val_loss is not None and math.isfinite(val_loss)
         manifest = {"step": step, "val_loss": val_loss if known else None, "files": files}
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
