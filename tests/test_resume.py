@@ -252,6 +252,20 @@ def test_bad_steps_in_a_row_end_the_run(train_command, tmp_path, monkeypatch):
     assert load_state(find_resume("auto", tmp_path / "run"))["step"] == 4
 
 
+def test_broken_weights_are_not_saved(train_command, tmp_path, monkeypatch):
+    update = loop.Trainer._update
+
+    def break_at_six(self, batch):
+        if self.step == 6:
+            next(self.model.parameters()).data[0] = torch.inf
+        return update(self, batch)
+
+    monkeypatch.setattr(loop.Trainer, "_update", break_at_six)
+    code, _, err = train_command("--max-steps", 50, "--max-bad-steps", 30, "--rollout-every", 100)
+    assert_one_line(code, err, "the weights are no longer finite at step 8: go on from", "step_0000004")
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step_0000004"]
+
+
 def test_counts_survive_a_checkpoint():
     counts, nan, one = StepCounts(torch.device("cpu")), torch.tensor(torch.nan), torch.tensor(1.0)
     assert [counts.add(loss, norm).item() for loss, norm in ((one, one), (nan, one), (one, nan))] == [0, 1, 1]

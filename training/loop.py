@@ -227,12 +227,14 @@ class Trainer:
     def _check_streak(self, bad_steps: int) -> None:
         limit = self.config.max_bad_steps
         if bad_steps >= limit:
-            saved = self._saved() or "the start"
-            message = (
+            self._end(
                 f"{bad_steps} steps in a row up to step {self.step} had a loss or gradient that is not finite "
-                f"(--max-bad-steps {limit}): go on from {saved} with a lower --learning-rate, or check the data"
+                f"(--max-bad-steps {limit})"
             )
-            agreed(lambda: _mistake(message))
+
+    def _end(self, trouble: str) -> None:
+        saved = self._saved() or "the start"
+        agreed(lambda: _mistake(f"{trouble}: go on from {saved} with a lower --learning-rate, or check the data"))
 
     def _update(self, batch: Batch) -> Tensor:
         """One optimizer step; the gradient's norm, on the device."""
@@ -312,6 +314,8 @@ class Trainer:
 
     def _save(self, val_loss: float | None = None) -> None:
         self._check_streak(self.counts.worst_streak())
+        if not torch.stack(torch._foreach_norm(list(self.model.parameters()))).isfinite().all():
+            self._end(f"the weights are no longer finite at step {self.step}")
         if not self.writer:
             return
         state = {
