@@ -49,8 +49,11 @@ def start(out: Path, data: Path, *options, ranks: int = 1, max_restarts: int = 0
     )  # fmt: skip
 
 
-def finish(process: subprocess.Popen, timeout_secs: float = 120) -> str:
+def finish(process: subprocess.Popen, timeout_secs: float = 600) -> str:
     """What it prints, once it has ended well."""
-    output, _ = process.communicate(timeout=timeout_secs)
+    try:
+        output, _ = process.communicate(timeout=timeout_secs)
+    finally:
+        process.kill()  # nothing, unless it has hung
     assert process.returncode == 0, output
     return output

@@ -37,20 +37,22 @@ def steps_done(run: Path) -> int:
 @pytest.mark.slow
 def test_killed_ten_times_as_if_never(pong_set, tmp_path):
     """At random moments, and in the midst of saving."""
-    options, rng, run = ("--max-steps", 1500, "--epochs", 100), random.Random(0), tmp_path / "run"
+    options = ("--max-steps", 500, "--epochs", 100, "--rollout-every", 100)
+    rng, run = random.Random(0), tmp_path / "run"
     finish(start(tmp_path / "unbroken", pong_set, *options))
     killed_saving = 0
     for kill in range(10):
         process, before = start(run, pong_set, *options, "--resume", "auto"), steps_done(run)
-        assert wait_until(lambda before=before: steps_done(run) not in (0, before), process)
-        time.sleep(rng.uniform(0, 0.7))
+        enough = before + rng.randint(1, 25)
+        assert wait_until(lambda enough=enough: steps_done(run) >= enough, process)
+        time.sleep(rng.uniform(0, 0.02))  # anywhere in a step
         if kill % 2:
             assert wait_until(lambda: list((run / "checkpoints").glob(".step_*.tmp")), process)
         process.kill()
         process.communicate()
         killed_saving += bool(list((run / "checkpoints").glob(".step_*.tmp")))
-    assert killed_saving >= 3
-    assert 0 < steps_done(run) < 1500
+    assert killed_saving >= 1
+    assert 0 < steps_done(run) < 500
     finish(start(run, pong_set, *options, "--resume", "auto"))
     assert_same_run(run, tmp_path / "unbroken")
     assert not list(run.rglob("*.tmp"))
