@@ -7,12 +7,14 @@ import io
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import tyro
 
 MISTAKE = 2  # exit code
+LAST_WORD_SECS = 5.0  # torchrun ends all ranks when one has ended; so long the others leave rank 0 to say why
 
 
 def run(function: Callable[[Any], None], config_class: type, description: str | None = None) -> None:
@@ -24,7 +26,8 @@ def run(function: Callable[[Any], None], config_class: type, description: str | 
     try:
         function(_parse(config_class, description))
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        if _is_first():
+            print("stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader, `head` say, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -47,9 +50,17 @@ def _parse(config_class: type, description: str | None) -> Any:
     except SystemExit as stop:
         if stop.code:
             framed = re.sub(r"^│ ─+ │$", "; ", message.getvalue(), flags=re.MULTILINE)
-            _say(re.sub(r"^╭.*╮$|[│╰╯─]|Error parsing \w+Config: ", "", framed, flags=re.MULTILINE))
+            if _is_first():
+                _say(re.sub(r"^╭.*╮$|[│╰╯─]|Error parsing \w+Config: ", "", framed, flags=re.MULTILINE))
+            else:
+                time.sleep(LAST_WORD_SECS)
             sys.exit(MISTAKE)
         raise
+
+
+def _is_first() -> bool:
+    """Whether this is the one of torchrun's processes that tells what all are told."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _say(message: str) -> None:

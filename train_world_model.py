@@ -2,20 +2,24 @@
 
 python train_world_model.py --data datasets/coinrun --out runs/first --preset nano --max-steps 2000
 python train_world_model.py --data datasets/coinrun --out runs/first --resume auto
+torchrun --standalone --nproc-per-node=8 --max-restarts=3 train_world_model.py --data datasets/coinrun --out runs/first
 """
 
 from __future__ import annotations
 
 import cli
 from training.config import TrainConfig
+from training.distributed import say
 from training.loop import train
 
 
 def main(config: TrainConfig) -> None:
     """Train, and say where the result is."""
     checkpoint = train(config)
-    print(f"done: {checkpoint}")
-    print(f"dream with it: python -m scripts.infer --checkpoint {checkpoint} --data {config.data}")
+    if checkpoint is None:
+        return say("done, but no checkpoint could be saved")
+    say(f"done: {checkpoint}")
+    say(f"dream with it: python -m scripts.infer --checkpoint {checkpoint} --data {config.data}")
 
 
 if __name__ == "__main__":

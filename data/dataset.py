@@ -1,8 +1,11 @@
-"""Shards -> shuffled, rank-disjoint uint8 batches of clips.
+"""Shards -> shuffled uint8 batches of clips, in an order that knows nothing of ranks.
 
-An epoch permutes all records, takes them in equal pools of about POOL_RECORDS, decodes each record of a pool once,
-and shuffles all clips of the pool; so a batch holds clips of many records, and the next pool is decoded while this
-one is used.
+An epoch permutes all records and lays their clips out in that order. A pool of whole batches is cut from the row:
+with batches of B clips, it is folded into B lanes, each a stretch of a few records, and each lane is shuffled; batch
+number n takes the n-th clip of every lane. So a batch holds clips of about B records, and a rank, which takes B /
+world_size neighbouring lanes, decodes records that hardly any other rank needs. All of it follows from seed, epoch
+and lengths: the same batches come out whatever the number of ranks, and any of them can be reached without decoding
+those before it.
 
 Shapes: B clips, T frames, H x W x C pixels, A action vector.
 """
@@ -12,9 +15,11 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +28,10 @@ from data.actions import NO_ACTION
 from data.records import Record
 from data.shards import ShardReader, SplitIndex, index_split, read_metadata
 
-# 113 different records in a batch of 128, when they are equally long; about 1 GB decoded, twice.
+# About 1 GB decoded, twice, over all ranks. The more, the further apart the clips of one record come to stand.
 POOL_RECORDS = 512
+# At least so many for each clip of a batch: below one, a batch holds several clips of the same record.
+LANE_RECORDS = 4
 MAX_NAMED_PARTS = 5
 
 
@@ -36,17 +43,30 @@ class Batch:
     actions: np.ndarray  # float32 (B, T, A); actions[:, t] leads into frame t, zeros where none is known
     record_ids: np.ndarray  # int64 (B,), which record of the split each clip is from
     starts: np.ndarray  # int64 (B,), the clip's first frame in that record
+    seeds: np.ndarray  # uint64 (B,), of all that is random about each clip; from (seed, epoch, record, start) alone
 
 
-def clip_starts(num_frames: int, clip_frames: int, stride: int) -> np.ndarray:
-    """First frames of a record's clips: every `stride` frames, and one flush with its end, so that endings are seen.
+def count_clips(num_frames: np.ndarray | int, clip_frames: int, stride: int) -> np.ndarray:
+    """How many clips records of `num_frames` have: one every `stride` frames, and one flush with the end.
 
     17 clips of 32 from a record of 160 with stride 8; none from a record shorter than a clip.
     """
-    last = num_frames - clip_frames
-    if last < 0:
-        return np.zeros(0, np.int64)
-    return np.unique(np.append(np.arange(0, last + 1, stride), last))
+    last = np.asarray(num_frames, np.int64) - clip_frames
+    return np.where(last < 0, 0, -(-last // stride) + 1)
+
+
+def clip_start(number: np.ndarray | int, num_frames: np.ndarray | int, clip_frames: int, stride: int) -> np.ndarray:
+    """First frames of the clips `number` (from 0, below `count_clips`) of records of `num_frames`."""
+    return np.minimum(np.asarray(number) * stride, np.asarray(num_frames, np.int64) - clip_frames)
+
+
+def clip_seeds(seed: int, epoch: int, record_ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """uint64 (B,): a seed for each clip, well mixed in all bits (splitmix64, Steele et al., 2014)."""
+    mixed = (record_ids.astype(np.uint64) << np.uint64(32)) ^ starts.astype(np.uint64)
+    mixed ^= np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def cut_clip(record: Record, start: int, clip_frames: int, know_leading: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -68,8 +88,8 @@ class ClipDataset:
         split: "train", "val" or "test".
         clip_frames: T.
         stride: frames from the start of a clip to the next one's.
-        seed: of shuffling.
-        rank, world_size: which share of the records this process takes; every rank yields as many batches.
+        seed: of shuffling, and of the clips' own seeds.
+        rank, world_size: which share of each batch this process takes.
         max_bad_fraction: the share of unreadable records above which nothing is read at all.
         num_threads: that read and decode.
         progress: called with (done, to do) while shards that were not seen before are indexed.
@@ -97,8 +117,10 @@ class ClipDataset:
         self.seed, self.rank, self.world_size, self.num_threads = seed, rank, world_size, num_threads
         self.metadata = read_metadata(folder)
         self.index = index_split(folder, split, self.metadata, num_threads, progress)
-        report_bad(self.index, f"{folder}/{split}", max_bad_fraction)
-        self._clips_of = np.array([len(clip_starts(n, clip_frames, stride)) for n in self.index.lengths], np.int64)
+        if rank == 0:
+            name_bad(self.index, f"{folder}/{split}")
+        check_bad(self.index, f"{folder}/{split}", max_bad_fraction)
+        self._clips_of = count_clips(self.index.lengths, clip_frames, stride)
         if self.num_clips == 0:
             longest = max(self.index.lengths, default=0)
             raise ValueError(f"no record of {folder}/{split} has {clip_frames} frames: the longest has {longest}")
@@ -110,60 +132,88 @@ class ClipDataset:
         """Clips in an epoch, over all ranks."""
         return int(self._clips_of.sum())
 
-    def num_batches(self, batch_size: int, epoch: int = 0) -> int:
-        """Whole batches that each rank yields in an epoch."""
-        order = self._record_order(epoch)
-        return min(int(self._clips_of[order[r :: self.world_size]].sum()) for r in range(self.world_size)) // batch_size
+    def num_batches(self, batch_size: int) -> int:
+        """Batches in an epoch; what is left over, less than a batch, is dropped."""
+        return self.num_clips // batch_size
 
     def batches(self, batch_size: int, epoch: int = 0, skip_batches: int = 0) -> Iterator[Batch]:
-        """This rank's batches of one epoch, all of `batch_size` clips; the order depends on seed and epoch.
+        """This rank's part of the batches of one epoch, in an order that depends on seed, epoch and batch size.
 
         Args:
+            batch_size: clips of a batch over all ranks; each yields `batch_size / world_size` of them.
             skip_batches: leave out that many at the start (to go on after a stop).
+
+        Raises:
+            ValueError: the batch cannot be shared evenly; or no record can be read any more.
         """
-        order = self._record_order(epoch)[self.rank :: self.world_size]
-        pools = np.array_split(order, max(1, round(len(order) / POOL_RECORDS)))  # equal: a small one would mix badly
-        num_batches, batch, count = self.num_batches(batch_size, epoch), [], 0
-        with ThreadPoolExecutor(self.num_threads) as threads:
-            clips = self._clips(pools, epoch, threads)
-            for clip in clips:
-                if count == num_batches:
-                    return
-                batch.append(clip)
-                if len(batch) == batch_size:
-                    count += 1
-                    if count > skip_batches:
-                        yield self._collate(batch)
-                    batch = []
+        if batch_size % self.world_size:
+            raise ValueError(f"batch_size {batch_size} cannot be shared evenly by {self.world_size} ranks")
+        return self._batches(batch_size, epoch, skip_batches)
+
+    def order_key(self, batch_size: int) -> dict[str, int]:
+        """What the order of batches depends on, besides the epoch: the same for two sets with the same order."""
+        return {
+            "seed": self.seed,
+            "batch_size": batch_size,
+            "clip_frames": self.clip_frames,
+            "clip_stride": self.stride,
+            "records": zlib.crc32(np.asarray(self.index.lengths, "<i4").tobytes()),
+        }
 
     def records(self, record_ids: Iterable[int]) -> Iterator[Record]:
         """Whole records, by their number in the split."""
         for record_id in record_ids:
             yield self.reader.read(int(self.index.shards[record_id]), int(self.index.numbers[record_id]))
 
-    def _record_order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, epoch)).permutation(np.flatnonzero(self._clips_of))
+    def _batches(self, batch_size: int, epoch: int, skip_batches: int) -> Iterator[Batch]:
+        records: dict[int, Future] = {}
+        with ThreadPoolExecutor(self.num_threads) as threads:
+            for pool, following in pairwise(chain(self._pools(batch_size, epoch, skip_batches), [None])):
+                before, records = records, {}
+                # The next pool is read while this one is used; what both need is read once.
+                for ids, _ in filter(None, (pool, following)):
+                    for i in dict.fromkeys(ids.ravel().tolist()):  # in the order of use
+                        records[i] = records.get(i) or before.get(i) or threads.submit(self._read, i)
+                for record_ids, starts in zip(*pool, strict=True):
+                    yield self._collate(records, epoch, *self._readable(records, pool, record_ids, starts))
 
-    def _clips(self, pools: list[np.ndarray], epoch: int, threads: ThreadPoolExecutor) -> Iterator[tuple]:
-        """(record id, record, start, whether the leading action is known), pool after pool, shuffled in each."""
-        ahead = [threads.submit(self._read, record_id) for record_id in pools[0]]
-        for number, pool in enumerate(pools):
-            rng = np.random.default_rng((self.seed, epoch, self.rank, number))
-            records = [future.result() for future in ahead]
-            ahead = [threads.submit(self._read, record_id) for record_id in (pools[number + 1 :] or [[]])[0]]
-            clips = [
-                (record_id, record, start)
-                for record_id, record in zip(pool, records, strict=True)
-                for start in clip_starts(self.index.lengths[record_id], self.clip_frames, self.stride)
-            ]
-            known = rng.random(len(clips)) < 0.5
-            readable = [clip for clip in clips if clip[1] is not None]
-            if clips and not readable:
-                raise ValueError(f"no record of {self.folder}/{self.split} can be read any more")
-            for at in rng.permutation(len(clips)):
-                # A record may be lost since it was indexed: another one's clips keep the ranks in step.
-                clip = clips[at] if clips[at][1] is not None else readable[at % len(readable)]
-                yield *clip, bool(known[at])
+    def _pools(self, batch_size: int, epoch: int, skip_batches: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Record ids and starts of this rank's clips, each (batches, B / world_size), pool after pool."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(np.flatnonzero(self._clips_of))
+        ends = np.cumsum(self._clips_of[order])
+        num_batches, pool_records = self.num_batches(batch_size), max(POOL_RECORDS, LANE_RECORDS * batch_size)
+        pool_batches = pool_records * self.num_clips / len(order) / batch_size
+        num_pools = max(1, round(num_batches / pool_batches))  # of equal size: a small one would mix badly
+        share = batch_size // self.world_size
+        for number, batches in enumerate(np.array_split(np.arange(num_batches), num_pools)):
+            if not len(batches) or batches[-1] < skip_batches:
+                continue
+            lanes = np.arange(batches[0] * batch_size, (batches[-1] + 1) * batch_size).reshape(batch_size, -1)
+            lanes = np.random.default_rng((self.seed, epoch, number)).permuted(lanes, axis=1)
+            skip = max(0, skip_batches - batches[0])
+            own = lanes[self.rank * share : (self.rank + 1) * share, skip:].T  # places in the epoch's row of clips
+            at = np.searchsorted(ends, own, side="right")
+            number_in_record = own - (ends[at] - self._clips_of[order[at]])
+            lengths = self.index.lengths[order[at]]
+            yield order[at], clip_start(number_in_record, lengths, self.clip_frames, self.stride)
+
+    def _readable(
+        self,
+        records: dict[int, Future],
+        pool: tuple[np.ndarray, np.ndarray],
+        record_ids: np.ndarray,
+        starts: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A batch's record ids and starts; where a record was lost since it was indexed, clips of others stand in."""
+        lost = np.array([records[int(record_id)].result() is None for record_id in record_ids])
+        if not lost.any():
+            return record_ids, starts
+        ids = pool[0].ravel()
+        left = np.flatnonzero([records[int(record_id)].result() is not None for record_id in ids])
+        if not len(left):
+            raise ValueError(f"no record of {self.folder}/{self.split} can be read any more")
+        chosen = left[clip_seeds(self.seed, 0, record_ids, starts) % np.uint64(len(left))]
+        return np.where(lost, ids[chosen], record_ids), np.where(lost, pool[1].ravel()[chosen], starts)
 
     def _read(self, record_id: int) -> Record | None:
         shard, number = int(self.index.shards[record_id]), int(self.index.numbers[record_id])
@@ -177,26 +227,34 @@ class ClipDataset:
             print(f"warning: skipped, as it can no longer be read: {error}", file=sys.stderr)
             return None
 
-    def _collate(self, clips: list[tuple]) -> Batch:
-        cut = [cut_clip(record, start, self.clip_frames, known) for _, record, start, known in clips]
+    def _collate(self, records: dict[int, Future], epoch: int, record_ids: np.ndarray, starts: np.ndarray) -> Batch:
+        seeds = clip_seeds(self.seed, epoch, record_ids, starts)
+        known = seeds >> np.uint64(63)  # the coin of each clip: whether the action into its first frame is known
+        clips = zip(record_ids, starts, known, strict=True)
+        cut = [cut_clip(records[int(i)].result(), start, self.clip_frames, bool(coin)) for i, start, coin in clips]
         return Batch(
             frames=np.stack([frames for frames, _ in cut]),
             actions=self.metadata.actions.one_hot(np.stack([actions for _, actions in cut])),
-            record_ids=np.array([record_id for record_id, *_ in clips], np.int64),
-            starts=np.array([start for _, _, start, _ in clips], np.int64),
+            record_ids=record_ids,
+            starts=starts,
+            seeds=seeds,
         )
 
 
-def report_bad(index: SplitIndex, where: str, max_bad_fraction: float) -> None:
-    """Name what cannot be read, once.
-
-    Raises:
-        ValueError: more than `max_bad_fraction` of the split is bad.
-    """
+def name_bad(index: SplitIndex, where: str) -> None:
+    """Warn of what cannot be read."""
     for part in index.bad[:MAX_NAMED_PARTS]:
         print(f"warning: skipped: {part.reason}", file=sys.stderr)
     if len(index.bad) > MAX_NAMED_PARTS:
         print(f"warning: and {len(index.bad) - MAX_NAMED_PARTS} more in {where}", file=sys.stderr)
+
+
+def check_bad(index: SplitIndex, where: str, max_bad_fraction: float) -> None:
+    """Whether enough can be read.
+
+    Raises:
+        ValueError: more than `max_bad_fraction` of the split is bad.
+    """
     if index.bad_share > max_bad_fraction:
         raise ValueError(
             f"{index.bad_share:.1%} of {where} cannot be read, more than --max-bad-fraction {max_bad_fraction:.1%}; "

@@ -25,7 +25,7 @@ import tyro
 from tqdm import tqdm
 
 import cli
-from data.dataset import ClipDataset, clip_starts, cut_clip
+from data.dataset import ClipDataset, clip_start, count_clips, cut_clip
 from data.shards import ShardReader
 from model import PRESETS, ModelConfig, Sampler, WorldModel
 from training.distributed import choose_device, describe_device, fast_bf16, for_dreaming
@@ -239,7 +239,8 @@ class UsualClips(torch.utils.data.IterableDataset):
         reader = ShardReader(self.index.paths, self.metadata)
         for record_id in range(worker.id, len(self.index.lengths), worker.num_workers):
             record = reader.read(int(self.index.shards[record_id]), int(self.index.numbers[record_id]))
-            for start in clip_starts(len(record), self.clip_frames, self.stride):
+            for number in range(count_clips(len(record), self.clip_frames, self.stride)):
+                start = int(clip_start(number, len(record), self.clip_frames, self.stride))
                 frames, actions = cut_clip(record, start, self.clip_frames, know_leading=True)
                 floats = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
                 yield floats, torch.from_numpy(self.metadata.actions.one_hot(actions))

@@ -15,7 +15,7 @@ import numpy as np
 
 import cli
 from data.alignment import check_alignment
-from data.dataset import report_bad
+from data.dataset import name_bad
 from data.records import Record
 from data.shards import METADATA_FILE, Metadata, ShardReader, SplitIndex, index_split, read_metadata
 from data.video import with_keys, write_mp4
@@ -55,7 +55,7 @@ def main(config: VisualizeConfig) -> None:
     else:
         metadata = read_metadata(config.data)
         index = index_split(config.data, config.split, metadata)
-        report_bad(index, f"{config.data}/{config.split}", max_bad_fraction=1.0)
+        name_bad(index, f"{config.data}/{config.split}")
         reader = ShardReader(index.paths, metadata)
         places = list(zip(index.shards.tolist(), index.numbers.tolist(), strict=True))
         if not places:

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import SMALLEST, command
 
 from data.actions import numbered
 from data.collect import CollectConfig, collect
 from data.records import Record, encode_record
 from data.shards import METADATA_FILE, SUFFIX, Metadata, write_shard
+from model import PRESETS
+from training import evaluate
 
 torch.set_num_threads(1)  # the networks are so small that threads cost more than they give
 
@@ -68,3 +71,21 @@ def pong_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sets") / "pong"
     collect(CollectConfig(env="pong", out=out, records=24, val_records=4, test_records=3, workers=2), lambda _: None)
     return out
+
+
+@pytest.fixture
+def train_command(monkeypatch, capsys, pong_set, tmp_path):
+    """train_command(*more options): train a network that trains in no time on Pong, with few steps of everything."""
+    monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
+    monkeypatch.setattr(evaluate, "ROLLOUT_FRAMES", 8)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)  # nobody's account
+
+    def run(*options):
+        few = ("--preset", "smallest", "--batch-size", 4, "--log-every", 2, "--val-every", 4, "--rollout-every", 8)
+        few += ("--val-batches", 2, "--checkpoint-every", 4, "--warmup-steps", 2)
+        out = ("--out", tmp_path / "run") if "--out" not in options else ()
+        data = ("--data", pong_set) if "--data" not in options else ()
+        return command(monkeypatch, capsys, "train_world_model", *data, *out, *few, *options)
+
+    run.data = pong_set
+    return run

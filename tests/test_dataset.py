@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.actions import NO_ACTION
-from data.dataset import POOL_RECORDS, ClipDataset, clip_starts, cut_clip, prefetch
+from data.dataset import POOL_RECORDS, ClipDataset, clip_seeds, clip_start, count_clips, cut_clip, prefetch
 from data.records import encode_record
 from data.shards import SUFFIX, write_shard
 
@@ -23,6 +23,10 @@ def folder(tmp_path, write_set, make_record):
 
 def clips_of(batches) -> list[tuple[int, int]]:
     return [place for batch in batches for place in zip(batch.record_ids.tolist(), batch.starts.tolist(), strict=True)]
+
+
+def clip_starts(num_frames: int, clip_frames: int, stride: int) -> np.ndarray:
+    return clip_start(np.arange(count_clips(num_frames, clip_frames, stride)), num_frames, clip_frames, stride)
 
 
 def all_clips(lengths, clip_frames, stride) -> set[tuple[int, int]]:
@@ -141,21 +145,65 @@ def test_actions_are_hidden_alike_when_an_epoch_is_repeated(folder):
         assert np.array_equal(one.actions, other.actions)
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 5])
-def test_ranks_share_no_clip_and_stay_in_step(folder, world_size):
+@pytest.mark.parametrize("world_size", [2, 3, 6])
+def test_ranks_together_have_the_batches_of_one(folder, world_size):
+    """Clip by clip, so that the number of ranks changes nothing."""
+    whole = ClipDataset(folder, "train", 8, stride=3)
     sets = [ClipDataset(folder, "train", 8, stride=3, rank=rank, world_size=world_size) for rank in range(world_size)]
     for epoch in range(3):
-        batches = [list(dataset.batches(3, epoch)) for dataset in sets]
-        assert {len(own) for own in batches} == {sets[0].num_batches(3, epoch)} != {0}
-        clips = [clip for own in batches for clip in clips_of(own)]
-        assert len(set(clips)) == len(clips)
+        parts = [list(dataset.batches(6, epoch)) for dataset in sets]
+        for batch, *own in zip(whole.batches(6, epoch), *parts, strict=True):
+            for name in ("frames", "actions", "record_ids", "starts", "seeds"):
+                assert np.array_equal(np.concatenate([getattr(part, name) for part in own]), getattr(batch, name))
 
 
-def test_rank_without_records_yields_nothing(tmp_path, write_set, make_record):
-    folder = write_set(tmp_path / "set", [make_record(20)])
-    for rank in range(2):
-        dataset = ClipDataset(folder, "train", 8, rank=rank, world_size=2)
-        assert dataset.num_batches(1) == 0 and list(dataset.batches(1)) == []
+def test_an_epoch_begun_by_some_ranks_is_ended_by_others(folder):
+    """No clip is lost, none comes twice."""
+    two = [ClipDataset(folder, "train", 8, stride=3, rank=rank, world_size=2) for rank in range(2)]
+    three = [ClipDataset(folder, "train", 8, stride=3, rank=rank, world_size=3) for rank in range(3)]
+    begun = [clip for dataset in two for clip in clips_of(list(dataset.batches(6))[:3])]
+    ended = [clip for dataset in three for clip in clips_of(dataset.batches(6, skip_batches=3))]
+    assert len(begun) == 3 * 6
+    assert sorted(begun + ended) == sorted(clips_of(ClipDataset(folder, "train", 8, stride=3).batches(6)))
+
+
+def test_batch_that_cannot_be_shared_is_refused(folder):
+    with pytest.raises(ValueError, match="batch_size 4 cannot be shared evenly by 3 ranks"):
+        ClipDataset(folder, "train", 8, rank=0, world_size=3).batches(4)
+
+
+def test_ranks_hardly_read_what_others_read(tmp_path, write_set, make_record, monkeypatch):
+    folder = write_set(tmp_path / "set", [make_record(40, i) for i in range(100)])
+    monkeypatch.setattr("data.dataset.POOL_RECORDS", 25)
+    reads = Counter()
+    for rank in range(4):
+        dataset = ClipDataset(folder, "train", 8, rank=rank, world_size=4)
+        read = dataset.reader.read
+        monkeypatch.setattr(dataset.reader, "read", lambda *place, read=read: reads.update([place]) or read(*place))
+        list(dataset.batches(4))
+    assert len(reads) == 100 and reads.total() <= 100 + 4 * 4  # a pool is cut in four places at most
+
+
+def test_clip_seeds_depend_on_seed_epoch_and_clip_alone():
+    ids, starts = np.arange(1000) // 10, np.arange(1000) % 10
+    seeds = clip_seeds(0, 0, ids, starts)
+    assert np.array_equal(clip_seeds(0, 0, ids[::-1], starts[::-1]), seeds[::-1])
+    others = [clip_seeds(0, 1, ids, starts), clip_seeds(1, 0, ids, starts), clip_seeds(0, 0, starts, ids)]
+    low_bits = np.concatenate([seeds, *others]) & np.uint64(0xFFFFFFFF)  # all that a CPU generator takes of a seed
+    assert len(np.unique(low_bits)) > 3800 and 400 < (seeds >> np.uint64(63)).sum() < 600
+
+
+def test_order_key_changes_with_what_changes_the_order(folder, tmp_path, write_set, make_record):
+    key = ClipDataset(folder, "train", 8).order_key(4)
+    assert key == ClipDataset(folder, "train", 8, rank=1, world_size=2).order_key(4)
+    other_set = write_set(tmp_path / "other", [make_record(length) for length in LENGTHS[1:]])
+    others = [
+        ClipDataset(folder, "train", 9),
+        ClipDataset(folder, "train", 8, seed=1),
+        ClipDataset(other_set, "train", 8),
+    ]
+    keys = [dataset.order_key(4) for dataset in others] + [ClipDataset(folder, "train", 8).order_key(5)]
+    assert all(sum(other[name] != key[name] for name in key) == 1 for other in keys)
 
 
 def test_skipping_gives_the_tail_of_the_same_sequence(folder):

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import av
 import numpy as np
@@ -240,3 +243,25 @@ def test_benchmark_loader_ends_in_json(run, pong_set):
 def test_benchmark_mistakes(run, options, words):
     code, _, err = run("benchmark", *options)
     assert_one_line(code, err, *words)
+
+
+def test_slurm_script_starts_torchrun_on_every_node(tmp_path):
+    """With a cluster of stand-ins."""
+    commands = {"srun": 'printf "%s\\n" "$@"', "scontrol": "printf 'node7\\nnode8\\n'"}
+    for name, body in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    job = {"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_ID": "99"}
+    script = Path(__file__).parent.parent / "scripts" / "train.slurm"
+    run = subprocess.run(
+        ["bash", script, "--data", "a set"],
+        cwd=tmp_path, env={**os.environ, **job, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.splitlines() == [
+        "--kill-on-bad-exit=1", "torchrun", "--nnodes=2", "--nproc-per-node=gpu", "--rdzv-backend=c10d",
+        "--rdzv-endpoint=node7:29500", "--rdzv-id=99", "--max-restarts=3", "train_world_model.py",
+        "--resume", "auto", "--data", "a set",
+    ]  # fmt: skip

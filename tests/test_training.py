@@ -1,43 +1,21 @@
 import json
 import signal
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from tiny import assert_one_line, command, random_inputs, random_model
+from tiny import assert_one_line, random_inputs, random_model
 
 from data.dataset import ClipDataset
-from model import PRESETS, ModelConfig, WorldModel
+from model import ModelConfig, WorldModel
 from training import loop
 from training.checkpoint import find_resume, list_checkpoints, load_state, save_checkpoint
 from training.evaluate import by_frame, psnr, ssim
 from training.loss import Noise, diffusion_loss, draw_noise, drop_actions
 from training.metrics import MetricsLog, read_metrics
-
-SMALLEST = ModelConfig(patch_size=16, dim=32, num_blocks=1, num_heads=2, window_frames=6, prediction="x0")
-
-
-@pytest.fixture(autouse=True)
-def smallest_preset(monkeypatch):
-    """A network that trains in no time, and nobody's account."""
-    monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
-    monkeypatch.setattr(loop, "ROLLOUT_FRAMES", 8)
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-
-
-@pytest.fixture
-def train_command(monkeypatch, capsys, pong_set, tmp_path):
-    """train_command(*more options): train on Pong, with few steps of everything."""
-
-    def run(*options):
-        few = ("--preset", "smallest", "--batch-size", 4, "--log-every", 2, "--val-every", 4, "--rollout-every", 8)
-        few += ("--val-batches", 2, "--checkpoint-every", 4, "--warmup-steps", 2)
-        out = ("--out", tmp_path / "run") if "--out" not in options else ()
-        data = ("--data", pong_set) if "--data" not in options else ()
-        return command(monkeypatch, capsys, "train_world_model", *data, *out, *few, *options)
-
-    return run
 
 
 def test_a_short_run_leaves_everything_behind(train_command, tmp_path, pong_set):
@@ -61,7 +39,7 @@ def test_a_short_run_leaves_everything_behind(train_command, tmp_path, pong_set)
 
 @pytest.mark.parametrize("prediction", ["v", "x0"])
 def test_loss_falls_on_few_clips(prediction):
-    """Twelve hundred pixels to learn by heart: a loop that does not learn cannot pass."""
+    """Twelve hundred pixels under ten noises to learn by heart: a loop that does not learn cannot pass."""
     config = ModelConfig(
         frame_height=16, frame_width=16, dim=32, num_blocks=1, num_heads=2, window_frames=4, num_actions=3,
         prediction=prediction,
@@ -72,7 +50,7 @@ def test_loss_falls_on_few_clips(prediction):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for step in range(150):
-        noise = draw_noise(frames.shape, torch.Generator().manual_seed(step), torch.device("cpu"))
+        noise = draw_noise(frames.shape, np.array([step % 10]), torch.device("cpu"))
         loss = diffusion_loss(model, config, frames, actions, noise)[0].mean()
         loss.backward()
         optimizer.step()
@@ -85,7 +63,7 @@ def test_v_and_x0_networks_have_the_same_loss():
     """An x0 network that says what a v network implies must lose as much, wherever the weight is not held down."""
     frames, _, actions = random_inputs()
     levels = torch.linspace(0.1, 1.0, 12).view(2, 6)
-    noise = Noise(levels, torch.randn(frames.shape, generator=torch.Generator().manual_seed(0)))
+    noise = Noise(levels, torch.randn(frames.shape, generator=torch.Generator().manual_seed(0)), torch.zeros(2))
     v_model = random_model()
     loss_v, x0 = diffusion_loss(v_model, v_model.config, frames, actions, noise)
     x0_config = replace(v_model.config, prediction="x0")
@@ -96,14 +74,22 @@ def test_v_and_x0_networks_have_the_same_loss():
 
 def test_perfect_prediction_has_no_loss():
     frames, _, actions = random_inputs()
-    noise = draw_noise(frames.shape, torch.Generator().manual_seed(0), torch.device("cpu"))
+    noise = draw_noise(frames.shape, np.arange(2), torch.device("cpu"))
     config = replace(random_model().config, prediction="x0")
     assert diffusion_loss(lambda *_: frames, config, frames, actions, noise)[0].max() == 0
 
 
+def test_noise_of_a_clip_depends_on_its_seed_alone():
+    shape, seeds, cpu = torch.Size((3, 2, 3, 8, 8)), np.array([5, 2**64 - 1, 7], np.uint64), torch.device("cpu")
+    noise, turned = draw_noise(shape, seeds, cpu), draw_noise(shape, seeds[::-1], cpu)
+    assert torch.equal(noise.eps, turned.eps.flip(0))
+    assert torch.equal(noise.levels, turned.levels.flip(0)) and torch.equal(noise.coins, turned.coins.flip(0))
+    assert len(noise.eps.unique()) > 1100 and len(torch.cat((noise.levels.flatten(), noise.coins)).unique()) == 9
+
+
 def test_actions_are_dropped_clip_by_clip():
     actions = torch.ones(4000, 3, 2)
-    dropped = drop_actions(actions, 0.1, torch.Generator().manual_seed(0))
+    dropped = drop_actions(actions, 0.1, torch.rand(4000, generator=torch.Generator().manual_seed(0)))
     hidden = dropped.sum((1, 2)) == 0
     assert 0.08 < hidden.float().mean() < 0.12
     assert (dropped[~hidden] == 1).all()
@@ -206,6 +192,33 @@ def test_metrics_of_steps_after_a_resume_are_dropped(tmp_path):
         file.write('{"step": 4, "x"')  # killed while writing
     MetricsLog(tmp_path, 2, "off", "p", None, {}).log(3, {"x": 30})
     assert [(line["step"], line["x"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == [(1, 1), (2, 2), (3, 30)]
+
+
+def test_weights_and_biases_run_is_gone_on_with(tmp_path, monkeypatch):
+    """A resumed run is the same one there; a lost connection costs a warning."""
+
+    class Run:
+        def __init__(self, **options):
+            self.options, self.id, self.lines = options, options["id"] or "new", []
+
+        def log(self, values, step):
+            if step == 2:
+                raise ConnectionError("gone")
+            self.lines.append((step, values))
+
+        def finish(self):
+            pass
+
+    stub = SimpleNamespace(init=Run, Settings=dict)
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    assert MetricsLog(tmp_path, 0, "offline", "p", None, {}).run_id == "new"
+    log = MetricsLog(tmp_path, 0, "offline", "p", None, {}, run_id="abc")
+    assert log.run_id == "abc" and log._wandb.options["resume"] == "allow"
+    for step in (1, 2, 3):
+        log.log(step, {"x": step})
+    log.close()
+    assert [line["x"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    assert log.run_id == "abc"
 
 
 def test_psnr_is_pooled_and_json_has_no_infinity():

@@ -14,6 +14,9 @@ TINY = ModelConfig(
     frame_height=16, frame_width=24, patch_size=8, dim=32, num_blocks=2, num_heads=2, window_frames=6, num_actions=3
 )
 
+# It trains in no time on real Pong.
+SMALLEST = ModelConfig(patch_size=16, dim=32, num_blocks=1, num_heads=2, window_frames=6, prediction="x0")
+
 
 def random_model(config: ModelConfig = TINY, seed: int = 0) -> WorldModel:
     """All weights random: the published initialisation puts out exactly zero, so that tests on it prove nothing."""

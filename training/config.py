@@ -20,7 +20,8 @@ class TrainConfig:
     clip_stride: int = 8  # frames from the start of one clip to the next
     max_steps: int | None = None  # optimizer steps; None: as many as --epochs make
     epochs: int | None = None  # passes over the training clips; one, if max_steps is None as well
-    batch_size: int = 16  # clips a step
+    batch_size: int = 16  # clips a step, over all processes
+    accumulate: int = 1  # parts that each process takes its share of a batch in; saves memory, changes nothing else
     learning_rate: float = 5e-4
     weight_decay: float = 0.01
     warmup_steps: int = 200  # the learning rate rises from 0 over these
@@ -37,15 +38,26 @@ class TrainConfig:
     val_batches: int = 16
     rollout_every: int = 1000
     checkpoint_every: int = 500
-    keep_checkpoints: int = 3  # the newest ones; older ones are deleted
+    keep_checkpoints: int = 3  # the newest ones; older ones are deleted, but for the best of those validated
+    max_bad_steps: int = 10  # in a row, skipped because loss or gradient is not finite; then the run ends
     max_bad_fraction: float = 0.01  # unreadable records that are put up with
-    resume: str = ""  # "auto": the run folder's latest checkpoint, if there is one; or a checkpoint's path
+    resume: str = ""  # "auto": the run folder's latest whole checkpoint, if there is one; or a checkpoint's path
+    init_from: str = ""  # a checkpoint's path, or "user/name" on the Hub: a new run begins with its weights
     wandb: Literal["auto", "online", "offline", "off"] = "auto"  # auto: online when logged in, else off
     wandb_project: str = "dreamrun"
     wandb_entity: str | None = None
 
     def __post_init__(self):
-        for name in ("clip_stride", "batch_size", "log_every", "val_every", "val_batches", "rollout_every"):
+        for name in (
+            "clip_stride",
+            "batch_size",
+            "log_every",
+            "val_every",
+            "val_batches",
+            "rollout_every",
+            "accumulate",
+            "max_bad_steps",
+        ):
             self._at_least(name, 1)
         for name in ("checkpoint_every", "keep_checkpoints", "window_frames", "clip_frames", "max_steps", "epochs"):
             self._at_least(name, 1)

@@ -18,10 +18,14 @@ from data.dataset import Batch, ClipDataset
 from data.pixels import to_float, to_uint8
 from data.records import Record
 from data.shards import Metadata
+from data.video import comparison
 from model.config import ModelConfig
 from model.dit import WorldModel
 from model.sampler import Sampler
+from training.distributed import gather, rank, world_size
 from training.loss import diffusion_loss, draw_noise
+
+ROLLOUT_SAMPLES, ROLLOUT_PROMPT, ROLLOUT_FRAMES = 4, 4, 32
 
 
 def psnr(truth: np.ndarray, frames: np.ndarray) -> float:
@@ -51,15 +55,14 @@ def by_frame(truth: np.ndarray, frames: np.ndarray) -> dict[str, list[float | No
 
 
 @torch.no_grad()
-def validation_loss(model: WorldModel, batches: list[Batch], seed: int) -> float:
-    """Mean loss over batches, each under noise that depends on the seed and its place alone."""
+def validation_loss(model: WorldModel, batches: list[Batch]) -> float:
+    """Mean loss over batches, each clip under the noise of its seed."""
     losses = []
-    for number, batch in enumerate(batches):
-        frames, actions = (t.to(model.device) for t in (to_float(batch.frames), torch.from_numpy(batch.actions)))
-        generator = torch.Generator(model.device).manual_seed(seed + number)
-        noise = draw_noise(frames.shape, generator, model.device)
-        losses.append(diffusion_loss(model, model.config, frames, actions, noise)[0].mean().item())
-    return float(np.mean(losses))
+    for batch in batches:
+        frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
+        noise = draw_noise(frames.movedim(-1, -3).shape, batch.seeds, model.device)
+        losses.append(diffusion_loss(model, model.config, to_float(frames), actions, noise)[0].mean())
+    return torch.stack(losses).mean().item()
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,33 @@ def dream(
     for t in tqdm(range(num_prompt, actions.shape[1]), desc=progress, unit=" frames", disable=not progress):
         dreamt.append(to_uint8(sampler.step(vectors[:, t])))
     return np.concatenate((frames[:, :num_prompt], np.stack(dreamt, axis=1)), axis=1)
+
+
+def rollout(model: WorldModel, dataset: ClipDataset) -> tuple[dict[str, float], np.ndarray] | None:
+    """Dream along with a few held-out records, each rank with some of them; the same dreams for any number of ranks.
+
+    Args:
+        model: ready to dream, as from `for_dreaming`.
+
+    Returns:
+        PSNR in dB some frames after the prompt, by name; and a video of truth and dream, uint8 (T, H, W, 3).
+        None where no record is long enough.
+    """
+    lengths = dataset.index.lengths
+    num_frames = min(ROLLOUT_FRAMES, int(lengths.max()))
+    num_samples = min(ROLLOUT_SAMPLES, int((lengths >= num_frames).sum()))
+    if num_frames <= ROLLOUT_PROMPT:
+        return None
+    clips = held_out_clips(dataset, num_samples, num_frames)
+    own = np.array_split(np.arange(num_samples), world_size())[rank()]
+    dreamt = clips.frames[:0]
+    if len(own):
+        sampler = Sampler(model, seed=int(own[0]))
+        dreamt = dream(sampler, clips.frames[own], clips.actions[own], clips.space, ROLLOUT_PROMPT)
+    dreamt = np.concatenate(gather(dreamt))
+    curve = by_frame(clips.frames[:, ROLLOUT_PROMPT:], dreamt[:, ROLLOUT_PROMPT:])["psnr"]
+    measured = {f"rollout/psnr_{n}": curve[n - 1] for n in (1, 4, 8, 16) if n <= len(curve) and curve[n - 1]}
+    return measured, comparison(clips.frames, dreamt, clips.actions, clips.space)
 
 
 def check_fits(config: ModelConfig, metadata: Metadata, where: Path | str) -> None:

@@ -4,219 +4,343 @@ from __future__ import annotations
 
 import copy
 import json
-import signal
+import math
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from data.dataset import Batch, ClipDataset, prefetch
+from data.dataset import Batch, prefetch
 from data.pixels import to_float
-from data.video import comparison, write_mp4
-from model.config import PRESETS, ModelConfig
+from data.video import write_mp4
 from model.dit import WorldModel
-from model.sampler import Sampler
-from training.checkpoint import find_resume, load_state, save_checkpoint
+from training.checkpoint import CheckpointWriter, find_resume, list_checkpoints, load_state
 from training.config import TrainConfig
-from training.distributed import autocast, choose_device, describe_device, for_dreaming, rank, world_size
-from training.evaluate import by_frame, dream, held_out_clips, validation_loss
+from training.distributed import (
+    agreed,
+    autocast,
+    average,
+    choose_device,
+    describe_device,
+    for_dreaming,
+    from_rank_zero,
+    gather,
+    num_restarts,
+    process_group,
+    rank,
+    rank_zero_first,
+    say,
+    world_size,
+    worst,
+)
+from training.evaluate import rollout, validation_loss
+from training.guard import StepCounts, StopRequest
 from training.loss import diffusion_loss, draw_noise, drop_actions
+from training.memory import memory_advice, out_of_memory
 from training.metrics import MetricsLog
+from training.setup import (
+    architecture,
+    check_batch_size,
+    fixed_batches,
+    initial_weights,
+    learning_rate,
+    made_for,
+    make_optimizer,
+    open_data,
+)
 
-ROLLOUT_SAMPLES, ROLLOUT_PROMPT, ROLLOUT_FRAMES = 4, 4, 32
-VAL_SEED = 1_000_000  # noise of the validation loss: the same at every step and in every run
+GO, STOP, FAILED = range(3)  # what a rank has to say before a step; the highest counts for all
 
 
-def train(config: TrainConfig) -> Path:
-    """Train a world model; returns its last checkpoint.
+def train(config: TrainConfig) -> Path | None:
+    """Train a world model, together with the other ranks if torchrun started several; returns its last checkpoint.
 
     Raises:
-        ValueError: settings, data or a checkpoint that cannot be used.
-        KeyboardInterrupt: after a checkpoint has been saved.
+        ValueError: settings, data or a checkpoint that cannot be used; a loader that died, after a checkpoint was
+            saved; too many steps in a row that were not finite.
+        KeyboardInterrupt: stopped, after a checkpoint has been saved.
     """
-    return Trainer(config).run()
+    with process_group():
+        trainer = rank_zero_first(lambda: Trainer(config))
+        trainer.resume()
+        return trainer.run()
 
 
 class Trainer:
-    """One run: everything that changes is `step`, `epoch`, `batch`, the weights and the optimizer."""
+    """One run: everything that changes is `step`, `epoch`, `batch`, the weights, the optimizer and the counts."""
 
     def __init__(self, config: TrainConfig):
-        if world_size() > 1:
-            raise ValueError(f"{world_size()} processes were started, but training runs in one so far: drop torchrun")
         self.config = config
         self.device = choose_device(config.device)
-        model_config = self._model_config()
-        clip_frames = config.clip_frames or model_config.window_frames
-        if clip_frames > model_config.window_frames:
-            raise ValueError(f"clips of {clip_frames} frames do not fit a window of {model_config.window_frames}")
-        self.data = self._dataset("train", clip_frames)
-        self.val_data = self._dataset("val", clip_frames)
-        self.model_config = self._about_the_game(model_config)
-        torch.manual_seed(config.seed)
-        self.model = WorldModel(self.model_config).to(self.device)
-        self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=config.weight_decay,
-            fused=True,
+        wanted = architecture(config)
+        self.data, self.val_data = (
+            open_data(config, split, config.clip_frames or wanted.window_frames) for split in ("train", "val")
         )
-        if config.compile:
-            for block in self.model.blocks:
-                block.compile()
+        check_batch_size(config, self.data.num_clips)
+        if self.val_data.num_clips < world_size():
+            raise ValueError(f"{config.data}/val has fewer clips than there are ranks: {self.val_data.num_clips}")
+        self.model_config = made_for(wanted, self.data.metadata)
+        torch.manual_seed(config.seed)
+        self.model = WorldModel(self.model_config)
+        weights = initial_weights(config, self.model_config)
+        if weights:
+            self.model.load_state_dict(weights)
+        self.model.to(self.device)
+        self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = make_optimizer(self.model, config)
+        self.counts = StepCounts(self.device)
         self.num_batches = self.data.num_batches(config.batch_size)
-        if not self.num_batches:
-            raise ValueError(f"batch_size {config.batch_size} is more than the {self.data.num_clips} clips there are")
         self.max_steps = config.max_steps or (config.epochs or 1) * self.num_batches
         if config.epochs:
             self.max_steps = min(self.max_steps, config.epochs * self.num_batches)
         self.step, self.epoch, self.batch = 0, 0, 0
-        self.stop_asked = False
-        self._resume()
+        self.checkpoint: Path | None = None  # that the run goes on from
+        self.wandb_id: str | None = None
+        self.writer: CheckpointWriter | None = None  # on rank 0
 
-    def run(self) -> Path:
+    def resume(self) -> None:
+        """Go on from the checkpoint that the config, or a restart by torchrun, asks for."""
+        self.checkpoint = from_rank_zero(self._find_checkpoint)
+        if self.checkpoint:
+            agreed(lambda: self._load(self.checkpoint))
+            say(f"resumed from {self.checkpoint}, step {self.step}")
+        if self.config.compile:
+            for block in self.model.blocks:
+                block.compile()
+        self.network = self.model
+        if world_size() > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            self.network = DistributedDataParallel(
+                self.model, devices, forward_sync_buffers=False, gradient_as_bucket_view=True
+            )
+
+    def run(self) -> Path | None:
         """Train to the end."""
-        config = self.config
         if self.step >= self.max_steps:
-            print(f"nothing left to do: {self.step} steps are done, of {self.max_steps}")
-            return find_resume(config.resume, config.out)
-        config.out.mkdir(parents=True, exist_ok=True)
-        (config.out / "train_config.json").write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
-        settings = {**asdict(config), "model": self.model_config.to_dict()}
-        self.log = MetricsLog(config.out, self.step, config.wandb, config.wandb_project, config.wandb_entity, settings)
+            say(f"nothing left to do: {self.step} steps are done, of {self.max_steps}")
+            return self.checkpoint
+        self.log = agreed(self._open_log if rank() == 0 else lambda: None)
         self._say_what_runs()
-        self.val_batches = self._fixed_val_batches()
-        previous = signal.signal(signal.SIGINT, self._ask_to_stop)
-        saved = None
+        self.val_batches = fixed_batches(self.val_data, self.config.batch_size, self.config.val_batches)
+        config = self.config
+        if rank() == 0:
+            self.writer = CheckpointWriter(config.out, self.ema, config.keep_checkpoints, self.checkpoint)
         try:
-            with tqdm(total=self.max_steps, initial=self.step, unit=" steps", desc="training") as bar:
-                for batch in self._batches():
-                    self._train_step(batch, bar)
-                    last = self.step == self.max_steps or self.stop_asked
-                    begun = time.perf_counter()
-                    if last or self.step % config.checkpoint_every == 0:
-                        saved = self._save()
-                    if last or self.step % config.val_every == 0:
-                        self._validate()
-                    if self.step == self.max_steps or self.step % config.rollout_every == 0:
-                        self._rollout()
-                    if last:
-                        break
-                    self._since += time.perf_counter() - begun  # clips/s counts training alone
+            with StopRequest() as stop:
+                stopped = self._train(stop)
+            saved = self._saved()
         finally:
-            signal.signal(signal.SIGINT, previous)
-            self.log.close()
-        if self.stop_asked:
-            print(f"stopped at step {self.step}, saved in {saved}: the same command with --resume auto goes on")
+            if self.writer:
+                self.writer.close()
+            if self.log:
+                self.log.close()
+        if stopped:
+            say(f"stopped at step {self.step}, saved in {saved}: the same command with --resume auto goes on")
             raise KeyboardInterrupt
         return saved
 
+    def _train(self, stop: StopRequest) -> bool:
+        """Train to the end, or until some rank is asked to stop (True) or has no more data (ValueError)."""
+        with closing(self._batches()) as batches, self._progress_bar() as bar:
+            while self.step < self.max_steps:
+                batch, trouble = self._next(batches)
+                status = worst(FAILED if trouble else STOP if stop.asked else GO)
+                if status != GO:
+                    self._save()
+                    agreed(lambda trouble=trouble: self._give_up(trouble))
+                    return True
+                self._train_step(batch, bar)
+                begun = time.perf_counter()
+                # The checkpoint comes last, so that whoever goes on from it has nothing of this step left to do.
+                val_loss = self._validate() if self._due(self.config.val_every) else None
+                if self._due(self.config.rollout_every):
+                    self._rollout()
+                if self._due(self.config.checkpoint_every):
+                    self._save(val_loss)
+                self._since += time.perf_counter() - begun  # clips/s counts training alone
+        return False
+
+    def _due(self, every_steps: int) -> bool:
+        return self.step % every_steps == 0 or self.step == self.max_steps
+
+    def _next(self, batches: Iterator[Batch]) -> tuple[Batch | None, str]:
+        """The next batch, or what keeps it from coming."""
+        begun = time.perf_counter()
+        try:
+            return next(batches), ""
+        except Exception as error:  # whatever it is, the other ranks must hear of it before they wait for this one
+            return None, f"{type(error).__name__}: {error}"
+        finally:
+            self._waited += time.perf_counter() - begun
+
+    def _give_up(self, trouble: str) -> None:
+        saved = self._saved()
+        if trouble:
+            raise ValueError(f"no more data at step {self.step} ({trouble}); saved in {saved}: --resume auto goes on")
+
+    def _saved(self) -> Path | None:
+        """The newest whole checkpoint, once nothing is being written; known to all ranks."""
+        return gather(self.writer.wait() if self.writer else None)[0]
+
     def _train_step(self, batch: Batch, bar: tqdm) -> None:
         try:
-            loss, grad_norm = self._update(batch)
+            grad_norm = self._update(batch)
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
-            raise ValueError(self._memory_advice()) from None
+            self.optimizer.zero_grad()
+            advice = memory_advice(self.config, lambda size: self._update(next(self.data.batches(size))))
+            raise ValueError(advice) from None
         self.step += 1
         self.batch += 1
-        self._losses.append(loss)
-        if self.step % self.config.log_every == 0 or self.step == self.max_steps:
-            mean_loss = torch.stack(self._losses).mean().item()  # the only wait for the device
-            now = time.perf_counter()
-            clips_per_sec = len(self._losses) * self.config.batch_size / (now - self._since)
-            self._losses, self._since = [], now
-            values = {"train/loss": mean_loss, "train/grad_norm": grad_norm.item(), "train/lr": self._learning_rate()}
-            self.log.log(self.step, {**values, "train/clips_per_sec": clips_per_sec})
-            bar.set_postfix({"loss": f"{mean_loss:.4f}", "clips/s": f"{clips_per_sec:.1f}"}, refresh=False)
+        if self._due(self.config.log_every):
+            self._log_training(grad_norm, bar)
         bar.update()
 
-    def _update(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One optimizer step; loss and gradient norm stay on the device."""
-        frames, actions = self._to_device(batch)
-        generator = torch.Generator(self.device).manual_seed(self.config.seed * 1_000_003 + self.step)
-        actions = drop_actions(actions, self.config.action_dropout, generator)
-        noise = draw_noise(frames.shape, generator, self.device)
-        with self._autocast():
-            loss = diffusion_loss(self.model, self.model_config, frames, actions, noise)[0].mean()
-        loss.backward()
+    def _log_training(self, grad_norm: Tensor, bar: tqdm) -> None:
+        reading = self.counts.read()  # the only wait for the device
+        self._check_streak(reading.worst_streak)
+        now = time.perf_counter()
+        secs, waited = now - self._since, self._waited
+        clips_per_sec = (self.step - self._logged) * self.config.batch_size / secs
+        self._since, self._waited, self._logged = now, 0.0, self.step
+        self._write(
+            {
+                "train/loss": reading.mean_loss,
+                "train/grad_norm": grad_norm.item(),
+                "train/lr": learning_rate(self.config, self.step, self.max_steps),
+                "train/bad_steps": reading.bad_steps,
+                "train/clips_per_sec": clips_per_sec,
+                "train/data_wait": waited / secs,  # share of the time
+            }
+        )
+        bar.set_postfix({"loss": f"{reading.mean_loss:.4f}", "clips/s": f"{clips_per_sec:.1f}"}, refresh=False)
+
+    def _check_streak(self, bad_steps: int) -> None:
+        limit = self.config.max_bad_steps
+        if bad_steps >= limit:
+            self._end(
+                f"{bad_steps} steps in a row up to step {self.step} had a loss or gradient that is not finite "
+                f"(--max-bad-steps {limit})"
+            )
+
+    def _end(self, trouble: str) -> None:
+        saved = self._saved() or "the start"
+        agreed(lambda: _mistake(f"{trouble}: go on from {saved} with a lower --learning-rate, or check the data"))
+
+    def _update(self, batch: Batch) -> Tensor:
+        """One optimizer step; the gradient's norm, on the device."""
+        parts = self._to_device(batch)
+        total = torch.zeros((), device=self.device)
+        for number, part in enumerate(parts, start=1):
+            together = number == len(parts) or self.network is self.model  # gradients are averaged over ranks once
+            with nullcontext() if together else self.network.no_sync():
+                loss = self._loss(*part) / len(parts)
+                loss.backward()
+            total += loss.detach()
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = learning_rate(self.config, self.step, self.max_steps)
+        # By this flag the fused optimizer leaves weights and moments as they were, without waiting for the device.
+        self.optimizer.found_inf = self.counts.add(average(total), grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         # The average forgets the first steps quickly: (1 + n) / (10 + n), as in TensorFlow's.
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         weights = zip(self.ema.parameters(), self.model.parameters(), strict=True)
         torch._foreach_lerp_(*map(list, zip(*((a, b.detach()) for a, b in weights), strict=True)), 1 - decay)
-        return loss.detach(), grad_norm
+        return grad_norm
 
-    def _learning_rate(self) -> float:
-        """Warm-up from 0, constant, then linear decay to 0 at the end (arXiv 2405.18392)."""
-        config = self.config
-        warmup = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
-        decay_steps = max(1.0, config.decay_fraction * self.max_steps)
-        return config.learning_rate * min(warmup, (self.max_steps - self.step) / decay_steps, 1.0)
+    def _loss(self, frames: Tensor, actions: Tensor, seeds: np.ndarray) -> Tensor:
+        """Of uint8 frames (B, T, H, W, C) on the device: bytes travel, floats are made there."""
+        x0 = to_float(frames)
+        noise = draw_noise(x0.shape, seeds, self.device)
+        actions = drop_actions(actions, self.config.action_dropout, noise.coins)
+        with self._autocast():
+            return diffusion_loss(self.network, self.model_config, x0, actions, noise)[0].mean()
+
+    def _to_device(self, batch: Batch) -> list[tuple[Tensor, Tensor, np.ndarray]]:
+        """Frames, actions and seeds of each part that is accumulated."""
+        tensors = (torch.as_tensor(array).to(self.device, non_blocking=True) for array in (batch.frames, batch.actions))
+        frames, actions = (tensor.chunk(self.config.accumulate) for tensor in tensors)
+        seeds = np.split(batch.seeds, np.cumsum([len(part) for part in frames])[:-1])
+        return list(zip(frames, actions, seeds, strict=True))
 
     def _batches(self) -> Iterator[Batch]:
         """Batches from where the run stands, epoch after epoch."""
-        self._losses, self._since = [], time.perf_counter()
-        while self.step < self.max_steps:
-            yield from prefetch(self.data.batches(self.config.batch_size, self.epoch, skip_batches=self.batch))
+        self._since, self._waited, self._logged = time.perf_counter(), 0.0, self.step
+        while True:
+            batches = self.data.batches(self.config.batch_size, self.epoch, skip_batches=self.batch)
+            yield from prefetch(map(_pinned, batches) if self.device.type == "cuda" else batches)
             self.epoch, self.batch = self.epoch + 1, 0
-
-    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Bytes travel, floats are made on the device."""
-        frames, actions = (torch.from_numpy(array).to(self.device) for array in (batch.frames, batch.actions))
-        return to_float(frames), actions
 
     def _autocast(self) -> torch.autocast:
         return autocast(self.device, self.config.bf16)
 
-    def _validate(self) -> None:
+    def _validate(self) -> float:
         with self._autocast():
-            loss = validation_loss(self.ema, self.val_batches, VAL_SEED)
-        self.log.log(self.step, {"val/loss": loss})
-        tqdm.write(f"step {self.step}: val loss {loss:.4f}")
+            own = validation_loss(self.ema, self.val_batches)
+        loss = average(torch.tensor(own, dtype=torch.float64)).item()  # the ranks' shares are equal
+        self._write({"val/loss": loss})
+        if rank() == 0:
+            tqdm.write(f"step {self.step}: val loss {loss:.4f}")
+        return loss
 
     def _rollout(self) -> None:
         """Dream along with held-out play; a picture of how far the run has come."""
-        lengths = self.val_data.index.lengths
-        num_frames = min(ROLLOUT_FRAMES, int(lengths.max()))
-        num_samples = min(ROLLOUT_SAMPLES, int((lengths >= num_frames).sum()))
-        if num_frames <= ROLLOUT_PROMPT:
+        dreamt = rollout(for_dreaming(self.ema, self.device, self.config.bf16), self.val_data)
+        if not dreamt or not self.log:
             return
-        clips = held_out_clips(self.val_data, num_samples, num_frames)
-        sampler = Sampler(for_dreaming(self.ema, self.device, self.config.bf16))
-        dreamt = dream(sampler, clips.frames, clips.actions, clips.space, ROLLOUT_PROMPT)
-        curve = by_frame(clips.frames[:, ROLLOUT_PROMPT:], dreamt[:, ROLLOUT_PROMPT:])["psnr"]
-        measured = {f"rollout/psnr_{n}": curve[n - 1] for n in (1, 4, 8, 16) if n <= len(curve) and curve[n - 1]}
-        self.log.log(self.step, measured)
-        video = comparison(clips.frames, dreamt, clips.actions, clips.space)
+        measured, video = dreamt
+        self._write(measured)
         path = self.config.out / "rollouts" / f"step_{self.step:07d}.mp4"
-        write_mp4(path, video, clips.fps)
-        self.log.video(self.step, "rollout/video", path)
+        try:
+            write_mp4(path, video, self.val_data.metadata.fps)
+            self.log.video(self.step, "rollout/video", path)
+        except OSError as error:  # a full disk must not cost the run
+            say(f"warning: {path} could not be written: {error}", sys.stderr)
 
-    def _save(self) -> Path:
+    def _write(self, values: dict[str, float]) -> None:
+        if self.log:  # what is not finite is left out: JSON has no word for it
+            self.log.log(self.step, {name: value for name, value in values.items() if math.isfinite(value)})
+
+    def _save(self, val_loss: float | None = None) -> None:
+        self._check_streak(self.counts.worst_streak())
+        if not torch.stack(torch._foreach_norm(list(self.model.parameters()))).isfinite().all():
+            self._end(f"the weights are no longer finite at step {self.step}")
+        if not self.writer:
+            return
         state = {
             "step": self.step,
             "epoch": self.epoch,
             "batch": self.batch,
+            "order": self.data.order_key(self.config.batch_size),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "counts": self.counts.state_dict(),
+            "wandb_id": self.log.run_id,
         }
-        return save_checkpoint(self.config.out, self.step, self.ema, state, self.config.keep_checkpoints)
+        self.writer.save(self.step, self.ema, state, val_loss)
 
-    def _resume(self) -> None:
-        checkpoint = find_resume(self.config.resume, self.config.out)
-        if checkpoint is None:
-            return
+    def _find_checkpoint(self) -> Path | None:
+        config = self.config
+        found = find_resume("auto" if num_restarts() else config.resume, config.out)
+        if found is None and config.resume != "auto":
+            found = find_resume(config.resume, config.out)
+        here = (config.out / "checkpoints").resolve()
+        if (found is None or found.resolve().parent != here) and list_checkpoints(config.out):
+            raise ValueError(f"{config.out} holds a run already: go on with --resume auto, or choose another --out")
+        return found
+
+    def _load(self, checkpoint: Path) -> None:
         ema = WorldModel.from_pretrained(str(checkpoint))
         if ema.config != self.model_config:
             raise ValueError(f"cannot resume from {checkpoint}: its network or its game is another ({ema.config})")
@@ -224,102 +348,50 @@ class Trainer:
         self.ema.load_state_dict(ema.state_dict())
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.counts.load_state_dict(state["counts"])
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
-        print(f"resumed from {checkpoint}, step {self.step}")
+        self.wandb_id = state["wandb_id"]
+        order = self.data.order_key(self.config.batch_size)
+        changed = [
+            f"{name} {state['order'][name]} -> {order[name]}" for name in order if state["order"][name] != order[name]
+        ]
+        if changed:
+            say(f"warning: the batches are others now ({', '.join(changed)}): a new epoch begins", sys.stderr)
+            self.epoch, self.batch = self.epoch + 1, 0
 
-    def _model_config(self) -> ModelConfig:
+    def _open_log(self) -> MetricsLog:
         config = self.config
-        if config.preset not in PRESETS:
-            raise ValueError(f"unknown preset {config.preset!r}: choose {', '.join(PRESETS)}")
-        given = {"prediction": config.prediction, "window_frames": config.window_frames}
-        return replace(PRESETS[config.preset], **{name: value for name, value in given.items() if value is not None})
+        config.out.mkdir(parents=True, exist_ok=True)
+        (config.out / "train_config.json").write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
+        settings = {**asdict(config), "model": self.model_config.to_dict()}
+        where = (config.wandb, config.wandb_project, config.wandb_entity)
+        return MetricsLog(config.out, self.step, *where, settings, self.wandb_id)
 
-    def _about_the_game(self, config: ModelConfig) -> ModelConfig:
-        """The architecture, made to measure for the data."""
-        metadata = self.data.metadata
-        height, width, channels = metadata.frame_shape
-        return replace(
-            config,
-            frame_height=height,
-            frame_width=width,
-            num_channels=channels,
-            num_actions=len(metadata.actions),
-            environment=metadata.environment,
-            environment_options=metadata.environment_options,
-            action_names=metadata.actions.names,
-            action_keys=metadata.actions.keys,
-            acting_actions=metadata.actions.acting,
-            fps=metadata.fps,
+    def _progress_bar(self) -> tqdm:
+        return tqdm(
+            total=self.max_steps, initial=self.step, unit=" steps", desc="training", disable=True if rank() else None
         )
-
-    def _dataset(self, split: str, clip_frames: int) -> ClipDataset:
-        config = self.config
-        return ClipDataset(
-            config.data,
-            split,
-            clip_frames,
-            stride=config.clip_stride,
-            seed=config.seed,
-            rank=rank(),
-            world_size=world_size(),
-            max_bad_fraction=config.max_bad_fraction,
-            progress=lambda done, todo: _progress(f"indexing {split}", done, todo),
-        )
-
-    def _fixed_val_batches(self) -> list[Batch]:
-        """The same few held-out batches at every validation."""
-        size = min(self.config.batch_size, self.val_data.num_clips)
-        count = min(self.config.val_batches, self.val_data.num_batches(size))
-        return [batch for batch, _ in zip(self.val_data.batches(size), range(count), strict=False)]
 
     def _say_what_runs(self) -> None:
         config, model = self.config, self.model_config
         num_parameters = sum(p.numel() for p in self.model.parameters())
-        print(f"device: {describe_device(self.device)}; {'bfloat16' if self._autocast()._enabled else 'float32'}")
-        print(f"model: {config.preset}, {num_parameters / 1e6:.2f} M parameters, {model.prediction} prediction")
-        print(
+        say(f"device: {describe_device(self.device)}; {'bfloat16' if self._autocast()._enabled else 'float32'}")
+        if world_size() > 1:
+            say(f"ranks: {world_size()}, each with {config.batch_size // world_size()} clips of a batch")
+        say(f"model: {config.preset}, {num_parameters / 1e6:.2f} M parameters, {model.prediction} prediction")
+        say(
             f"data: {config.data}: {len(self.data.index.lengths)} records, {self.data.num_clips} clips of "
             f"{self.data.clip_frames} frames, {self.num_batches} batches of {config.batch_size} an epoch"
         )
-        print(f"run: {config.out}, {self.max_steps} steps")
-
-    def _ask_to_stop(self, *_) -> None:
-        if self.stop_asked:
-            raise KeyboardInterrupt  # asked twice: at once, without saving
-        self.stop_asked = True
-        tqdm.write("stopping after this step; a checkpoint is being saved (once more to quit at once)")
-
-    def _memory_advice(self) -> str:
-        """Out of memory: which batch size would fit, found by trying."""
-        self.optimizer.zero_grad()
-        for size in _halves(self.config.batch_size):
-            if self._fits(size):
-                return f"out of memory with --batch-size {self.config.batch_size}: {size} would fit"
-        return "out of memory even with --batch-size 1: choose a smaller --preset or fewer --clip-frames"
-
-    def _fits(self, batch_size: int) -> bool:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        try:
-            batch = next(self.data.batches(batch_size))
-            self._update(batch)
-            return True
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-            return False
+        say(f"run: {config.out}, {self.max_steps} steps")
 
 
-def _halves(size: int) -> Iterator[int]:
-    while size > 1:
-        size //= 2
-        yield size
+def _mistake(message: str) -> None:
+    raise ValueError(message)
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _progress(what: str, done: int, todo: int) -> None:
-    end = "\n" if done == todo else ""
-    print(f"\r{what}: {done} of {todo} shards", end=end, file=sys.stderr, flush=True)
+def _pinned(batch: Batch) -> Batch:
+    """The same in memory that a GPU copies from while it computes, so that no step waits for the copy."""
+    return replace(
+        batch, **{name: torch.from_numpy(getattr(batch, name)).pin_memory() for name in ("frames", "actions")}
+    )

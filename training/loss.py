@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,18 +24,30 @@ class Noise:
 
     levels: Tensor  # (B, T) in [0, 1], independent for each frame (diffusion forcing, arXiv 2407.01392)
     eps: Tensor  # (B, T, C, H, W) standard normal
+    coins: Tensor  # (B,) uniform in [0, 1), for `drop_actions`
 
 
-def draw_noise(shape: torch.Size, generator: torch.Generator, device: torch.device) -> Noise:
-    """Noise for frames of `shape` (B, T, C, H, W); uniform levels. The generator is on `device`."""
-    levels = torch.rand(shape[:2], generator=generator, device=device)
-    return Noise(levels, torch.randn(shape, generator=generator, device=device))
+def draw_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device) -> Noise:
+    """Noise for frames of `shape` (B, T, C, H, W), each clip's from its own seed, uint64 (B,), alone; uniform levels.
+
+    So it is the same whatever batch, micro-batch or rank the clip is in. One generator, seeded again for each clip,
+    is faster on a CPU than one draw for all (46 ms to 75 for 32 clips of 32 frames of 64x64, as a clip fits the cache);
+    on a GPU it is two launches a clip, and nothing waits for the device.
+    """
+    batch, num_frames = shape[:2]
+    generator = torch.Generator(device)
+    uniform = torch.empty(batch, num_frames + 1, device=device)
+    eps = torch.empty(shape, device=device)
+    for clip, seed in enumerate(seeds.tolist()):
+        generator.manual_seed(seed)
+        uniform[clip].uniform_(generator=generator)
+        eps[clip].normal_(generator=generator)
+    return Noise(levels=uniform[:, 1:], eps=eps, coins=uniform[:, 0])
 
 
-def drop_actions(actions: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def drop_actions(actions: Tensor, share: float, coins: Tensor) -> Tensor:
     """Hide all actions of a share of the clips, so that the network also learns to go on without any."""
-    kept = torch.rand(actions.shape[0], generator=generator, device=actions.device) >= share
-    return actions * kept[:, None, None]
+    return actions * (coins >= share)[:, None, None]
 
 
 def diffusion_loss(model, config: ModelConfig, x0: Tensor, actions: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:

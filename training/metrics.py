@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import netrc
 import os
@@ -16,17 +17,34 @@ class MetricsLog:
 
     Args:
         step: steps done so far; lines of later steps, from before a resume, are dropped.
+        run_id: of the Weights & Biases run to go on with.
     """
 
-    def __init__(self, folder: Path, step: int, mode: str, project: str, entity: str | None, settings: dict):
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        mode: str,
+        project: str,
+        entity: str | None,
+        settings: dict,
+        run_id: str | None = None,
+    ):
         self._path = folder / METRICS_FILE
         _drop_later_lines(self._path, step)
-        self._wandb = _start_wandb(folder, mode, project, entity, settings)
+        self._wandb = _start_wandb(folder, mode, project, entity, settings, run_id)
+        self.run_id: str | None = self._wandb.id if self._wandb else run_id
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Write numbers, named like `train/loss`."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        """Write numbers, named like `train/loss`. A full disk costs the line and a warning."""
+        size = self._path.stat().st_size if self._path.exists() else 0
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            print(f"warning: {self._path}, step {step}: {error}", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                os.truncate(self._path, size)  # no half line
         self._send(values, step)
 
     def video(self, step: int, name: str, path: Path) -> None:
@@ -80,7 +98,7 @@ def _logged_in() -> bool:
         return False
 
 
-def _start_wandb(folder: Path, mode: str, project: str, entity: str | None, settings: dict):
+def _start_wandb(folder: Path, mode: str, project: str, entity: str | None, settings: dict, run_id: str | None):
     """A Weights & Biases run, or None. Never prompts: without an account "online" becomes "offline"."""
     if mode == "auto":
         mode = "online" if _logged_in() else "off"
@@ -99,6 +117,8 @@ def _start_wandb(folder: Path, mode: str, project: str, entity: str | None, sett
             name=folder.name,
             config=settings,
             mode=mode,
+            id=run_id,
+            resume="allow" if run_id else None,
             settings=wandb.Settings(console="off", silent=True),
         )
     except Exception as error:  # whatever it is, training matters more

@@ -1,0 +1,59 @@
+"""Training in processes of its own, and what it leaves behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from model import WorldModel
+from training.metrics import read_metrics
+
+ROOT = Path(__file__).parent.parent
+FEW = ("--preset", "smallest", "--batch-size", "4", "--log-every", "1", "--val-every", "10", "--rollout-every", "20")
+FEW += ("--val-batches", "2", "--checkpoint-every", "5", "--warmup-steps", "2", "--wandb", "off", "--clip-stride", "10")
+
+
+def values(run: Path, name: str) -> dict[int, float]:
+    """A metric by step."""
+    return {line["step"]: line[name] for line in read_metrics(run / "metrics.jsonl") if name in line}
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return WorldModel.from_pretrained(path).state_dict()
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """The same numbers, bit for bit, at the same steps, each once."""
+    for name in ("train/loss", "train/grad_norm", "val/loss", "rollout/psnr_1"):
+        assert values(run, name) == values(other, name) != {}
+    steps = [line["step"] for line in read_metrics(run / "metrics.jsonl") if "train/loss" in line]
+    assert steps == sorted(set(steps))
+    ours, theirs = (
+        WorldModel.from_pretrained(folder / "checkpoints" / "latest").state_dict() for folder in (run, other)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def start(out: Path, data: Path, *options, ranks: int = 1, max_restarts: int = 0, seen: Path | None = None):
+    """Training in a process of its own, or in several under torchrun."""
+    run = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={max_restarts}")
+    command = [sys.executable, *(run if ranks > 1 else ()), ROOT / "tests" / "tiny_run.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    if seen:
+        environment["SEEN"] = str(seen)
+    return subprocess.Popen(
+        [str(part) for part in (*command, "--data", data, "--out", out, *FEW, *options)],
+        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen, timeout_secs: float = 600) -> str:
+    """What it prints, once it has ended well."""
+    try:
+        output, _ = process.communicate(timeout=timeout_secs)
+    finally:
+        process.kill()  # nothing, unless it has hung
+    assert process.returncode == 0, output
+    return output

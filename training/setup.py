@@ -1,0 +1,129 @@
+"""What a run is made of: its network, its data and its optimizer, as the config says."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
+
+import torch
+
+from data.dataset import Batch, ClipDataset
+from data.shards import Metadata
+from model.config import PRESETS, ModelConfig
+from model.dit import WorldModel
+from training.config import TrainConfig
+from training.distributed import rank, world_size
+
+VAL_SEED = 1_000_000  # order and noise of the validation clips: the same at every step and in every run
+
+
+def architecture(config: TrainConfig) -> ModelConfig:
+    """The preset, with what was asked for in its place.
+
+    Raises:
+        ValueError: no such preset; a window too short for the clips.
+    """
+    if config.preset not in PRESETS:
+        raise ValueError(f"unknown preset {config.preset!r}: choose {', '.join(PRESETS)}")
+    given = {"prediction": config.prediction, "window_frames": config.window_frames}
+    chosen = replace(PRESETS[config.preset], **{name: value for name, value in given.items() if value is not None})
+    if config.clip_frames and config.clip_frames > chosen.window_frames:
+        raise ValueError(f"clips of {config.clip_frames} frames do not fit a window of {chosen.window_frames}")
+    return chosen
+
+
+def made_for(config: ModelConfig, metadata: Metadata) -> ModelConfig:
+    """An architecture, made to measure for the data."""
+    height, width, channels = metadata.frame_shape
+    return replace(
+        config,
+        frame_height=height,
+        frame_width=width,
+        num_channels=channels,
+        num_actions=len(metadata.actions),
+        environment=metadata.environment,
+        environment_options=metadata.environment_options,
+        action_names=metadata.actions.names,
+        action_keys=metadata.actions.keys,
+        acting_actions=metadata.actions.acting,
+        fps=metadata.fps,
+    )
+
+
+def open_data(config: TrainConfig, split: str, clip_frames: int) -> ClipDataset:
+    """This rank's part of a split. Raises ValueError as `ClipDataset` does."""
+    return ClipDataset(
+        config.data,
+        split,
+        clip_frames,
+        stride=config.clip_stride,
+        seed=config.seed if split == "train" else VAL_SEED,
+        rank=rank(),
+        world_size=world_size(),
+        max_bad_fraction=config.max_bad_fraction,
+        progress=lambda done, todo: _progress(f"indexing {split}", done, todo),
+    )
+
+
+def check_batch_size(config: TrainConfig, num_clips: int) -> None:
+    """Whether the global batch can be shared and filled.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    parts = world_size() * config.accumulate
+    if config.batch_size % parts:
+        raise ValueError(
+            f"batch_size {config.batch_size} cannot be shared evenly by {world_size()} ranks "
+            f"times --accumulate {config.accumulate}: choose a multiple of {parts}"
+        )
+    if config.batch_size > num_clips:
+        raise ValueError(f"batch_size {config.batch_size} is more than the {num_clips} clips there are")
+
+
+def make_optimizer(model: WorldModel, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; fused, which also skips a step by a flag on the device (`found_inf`)."""
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate(config: TrainConfig, step: int, max_steps: int) -> float:
+    """Warm-up from 0, constant, then linear decay to 0 at the end (arXiv 2405.18392)."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    decay_steps = max(1.0, config.decay_fraction * max_steps)
+    return config.learning_rate * min(warmup, (max_steps - step) / decay_steps, 1.0)
+
+
+def fixed_batches(data: ClipDataset, batch_size: int, most: int) -> list[Batch]:
+    """This rank's part of the first batches of a split, at most so many; smaller ones if it has too few clips."""
+    size = min(batch_size, data.num_clips // world_size() * world_size())
+    with closing(data.batches(size)) as batches:
+        return list(islice(batches, most))
+
+
+def initial_weights(config: TrainConfig, wanted: ModelConfig) -> dict[str, torch.Tensor] | None:
+    """The weights that --init-from names, if it names any.
+
+    Raises:
+        ValueError: no checkpoint there, or one of another network.
+    """
+    if not config.init_from:
+        return None
+    model = WorldModel.from_pretrained(config.init_from)
+    for name in ("patch_size", "dim", "num_blocks", "num_heads", "num_channels", "num_actions", "prediction"):
+        theirs, ours = getattr(model.config, name), getattr(wanted, name)
+        if theirs != ours:
+            raise ValueError(f"cannot start from {config.init_from}: its {name} is {theirs}, this run's is {ours}")
+    return model.state_dict()
+
+
+def _progress(what: str, done: int, todo: int) -> None:
+    end = "\n" if done == todo else ""
+    print(f"\r{what}: {done} of {todo} shards", end=end, file=sys.stderr, flush=True)
