@@ -9,11 +9,12 @@ import pytest
 import torch
 from tiny import assert_one_line, random_inputs, random_model
 
-from data.dataset import ClipDataset
+from data.dataset import Batch, ClipDataset
 from model import ModelConfig, WorldModel
+from model.diffusion import alpha_bar
 from training import loop
 from training.checkpoint import find_resume, list_checkpoints, load_state, save_checkpoint
-from training.evaluate import by_frame, psnr, ssim
+from training.evaluate import by_frame, psnr, ssim, validation_metrics, validation_sums
 from training.loss import Noise, diffusion_loss, draw_noise, drop_actions
 from training.metrics import MetricsLog, read_metrics
 
@@ -233,6 +234,33 @@ def test_psnr_is_pooled_and_json_has_no_infinity():
     assert json.loads(json.dumps(curve, allow_nan=False)) == curve
     assert psnr(truth, truth) == float("inf")
     assert ssim(truth[:, 2], frames[:, 2]) < 0.01
+
+
+def test_validation_tells_heeded_actions_and_noise_levels():
+    """A network that draws its frame from the action alone: right under its own, wrong under another clip's."""
+    config = replace(random_model().config, prediction="x0")
+    actions = np.tile(np.eye(3, dtype=np.float32)[:, None], (16, 6, 1))  # in each clip another than in the one before
+    frames = np.full((48, 6, 16, 24, 3), 255, np.uint8) * actions[..., None, None, :].astype(np.uint8)
+    batch = Batch(frames, actions, np.arange(48), np.zeros(48, np.int64), np.arange(48, dtype=np.uint64))
+
+    class Painter(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def forward(self, noisy, noise_level, actions):
+            colour = actions[..., None, None] * 2 - 1
+            return (colour + noise_level[..., None, None, None] * 0.1).expand_as(noisy)
+
+    painter = Painter()
+    painter.config = config
+    metrics = validation_metrics(validation_sums(painter, [batch]))
+    assert 0 < metrics["val/loss"] < 0.05
+    assert metrics["val/action_ratio"] > 50
+    binned = {name: value for name, value in metrics.items() if "loss_noise" in name and np.isfinite(value)}
+    assert len(metrics) == 10 and len(binned) == 8
+    # The error grows with u^2, its weight falls to 1.
+    expected = {u: (0.1 * u) ** 2 / max(0.01, 1 - alpha_bar(torch.tensor(u)).item()) for u in (0.5625, 0.9375)}
+    assert metrics["val/loss_noise_0.500"] == pytest.approx(expected[0.5625], rel=0.3)
+    assert metrics["val/loss_noise_0.875"] == pytest.approx(expected[0.9375], rel=0.2)
 
 
 def test_validation_sees_the_same_clips_every_time(pong_set):

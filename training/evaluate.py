@@ -25,6 +25,7 @@ from model.sampler import Sampler
 from training.distributed import gather, rank, world_size
 from training.loss import diffusion_loss, draw_noise
 
+NOISE_BINS = 8  # equal ranges of noise levels that the validation loss is split by
 ROLLOUT_SAMPLES, ROLLOUT_PROMPT, ROLLOUT_FRAMES = 4, 4, 32
 
 
@@ -55,14 +56,30 @@ def by_frame(truth: np.ndarray, frames: np.ndarray) -> dict[str, list[float | No
 
 
 @torch.no_grad()
-def validation_loss(model: WorldModel, batches: list[Batch]) -> float:
-    """Mean loss over batches, each clip under the noise of its seed."""
-    losses = []
+def validation_sums(model: WorldModel, batches: list[Batch]) -> Tensor:
+    """What `validation_metrics` is made from, float64 (2, 2 + NOISE_BINS): sums over frames, and how many there were.
+
+    Of the loss, of the loss under another clip's actions, and of the loss in each bin of noise levels. Each clip is
+    under the noise of its seed. Sums of several processes may be added or averaged.
+    """
+    sums = torch.zeros(2, 2 + NOISE_BINS, dtype=torch.float64)
     for batch in batches:
         frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
         noise = draw_noise(frames.movedim(-1, -3).shape, batch.seeds, model.device)
-        losses.append(diffusion_loss(model, model.config, to_float(frames), actions, noise)[0].mean())
-    return torch.stack(losses).mean().item()
+        x0 = to_float(frames)
+        own = diffusion_loss(model, model.config, x0, actions, noise)[0]
+        other = diffusion_loss(model, model.config, x0, actions.roll(1, dims=0), noise)[0]
+        bins = (noise.levels * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
+        for column, losses in enumerate((own, other, *(own[bins == number] for number in range(NOISE_BINS)))):
+            sums[:, column] += torch.tensor([losses.sum().item(), losses.numel()])
+    return sums
+
+
+def validation_metrics(sums: Tensor) -> dict[str, float]:
+    """From `validation_sums`: the loss, how much wrong actions worsen it (above 1: they are heeded), loss by noise."""
+    loss, other, *by_noise = (sums[0] / sums[1]).tolist()
+    binned = {f"val/loss_noise_{number / NOISE_BINS:.3f}": value for number, value in enumerate(by_noise)}
+    return {"val/loss": loss, "val/action_ratio": other / loss if loss else float("nan"), **binned}
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from training.distributed import (
     world_size,
     worst,
 )
-from training.evaluate import rollout, validation_loss
+from training.evaluate import rollout, validation_metrics, validation_sums
 from training.guard import StepCounts, StopRequest
 from training.loss import diffusion_loss, draw_noise, drop_actions
 from training.memory import memory_advice, out_of_memory
@@ -287,12 +287,12 @@ class Trainer:
 
     def _validate(self) -> float:
         with self._autocast():
-            own = validation_loss(self.ema, self.val_batches)
-        loss = average(torch.tensor(own, dtype=torch.float64)).item()  # the ranks' shares are equal
-        self._write({"val/loss": loss})
+            metrics = validation_metrics(average(validation_sums(self.ema, self.val_batches)))
+        self._write(metrics)
         if rank() == 0:
-            tqdm.write(f"step {self.step}: val loss {loss:.4f}")
-        return loss
+            loss, ratio = metrics["val/loss"], metrics["val/action_ratio"]
+            tqdm.write(f"step {self.step}: val loss {loss:.4f}, under wrong actions {ratio:.2f} times that")
+        return metrics["val/loss"]
 
     def _rollout(self) -> None:
         """Dream along with held-out play; a picture of how far the run has come."""
