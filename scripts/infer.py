@@ -22,6 +22,9 @@ from training.distributed import choose_device, describe_device, for_dreaming
 from training.evaluate import Clips, by_frame, check_fits, dream, held_out_clips
 
 
+MAX_SHOWN = 8  # samples in the video and the picture; more can be measured
+
+
 @dataclass(frozen=True)
 class InferConfig:
     """What to dream, and where to put it."""
@@ -29,7 +32,7 @@ class InferConfig:
     checkpoint: Path  # a checkpoint folder, or user/name on the Hub
     data: Path  # the data set that prompts and truth are from
     split: str = "val"
-    num_samples: int = 4  # dreams side by side
+    num_samples: int = 4  # dreams to make and measure; at most 8 of them are shown
     num_prompt_frames: int = 4  # true frames to begin from
     num_frames: int = 64  # of each sample, the prompt included
     actions: str = "gt"  # gt: the recording's; random: any that act; or names, over and over: right,right,jump
@@ -79,8 +82,11 @@ def main(config: InferConfig) -> None:
         others[:, config.num_prompt_frames :] = np.roll(clips.actions, 1, axis=0)[:, config.num_prompt_frames :]
         swapped = dream_under(others, "dreaming with another sample's actions") if config.num_samples > 1 else None
         report = measure(clips, dreamt, swapped, config.num_prompt_frames)
-    write_mp4(config.output, comparison(clips.frames, dreamt, actions, clips.space), config.fps or clips.fps)
-    print(f"wrote {config.output}")
+    shown = slice(MAX_SHOWN)
+    video = comparison(clips.frames[shown], dreamt[shown], actions[shown], clips.space)
+    write_mp4(config.output, video, config.fps or clips.fps)
+    rest = f": the first {MAX_SHOWN} of {config.num_samples} samples" if config.num_samples > MAX_SHOWN else ""
+    print(f"wrote {config.output}{rest}")
     if config.metrics:
         settings = {"checkpoint": str(config.checkpoint), "data": str(config.data), "actions": config.actions}
         num_steps = config.num_steps or model.config.num_steps
@@ -91,7 +97,7 @@ def main(config: InferConfig) -> None:
         print(f"wrote {config.metrics}")
     if config.grid:
         moments = np.linspace(config.num_prompt_frames - 1, config.num_frames - 1, 8).round().astype(int)
-        write_png(config.grid, grid(clips.frames, dreamt, list(moments)))
+        write_png(config.grid, grid(clips.frames[shown], dreamt[shown], list(moments)))
         print(f"wrote {config.grid}: true frames above, dreamt ones below, frames {', '.join(map(str, moments))}")
     if config.plot:
         plot_psnr(config.plot, report)

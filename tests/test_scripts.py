@@ -57,6 +57,15 @@ def test_infer_writes_all_that_is_asked_for(infer, tmp_path):
     assert Image.open(tmp_path / "p.png").width > 300
 
 
+def test_many_samples_are_measured_and_some_are_shown(infer, tmp_path):
+    code, out, err = infer("--num-samples", 20, "--split", "train", "--num-steps", 1, "--metrics", "m.json")
+    assert code == 0, err
+    assert "the first 8 of 20 samples" in out
+    assert json.loads((tmp_path / "m.json").read_text())["num_samples"] == 20
+    with av.open(str(tmp_path / "dream.mp4")) as video:
+        assert video.streams.video[0].width == 8 * (64 * 4 + 6) - 6
+
+
 def test_infer_is_reproducible_and_seeds_matter(infer, tmp_path):
     def curve(seed):
         assert infer("--metrics", "m.json", "--seed", seed)[0] == 0
