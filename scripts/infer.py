@@ -21,7 +21,6 @@ from model import Sampler, WorldModel
 from training.distributed import choose_device, describe_device, for_dreaming
 from training.evaluate import Clips, by_frame, check_fits, dream, held_out_clips
 
-
 MAX_SHOWN = 8  # samples in the video and the picture; more can be measured
 
 
