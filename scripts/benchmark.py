@@ -63,7 +63,7 @@ class LoaderConfig:
     data: Path  # data set folder
     clip_frames: int = 32
     batch_size: int = 128
-    num_batches: int = 40  # measured
+    num_batches: int = 120  # measured; so many that the records read ahead of the first weigh little
 
 
 def main(config: RolloutConfig | LoaderConfig) -> None:
