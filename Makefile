@@ -1,5 +1,5 @@
 PYTHON := .venv/bin/python
-DEMO_STEPS := 400
+DEMO_STEPS := 250
 
 .PHONY: setup test test-slow lint demo
 
