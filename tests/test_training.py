@@ -15,7 +15,7 @@ from model.diffusion import alpha_bar
 from training import loop
 from training.checkpoint import find_resume, list_checkpoints, load_state, save_checkpoint
 from training.evaluate import by_frame, psnr, ssim, validation_metrics, validation_sums
-from training.loss import Noise, diffusion_loss, draw_noise, drop_actions
+from training.loss import CLEAN_LEVEL, Noise, diffusion_loss, draw_noise, drop_actions, spread
 from training.metrics import MetricsLog, read_metrics
 
 
@@ -64,7 +64,8 @@ def test_v_and_x0_networks_have_the_same_loss():
     """An x0 network that says what a v network implies must lose as much, wherever the weight is not held down."""
     frames, _, actions = random_inputs()
     levels = torch.linspace(0.1, 1.0, 12).view(2, 6)
-    noise = Noise(levels, torch.randn(frames.shape, generator=torch.Generator().manual_seed(0)), torch.zeros(2))
+    eps = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0))
+    noise = Noise(levels, eps, coins=torch.zeros(2), weights=torch.ones_like(levels))
     v_model = random_model()
     loss_v, x0 = diffusion_loss(v_model, v_model.config, frames, actions, noise)
     x0_config = replace(v_model.config, prediction="x0")
@@ -86,6 +87,20 @@ def test_noise_of_a_clip_depends_on_its_seed_alone():
     assert torch.equal(noise.eps, turned.eps.flip(0))
     assert torch.equal(noise.levels, turned.levels.flip(0)) and torch.equal(noise.coins, turned.coins.flip(0))
     assert len(noise.eps.unique()) > 1100 and len(torch.cat((noise.levels.flatten(), noise.coins)).unique()) == 9
+
+
+def test_noise_levels_are_spread_as_they_say():
+    uniform = torch.linspace(0, 1, 100_001)[:-1]
+    same, weights = spread(uniform, "uniform")
+    assert torch.equal(same, uniform) and (weights == 1).all()
+    middle, weights = spread(uniform, "logit-normal")
+    logits = torch.special.logit(middle.double())
+    assert abs(logits.mean()) < 0.01 and abs(logits.std() - 1) < 0.01 and (weights == 1).all()
+    levels, weights = spread(uniform, "half-clean")
+    clean = weights == 0
+    assert clean.float().mean() == 0.5 and weights.mean() == 1
+    assert 0.0999 < levels[clean].max() < CLEAN_LEVEL + 1e-6
+    torch.testing.assert_close(levels[~clean], torch.linspace(0, 1, 50_001)[:-1], atol=1e-5, rtol=0)
 
 
 def test_actions_are_dropped_clip_by_clip():

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from training.loss import NoiseLevels
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -28,6 +30,7 @@ class TrainConfig:
     decay_fraction: float = 0.2  # and falls to 0 over this last share of the run
     clip_grad_norm: float = 1.0
     ema_decay: float = 0.999  # of the averaged weights that are saved; ramps up from 0
+    noise_levels: NoiseLevels = "uniform"  # how they are spread; half-clean: half of the frames only looked back at
     action_dropout: float = 0.1  # share of clips whose actions are all hidden
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -262,10 +262,11 @@ class Trainer:
     def _loss(self, frames: Tensor, actions: Tensor, seeds: np.ndarray) -> Tensor:
         """Of uint8 frames (B, T, H, W, C) on the device: bytes travel, floats are made there."""
         x0 = to_float(frames)
-        noise = draw_noise(x0.shape, seeds, self.device)
+        noise = draw_noise(x0.shape, seeds, self.device, self.config.noise_levels)
         actions = drop_actions(actions, self.config.action_dropout, noise.coins)
         with self._autocast():
-            return diffusion_loss(self.network, self.model_config, x0, actions, noise)[0].mean()
+            losses, _ = diffusion_loss(self.network, self.model_config, x0, actions, noise)
+        return (losses * noise.weights).mean()
 
     def _to_device(self, batch: Batch) -> list[tuple[Tensor, Tensor, np.ndarray]]:
         """Frames, actions and seeds of each part that is accumulated."""

@@ -6,6 +6,7 @@ Shapes: B clips, T frames, C channels, H x W pixels, A action vector.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from model.diffusion import add_noise, frame_alpha_bar, v_from_x0_eps, x0_from_p
 
 # An x0 network's loss is weighed by 1 / (1 - alpha_bar), held down below this (that is below u = 0.03).
 MIN_NOISE_POWER = 0.01
+CLEAN_LEVEL = 0.1  # noise levels of nearly clean frames lie below it
+
+NoiseLevels = Literal["uniform", "logit-normal", "half-clean"]  # see `spread`
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,11 @@ class Noise:
     levels: Tensor  # (B, T) in [0, 1], independent for each frame (diffusion forcing, arXiv 2407.01392)
     eps: Tensor  # (B, T, C, H, W) standard normal
     coins: Tensor  # (B,) uniform in [0, 1), for `drop_actions`
+    weights: Tensor  # (B, T) of each frame in the training loss; 1 on average
 
 
-def draw_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device) -> Noise:
-    """Noise for frames of `shape` (B, T, C, H, W), each clip's from its own seed, uint64 (B,), alone; uniform levels.
+def draw_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device, kind: NoiseLevels = "uniform") -> Noise:
+    """Noise for frames of `shape` (B, T, C, H, W), each clip's from its own seed, uint64 (B,), alone.
 
     So it is the same whatever batch, micro-batch or rank the clip is in. One generator, seeded again for each clip,
     is faster on a CPU than one draw for all (46 ms to 75 for 32 clips of 32 frames of 64x64, as a clip fits the cache);
@@ -42,7 +47,23 @@ def draw_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device) -> No
         generator.manual_seed(seed)
         uniform[clip].uniform_(generator=generator)
         eps[clip].normal_(generator=generator)
-    return Noise(levels=uniform[:, 1:], eps=eps, coins=uniform[:, 0])
+    levels, weights = spread(uniform[:, 1:], kind)
+    return Noise(levels=levels, eps=eps, coins=uniform[:, 0], weights=weights)
+
+
+def spread(uniform: Tensor, kind: NoiseLevels) -> tuple[Tensor, Tensor]:
+    """Uniform numbers in [0, 1) -> noise levels, and the weight of each frame in the loss, of the same shape.
+
+    "uniform": as they are. "logit-normal": the middle levels more often (arXiv 2403.03206, section 3.1).
+    "half-clean": every other frame, by chance, is nearly clean and only looked back at, as all are in a dream, and the
+    rest are uniform. When all levels are uniform, a frame hardly ever sees two clean ones before it.
+    """
+    if kind == "uniform":
+        return uniform, torch.ones_like(uniform)
+    if kind == "logit-normal":
+        return torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)).sigmoid(), torch.ones_like(uniform)
+    clean = uniform < 0.5
+    return torch.where(clean, 2 * CLEAN_LEVEL * uniform, 2 * uniform - 1), 2.0 * ~clean
 
 
 def drop_actions(actions: Tensor, share: float, coins: Tensor) -> Tensor:
