@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny import assert_one_line, random_inputs, random_model
+from tiny import TINY, assert_one_line, random_inputs, random_model
 
 from data.dataset import Batch, ClipDataset
 from model import ModelConfig, WorldModel
@@ -15,7 +15,7 @@ from model.diffusion import alpha_bar
 from training import loop
 from training.checkpoint import find_resume, list_checkpoints, load_state, save_checkpoint
 from training.evaluate import by_frame, psnr, ssim, validation_metrics, validation_sums
-from training.loss import CLEAN_LEVEL, Noise, diffusion_loss, draw_noise, drop_actions, spread
+from training.loss import CLEAN_LEVEL, Noise, diffusion_loss, draw_noise, drop_actions, spread, with_own_frames
 from training.metrics import MetricsLog, read_metrics
 
 
@@ -65,13 +65,44 @@ def test_v_and_x0_networks_have_the_same_loss():
     frames, _, actions = random_inputs()
     levels = torch.linspace(0.1, 1.0, 12).view(2, 6)
     eps = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0))
-    noise = Noise(levels, eps, coins=torch.zeros(2), weights=torch.ones_like(levels))
+    noise = Noise(levels, eps, coins=torch.zeros(2), weights=torch.ones_like(levels), uniform=levels)
     v_model = random_model()
     loss_v, x0 = diffusion_loss(v_model, v_model.config, frames, actions, noise)
     x0_config = replace(v_model.config, prediction="x0")
     loss_x0, _ = diffusion_loss(lambda *_: x0, x0_config, frames, actions, noise)
     torch.testing.assert_close(loss_x0, loss_v, rtol=1e-3, atol=1e-4)
     assert loss_v.shape == (2, 6)
+
+
+def test_own_frames_are_what_the_network_makes_of_noise_where_the_loss_sees_none():
+    frames, _, actions = random_inputs(batch=8)
+    noise = draw_noise(frames.shape, np.arange(8), torch.device("cpu"), "half-clean")
+    config, levels_seen = replace(TINY, prediction="x0"), []
+
+    def says_grey(x_u, levels, actions):
+        levels_seen.append(levels)
+        return torch.full_like(x_u, 0.1)
+
+    assert with_own_frames(says_grey, config, frames, actions, noise, "half-clean", 0.0) is frames
+    seen = with_own_frames(says_grey, config, frames, actions, noise, "half-clean", 0.5)
+    own = noise.coins >= 0.5
+    assert 0 < own.sum() < 8 and torch.equal(seen[~own], frames[~own])
+    assert (seen[own] == seen[own][0, 0, 0, 0, 0]).all() and abs(seen[own].mean() - 0.1) < 1 / 255
+    clean = noise.weights[own] == 0
+    assert ((levels_seen[0] <= CLEAN_LEVEL) != clean).float().mean() > 0.9  # noisy here, clean there
+
+
+def test_the_loss_of_what_is_seen_is_towards_the_truth():
+    frames, _, actions = random_inputs()
+    noise = draw_noise(frames.shape, np.arange(2), torch.device("cpu"))
+    config = replace(TINY, prediction="x0")
+    loss, _ = diffusion_loss(lambda *_: frames, config, frames, actions, noise, seen=torch.zeros_like(frames))
+    assert loss.max() == 0
+    v_model = random_model()
+    same, _ = diffusion_loss(v_model, v_model.config, frames, actions, noise)
+    seen, _ = diffusion_loss(v_model, v_model.config, frames, actions, noise, seen=frames)
+    loud = noise.levels > 0.1
+    torch.testing.assert_close(seen[loud], same[loud], rtol=1e-3, atol=1e-4)
 
 
 def test_perfect_prediction_has_no_loss():

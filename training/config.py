@@ -17,6 +17,7 @@ class TrainConfig:
     out: Path  # run folder: checkpoints, metrics.jsonl, rollouts
     preset: str = "nano"  # nano (two CPU cores), small (57.8 M parameters) or base (119.7 M)
     prediction: Literal["v", "x0"] | None = None  # what the network puts out; None: as the preset says
+    look_back: bool | None = None  # whether a token sees the frame before around its place; None: as the preset says
     window_frames: int | None = None  # the most frames it sees at once; None: as the preset says
     clip_frames: int | None = None  # frames of a training clip; None: the window
     clip_stride: int = 8  # frames from the start of one clip to the next
@@ -31,6 +32,7 @@ class TrainConfig:
     clip_grad_norm: float = 1.0
     ema_decay: float = 0.999  # of the averaged weights that are saved; ramps up from 0
     noise_levels: NoiseLevels = "uniform"  # how they are spread; half-clean: half of the frames only looked back at
+    own_frames: float = 0.0  # share of the clips in which the network looks back at frames of its own making
     action_dropout: float = 0.1  # share of clips whose actions are all hidden
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -65,7 +67,7 @@ class TrainConfig:
         for name in ("checkpoint_every", "keep_checkpoints", "window_frames", "clip_frames", "max_steps", "epochs"):
             self._at_least(name, 1)
         self._at_least("warmup_steps", 0)
-        for name in ("decay_fraction", "ema_decay", "action_dropout", "max_bad_fraction"):
+        for name in ("decay_fraction", "ema_decay", "action_dropout", "own_frames", "max_bad_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
         if self.learning_rate <= 0:

@@ -43,7 +43,7 @@ from training.distributed import (
 )
 from training.evaluate import rollout, validation_metrics, validation_sums
 from training.guard import StepCounts, StopRequest
-from training.loss import diffusion_loss, draw_noise, drop_actions
+from training.loss import diffusion_loss, draw_noise, drop_actions, with_own_frames
 from training.memory import memory_advice, out_of_memory
 from training.metrics import MetricsLog
 from training.setup import (
@@ -262,10 +262,12 @@ class Trainer:
     def _loss(self, frames: Tensor, actions: Tensor, seeds: np.ndarray) -> Tensor:
         """Of uint8 frames (B, T, H, W, C) on the device: bytes travel, floats are made there."""
         x0 = to_float(frames)
-        noise = draw_noise(x0.shape, seeds, self.device, self.config.noise_levels)
+        kind = self.config.noise_levels
+        noise = draw_noise(x0.shape, seeds, self.device, kind)
         actions = drop_actions(actions, self.config.action_dropout, noise.coins)
         with self._autocast():
-            losses, _ = diffusion_loss(self.network, self.model_config, x0, actions, noise)
+            seen = with_own_frames(self.model, self.model_config, x0, actions, noise, kind, self.config.own_frames)
+            losses, _ = diffusion_loss(self.network, self.model_config, x0, actions, noise, seen)
         return (losses * noise.weights).mean()
 
     def _to_device(self, batch: Batch) -> list[tuple[Tensor, Tensor, np.ndarray]]:
