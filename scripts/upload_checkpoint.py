@@ -16,11 +16,9 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 import cli
-from model import ModelConfig, WorldModel
+from model import WorldModel
 from model.dit import CONFIG_FILE, WEIGHTS_FILE
-from training.metrics import METRICS_FILE, read_metrics
-
-SHOWN_METRICS = ("train/loss", "val/loss", "epoch/val_loss", "epoch/psnr", "epoch/ssim", "val/action_ratio")
+from training.card import CARD_FILE, has_card, model_card
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,10 @@ def main(config: UploadConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copy(checkpoint / name, folder)
-        card = model_card(config.repo, model.config, last_metrics(checkpoint), checkpoint.name)
-        (Path(folder) / "README.md").write_text(card)
+        card = model_card(config.repo, model.config, checkpoint)
+        if has_card(checkpoint):  # it was exported
+            card = (checkpoint / CARD_FILE).read_text()
+        (Path(folder) / CARD_FILE).write_text(card)
         try:
             api.create_repo(config.repo, private=config.private, exist_ok=True)
             message = f"Upload {checkpoint.name}"
@@ -51,56 +51,6 @@ def main(config: UploadConfig) -> None:
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             raise ValueError(f"the Hub did not take {config.repo}: {str(error).splitlines()[0]}") from None
     print(f"uploaded to {url}")
-
-
-def last_metrics(checkpoint: Path) -> dict[str, float]:
-    """The last value of each metric worth showing, up to the checkpoint's step; none without the run's folder."""
-    path = checkpoint.parent.parent / METRICS_FILE
-    step = checkpoint.name.removeprefix("step_")
-    if not path.is_file() or not step.isdigit():
-        return {}
-    lines = [line for line in read_metrics(path) if line["step"] <= int(step)]
-    return {name: line[name] for line in lines for name in SHOWN_METRICS if name in line}
-
-
-def model_card(repo: str, config: ModelConfig, metrics: dict[str, float], source: str) -> str:
-    """A README for the Hub: what it is, how to use it, what was measured."""
-    architecture = {
-        "frames": f"{config.frame_width}x{config.frame_height}, {config.fps:g} a second",
-        "width, blocks, heads": f"{config.dim}, {config.num_blocks}, {config.num_heads}",
-        "window": f"{config.window_frames} frames",
-        "prediction": config.prediction,
-        "denoising steps": config.num_steps,
-        "actions": ", ".join(config.action_names) or config.num_actions,
-    }
-    options = ", ".join(f"{name}={value}" for name, value in config.environment_options)
-    rows = [f"| {name} | {value} |" for name, value in architecture.items()]
-    measured = [f"| {name} | {value:.4g} |" for name, value in metrics.items()]
-    return "\n".join(
-        [
-            "---",
-            "library_name: dreamrun",
-            "tags: [world-model, diffusion, reinforcement-learning]",
-            "---",
-            "",
-            f"# {repo.split('/')[-1]}",
-            "",
-            f"A world model of {config.environment or 'a game'}{f' ({options})' if options else ''}, trained with "
-            f"Dreamrun ({source}): given frames and the keys you press, it dreams the next frame.",
-            "",
-            "```python",
-            "from model import Sampler, WorldModel",
-            "",
-            f'sampler = Sampler(WorldModel.from_pretrained("{repo}"))',
-            "```",
-            "",
-            "| | |",
-            "|---|---|",
-            *rows,
-            *(["", "| metric | last value |", "|---|---|", *measured] if measured else []),
-            "",
-        ]
-    )
 
 
 if __name__ == "__main__":

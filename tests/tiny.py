@@ -59,6 +59,7 @@ _CONFIGS = {
     "CollectConfig",
     "InferConfig",
     "ImportConfig",
+    "ExportConfig",
     "TrainConfig",
     "VisualizeConfig",
 }

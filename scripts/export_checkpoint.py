@@ -1,0 +1,48 @@
+"""Make a checkpoint small and give it a card: bfloat16 weights (half the size, the same dreams), config, README.md.
+
+python -m scripts.export_checkpoint --checkpoint runs/first/checkpoints/latest --out checkpoints/mygame-nano
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import cli
+from model import WorldModel
+from training.card import CARD_FILE, has_card, model_card
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to export, and where to."""
+
+    checkpoint: Path  # a checkpoint of a run
+    out: Path  # a folder; what it held before is replaced
+    report: Path | None = None  # report.md of scripts.evaluate, to stand in the card
+
+
+def main(config: ExportConfig) -> None:
+    """Convert, write a card, put both in place at once."""
+    checkpoint = config.checkpoint.resolve()  # `latest` is a link, and the card names the step
+    if config.report and not config.report.is_file():
+        raise ValueError(f"no report at {config.report}: python -m scripts.evaluate makes one")
+    if config.out.exists() and not has_card(config.out):
+        raise ValueError(f"{config.out} is there already and is no exported checkpoint: choose another --out")
+    model = WorldModel.from_pretrained(checkpoint)
+    partial = config.out.with_name(config.out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.to(torch.bfloat16).save_pretrained(partial)
+    report = config.report.read_text() if config.report else ""
+    (partial / CARD_FILE).write_text(model_card(str(config.out), model.config, checkpoint, report))
+    shutil.rmtree(config.out, ignore_errors=True)
+    partial.rename(config.out)
+    size = sum(path.stat().st_size for path in config.out.iterdir())
+    print(f"{config.out}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    cli.run(main, ExportConfig, __doc__)

@@ -1,0 +1,134 @@
+"""Model cards: what a checkpoint is, how to use it, how it was made, what was measured."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import MISSING, fields
+from itertools import pairwise
+from pathlib import Path
+
+from data.collect import CollectConfig
+from data.shards import METADATA_FILE
+from model.config import ModelConfig
+from training.config import TrainConfig
+from training.metrics import METRICS_FILE, read_metrics
+
+CARD_FILE = "README.md"
+TRAIN_CONFIG_FILE = "train_config.json"
+LIBRARY = "library_name: dreamrun"  # by which our cards are told from the Hub library's own
+SHOWN_METRICS = ("train/loss", "val/loss", "epoch/val_loss", "epoch/psnr", "epoch/ssim", "val/action_ratio")
+
+
+def model_card(name: str, config: ModelConfig, checkpoint: Path, report: str = "") -> str:
+    """A README for a checkpoint; it says as much as the run folder around the checkpoint and the data set tell.
+
+    Args:
+        name: a folder, or user/name on the Hub, to load it by.
+        report: what was measured on held-out play, in Markdown.
+    """
+    architecture = {
+        "frames": f"{config.frame_width}x{config.frame_height}, {config.fps:g} a second",
+        "width, blocks, heads": f"{config.dim}, {config.num_blocks}, {config.num_heads}",
+        "window": f"{config.window_frames} frames",
+        "prediction": config.prediction,
+        "denoising steps": config.num_steps,
+        "actions": ", ".join(config.action_names) or config.num_actions,
+    }
+    options = ", ".join(f"{name}={value}" for name, value in config.environment_options)
+    metrics = last_metrics(checkpoint)
+    made = commands(checkpoint)
+    parts = [
+        f"---\n{LIBRARY}\ntags: [world-model, diffusion, reinforcement-learning]\n---",
+        f"# {name.split('/')[-1]}",
+        f"A world model of {config.environment or 'a game'}{f' ({options})' if options else ''}, trained with "
+        f"Dreamrun ({checkpoint.name}): given frames and the keys you press, it dreams the next frame.",
+        _fenced(
+            "python",
+            "from model import Sampler, WorldModel\n",
+            f'sampler = Sampler(WorldModel.from_pretrained("{name}"))',
+        ),
+        _table(("", ""), architecture),
+    ]
+    if made:
+        parts += ["## How it was made", _fenced("bash", *made), budget(checkpoint)]
+    if metrics:
+        parts += [_table(("metric", "last value"), {name: f"{value:.4g}" for name, value in metrics.items()})]
+    if report:
+        parts += ["## What was measured", report.strip()]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def has_card(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint with a card of ours."""
+    path = folder / CARD_FILE
+    return path.is_file() and LIBRARY in path.read_text()
+
+
+def last_metrics(checkpoint: Path) -> dict[str, float]:
+    """The last value of each metric worth showing, up to the checkpoint's step; none without the run's folder."""
+    return {name: line[name] for line in _metrics(checkpoint) for name in SHOWN_METRICS if name in line}
+
+
+def budget(checkpoint: Path) -> str:
+    """How many clips a checkpoint has seen and how long that took, as the run's metrics tell; "" without them."""
+    settings = _settings(checkpoint)
+    lines = [line for line in _metrics(checkpoint) if line.get("train/clips_per_sec")]
+    if not settings or not lines:
+        return ""
+    batch_size = settings["batch_size"]
+    steps = [0, *(line["step"] for line in lines)]
+    clips = [(after - before) * batch_size for before, after in pairwise(steps)]
+    secs = sum(count / line["train/clips_per_sec"] for count, line in zip(clips, lines, strict=True))
+    return f"{steps[-1]} steps, {sum(clips)} clips, {secs / 3600:.1f} hours of training."
+
+
+def commands(checkpoint: Path) -> list[str]:
+    """The command lines that collect the data and train, options left at their defaults left out."""
+    settings = _settings(checkpoint)
+    if not settings:
+        return []
+    lines = []
+    metadata = Path(settings["data"]) / METADATA_FILE
+    collected = json.loads(metadata.read_text()).get("collect") if metadata.is_file() else None
+    data = f"datasets/{Path(settings['data']).name}"
+    if collected:
+        lines.append(_command("python -m scripts.collect", CollectConfig, collected | {"out": data}))
+    run = {"data": data, "out": f"runs/{Path(settings['out']).name}", "resume": ""}
+    return [*lines, _command("python train_world_model.py", TrainConfig, settings | run)]
+
+
+def _command(program: str, config_class: type, settings: dict) -> str:
+    words = [program]
+    for field in fields(config_class):
+        value = settings.get(field.name)
+        option = "--" + field.name.replace("_", "-")
+        if value is None or (field.default is not MISSING and value == field.default):
+            continue
+        if field.type == "bool":
+            words.append(option if value else option.replace("--", "--no-", 1))
+        else:
+            words.append(f"{option} {shlex.quote(str(value))}")
+    return " ".join(words)
+
+
+def _settings(checkpoint: Path) -> dict:
+    path = checkpoint.parent.parent / TRAIN_CONFIG_FILE
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _metrics(checkpoint: Path) -> list[dict]:
+    path = checkpoint.parent.parent / METRICS_FILE
+    step = checkpoint.name.removeprefix("step_")
+    if not path.is_file() or not step.isdigit():
+        return []
+    return [line for line in read_metrics(path) if line["step"] <= int(step)]
+
+
+def _fenced(language: str, *lines: str) -> str:
+    return "\n".join((f"```{language}", *lines, "```"))
+
+
+def _table(head: tuple[str, str], rows: dict) -> str:
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    return "\n".join(lines)
