@@ -17,6 +17,7 @@ from training.checkpoint import find_resume, list_checkpoints, load_state, save_
 from training.evaluate import by_frame, psnr, ssim, validation_metrics, validation_sums
 from training.loss import CLEAN_LEVEL, Noise, diffusion_loss, draw_noise, drop_actions, spread, with_own_frames
 from training.metrics import MetricsLog, read_metrics
+from training.optimizer import make_optimizer, orthogonal
 
 
 def test_a_short_run_leaves_everything_behind(train_command, tmp_path, pong_set):
@@ -313,3 +314,49 @@ def test_validation_sees_the_same_clips_every_time(pong_set):
     data = ClipDataset(pong_set, "val", 6)
     first, again = (next(data.batches(4)) for _ in range(2))
     assert np.array_equal(first.frames, again.frames) and np.array_equal(first.actions, again.actions)
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
+def test_orthogonal_matrices_have_singular_values_near_1_and_the_same_vectors(shape):
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    made = orthogonal(matrices)
+    u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
+    singular = torch.linalg.svdvals(made)
+    assert singular.min() > 0.6 and singular.max() < 1.3
+    cosine = (made * (u @ vh)).sum() / made.norm() / (u @ vh).norm()
+    assert cosine > 0.97
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_an_optimizer_learns_and_skips_by_its_flag(name):
+    model = random_model()
+    optimizer = make_optimizer(model, name, 1e-2, 0.01)
+    before = [parameter.clone() for parameter in model.parameters()]
+    frames, levels, actions = random_inputs()
+
+    def step(flag, scale=1.0):
+        loss = (model(frames, levels, actions) - frames).square().mean() * scale
+        loss.backward()
+        optimizer.found_inf = torch.tensor(flag)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    first = step(0.0)
+    assert all((a != b).any() for a, b in zip(model.parameters(), before, strict=True))
+    kept = [parameter.clone() for parameter in model.parameters()]
+    step(1.0, scale=float("nan"))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), kept, strict=True))
+    for _ in range(30):
+        last = step(0.0)
+    assert last < 0.7 * first
+
+    again = random_model(seed=1)
+    other = make_optimizer(again, name, 1e-2, 0.01)
+    again.load_state_dict(model.state_dict())
+    other.load_state_dict(optimizer.state_dict())
+    step(0.0)
+    model, optimizer = again, other
+    kept = [parameter.clone() for parameter in model.parameters()]
+    step(0.0)
+    assert all((a != b).any() for a, b in zip(model.parameters(), kept, strict=True))

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from training.loss import NoiseLevels
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a preset is best trained, as far as it was measured."""
+
+    optimizer: str = "adamw"
+    learning_rate: float = 5e-4
+    noise_levels: NoiseLevels = "uniform"
+    own_frames: float = 0.0
+
+
+PUBLISHED = Recipe()  # the public CoinRun networks were trained so
+RECIPES = {"nano": Recipe(optimizer="muon", learning_rate=2e-3, noise_levels="half-clean")}
 
 
 @dataclass(frozen=True)
@@ -25,14 +39,15 @@ class TrainConfig:
     epochs: int | None = None  # passes over the training clips; one, if max_steps is None as well
     batch_size: int = 16  # clips a step, over all processes
     accumulate: int = 1  # parts that each process takes its share of a batch in; saves memory, changes nothing else
-    learning_rate: float = 5e-4
+    optimizer: Literal["adamw", "muon"] | None = None  # None: as the preset's recipe says, here and below
+    learning_rate: float | None = None
     weight_decay: float = 0.01
     warmup_steps: int = 200  # the learning rate rises from 0 over these
     decay_fraction: float = 0.2  # and falls to 0 over this last share of the run
     clip_grad_norm: float = 1.0
     ema_decay: float = 0.999  # of the averaged weights that are saved; ramps up from 0
-    noise_levels: NoiseLevels = "uniform"  # how they are spread; half-clean: half of the frames only looked back at
-    own_frames: float = 0.0  # share of the clips in which the network looks back at frames of its own making
+    noise_levels: NoiseLevels | None = None  # how they are spread; half-clean: half of the frames only looked back at
+    own_frames: float | None = None  # share of the clips in which the network looks back at frames of its own making
     action_dropout: float = 0.1  # share of clips whose actions are all hidden
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -68,12 +83,18 @@ class TrainConfig:
             self._at_least(name, 1)
         self._at_least("warmup_steps", 0)
         for name in ("decay_fraction", "ema_decay", "action_dropout", "own_frames", "max_bad_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
+            if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
-        if self.learning_rate <= 0:
+        if self.learning_rate is not None and self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}: it must be positive")
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}: it must be at least {least}")
+
+
+def with_recipe(config: TrainConfig) -> TrainConfig:
+    """The preset's recipe in place of what is None."""
+    recipe = asdict(RECIPES.get(config.preset, PUBLISHED))
+    return replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})

@@ -24,7 +24,7 @@ from data.video import write_mp4
 from model.dit import WorldModel
 from training.card import TRAIN_CONFIG_FILE
 from training.checkpoint import CheckpointWriter, find_resume, list_checkpoints, load_state
-from training.config import TrainConfig
+from training.config import TrainConfig, with_recipe
 from training.distributed import (
     agreed,
     autocast,
@@ -47,6 +47,7 @@ from training.guard import StepCounts, StopRequest
 from training.loss import diffusion_loss, draw_noise, drop_actions, with_own_frames
 from training.memory import memory_advice, out_of_memory
 from training.metrics import MetricsLog
+from training.optimizer import make_optimizer
 from training.setup import (
     architecture,
     check_batch_size,
@@ -54,7 +55,6 @@ from training.setup import (
     initial_weights,
     learning_rate,
     made_for,
-    make_optimizer,
     open_data,
 )
 
@@ -79,7 +79,7 @@ class Trainer:
     """One run: everything that changes is `step`, `epoch`, `batch`, the weights, the optimizer and the counts."""
 
     def __init__(self, config: TrainConfig):
-        self.config = config
+        self.config = config = with_recipe(config)
         self.device = choose_device(config.device)
         wanted = architecture(config)
         self.data, self.val_data = (
@@ -96,7 +96,7 @@ class Trainer:
             self.model.load_state_dict(weights)
         self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = make_optimizer(self.model, config)
+        self.optimizer = make_optimizer(self.model, config.optimizer, config.learning_rate, config.weight_decay)
         self.counts = StepCounts(self.device)
         self.num_batches = self.data.num_batches(config.batch_size)
         self.max_steps = config.max_steps or (config.epochs or 1) * self.num_batches
@@ -250,7 +250,7 @@ class Trainer:
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step, self.max_steps)
-        # By this flag the fused optimizer leaves weights and moments as they were, without waiting for the device.
+        # By this flag the optimizer leaves weights and moments as they were, without waiting for the device.
         self.optimizer.found_inf = self.counts.add(average(total), grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -83,17 +83,6 @@ def check_batch_size(config: TrainConfig, num_clips: int) -> None:
         raise ValueError(f"batch_size {config.batch_size} is more than the {num_clips} clips there are")
 
 
-def make_optimizer(model: WorldModel, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; fused, which also skips a step by a flag on the device (`found_inf`)."""
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        betas=(0.9, 0.99),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-
-
 def learning_rate(config: TrainConfig, step: int, max_steps: int) -> float:
     """Warm-up from 0, constant, then linear decay to 0 at the end (arXiv 2405.18392)."""
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
