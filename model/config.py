@@ -93,11 +93,13 @@ def _as_tuples(value: Any) -> Any:
 
 
 _SMALL = ModelConfig()
+_NANO = ModelConfig(dim=256, num_blocks=4, num_heads=4, window_frames=16, prediction="x0", num_steps=4)
 
 # Parameter counts as `sum(p.numel() for p in WorldModel(config).parameters())` gives them.
 PRESETS: dict[str, ModelConfig] = {
     # Made for two CPU cores.
-    "nano": ModelConfig(dim=256, num_blocks=4, num_heads=4, window_frames=16, prediction="x0", num_steps=4),  # 9.83 M
+    "pico": replace(_NANO, dim=128),  # 2.51 M
+    "nano": _NANO,  # 9.83 M
     # The published CoinRun networks: their checkpoints load here and give the same numbers.
     "small": _SMALL,  # 57.82 M
     "base": replace(_SMALL, dim=640, num_blocks=8),  # 119.74 M

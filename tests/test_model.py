@@ -15,7 +15,7 @@ from model.attention import plain_attention, temporal_turns
 PARITY = Path(__file__).parent / "parity"
 
 
-@pytest.mark.parametrize(("preset", "millions"), [("nano", 9.83), ("small", 57.82), ("base", 119.74)])
+@pytest.mark.parametrize(("preset", "millions"), [("pico", 2.51), ("nano", 9.83), ("small", 57.82), ("base", 119.74)])
 def test_parameter_counts_of_the_presets(preset, millions):
     model = WorldModel(PRESETS[preset])
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)

@@ -20,7 +20,8 @@ class Recipe:
 
 
 PUBLISHED = Recipe()  # the public CoinRun networks were trained so
-RECIPES = {"nano": Recipe(optimizer="muon", learning_rate=2e-3, noise_levels="half-clean")}
+_MEASURED = Recipe(optimizer="muon", learning_rate=2e-3, noise_levels="half-clean")
+RECIPES = {"pico": _MEASURED, "nano": _MEASURED}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class TrainConfig:
 
     data: Path  # data set folder, with train and val splits
     out: Path  # run folder: checkpoints, metrics.jsonl, rollouts
-    preset: str = "nano"  # nano (two CPU cores), small (57.8 M parameters) or base (119.7 M)
+    preset: str = "nano"  # pico (simple games), nano (two CPU cores), small (57.8 M parameters) or base (119.7 M)
     prediction: Literal["v", "x0"] | None = None  # what the network puts out; None: as the preset says
     look_back: bool | None = None  # whether a token sees the frame before around its place; None: as the preset says
     window_frames: int | None = None  # the most frames it sees at once; None: as the preset says
