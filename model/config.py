@@ -20,7 +20,6 @@ class ModelConfig:
     window_frames: int = 32  # the most frames the network sees at once
     num_actions: int = 15  # A, length of an action vector
     prediction: Literal["v", "x0"] = "v"  # what the network puts out
-    look_back: bool = False  # a token also sees the frame before around its place, one patch's width and height more
     num_steps: int = 10  # denoising steps a frame that its dreams are made with, unless told otherwise
     environment: str = ""  # the game, as the data set named it
     environment_options: tuple[tuple[str, Any], ...] = ()  # (name, value) pairs the game was made with

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from model.attention import RotaryTable, SpatialAttention, TemporalAttention, spatial_turns, temporal_turns
 from model.config import ModelConfig
-from model.diffusion import frame_alpha_bar
 from model.kv_cache import CacheView
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -77,19 +76,6 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
-
-
-def shrunk(frames: Tensor, noise_level: Tensor) -> Tensor:
-    """`sqrt(alpha_bar) x_u`, frames (B, T, C, H, W) at levels (B, T): the more noise, the less is shown of them.
-
-    The linear estimate of x0 with the least squared error, where pixels have mean 0 and variance 1.
-    """
-    return frame_alpha_bar(noise_level).sqrt() * frames
-
-
-def one_later(frames: Tensor) -> Tensor:
-    """The frame before each, (B, T, C, H, W); zeros before the first."""
-    return torch.cat((torch.zeros_like(frames[:, :1]), frames[:, :-1]), dim=1)
 
 
 class HalfBlock(nn.Module):
@@ -154,9 +140,6 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
         self.config = config
         patch, dim = config.patch_size, config.dim
         self.patch_embedding = nn.Conv2d(config.num_channels, dim, kernel_size=patch, stride=patch)
-        if config.look_back:
-            around = {"kernel_size": 2 * patch, "stride": patch, "padding": patch // 2}
-            self.look_back_embedding = nn.Conv2d(config.num_channels, dim, **around, bias=False)
         self.noise_level_embedding = NoiseLevelEmbedding(dim)
         self.action_embedding = nn.Linear(config.num_actions, dim)
         # One table of each serves all blocks.
@@ -191,19 +174,14 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
         """Where the weights are."""
         return self.action_embedding.weight.device
 
-    def tokens(self, frames: Tensor, before: Tensor) -> Tensor:
-        """Frames and those before each, as `shrunk` gives them, both (B, T, C, H, W) -> (B, T, P, D), row by row."""
+    def tokens(self, frames: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> (B, T, P, D), patches row by row."""
         # A convolution whose kernel is its stride is a linear map of patches, and faster as one.
         conv, (rows, columns), patch = self.patch_embedding, self.config.grid, self.config.patch_size
         grid = frames.to(conv.weight.dtype).unflatten(-1, (columns, patch)).unflatten(-3, (rows, patch))
         # (B, T, C, rows, row in patch, columns, column in patch) -> (B, T, rows, columns, C, row, column)
         patches = grid.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3)
-        tokens = F.linear(patches, conv.weight.flatten(1), conv.bias)
-        if not self.config.look_back:
-            return tokens
-        # Attention over time sees only its own place: what moved in from beside it is shown here.
-        around = self.look_back_embedding(before.to(conv.weight.dtype).flatten(0, 1))
-        return tokens + around.flatten(2).transpose(1, 2).unflatten(0, before.shape[:2])
+        return F.linear(patches, conv.weight.flatten(1), conv.bias)
 
     def condition(self, noise_level: Tensor, actions: Tensor) -> Tensor:
         """(B, T) levels, (B, T, A) actions -> (B, T, D)."""
@@ -236,8 +214,7 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
         assert frames.shape[2:] == self.config.frame_shape, f"frames {tuple(frames.shape)}"
         assert noise_level.shape == (batch, num_frames), f"noise_level {tuple(noise_level.shape)}"
         assert actions.shape == (batch, num_frames, self.config.num_actions), f"actions {tuple(actions.shape)}"
-        before = one_later(shrunk(frames, noise_level))
-        x, c = self.tokens(frames, before), self.condition(noise_level, actions)
+        x, c = self.tokens(frames), self.condition(noise_level, actions)
         for block in self.blocks:
             x = block(x, block.modulations(c), partial(block.temporal.attention, mask=temporal_mask))
         return self.pixels(self.final_layer(x, self.final_layer.modulation(c)))
@@ -247,19 +224,18 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
         c = self.condition(noise_level, actions)
         return torch.cat([*(block.modulations(c) for block in self.blocks), self.final_layer.modulation(c)], dim=-2)
 
-    def continued(self, frames: Tensor, before: Tensor, modulations: Tensor, cache: CacheView) -> Tensor:
+    def continued(self, frames: Tensor, modulations: Tensor, cache: CacheView) -> Tensor:
         """`forward` for frames that come after those of a cache, into which their keys and values are written.
 
         Args:
             frames: (B, T, C, H, W) float.
-            before: of the same shape, the frame before each, as `shrunk` gives it; zeros before a dream's first.
             modulations: (B, T, 12 blocks + 2, D), those of the frames' noise levels and actions.
             cache: of the same B dreams, begun for T frames.
 
         Returns:
             (B, T, C, H, W) float32.
         """
-        x = self.tokens(frames, before)
+        x = self.tokens(frames)
         for number, block in enumerate(self.blocks):
             vectors = modulations[..., 12 * number : 12 * (number + 1), :]
             x = block(x, vectors, partial(block.temporal.attention.continued, block=number, cache=cache))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.diffusion import add_noise, alpha_bar, ddim_step, x0_from_prediction
-from model.dit import WorldModel, check_finite, one_later, shrunk
+from model.dit import WorldModel, check_finite
 from model.kv_cache import CacheView, KVCache
 
 
@@ -194,32 +194,28 @@ class Sampler:
     def _step_cached(self, slots: list[int], actions: Tensor, x_u: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) start noise and context noise -> the new frames, clean and as context; the cache holds them."""
         view = self._cache.begin(slots)
-        before = torch.stack([self._dreams[slot].frames[-1] for slot in slots])
-        before = shrunk(before[:, None], torch.full((len(slots), 1), self.context_noise, device=before.device))[:, 0]
         given = self._table.lookup(actions)
         unknown = given if self.guidance == 1.0 else self._table.lookup(torch.zeros_like(actions))
         if x_u.device.type == "cuda" and view.whole:
             # One frame is hundreds of small kernels: captured once, they are launched as one.
             if self._graph is None:
-                self._graph = CapturedFrame(self._run_cached, x_u, eps, before, given, unknown, view)
-            frames, context = self._graph(x_u, eps, before, given, unknown, view)
+                self._graph = CapturedFrame(self._run_cached, x_u, eps, given, unknown, view)
+            frames, context = self._graph(x_u, eps, given, unknown, view)
         else:
-            frames, context = self._run_cached(x_u, eps, before, given, unknown, view)
+            frames, context = self._run_cached(x_u, eps, given, unknown, view)
         view.keep()
         return frames, context
 
-    def _run_cached(
-        self, x_u: Tensor, eps: Tensor, before: Tensor, given: Tensor, unknown: Tensor, view: CacheView
-    ) -> tuple[Tensor, Tensor]:
+    def _run_cached(self, x_u: Tensor, eps: Tensor, given: Tensor, unknown: Tensor, view: CacheView) -> tuple:
         """All runs of the network for one frame; modulations `given` and `unknown` (L, B, M, D)."""
 
         def predict(x_u: Tensor, step: int, known: bool) -> Tensor:
             vectors = (given if known else unknown)[step]
-            return self.model.continued(x_u[:, None], before[:, None], vectors[:, None], view)[:, 0]
+            return self.model.continued(x_u[:, None], vectors[:, None], view)[:, 0]
 
         frames = self._denoise(x_u, predict)
         context = self._as_context(frames, eps)
-        self.model.continued(context[:, None], before[:, None], given[-1][:, None], view)
+        self.model.continued(context[:, None], given[-1][:, None], view)
         return frames, context
 
     def _step_reference(self, dreams: list[_Dream], actions: Tensor, x_u: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
@@ -278,8 +274,7 @@ class Sampler:
             actions = torch.stack([torch.stack([*self._dreams[slot].actions]) for slot in alike])
             levels = torch.full(frames.shape[:2], self.context_noise, device=frames.device)
             view = self._cache.begin(alike, length)
-            before = one_later(shrunk(frames, levels))
-            self.model.continued(frames, before, self.model.modulations(levels, actions), view)
+            self.model.continued(frames, self.model.modulations(levels, actions), view)
             view.keep()
 
     def _checked_prompt(self, frames: Tensor, actions: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from training.config import TrainConfig
 
 
 def test_an_exported_checkpoint_is_small_and_says_how_it_was_made(train_command, monkeypatch, capsys, tmp_path):
-    code, _, err = train_command("--max-steps", 4, "--look-back", "True", "--compile", "--no-compile", "--seed", 3)
+    code, _, err = train_command("--max-steps", 4, "--bf16", "False", "--compile", "--no-compile", "--seed", 3)
     assert code == 0, err
     latest, out = tmp_path / "run" / "checkpoints" / "latest", tmp_path / "exported"
     (tmp_path / "report.md").write_text("PSNR 40 dB")
@@ -33,7 +33,7 @@ def test_an_exported_checkpoint_is_small_and_says_how_it_was_made(train_command,
     collected = tyro.cli(CollectConfig, args=shlex.split(collect)[3:])
     assert (collected.env, collected.records, str(collected.out)) == ("pong", 24, "datasets/pong")
     trained = tyro.cli(TrainConfig, args=shlex.split(train)[2:])
-    assert (trained.preset, trained.look_back, trained.seed, trained.max_steps) == ("smallest", True, 3, 4)
+    assert (trained.preset, trained.bf16, trained.seed, trained.max_steps) == ("smallest", False, 3, 4)
     assert str(trained.data) == "datasets/pong" and str(trained.out) == "runs/run"
 
 

@@ -23,9 +23,8 @@ def random_model(config: ModelConfig = TINY, seed: int = 0) -> WorldModel:
     torch.manual_seed(seed)
     model = WorldModel(config).eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            # Looking back, a dream runs in a loop: with larger weights it would blow up any difference in rounding.
-            parameter.normal_(std=0.02 if name.startswith("look_back") else 0.2)
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
     return model
 
 

@@ -32,7 +32,6 @@ class TrainConfig:
     out: Path  # run folder: checkpoints, metrics.jsonl, rollouts
     preset: str = "nano"  # pico (simple games), nano (two CPU cores), small (57.8 M parameters) or base (119.7 M)
     prediction: Literal["v", "x0"] | None = None  # what the network puts out; None: as the preset says
-    look_back: bool | None = None  # whether a token sees the frame before around its place; None: as the preset says
     window_frames: int | None = None  # the most frames it sees at once; None: as the preset says
     clip_frames: int | None = None  # frames of a training clip; None: the window
     clip_stride: int = 8  # frames from the start of one clip to the next

@@ -27,7 +27,7 @@ def architecture(config: TrainConfig) -> ModelConfig:
     """
     if config.preset not in PRESETS:
         raise ValueError(f"unknown preset {config.preset!r}: choose {', '.join(PRESETS)}")
-    given = {name: getattr(config, name) for name in ("prediction", "look_back", "window_frames")}
+    given = {name: getattr(config, name) for name in ("prediction", "window_frames")}
     chosen = replace(PRESETS[config.preset], **{name: value for name, value in given.items() if value is not None})
     if config.clip_frames and config.clip_frames > chosen.window_frames:
         raise ValueError(f"clips of {config.clip_frames} frames do not fit a window of {chosen.window_frames}")
@@ -106,16 +106,7 @@ def initial_weights(config: TrainConfig, wanted: ModelConfig) -> dict[str, torch
     if not config.init_from:
         return None
     model = WorldModel.from_pretrained(config.init_from)
-    for name in (
-        "patch_size",
-        "dim",
-        "num_blocks",
-        "num_heads",
-        "num_channels",
-        "num_actions",
-        "prediction",
-        "look_back",
-    ):
+    for name in ("patch_size", "dim", "num_blocks", "num_heads", "num_channels", "num_actions", "prediction"):
         theirs, ours = getattr(model.config, name), getattr(wanted, name)
         if theirs != ours:
             raise ValueError(f"cannot start from {config.init_from}: its {name} is {theirs}, this run's is {ours}")
