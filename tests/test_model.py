@@ -248,7 +248,7 @@ def test_compiled_recomputed_gradients_are_the_plain_ones():
     plain = gradients(model, TINY)
     model.recompute = True
     for block in model.blocks:
-        block.compile(backend="aot_eager")  # the backward pass as torch.compile plans it, without its slow code generation
+        block.compile(backend="aot_eager")  # planned as torch.compile does, without its slow code generation
     again = gradients(model, TINY)
     largest = max(gradient.abs().max() for gradient in plain.values())
     assert max((plain[name] - again[name]).abs().max() for name in plain) < 1e-4 * largest
