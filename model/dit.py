@@ -75,7 +75,7 @@ def recomputed(function: Callable[..., Tensor], *inputs) -> Tensor:
 
 
 def cheap(function: Callable[..., Tensor], *inputs) -> Tensor:
-    """`recomputed` on a GPU, for what costs next to nothing there: a third of what a block keeps.
+    """`recomputed` on a GPU, for what costs next to nothing there: three tenths of what a block keeps.
 
     On a CPU, whose memory is plenty, its slow GELU would make a step 8 % longer. torch.compile chooses by itself.
     """

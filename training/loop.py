@@ -140,6 +140,8 @@ class Trainer:
             with StopRequest() as stop:
                 stopped = self._train(stop)
             saved = self._saved()
+            if self.plot:
+                self.plot.draw(last=True)
         finally:
             if self.writer:
                 self.writer.close()
@@ -174,7 +176,7 @@ class Trainer:
                 if self._due(self.config.checkpoint_every):
                     self._save(val_loss)
                 if self.plot and (self._due(self.config.val_every) or self._due(self.config.checkpoint_every)):
-                    self.plot.draw(last=self.step == self.max_steps)
+                    self.plot.draw()
                 self._since += time.perf_counter() - begun  # clips/s counts training alone
         return False
 

@@ -26,10 +26,10 @@ class MetricsPlot:
     """`RUN/metrics.png`, drawn anew now and then."""
 
     def __init__(self, run_folder: Path):
-        self._folder, self._drawn = run_folder, -LEAST_SECS
+        self._folder, self._drawn = run_folder, time.monotonic()
 
     def draw(self, last: bool = False) -> None:
-        """Draw what metrics.jsonl holds, if it is time to, or for the `last` time. What goes wrong costs a warning."""
+        """Draw what metrics.jsonl holds, if it is time, or the `last` time. What goes wrong costs a warning."""
         if not last and time.monotonic() - self._drawn < LEAST_SECS:
             return
         try:
