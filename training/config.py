@@ -36,7 +36,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     bf16: bool | None = None  # bfloat16 autocast (weights stay float32); None: where the device is fast at it
     compile: bool = False  # torch.compile, block by block
-    recompute: bool = False  # run each block again for its gradient: a third slower, in a fraction of the memory
+    recompute: bool = False  # run each block again for its gradient: slower, in a fraction of the memory
     log_every: int = 20  # steps
     val_every: int = 500
     val_batches: int = 16
