@@ -160,6 +160,28 @@ class ClipDataset:
             "records": zlib.crc32(np.asarray(self.index.lengths, "<i4").tobytes()),
         }
 
+    def passes(self, batch_size: int, most: int | None = None) -> Iterator[Batch]:
+        """This rank's part of clips that follow one another, so that each frame is seen once (and a few at a record's
+        end twice, as its last clip is flush with it); the same clips for any number of ranks.
+
+        Args:
+            batch_size: clips of a batch of this rank; the last one has what is left, and a rank may have none at all.
+            most: so many clips over all ranks, of records drawn by seed; None: all there are.
+        """
+        counts = count_clips(self.index.lengths, self.clip_frames, self.clip_frames)
+        order = np.random.default_rng(self.seed).permutation(len(counts))
+        record_ids = np.repeat(order, counts[order])[:most]
+        numbers = np.concatenate([np.arange(count) for count in counts[order]])[:most]
+        starts = clip_start(numbers, self.index.lengths[record_ids], self.clip_frames, self.clip_frames)
+        own = np.array_split(np.arange(len(record_ids)), self.world_size)[self.rank]
+        with ThreadPoolExecutor(self.num_threads) as threads:
+            for at in range(0, len(own), batch_size):
+                ids, its_starts = (column[own[at : at + batch_size]] for column in (record_ids, starts))
+                records = {i: threads.submit(self._read, i) for i in dict.fromkeys(ids.tolist())}
+                whole = np.array([records[i].result() is not None for i in ids.tolist()])
+                if whole.any():
+                    yield self._collate(records, 0, ids[whole], its_starts[whole])
+
     def records(self, record_ids: Iterable[int]) -> Iterator[Record]:
         """Whole records, by their number in the split."""
         for record_id in record_ids:

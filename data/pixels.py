@@ -14,7 +14,11 @@ def to_float(frames: Tensor | np.ndarray) -> Tensor:
     return frames.movedim(-1, -3).to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
 
 
+def to_levels(frames: Tensor) -> Tensor:
+    """float (..., C, H, W) -> float32 of the same shape, whole numbers from 0 to 255, on the same device."""
+    return frames.float().add(1.0).mul(255.0 / 2.0).round().clamp(0, 255)
+
+
 def to_uint8(frames: Tensor) -> np.ndarray:
     """float (..., C, H, W) -> uint8 (..., H, W, C), rounded and clipped."""
-    levels = frames.float().add(1.0).mul(255.0 / 2.0).round().clamp(0, 255).to(torch.uint8)
-    return levels.movedim(-3, -1).contiguous().cpu().numpy()
+    return to_levels(frames).to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()

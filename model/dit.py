@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.attention import RotaryTable, SpatialAttention, TemporalAttention, spatial_turns, temporal_turns
 from model.config import ModelConfig
@@ -65,6 +66,24 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
+def recomputed(function: Callable[..., Tensor], *inputs) -> Tensor:
+    """`function(*inputs)`, of which nothing is kept but the inputs: the backward pass calls it again.
+
+    The second call ends with the last thing that the backward pass needs, so a linear map at the end is not done twice.
+    """
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing here is random
+
+
+def cheap(function: Callable[..., Tensor], *inputs) -> Tensor:
+    """`recomputed` on a GPU, for what costs next to nothing there: three tenths of what a block keeps.
+
+    On a CPU, whose memory is plenty, its slow GELU would make a step 8 % longer. torch.compile chooses by itself.
+    """
+    if inputs[0].device.type == "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return function(*inputs)
+    return recomputed(function, *inputs)
+
+
 class MLP(nn.Module):
     """D -> 4 D -> GELU (tanh) -> D."""
 
@@ -75,7 +94,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return cheap(self._out, self.fc1(x))
+
+    def _out(self, hidden: Tensor) -> Tensor:
+        return self.fc2(F.gelu(hidden, approximate="tanh"))
 
 
 class HalfBlock(nn.Module):
@@ -93,8 +115,8 @@ class HalfBlock(nn.Module):
         `attention` stands in for this half's own, with the same weights: over a cache, say.
         """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = vectors.unsqueeze(2).unbind(-2)
-        x = x + gate_a * (attention or self.attention)(modulated_norm(x, shift_a, scale_a))
-        return x + gate_m * self.mlp(modulated_norm(x, shift_m, scale_m))
+        x = x + gate_a * (attention or self.attention)(cheap(modulated_norm, x, shift_a, scale_a))
+        return x + gate_m * self.mlp(cheap(modulated_norm, x, shift_m, scale_m))
 
 
 class Block(nn.Module):
@@ -138,6 +160,7 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        self.recompute = False  # in training, keep of each block its input alone, and run it again for the gradient
         patch, dim = config.patch_size, config.dim
         self.patch_embedding = nn.Conv2d(config.num_channels, dim, kernel_size=patch, stride=patch)
         self.noise_level_embedding = NoiseLevelEmbedding(dim)
@@ -215,8 +238,11 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
         assert noise_level.shape == (batch, num_frames), f"noise_level {tuple(noise_level.shape)}"
         assert actions.shape == (batch, num_frames, self.config.num_actions), f"actions {tuple(actions.shape)}"
         x, c = self.tokens(frames), self.condition(noise_level, actions)
+        recompute = self.recompute and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, block.modulations(c), partial(block.temporal.attention, mask=temporal_mask))
+            run = partial(block, temporal_attention=partial(block.temporal.attention, mask=temporal_mask))
+            vectors = block.modulations(c)
+            x = recomputed(run, x, vectors) if recompute else run(x, vectors)
         return self.pixels(self.final_layer(x, self.final_layer.modulation(c)))
 
     def modulations(self, noise_level: Tensor, actions: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class KVCache:
             self.lengths[slot] = min(self.lengths[slot] + num_frames, self.window - 1)
         far = [slot for slot in slots if self.positions[slot] >= 2 * self.window]
         if far:
-            back = self._turns[self.window].conj()
+            back = self._turns[self.window] * torch.tensor((1.0, -1.0), device=self.keys.device)
             self.keys[:, far] = rotate(self.keys[:, far], back)
             for slot in far:
                 self.positions[slot] -= self.window
@@ -85,7 +85,7 @@ class CacheView:
         positions = torch.tensor([cache.positions[slot] for slot in self._slots])[:, None] + torch.arange(num_frames)
         lengths = torch.tensor([cache.lengths[slot] for slot in self._slots])[:, None] + torch.arange(num_frames)
         assert positions.max() < 2 * window and (num_frames == 1 or lengths.max() < window)
-        self.turns = cache._turns[positions.to(device)][:, :, None, None]  # (S, T, 1, 1, K/2)
+        self.turns = cache._turns[positions.to(device)][:, :, None, None]  # (S, T, 1, 1, K/2, 2)
         self._places = (positions % window).to(device)  # (S, T)
         ages = (positions[:, :, None] - torch.arange(window)) % window  # (S, T, W), 0 is the frame itself
         mask = ages <= lengths[:, :, None].clamp(max=window - 1)

@@ -385,3 +385,41 @@ def test_finished_or_failed_prefetch_leaves_no_thread_behind(folder):
     with pytest.raises(TypeError):
         list(prefetch(map(len, [1])))
     assert set(threading.enumerate()) == before
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_pass_sees_every_frame_once(write_set, make_record, tmp_path, world_size):
+    """Over all ranks, each with a share of its own size; a record's last clip overlaps the one before."""
+    lengths = [12, 9, 3, 4, 5]
+    folder = write_set(tmp_path / "set", [make_record(n, seed) for seed, n in enumerate(lengths)])
+
+    def seen(**options):
+        batches = [
+            batch
+            for rank in range(world_size)
+            for batch in ClipDataset(folder, "train", 4, rank=rank, world_size=world_size).passes(2, **options)
+        ]
+        assert all(len(batch.frames) <= 2 for batch in batches)
+        return [clip for batch in batches for clip in zip(batch.record_ids, batch.starts, batch.seeds, strict=True)]
+
+    clips = seen()
+    covered = {(record, start + t) for record, start, _ in clips for t in range(4)}
+    assert covered == {(record, t) for record, n in enumerate(lengths) if n >= 4 for t in range(n)}
+    assert len(clips) == len(set(clips)) == 3 + 3 + 0 + 1 + 2
+    assert seen(most=4) == clips[:4]
+    alone = ClipDataset(folder, "train", 4).passes(100)
+    assert sorted(next(alone).seeds) == sorted(seed for *_, seed in clips)
+
+
+def test_a_pass_goes_on_without_a_record_that_is_lost(write_set, make_record, tmp_path, monkeypatch, capsys):
+    data = ClipDataset(write_set(tmp_path / "set", [make_record(8, seed) for seed in range(4)]), "train", 4)
+    read = data.reader.read
+
+    def lose_one(shard, number):
+        if number == 2:
+            raise ValueError("gone")
+        return read(shard, number)
+
+    monkeypatch.setattr(data.reader, "read", lose_one)
+    assert sum(len(batch.frames) for batch in data.passes(2)) == 6
+    assert "warning: skipped, as it can no longer be read: gone" in capsys.readouterr().err

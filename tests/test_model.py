@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tiny import TINY, assert_one_line, command, random_inputs, random_model
 
-from model import PRESETS, ModelConfig, WorldModel
-from model.attention import plain_attention, temporal_turns
+from model import PRESETS, ModelConfig, WorldModel, dit
+from model.attention import plain_attention, rotate, rotate_real, temporal_turns
 
 PARITY = Path(__file__).parent / "parity"
 
@@ -108,11 +108,13 @@ def test_patches_come_back_where_they_were():
     torch.testing.assert_close(model.pixels(as_patches.flatten(2, 3).flatten(3)), frames)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_plain_attention_equals_the_fused_kernel(masked):
+@pytest.mark.parametrize("looks", ["everywhere", "masked", "causal"])
+def test_plain_attention_equals_the_fused_kernel(looks):
     q, k, v = torch.randn(3, 2, 4, 7, 16, generator=torch.Generator().manual_seed(0))
-    mask = torch.ones(7, 7, dtype=torch.bool).tril() if masked else None
-    torch.testing.assert_close(plain_attention(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, mask))
+    mask = torch.ones(7, 7, dtype=torch.bool).tril() if looks == "masked" else None
+    causal = looks == "causal"
+    fused = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+    torch.testing.assert_close(plain_attention(q, k, v, mask, is_causal=causal), fused)
 
 
 def test_training_and_inference_paths_agree():
@@ -125,7 +127,7 @@ def test_training_and_inference_paths_agree():
 def test_rotary_tables_stay_float32():
     model = random_model().to(torch.bfloat16)
     table = model.blocks[0].temporal.attention.rotary
-    assert table.turns.dtype == torch.complex64
+    assert table.turns.dtype == torch.float32
     torch.testing.assert_close(table.turns, temporal_turns(TINY.head_dim, TINY.window_frames), atol=0, rtol=0)
     assert model(*random_inputs()).dtype == torch.float32
 
@@ -209,3 +211,53 @@ def test_bad_configs(change, message):
 def test_config_survives_json():
     config = ModelConfig(environment_options=(("simple", False),), action_keys=(("LEFT", "UP"),) * 15)
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def gradients(model, config):
+    """Of a loss that depends on everything."""
+    frames, levels, actions = random_inputs(config)
+    model.zero_grad()
+    model(frames, levels, actions).square().mean().backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+def kept_bytes(model):
+    """What is kept of the blocks for the backward pass, weights aside."""
+    weights, kept = {weight.untyped_storage().data_ptr() for weight in model.parameters()}, []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        model(*random_inputs())
+    sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+    return sum(size for address, size in sizes.items() if address not in weights)
+
+
+@pytest.mark.parametrize("how", ["blocks", "cheap"])
+def test_recomputation_saves_memory_and_changes_no_gradient(monkeypatch, how):
+    model = random_model()
+    plain, plain_bytes = gradients(model, TINY), kept_bytes(model)
+    if how == "blocks":
+        model.recompute = True
+    else:  # as on a GPU
+        monkeypatch.setattr(dit, "cheap", dit.recomputed)
+    again = gradients(model, TINY)
+    assert plain.keys() == again.keys() and all(torch.equal(plain[name], again[name]) for name in plain)
+    assert kept_bytes(model) < (0.3 if how == "blocks" else 0.8) * plain_bytes
+
+
+def test_compiled_recomputed_gradients_are_the_plain_ones():
+    model = random_model()
+    plain = gradients(model, TINY)
+    model.recompute = True
+    for block in model.blocks:
+        block.compile(backend="aot_eager")  # planned as torch.compile does, without its slow code generation
+    again = gradients(model, TINY)
+    largest = max(gradient.abs().max() for gradient in plain.values())
+    assert max((plain[name] - again[name]).abs().max() for name in plain) < 1e-4 * largest
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_complex_rotation_equals_the_real_one(dtype):
+    x = torch.randn(2, 5, 3, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    turns = temporal_turns(16, 5)[:, None]
+    real = rotate_real(x.float().unflatten(-1, (-1, 2)), turns).flatten(-2).to(dtype)
+    torch.testing.assert_close(rotate(x, turns), real)
+    assert (rotate(x, turns) - x).abs().max() > 0.1 and rotate(x, turns).dtype == dtype

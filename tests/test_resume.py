@@ -56,9 +56,9 @@ def test_ranks_train_as_one_process_does(train_command, tmp_path, monkeypatch):
     assert train_command(*options, "--out", tmp_path / "one")[0] == 0
     output = finish(two)
     assert output.count("done: ") == output.count("ranks: 2") == 1
-    for name in ("train/loss", "val/loss", "rollout/psnr_1"):
+    for name in ("train/loss", "val/loss", "rollout/psnr_1", "epoch/val_loss", "epoch/psnr", "epoch/ssim"):
         one, both = (values(tmp_path / run, name) for run in ("one", "two"))
-        assert one.keys() == both.keys() and max(abs(one[step] - both[step]) for step in one) < 1e-3
+        assert one.keys() == both.keys() != set() and max(abs(one[step] - both[step]) for step in one) < 1e-3
     assert (tmp_path / "two" / "rollouts" / "step_0000050.mp4").is_file()
 
     seen = [clip for rank in range(2) for clip in (tmp_path / f"seen.{rank}").read_text().splitlines()]
@@ -122,6 +122,8 @@ def test_new_run_from_weights_alone(train_command, tmp_path):
     )
     assert all(torch.allclose(old[name], new[name], atol=1e-6) for name in old)
     assert load_state(tmp_path / "second" / "checkpoints" / "latest")["step"] == 2
+    begun_with = read_metrics(tmp_path / "second" / "metrics.jsonl")[0]
+    assert begun_with["step"] == 0 and begun_with["val/loss"] > 0
     code, _, err = train_command("--init-from", first, "--prediction", "v", "--out", tmp_path / "third")
     assert_one_line(code, err, "cannot start from", "prediction is x0, this run's is v")
 

@@ -7,12 +7,14 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import TINY, assert_one_line, command, random_model
+from tiny import SMALLEST, TINY, assert_one_line, command, random_inputs, random_model
+from torch.utils.flop_counter import FlopCounterMode
 
 from data.actions import numbered
 from data.records import Record, encode_record
 from data.shards import METADATA_FILE, Metadata, write_shard
-from model import ModelConfig
+from model import PRESETS, ModelConfig
+from scripts.benchmark import clip_flops
 
 PONG_SIZED = ModelConfig(patch_size=16, dim=32, num_blocks=1, num_heads=2, window_frames=6, num_actions=3)
 
@@ -239,10 +241,42 @@ def test_benchmark_loader_ends_in_json(run, pong_set):
     assert results["clips"] == 24 and results["ratio"] > 0 and results["different_records_median"] > 1
 
 
+def test_benchmark_train_ends_in_json(run, pong_set, tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
+    few = ("--preset", "smallest", "--batch-size", 4, "--steps", 3)
+    for options in ((), ("--data", pong_set, "--clip-frames", 5, "--accumulate", 2, "--recompute", "--bf16", "False")):
+        code, out, err = run("benchmark", "train", *few, *options)
+        assert code == 0, err
+        results = json.loads(out.splitlines()[-1])
+        assert results["clip_frames"] == (5 if options else 6)
+        for name in ("clips_per_sec", "ms_per_step_median", "flop_utilisation", "peak_memory_mib", "data_wait_secs"):
+            assert results[name] > 0
+        assert results["steps_per_sec"] == pytest.approx(results["clips_per_sec"] / 4)
+        assert results["flop_utilisation"] < 1 and results["data_wait_share"] < 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("num_frames", [TINY.window_frames, 3])
+def test_flops_are_those_that_torch_counts(num_frames):
+    model, inputs = random_model(), random_inputs(batch=1, num_frames=num_frames)
+    with FlopCounterMode(display=False) as forward:
+        out = model(*inputs)
+    assert clip_flops(TINY, num_frames) == 3 * forward.get_total_flops()
+    with FlopCounterMode(display=False) as backward:
+        out.square().mean().backward()
+    # Twice the forward pass, but for the gradient of what comes from outside.
+    outside = 2 * num_frames * TINY.dim * (TINY.num_patches * 3 * TINY.patch_size**2 + 256 + TINY.num_actions)
+    assert backward.get_total_flops() == 2 * forward.get_total_flops() - outside
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (("rollout", "--preset", "huge"), ("unknown preset 'huge'",)),
+        (("train", "--preset", "huge"), ("unknown preset 'huge'",)),
+        (("train", "--steps", 0), ("steps is 0",)),
+        (("train", "--clip-frames", 99), ("clips of 99 frames do not fit a window of 16",)),
+        (("train", "--device", "cuda"), ("CUDA was asked for",)),
         (("rollout", "--frames", 0), ("frames is 0",)),
         (("rollout", "--num-steps", 0), ("num_steps is 0",)),
         (("loader", "--data", "nowhere"), ("no data set at nowhere",)),

@@ -7,14 +7,25 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import TINY, assert_one_line, random_inputs, random_model
 
 from data.dataset import Batch, ClipDataset
+from data.pixels import to_float
 from model import ModelConfig, WorldModel
 from model.diffusion import alpha_bar
-from training import loop
+from training import loop, plot
 from training.checkpoint import find_resume, list_checkpoints, load_state, save_checkpoint
-from training.evaluate import by_frame, psnr, ssim, validation_metrics, validation_sums
+from training.evaluate import (
+    by_frame,
+    epoch_metrics,
+    epoch_sums,
+    psnr,
+    ssim,
+    ssim_of_each,
+    validation_metrics,
+    validation_sums,
+)
 from training.loss import CLEAN_LEVEL, Noise, diffusion_loss, draw_noise, drop_actions, spread, with_own_frames
 from training.metrics import MetricsLog, read_metrics
 from training.optimizer import make_optimizer, orthogonal
@@ -30,9 +41,13 @@ def test_a_short_run_leaves_everything_behind(train_command, tmp_path, pong_set)
     assert [line["step"] for line in lines if "val/loss" in line] == [4, 8]
     assert all(np.isfinite(line["train/loss"]) for line in lines if "train/loss" in line)
     assert any("rollout/psnr_1" in line for line in lines)
+    assert [line["step"] for line in lines if {"epoch/val_loss", "epoch/psnr", "epoch/ssim"} <= line.keys()] == [8]
     assert [path.name for path in list_checkpoints(run)] == ["step_0000004", "step_0000008"]
     assert (run / "checkpoints" / "latest").resolve().name == "step_0000008"
     assert (run / "rollouts" / "step_0000008.mp4").stat().st_size > 1000
+    grid = Image.open(run / "rollouts" / "step_0000008.png")
+    assert grid.height == 4 * 2 * 64 * 2 + 3 * 6  # four samples, a gap between
+    assert Image.open(run / "metrics.png").width > 1000
     model = WorldModel.from_pretrained(run / "checkpoints" / "latest")
     assert model.config.action_names == ("stay", "up", "down") and model.config.num_actions == 3
     assert model.config.environment == "pong" and model.config.fps == 15
@@ -281,6 +296,57 @@ def test_psnr_is_pooled_and_json_has_no_infinity():
     assert json.loads(json.dumps(curve, allow_nan=False)) == curve
     assert psnr(truth, truth) == float("inf")
     assert ssim(truth[:, 2], frames[:, 2]) < 0.01
+
+
+@pytest.mark.parametrize("amount", [0, 3, 40])
+def test_fast_ssim_is_that_of_scikit_image(amount):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 256, (5, 8, 12, 3)).astype(np.uint8).repeat(4, axis=1).repeat(3, axis=2)
+    truth[0] = 7  # flat, as skies are
+    frames = (truth + rng.integers(-amount, amount + 1, truth.shape)).clip(0, 255).astype(np.uint8)
+    fast = ssim_of_each(*(torch.from_numpy(array).movedim(-1, -3).float() for array in (truth, frames)))
+    expected = [ssim(a[None], b[None]) for a, b in zip(truth, frames, strict=True)]
+    assert np.abs(fast.numpy() - expected).max() < 1e-4
+
+
+def test_epoch_figures_are_means_over_all_frames():
+    """However they are shared out: of a network that sees everything ten colours too bright."""
+    config = replace(random_model().config, prediction="x0")
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 200, (7, 6, 16, 24, 3)).astype(np.uint8)
+    actions, seeds = np.zeros((7, 6, 3), np.float32), np.arange(7, dtype=np.uint64)
+
+    def part(rows):
+        def brighter(*_):
+            return to_float(frames[rows]) + torch.linspace(0, 20, 6)[:, None, None, None] * 2 / 255
+
+        brighter.config, brighter.device = config, torch.device("cpu")
+        return epoch_sums(brighter, [Batch(frames[rows], actions[rows], seeds, seeds, seeds[rows])])
+
+    whole, shares = part(slice(0, 7)), part(slice(0, 5)) + part(slice(5, 7)) + epoch_sums(None, [])
+    metrics = epoch_metrics(whole)
+    seen = (frames + np.linspace(0, 20, 6, dtype=int)[:, None, None, None]).astype(np.uint8)
+    assert metrics["epoch/psnr"] == pytest.approx(psnr(frames, seen), abs=1e-4)
+    assert metrics["epoch/ssim"] == pytest.approx(np.mean([ssim(a, b) for a, b in zip(frames, seen, strict=True)]))
+    assert epoch_metrics(shares) == pytest.approx(metrics) and epoch_metrics(shares / 2) == pytest.approx(metrics)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_a_warning(train_command, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no fonts here")
+
+    monkeypatch.setattr(plot, "draw_metrics", fail)
+    code, _, err = train_command("--max-steps", 4)
+    assert code == 0 and err.count("metrics.png could not be drawn: no fonts here") == 1
+    assert not list((tmp_path / "run").glob("metrics.png*"))
+
+
+def test_epochs_are_measured_when_they_end(train_command, tmp_path):
+    options = ("--batch-size", 8, "--clip-stride", 64, "--epochs", 2, "--epoch-clips", 9)
+    assert train_command(*options)[0] == 0
+    num_batches = ClipDataset(train_command.data, "train", 6, stride=64).num_batches(8)
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "epoch/psnr" in line] == [num_batches, 2 * num_batches]
 
 
 def test_validation_tells_heeded_actions_and_noise_levels():

@@ -42,7 +42,7 @@ def command(monkeypatch, capsys, name: str, *arguments) -> tuple[int, str, str]:
     """Run a command as its module's `__main__` would; exit code, standard output, standard error."""
     module = importlib.import_module(name)
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    config_class = next(value for key, value in vars(module).items() if key in _CONFIGS)
+    config_class = next(vars(module)[key] for key in _CONFIGS if key in vars(module))
     code = 0
     try:
         cli.run(module.main, config_class)
@@ -52,16 +52,16 @@ def command(monkeypatch, capsys, name: str, *arguments) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-_CONFIGS = {
-    "UploadConfig",
+_CONFIGS = (
     "Benchmark",
+    "UploadConfig",
     "CollectConfig",
     "InferConfig",
     "ImportConfig",
     "ExportConfig",
-    "TrainConfig",
     "VisualizeConfig",
-}
+    "TrainConfig",  # last, as others may use it
+)
 
 
 def assert_one_line(code: int, err: str, *words: str) -> None:

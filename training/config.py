@@ -53,9 +53,11 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     bf16: bool | None = None  # bfloat16 autocast (weights stay float32); None: where the device is fast at it
     compile: bool = False  # torch.compile, block by block
+    recompute: bool = False  # run each block again for its gradient: slower, in a fraction of the memory
     log_every: int = 20  # steps
     val_every: int = 500
     val_batches: int = 16
+    epoch_clips: int | None = None  # of val, measured when an epoch or the run ends; None: all of val, each frame once
     rollout_every: int = 1000
     checkpoint_every: int = 500
     keep_checkpoints: int = 3  # the newest ones; older ones are deleted, but for the best of those validated
@@ -81,6 +83,7 @@ class TrainConfig:
             self._at_least(name, 1)
         for name in ("checkpoint_every", "keep_checkpoints", "window_frames", "clip_frames", "max_steps", "epochs"):
             self._at_least(name, 1)
+        self._at_least("epoch_clips", 1)
         self._at_least("warmup_steps", 0)
         for name in ("decay_fraction", "ema_decay", "action_dropout", "own_frames", "max_bad_fraction"):
             if not 0 <= (getattr(self, name) or 0) <= 1:

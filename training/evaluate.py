@@ -5,20 +5,22 @@ Shapes: S samples, T frames, C channels, H x W pixels, A action vector.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from data.actions import NO_ACTION, ActionSpace
 from data.dataset import Batch, ClipDataset
-from data.pixels import to_float, to_uint8
+from data.pixels import to_float, to_levels, to_uint8
 from data.records import Record
 from data.shards import Metadata
-from data.video import comparison
+from data.video import comparison, grid
 from model.config import ModelConfig
 from model.dit import WorldModel
 from model.sampler import Sampler
@@ -27,6 +29,8 @@ from training.loss import diffusion_loss, draw_noise
 
 NOISE_BINS = 8  # equal ranges of noise levels that the validation loss is split by
 ROLLOUT_SAMPLES, ROLLOUT_PROMPT, ROLLOUT_FRAMES = 4, 4, 32
+GRID_FRAMES = 8  # moments of a rollout that its still picture shows, at most
+SSIM_WINDOW = 7  # pixels on a side
 
 
 def psnr(truth: np.ndarray, frames: np.ndarray) -> float:
@@ -44,6 +48,21 @@ def ssim(truth: np.ndarray, frames: np.ndarray) -> float:
 
     pairs = zip(truth, frames, strict=True)
     return float(np.mean([structural_similarity(a, b, channel_axis=-1, data_range=255) for a, b in pairs]))
+
+
+def ssim_of_each(truth: Tensor, frames: Tensor) -> Tensor:
+    """`ssim` of each frame (N, C, H, W), 0 to 255, on its device: float32 (N,), equal to scikit-image's within 1e-4."""
+
+    def mean(x: Tensor) -> Tensor:
+        return F.avg_pool2d(F.avg_pool2d(x, (SSIM_WINDOW, 1), 1), (1, SSIM_WINDOW), 1)
+
+    x, y = truth / 255 - 0.5, frames / 255 - 0.5  # around zero, where squares lose least
+    mean_x, mean_y, xx, yy, xy = mean(torch.cat((x, y, x * x, y * y, x * y), dim=1)).chunk(5, dim=1)
+    sample = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)  # a sample's covariance
+    var_x, var_y, cov = (sample * (a - b) for a, b in ((xx, mean_x**2), (yy, mean_y**2), (xy, mean_x * mean_y)))
+    mean_x, mean_y = mean_x + 0.5, mean_y + 0.5
+    similar = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+    return (similar * (2 * cov + 0.03**2) / (var_x + var_y + 0.03**2)).mean(dim=(1, 2, 3))
 
 
 def by_frame(truth: np.ndarray, frames: np.ndarray) -> dict[str, list[float | None]]:
@@ -80,6 +99,32 @@ def validation_metrics(sums: Tensor) -> dict[str, float]:
     loss, other, *by_noise = (sums[0] / sums[1]).tolist()
     binned = {f"val/loss_noise_{number / NOISE_BINS:.3f}": value for number, value in enumerate(by_noise)}
     return {"val/loss": loss, "val/action_ratio": other / loss if loss else float("nan"), **binned}
+
+
+@torch.no_grad()
+def epoch_sums(model: WorldModel, batches: Iterable[Batch]) -> Tensor:
+    """What `epoch_metrics` is made from, float64 (4,): sums over frames, and how many there were.
+
+    Of the loss, of the squared error of the network's x0, rounded to colours of 0 to 255, and of its SSIM. Each frame
+    is noised to a uniformly random level, by its clip's seed. Sums of several processes may be added or averaged.
+    """
+    sums = torch.zeros(4, dtype=torch.float64)
+    for batch in batches:
+        frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
+        noise = draw_noise(frames.movedim(-1, -3).shape, batch.seeds, model.device)
+        losses, x0 = diffusion_loss(model, model.config, to_float(frames), actions, noise)
+        seen, truth = to_levels(x0).flatten(0, 1), frames.movedim(-1, -3).flatten(0, 1).float()
+        error = (seen - truth).square().mean(dim=(1, 2, 3))
+        own = torch.stack([column.sum() for column in (losses, error, ssim_of_each(truth, seen))])
+        sums += torch.tensor([*own.tolist(), losses.numel()])
+    return sums
+
+
+def epoch_metrics(sums: Tensor) -> dict[str, float]:
+    """From `epoch_sums`: means over frames; PSNR in dB from the squared error pooled over all of them, as in `psnr`."""
+    loss, error, similarity = (sums[:3] / sums[3]).tolist()
+    decibels = 10 * float(np.log10(255.0**2 / error)) if error else float("inf")
+    return {"epoch/val_loss": loss, "epoch/psnr": decibels, "epoch/ssim": similarity}
 
 
 @dataclass(frozen=True)
@@ -153,14 +198,22 @@ def dream(
     return np.concatenate((frames[:, :num_prompt], np.stack(dreamt, axis=1)), axis=1)
 
 
-def rollout(model: WorldModel, dataset: ClipDataset) -> tuple[dict[str, float], np.ndarray] | None:
+@dataclass(frozen=True)
+class Rollout:
+    """What `rollout` has dreamt."""
+
+    metrics: dict[str, float]  # PSNR in dB some frames after the prompt, by name
+    video: np.ndarray  # of truth and dream, uint8 (T, H, W, 3)
+    picture: np.ndarray  # for each sample a row of true frames, every few, and a row of dreamt ones: uint8 (H, W, 3)
+
+
+def rollout(model: WorldModel, dataset: ClipDataset) -> Rollout | None:
     """Dream along with a few held-out records, each rank with some of them; the same dreams for any number of ranks.
 
     Args:
         model: ready to dream, as from `for_dreaming`.
 
     Returns:
-        PSNR in dB some frames after the prompt, by name; and a video of truth and dream, uint8 (T, H, W, 3).
         None where no record is long enough.
     """
     lengths = dataset.index.lengths
@@ -177,7 +230,9 @@ def rollout(model: WorldModel, dataset: ClipDataset) -> tuple[dict[str, float], 
     dreamt = np.concatenate(gather(dreamt))
     curve = by_frame(clips.frames[:, ROLLOUT_PROMPT:], dreamt[:, ROLLOUT_PROMPT:])["psnr"]
     measured = {f"rollout/psnr_{n}": curve[n - 1] for n in (1, 4, 8, 16) if n <= len(curve) and curve[n - 1]}
-    return measured, comparison(clips.frames, dreamt, clips.actions, clips.space)
+    moments = list(range(ROLLOUT_PROMPT - 1, num_frames, max(1, num_frames // GRID_FRAMES)))
+    video = comparison(clips.frames, dreamt, clips.actions, clips.space)
+    return Rollout(measured, video, grid(clips.frames, dreamt, moments))
 
 
 def check_fits(config: ModelConfig, metadata: Metadata, where: Path | str) -> None:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data.dataset import Batch, prefetch
 from data.pixels import to_float
-from data.video import write_mp4
+from data.video import write_mp4, write_png
 from model.dit import WorldModel
 from training.card import TRAIN_CONFIG_FILE
 from training.checkpoint import CheckpointWriter, find_resume, list_checkpoints, load_state
@@ -42,12 +42,13 @@ from training.distributed import (
     world_size,
     worst,
 )
-from training.evaluate import rollout, validation_metrics, validation_sums
+from training.evaluate import epoch_metrics, epoch_sums, rollout, validation_metrics, validation_sums
 from training.guard import StepCounts, StopRequest
 from training.loss import diffusion_loss, draw_noise, drop_actions, with_own_frames
 from training.memory import memory_advice, out_of_memory
 from training.metrics import MetricsLog
 from training.optimizer import make_optimizer
+from training.plot import MetricsPlot
 from training.setup import (
     architecture,
     check_batch_size,
@@ -113,6 +114,7 @@ class Trainer:
         if self.checkpoint:
             agreed(lambda: self._load(self.checkpoint))
             say(f"resumed from {self.checkpoint}, step {self.step}")
+        self.model.recompute = self.config.recompute
         if self.config.compile:
             for block in self.model.blocks:
                 block.compile()
@@ -130,6 +132,7 @@ class Trainer:
             return self.checkpoint
         self.log = agreed(self._open_log if rank() == 0 else lambda: None)
         self._say_what_runs()
+        self.plot = MetricsPlot(self.config.out) if self.log else None
         self.val_batches = fixed_batches(self.val_data, self.config.batch_size, self.config.val_batches)
         config = self.config
         if rank() == 0:
@@ -138,6 +141,8 @@ class Trainer:
             with StopRequest() as stop:
                 stopped = self._train(stop)
             saved = self._saved()
+            if self.plot:
+                self.plot.draw(last=True)
         finally:
             if self.writer:
                 self.writer.close()
@@ -151,6 +156,8 @@ class Trainer:
     def _train(self, stop: StopRequest) -> bool:
         """Train to the end, or until some rank is asked to stop (True) or has no more data (ValueError)."""
         with closing(self._batches()) as batches, self._progress_bar() as bar:
+            if self.step == 0 and self.config.init_from:
+                self._validate()  # what the run has to improve on
             while self.step < self.max_steps:
                 batch, trouble = self._next(batches)
                 status = worst(FAILED if trouble else STOP if stop.asked else GO)
@@ -158,14 +165,21 @@ class Trainer:
                     self._save()
                     agreed(lambda trouble=trouble: self._give_up(trouble))
                     return True
-                self._train_step(batch, bar)
+                grad_norm = self._train_step(batch)
+                if self._due(self.config.log_every):
+                    self._log_training(grad_norm, bar)
+                bar.update()
                 begun = time.perf_counter()
                 # The checkpoint comes last, so that whoever goes on from it has nothing of this step left to do.
                 val_loss = self._validate() if self._due(self.config.val_every) else None
                 if self._due(self.config.rollout_every):
                     self._rollout()
+                if self.batch == self.num_batches or self.step == self.max_steps:
+                    self._measure_epoch()
                 if self._due(self.config.checkpoint_every):
                     self._save(val_loss)
+                if self.plot and (self._due(self.config.val_every) or self._due(self.config.checkpoint_every)):
+                    self.plot.draw()
                 self._since += time.perf_counter() - begun  # clips/s counts training alone
         return False
 
@@ -191,7 +205,18 @@ class Trainer:
         """The newest whole checkpoint, once nothing is being written; known to all ranks."""
         return gather(self.writer.wait() if self.writer else None)[0]
 
-    def _train_step(self, batch: Batch, bar: tqdm) -> None:
+    def steps(self, num_steps: int) -> Iterator[float]:
+        """Train so many steps and nothing else, to be measured; after each, the seconds its batch was waited for."""
+        with closing(self._batches()) as batches:
+            for _ in range(num_steps):
+                self._waited = 0.0
+                batch, trouble = self._next(batches)
+                self._give_up(trouble)
+                self._train_step(batch)
+                yield self._waited
+
+    def _train_step(self, batch: Batch) -> Tensor:
+        """The gradient's norm, on the device."""
         try:
             grad_norm = self._update(batch)
         except RuntimeError as error:
@@ -202,9 +227,7 @@ class Trainer:
             raise ValueError(advice) from None
         self.step += 1
         self.batch += 1
-        if self._due(self.config.log_every):
-            self._log_training(grad_norm, bar)
-        bar.update()
+        return grad_norm
 
     def _log_training(self, grad_norm: Tensor, bar: tqdm) -> None:
         reading = self.counts.read()  # the only wait for the device
@@ -298,17 +321,36 @@ class Trainer:
             tqdm.write(f"step {self.step}: val loss {loss:.4f}, under wrong actions {ratio:.2f} times that")
         return metrics["val/loss"]
 
+    def _measure_epoch(self) -> None:
+        """Loss, PSNR and SSIM over all of val, each rank's share by itself: they meet only in the end."""
+        config = self.config
+        size = config.batch_size // (world_size() * config.accumulate)
+        batches = prefetch(self.val_data.passes(size, config.epoch_clips))
+
+        def sums() -> Tensor:
+            with closing(batches), self._autocast():
+                return epoch_sums(self.ema, tqdm(batches, "measuring val", leave=False, disable=rank() > 0 or None))
+
+        metrics = epoch_metrics(average(agreed(sums)))
+        self._write(metrics)
+        if rank() == 0:
+            loss, psnr, ssim = metrics.values()
+            done = self.epoch + self.batch / self.num_batches
+            tqdm.write(f"epoch {done:.4g}: val loss {loss:.4f}, PSNR {psnr:.2f} dB, SSIM {ssim:.3f}")
+
     def _rollout(self) -> None:
         """Dream along with held-out play; a picture of how far the run has come."""
         dreamt = rollout(for_dreaming(self.ema, self.device, self.config.bf16), self.val_data)
         if not dreamt or not self.log:
             return
-        measured, video = dreamt
-        self._write(measured)
+        self._write(dreamt.metrics)
         path = self.config.out / "rollouts" / f"step_{self.step:07d}.mp4"
         try:
-            write_mp4(path, video, self.val_data.metadata.fps)
-            self.log.video(self.step, "rollout/video", path)
+            write_mp4(path, dreamt.video, self.val_data.metadata.fps)
+            self.log.show(self.step, "rollout/video", path)
+            path = path.with_suffix(".png")
+            write_png(path, dreamt.picture)
+            self.log.show(self.step, "rollout/grid", path)
         except OSError as error:  # a full disk must not cost the run
             say(f"warning: {path} could not be written: {error}", sys.stderr)
 

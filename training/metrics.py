@@ -47,12 +47,13 @@ class MetricsLog:
                 os.truncate(self._path, size)  # no half line
         self._send(values, step)
 
-    def video(self, step: int, name: str, path: Path) -> None:
-        """Send an mp4 to Weights & Biases."""
+    def show(self, step: int, name: str, path: Path) -> None:
+        """Send an mp4 or a picture to Weights & Biases."""
         if self._wandb:
             import wandb
 
-            self._send({name: wandb.Video(str(path), format="mp4")}, step)
+            video = path.suffix == ".mp4"
+            self._send({name: wandb.Video(str(path), format="mp4") if video else wandb.Image(str(path))}, step)
 
     def close(self) -> None:
         """Finish the Weights & Biases run."""
