@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -48,17 +49,27 @@ def start(out: Path, data: Path, *options, ranks: int = 1, max_restarts: int = 0
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     if seen:
         environment["SEEN"] = str(seen)
-    return subprocess.Popen(
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115  a pipe that nobody reads fills up
+    process = subprocess.Popen(
         [str(part) for part in (*command, "--data", data, "--out", out, *FEW, *options)],
-        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment, stdout=log, stderr=subprocess.STDOUT,
     )  # fmt: skip
+    process.log = log
+    return process
+
+
+def ended(process: subprocess.Popen, timeout_secs: float = 600) -> str:
+    """What it has printed, once it has ended."""
+    try:
+        process.wait(timeout_secs)
+    finally:
+        process.kill()  # nothing, unless it has hung
+    process.log.seek(0)
+    return process.log.read()
 
 
 def finish(process: subprocess.Popen, timeout_secs: float = 600) -> str:
-    """What it prints, once it has ended well."""
-    try:
-        output, _ = process.communicate(timeout=timeout_secs)
-    finally:
-        process.kill()  # nothing, unless it has hung
+    """What it has printed, once it has ended well."""
+    output = ended(process, timeout_secs)
     assert process.returncode == 0, output
     return output

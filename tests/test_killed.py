@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from runs import assert_same_run, finish, start, values
+from runs import assert_same_run, ended, finish, start, values
 
 from training.checkpoint import find_resume, load_state
 
@@ -49,7 +49,7 @@ def test_killed_ten_times_as_if_never(pong_set, tmp_path):
         if kill % 2:
             assert wait_until(lambda: list((run / "checkpoints").glob(".step_*.tmp")), process)
         process.kill()
-        process.communicate()
+        process.wait()
         killed_saving += bool(list((run / "checkpoints").glob(".step_*.tmp")))
     assert killed_saving >= 1
     assert 0 < steps_done(run) < 500
@@ -79,6 +79,6 @@ def test_torchrun_that_is_asked_to_stop_saves(pong_set, tmp_path, number):
     process = start(run, pong_set, "--max-steps", 100000, "--checkpoint-every", 100000, ranks=2)
     assert wait_until(lambda: steps_done(run) > 20, process)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output = ended(process)
     assert process.returncode != 0 and output.count("stopped at step") == 1, output
     assert load_state(find_resume("auto", run))["step"] == max(values(run, "train/loss"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import FEW, assert_same_run, finish, start, values
+from runs import FEW, assert_same_run, ended, finish, start, values
 from tiny import assert_one_line, random_model
 
 from data.dataset import ClipDataset
@@ -16,6 +16,7 @@ from model import WorldModel
 from training import checkpoint, loop
 from training.checkpoint import find_resume, list_checkpoints, load_state, save_checkpoint
 from training.guard import StepCounts
+from training.metrics import read_metrics
 
 # The same run again
 
@@ -78,7 +79,7 @@ def test_ranks_train_as_one_process_does(train_command, tmp_path, monkeypatch):
 
 def test_mistake_under_torchrun_is_told_once(pong_set, tmp_path):
     process = start(tmp_path / "run", pong_set, "--batch-size", "5", ranks=2)
-    output, _ = process.communicate(timeout=60)
+    output = ended(process)
     assert process.returncode != 0
     assert output.count("error: batch_size 5 cannot be shared evenly by 2 ranks times --accumulate 1") == 1
 
