@@ -20,8 +20,8 @@ REFERENCE_FRAMES = 4000
 STATISTICS = ("sharpness", "brightness", "contrast", "motion", "distance")
 COLLAPSES = ("frozen", "flat", "blown out")
 COLLAPSE_IN_WORDS = (
-    "A dream has collapsed if its last two seconds are frozen, flat or blown out. Frozen: the mean change from frame to "
-    "frame is less than half of what the stillest 1 % of real windows show. Flat: likewise the sharpness, the mean "
+    "A dream has collapsed if its last two seconds are frozen, flat or blown out. Frozen: the mean change from frame "
+    "to frame is at most half of what the stillest 1 % of real windows show. Flat: likewise the sharpness, the mean "
     "gradient of brightness. Blown out: sharpness, or the distance to the nearest real frame, is more than twice that "
     "of the top 1 % of real windows."
 )

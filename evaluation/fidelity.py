@@ -68,7 +68,7 @@ def fidelity(
 
 def cases(truth: np.ndarray, dreams: np.ndarray, lengths: np.ndarray) -> dict[str, dict[str, Any]]:
     """The best, the median and the worst clip, by PSNR at frame CASE_FRAME, or at the last frame if there are fewer."""
-    frame = min(CASE_FRAME, max(lengths))
+    frame = int(min(CASE_FRAME, max(lengths)))
     error = squared_errors(truth, dreams, lengths)[:, frame - 1]
     order = np.argsort(error)[: int(np.isfinite(error).sum())]  # NaN comes last
     chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
@@ -81,7 +81,7 @@ def cases(truth: np.ndarray, dreams: np.ndarray, lengths: np.ndarray) -> dict[st
 
 @torch.inference_mode()
 def single_step(model: WorldModel, dataset: ClipDataset, num_clips: int, batch_size: int) -> dict[str, Any]:
-    """What training logs: the loss, and PSNR and SSIM of the x0 that the network sees, at uniformly random noise levels.
+    """As training logs it: the loss, and PSNR and SSIM of the x0 that the network sees, at uniformly random levels.
 
     And `action_ratio`: the loss under another clip's actions, the noise being the same, over that under their own.
 

@@ -20,6 +20,8 @@ from data.pixels import to_float
 from data.records import Record
 from evaluation.statistics import estimate
 
+CELL = 4  # pixels on a side of what it sees as one
+SHIFTS = [(0, d) for d in range(-4, 5)] + [(d, 0) for d in range(-4, 5) if d]  # rows and columns
 STACK_FRAMES = 4  # that it sees: three before the action has acted, and the one after
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
@@ -45,24 +47,32 @@ def group_actions(space: ActionSpace) -> tuple[list[str], np.ndarray]:
 
 
 class KeyReader(nn.Module):
-    """The last frames -> which group of keys led into the newest."""
+    """The last frames -> which group of keys led into the newest.
 
-    def __init__(self, num_channels: int, num_groups: int, width: int = 32):
+    What it sees first is how well each frame fits the one before, shifted by some pixels (a cost volume, as in
+    arXiv 1709.02371): motion, which a network so small would need long to learn to see.
+    """
+
+    def __init__(self, num_channels: int, num_groups: int, width: int = 64):
         super().__init__()
+        num_inputs = (STACK_FRAMES - 1) * len(SHIFTS) + num_channels
         self.layers = nn.Sequential(
-            nn.Conv2d(STACK_FRAMES * num_channels, width, 5, stride=2, padding=2),
+            nn.Conv2d(num_inputs, width, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
             nn.ReLU(),
         )
-        self.last = nn.Linear(4 * width, num_groups)
+        self.last = nn.Linear(2 * width, num_groups)
 
     def forward(self, frames: Tensor) -> Tensor:
         """(B, STACK_FRAMES, C, H, W) in [-1, 1] -> (B, G)."""
-        moved = torch.cat((frames[:, -1:], frames.diff(dim=1)), dim=1)  # what is there, and what has changed
-        features = self.layers(moved.flatten(1, 2))
+        grey = frames.mean(2)
+        before, after = grey[:, :-1], grey[:, 1:]
+        misfits = torch.cat([(after - before.roll(shift, (2, 3))).abs() for shift in SHIFTS], dim=1)
+        cells = F.avg_pool2d(torch.cat((CELL * misfits, frames[:, -1]), dim=1), CELL)
+        features = self.layers(cells)
         return self.last(torch.cat((features.mean((2, 3)), features.amax((2, 3))), dim=1))
 
 

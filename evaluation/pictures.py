@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.actions import ActionSpace
 from data.video import titled, upscale
-from evaluation.counterfactuals import Branches
+from evaluation.counterfactuals import Branches, which_alike
 
 QUALITY = 80  # of WebP
 FACTOR = 2  # upscaled by, before WebP halves the colour resolution
@@ -28,7 +28,7 @@ def fan_out(branches: Branches, dreams: np.ndarray, space: ActionSpace, fps: flo
 
     The moment is the first of those whose futures differ most in number, then last longest.
     """
-    last = [len(np.unique(futures[:, -1].reshape(len(futures), -1), axis=0)) for futures in branches.futures]
+    last = [which_alike(futures[:, -1]).max() for futures in branches.futures]
     state = max(range(len(last)), key=lambda s: (last[s], branches.lengths[s].min()))
     columns = []
     for k, action in enumerate(branches.actions):

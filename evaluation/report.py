@@ -18,16 +18,16 @@ ROWS = {
     "other_actions": "dream, another clip's actions",
 }
 FUTURES = (
-    "From one real moment the game is played on under each of several held actions, its state being saved and restored; "
-    "and the dream goes on from the same real frames under each. A dream obeys if, at that frame, it is nearer (squared "
-    "error) to the true future of its own action than to every other; a tie is no obedience. Futures that are the same "
-    "there count as one. Chance is the mean of 1 / number of distinct futures: what any dreamer reaches that is blind "
-    "to actions."
+    "From one real moment the game is played on under each of several held actions, its state being saved and "
+    "restored; and the dream goes on from the same real frames under each. A dream obeys if, at that frame, it is "
+    "nearer (squared error) to the true future of its own action than to every other; a tie is no obedience. Futures "
+    "that are the same there count as one. Chance is the mean of 1 / number of distinct futures: what any dreamer "
+    "reaches that is blind to actions."
 )
 READER = (
     "A small network, trained on real play alone, names the keys held from the last four frames. Real video of other "
-    "levels and the dream under the same actions are read frame for frame. Where keys do nothing (a jump in the air) no "
-    "reader can tell: what it reaches on real video is the most that a dream can be expected to."
+    "levels and the dream under the same actions are read frame for frame. Where keys do nothing (a jump in the air) "
+    "no reader can tell: what it reaches on real video is the most that a dream can be expected to."
 )
 
 
@@ -86,11 +86,11 @@ def report_blocks(report: dict[str, Any]) -> Iterator[Block]:
     options = ", ".join(f"{name} {value}" for name, value in data["environment_options"].items())
     yield Text(
         f"Checkpoint {checkpoint['name']} (weights {checkpoint['weights_sha256'][:12]}), "
-        f"{checkpoint['parameters'] / 1e6:.2f} M parameters; {data['environment']}{f' ({options})' if options else ''}, "
-        f"{data['split']} levels of {data['folder']}, which no training has seen. {settings['num_prompt_frames']} prompt "
-        f"frames, {settings['num_steps']} denoising steps, context noise {settings['context_noise']}, seed "
-        f"{settings['seed']}{', quick' if settings['quick'] else ''}. In brackets: 95 % intervals, by bootstrap over "
-        "clips, moments or dreams, whose number n is stated."
+        f"{checkpoint['parameters'] / 1e6:.2f} M parameters. Judged by {data['environment']}"
+        f"{f' ({options})' if options else ''}, {data['split']} split of {data['folder']}, held out of training. "
+        f"{settings['num_prompt_frames']} prompt frames, {settings['num_steps']} denoising steps, context noise "
+        f"{settings['context_noise']}, seed {settings['seed']}{', quick' if settings['quick'] else ''}. In brackets: "
+        "95 % intervals, by bootstrap over clips, moments or dreams, whose number n is stated."
     )
     yield Heading("At a glance")
     yield Table(["", "", "is measured by"], _headlines(report))
@@ -109,14 +109,14 @@ def _headlines(report: dict[str, Any]) -> list[list[str]]:
         for frame in (1, 8, 16):
             if frame <= len(fidelity["dream"]["psnr"]):
                 own, repeated = (fidelity[name]["psnr"][frame - 1] for name in ("dream", "repeat_prompt"))
-                rows.append([f"PSNR at frame {frame}", f"{_show(own, 1)} dB", f"repeating: {_show(repeated, 1)} dB"])
+                rows.append([f"PSNR at frame {frame}", _show(own, 1, " dB"), f"repeating: {_show(repeated, 1, ' dB')}"])
     if "by_frame" in futures:
         for row in futures["by_frame"]:
             if row["frame"] in (1, 8, 32) and row["obedience"]:
                 text = f"chance: {_percent(row['chance'])}; {row['obedience']['n']} moments"
                 rows.append([f"Obedience at frame {row['frame']}", _percent(row["obedience"]), text])
     if "action_ratio" in report["single_step"]:
-        rows.append(["Loss under wrong actions", f"{_show(report['single_step']['action_ratio'], 2)} x", "blind: 1"])
+        rows.append(["Loss under wrong actions", _show(report["single_step"]["action_ratio"], 2, " times"), "blind: 1"])
     reader = report["inverse_dynamics"]
     if "real" in reader:
         text = f"real video: {_percent(reader['real']['accuracy'])}; always the same: {_percent(reader['chance'])}"
@@ -168,6 +168,7 @@ def _counterfactuals(report: dict) -> Iterator[Block]:
     table = [
         ["obedience", *(_percent(row["obedience"]) for row in rows)],
         ["chance", *(_percent(row["chance"]) for row in rows)],
+        ["above chance, moment by moment", *(_percent(row["above_chance"]) for row in rows)],
         ["n moments", *(str(row["obedience"]["n"]) for row in rows)],
     ]
     yield Table(["frame", *(str(row["frame"]) for row in rows)], table)
@@ -197,8 +198,8 @@ def _drift(report: dict) -> Iterator[Block]:
     section, pictures = report["drift"], report["pictures"]
     frames, n = report["settings"]["drift_frames"], section["collapsed"]["n"]
     yield Text(
-        f"{n} dreams of {frames} frames, under actions drawn as often as real play takes them and held for six frames on "
-        f"average. {section['definition']} By that rule {section['real']['collapsed']:.1%} of "
+        f"{n} dreams of {frames} frames, under actions drawn as often as real play takes them and held for six frames "
+        f"on average. {section['definition']} By that rule {section['real']['collapsed']:.1%} of "
         f"{section['real']['windows']} real windows count as collapsed. The distance is to the nearest of 4 000 real "
         "training frames, in colours and edges of an 8 x 8 grid."
     )
@@ -245,10 +246,6 @@ def _sweep(report: dict) -> Iterator[Block]:
     yield Table(["steps", "context noise", "GFLOP a frame", "frames/s", *head], table)
 
 
-def _perceptual(report: dict) -> Iterator[Block]:
-    yield Text("")
-
-
 _SECTIONS: list[tuple[str, str, Callable[[dict], Iterator[Block]]]] = [
     ("Fidelity by horizon", "fidelity", _fidelity),
     ("Counterfactuals: does it obey?", "counterfactuals", _counterfactuals),
@@ -256,21 +253,21 @@ _SECTIONS: list[tuple[str, str, Callable[[dict], Iterator[Block]]]] = [
     ("Drift", "drift", _drift),
     ("Quality and cost", "sweep", _sweep),
     ("A single step", "single_step", _single_step),
-    ("Perceptual distances", "perceptual", _perceptual),
+    ("Perceptual distances", "perceptual", lambda report: iter(())),
 ]
 
 
-def _show(estimate: dict | None, digits: int, factor: float = 1.0) -> str:
+def _show(estimate: dict | None, digits: int, unit: str = "", factor: float = 1.0) -> str:
     if estimate is None:
-        return "–"
+        return "-"
     value, low, high = (
         "∞" if estimate[part] is None else f"{factor * estimate[part]:.{digits}f}" for part in ("value", "low", "high")
     )
-    return f"{value} [{low}, {high}]"
+    return f"{value}{unit} [{low}, {high}]"
 
 
 def _percent(estimate: dict | None) -> str:
-    return "–" if estimate is None else f"{_show(estimate, 0, 100.0)} %"
+    return _show(estimate, 0, " %", 100.0)
 
 
 def to_markdown(title: str, blocks: list[Block]) -> str:

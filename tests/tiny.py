@@ -56,6 +56,7 @@ _CONFIGS = {
     "UploadConfig",
     "Benchmark",
     "CollectConfig",
+    "EvaluateConfig",
     "InferConfig",
     "ImportConfig",
     "TrainConfig",
