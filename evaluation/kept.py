@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -11,19 +12,21 @@ from typing import Any
 
 import numpy as np
 
+KEY = "[0-9a-f]{16}"
+
 
 class Kept:
     """Results in a folder named after all that they follow from. What other settings left there is dropped.
 
     Args:
         root: beside the report.
-        key: of settings, checkpoint, data and code.
+        key: of settings, checkpoint, data and code: 16 hexadecimal digits.
     """
 
     def __init__(self, root: Path, key: str):
         self._folder = root / key
         for other in root.glob("*"):
-            if other != self._folder:
+            if other != self._folder and re.fullmatch(KEY, other.name):
                 shutil.rmtree(other)
         self._folder.mkdir(parents=True, exist_ok=True)
 

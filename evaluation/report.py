@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def report_blocks(report: dict[str, Any]) -> Iterator[Block]:
         "95 % intervals, by bootstrap over clips, moments or dreams, whose number n is stated."
     )
     yield Heading("At a glance")
-    yield Table(["", "", "is measured by"], _headlines(report))
+    yield Table(["", "the dream", "beside it"], _headlines(report))
     for title, name, blocks in _SECTIONS:
         yield Heading(title)
         if "not_measured" in report[name]:
@@ -126,7 +127,7 @@ def _headlines(report: dict[str, Any]) -> list[list[str]]:
         rows.append([f"Collapsed after {frames} frames", _percent(share), f"{share['n']} dreams"])
     steps = str(report["settings"]["num_steps"])
     milliseconds = report["timings"]["frame_ms"][steps]
-    cost = f"{report['cost']['gflop_per_frame']:.1f} GFLOP a frame; {report['timings']['device']}"
+    cost = f"{report['cost']['gflop_per_frame']:.1f} GFLOP a frame; {report['timings']['device'].split(' (')[0]}"
     rows.append(["Speed, one dream", f"{1000 / milliseconds:.1f} frames/s", cost])
     return rows
 
@@ -308,12 +309,14 @@ def _html_table(table: Table) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.head)
     rows = []
     for number, row in enumerate(table.rows):
-        cells = [f"<th>{html.escape(row[0])}</th>"]
-        for column, cell in enumerate(row[1:]):
-            # The interval is small print.
-            text = html.escape(cell).replace("[", "<small>[").replace("]", "]</small>")
-            shade = f' style="background:rgb(59 130 246 / {table.shades[number][column]:.2f})"' if table.shades else ""
-            cells.append(f"<td{shade}>{text}</td>")
+        cells = []
+        for column, cell in enumerate(row):
+            # The interval is small print, on a line of its own.
+            text, is_estimate = re.subn(r"^([^\[]+) (\[[^\]]+\])$", r"\1<small>\2</small>", html.escape(cell))
+            kind = ' class="estimate"' if is_estimate else ""
+            if table.shades and column:
+                kind = f' style="background:rgb(59 130 246 / {0.8 * table.shades[number][column - 1]:.2f})"'
+            cells.append(f"<td{kind}>{text}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
@@ -336,8 +339,8 @@ h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; marg
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid var(--line); text-align: right; }
-th { font-weight: 600; } th:first-child { text-align: left; font-weight: normal; } thead th { font-weight: 600; }
-td { white-space: nowrap; } small { display: block; color: var(--quiet); }
+th { font-weight: 600; } th:first-child, td:first-child { text-align: left; }
+.estimate { white-space: nowrap; } small { display: block; color: var(--quiet); }
 figure { display: inline-block; margin: 0.5rem 0; vertical-align: top; width: 100%; }
 figure.plot { max-width: 29rem; } figure.wide img { image-rendering: pixelated; width: 100%; max-width: 48rem; }
 figcaption { font-size: 0.85rem; color: var(--quiet); } svg { max-width: 100%; height: auto; }

@@ -18,7 +18,6 @@ import torch
 from data.collect import CollectConfig, collect
 from data.dataset import ClipDataset
 from data.environments import SPLIT_LEVELS, make_environment
-from data.shards import METADATA_FILE
 from evaluation.clips import RealClips, draw_clips, draw_records, scripted_actions
 from evaluation.config import FULL, QUICK, EvaluateConfig, Sizes
 from evaluation.cost import gflop_per_frame, ms_per_frame
@@ -33,6 +32,7 @@ from model.dit import WorldModel
 from training.distributed import choose_device, describe_device, fast_bf16, for_dreaming
 from training.evaluate import check_fits
 
+PARTS = "parts"  # folder, beside the report, of what is done
 SWEEP_MOMENTS = (1, 4, 16)  # frames at which settings are compared
 SWEEP_HORIZON = 4  # and the horizon of their obedience
 DRIFT_SHOWN, DRIFT_MOMENTS = 6, 10  # dreams, and frames of each, that the report shows
@@ -67,7 +67,7 @@ class Evaluation:
         self.metadata = self.held_out.metadata
         check_fits(self.model.config, self.metadata, self.data)
         self.weights_sha256 = _weights_sha256(self.model)
-        self.kept = Kept(config.output / "parts", self._key())
+        self.kept = Kept(config.output / PARTS, self._key())
         self.section_secs: dict[str, float] = {}
         print(f"device: {describe_device(self.device)}; {'bfloat16' if self._bf16 else 'float32'}")
         print(f"judged by {self.data}, {self.split} split, {len(self.held_out.index.lengths)} records")
@@ -322,24 +322,24 @@ class Evaluation:
 
     def _collected(self) -> Path:
         """Real play of the game that the checkpoint's config names: the same for every checkpoint of that game."""
-        model, folder = self.model.config, self.config.output / "data"
-        train_records, held_out = COLLECTED[self.config.quick]
-        other = "val" if self.config.split == "test" else "test"
-        try:
-            wanted = CollectConfig(
-                env=model.environment,
-                out=folder,
-                records=train_records,
-                **{f"{self.config.split}_records": held_out, f"{other}_records": 0},
-                seed=self.config.seed,
-                overwrite=True,
-                **dict(model.environment_options),
-            )
+        model, (train_records, held_out) = self.model.config, COLLECTED[self.config.quick]
+        records = {
+            "records": train_records,
+            "val_records": 0,
+            "test_records": 0,
+            f"{self.config.split}_records": held_out,
+        }
+        wanted = {"env": model.environment, "seed": self.config.seed, **records, **dict(model.environment_options)}
+        name = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
+        folder = self.config.output / PARTS / f"play-{name}"
+        if not folder.is_dir():
             print(f"collecting {train_records + held_out} records of {model.environment} into {folder}")
-            if not _is_collected(folder, wanted):
-                collect(wanted, lambda _: None)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"nothing to judge by: give --data DIR, as no play can be collected ({error})") from None
+            try:
+                collect(CollectConfig(out=folder, **wanted), lambda _: None)
+            except (ValueError, TypeError) as error:
+                raise ValueError(
+                    f"nothing to judge by: give --data DIR, as no play can be collected ({error})"
+                ) from None
         return folder
 
 
@@ -362,14 +362,6 @@ def _first(branches: Branches, num_states: int, num_frames: int) -> Branches:
     lengths = np.minimum(branches.lengths[:num_states], num_frames)
     prompt, prompt_actions = branches.prompt[:num_states], branches.prompt_actions[:num_states]
     return Branches(prompt, prompt_actions, branches.actions, branches.futures[:num_states, :, :num_frames], lengths)
-
-
-def _is_collected(folder: Path, wanted: CollectConfig) -> bool:
-    try:
-        made = json.loads((folder / METADATA_FILE).read_text())["collect"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-    return all(made[name] == getattr(wanted, name) for name in made)
 
 
 def _weights_sha256(model: WorldModel) -> str:
