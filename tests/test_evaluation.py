@@ -17,6 +17,7 @@ from evaluation.counterfactuals import Branches, branch, held_actions, obedience
 from evaluation.drift import RealPlay, drift
 from evaluation.fidelity import cases, fidelity
 from evaluation.inverse_dynamics import group_actions, inverse_dynamics, train_reader
+from evaluation.kept import Kept
 from evaluation.report import write_report
 from evaluation.statistics import decibels, estimate
 
@@ -397,12 +398,23 @@ def test_what_is_done_is_not_done_again(run, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("a/parts/*/*.npy"))
 
 
+def test_what_others_keep_beside_the_report_stays(tmp_path):
+    (tmp_path / "photos").mkdir()
+    old = Kept(tmp_path, "0" * 16)
+    assert old.values("x", lambda: 1)[0] == 1
+    assert Kept(tmp_path, "0" * 16).values("x", lambda: 2)[0] == 1
+    assert Kept(tmp_path, "1" * 16).values("x", lambda: 2)[0] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1" * 16, "photos"]
+
+
 def test_without_data_play_is_collected_from_the_game(run, tmp_path):
     code, printed, err = run("--output", "a", data=None)
     assert code == 0, err
     assert "collecting 7 records of pong" in printed
-    assert (tmp_path / "a" / "data" / "test").is_dir()
+    assert len(list(tmp_path.glob("a/parts/play-*/test/*.array_record"))) == 1
     assert "obedience" in read(tmp_path / "a")["counterfactuals"]["by_frame"][0]
+    code, printed, _ = run("--output", "a", "--num-steps", 1, data=None)  # the same play again
+    assert code == 0 and "collecting" not in printed
 
 
 def test_a_game_whose_state_cannot_be_saved_is_said_and_the_rest_measured(run, tmp_path, monkeypatch):
