@@ -14,16 +14,15 @@ from evaluation.statistics import estimate
 
 WINDOW_SECS = 2.0  # statistics are means over windows of so long
 GRID = 8  # rows and columns of the cells that features are means over
-MARGIN = 2.0  # beyond real play's range by this factor: collapsed
+MARGIN = 1.25  # beyond real play's range by this factor: collapsed
 RANGE = (1.0, 99.0)  # percentiles of real windows: real play's range
 REFERENCE_FRAMES = 4000
 STATISTICS = ("sharpness", "brightness", "contrast", "motion", "distance")
 COLLAPSES = ("frozen", "flat", "blown out")
 COLLAPSE_IN_WORDS = (
-    "A dream has collapsed if its last two seconds are frozen, flat or blown out. Frozen: the mean change from frame "
-    "to frame is at most half of what the stillest 1 % of real windows show. Flat: likewise the sharpness, the mean "
-    "gradient of brightness. Blown out: sharpness, or the distance to the nearest real frame, is more than twice that "
-    "of the top 1 % of real windows."
+    "A dream has collapsed if its last two seconds are frozen, flat or blown out, by a quarter beyond the range that "
+    "98 % of real windows keep to. Frozen: it changes less from frame to frame. Flat: it is less sharp (the mean "
+    "gradient of brightness). Blown out: it is sharper, or further from the nearest real frame."
 )
 
 

@@ -34,8 +34,15 @@ class Line:
     estimates: list[dict | None]
 
 
-def line_plot(title: str, x_label: str, lines: list[Line], level: tuple[str, float] | None = None) -> str:
-    """An <svg>, each line in its 95 % interval; `level`: a horizontal line with a name."""
+def line_plot(
+    title: str, x_label: str, lines: list[Line], level: tuple[str, float] | None = None, top: float | None = None
+) -> str:
+    """An <svg>, each line in its 95 % interval.
+
+    Args:
+        level: a horizontal line with a name.
+        top: the axis runs from 0 to here; None: as the lines do.
+    """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.6, 3.2), layout="constrained")
         axes = figure.subplots()
@@ -46,6 +53,8 @@ def line_plot(title: str, x_label: str, lines: list[Line], level: tuple[str, flo
             axes.fill_between(line.x, low, high, color=colour, alpha=0.2, linewidth=0)
         if level:
             axes.axhline(level[1], color=INK, linestyle=":", linewidth=1, label=level[0])
+        if top is not None:
+            axes.set_ylim(-0.02 * top, 1.02 * top)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel(x_label)
         axes.grid(alpha=0.25)

@@ -98,7 +98,7 @@ def report_blocks(report: dict[str, Any]) -> Iterator[Block]:
     for title, name, blocks in _SECTIONS:
         yield Heading(title)
         if "not_measured" in report[name]:
-            yield Text(f"Not measured: {report[name]['not_measured']}.")
+            yield Text(f"Not measured: {report[name]['not_measured'].rstrip('.')}.")
         else:
             yield from blocks(report)
 
@@ -127,7 +127,7 @@ def _headlines(report: dict[str, Any]) -> list[list[str]]:
         rows.append([f"Collapsed after {frames} frames", _percent(share), f"{share['n']} dreams"])
     steps = str(report["settings"]["num_steps"])
     milliseconds = report["timings"]["frame_ms"][steps]
-    cost = f"{report['cost']['gflop_per_frame']:.1f} GFLOP a frame; {report['timings']['device'].split(' (')[0]}"
+    cost = f"{report['cost']['gflop_per_frame']:.1f} GFLOP a frame; {_device(report)}"
     rows.append(["Speed, one dream", f"{1000 / milliseconds:.1f} frames/s", cost])
     return rows
 
@@ -175,7 +175,7 @@ def _counterfactuals(report: dict) -> Iterator[Block]:
     yield Table(["frame", *(str(row["frame"]) for row in rows)], table)
     frames = [row["frame"] for row in rows]
     lines = [Line(name, frames, [row[name] for row in rows]) for name in ("obedience", "chance")]
-    yield Picture("Obedience by frame", line_plot("obedience", "frame after the moment", lines))
+    yield Picture("Obedience by frame", line_plot("obedience", "frame after the moment", lines, top=1.0))
     if "futures" in report["pictures"].get("shown", {}):
         yield Picture("One moment: true futures above, dreams below", report["pictures"]["shown"]["futures"], wide=True)
 
@@ -220,7 +220,7 @@ def _drift(report: dict) -> Iterator[Block]:
         yield Picture(f"{name} over time", line_plot(name, "dreamt frame", [line], level))
     yield Picture(
         "Collapsed over time",
-        line_plot("share collapsed", "dreamt frame", [Line("dream", ends, section["collapsed_by_window"])]),
+        line_plot("share collapsed", "dreamt frame", [Line("dream", ends, section["collapsed_by_window"])], top=1.0),
     )
     if "shown" in pictures:
         moments = ", ".join(map(str, pictures["drift_moments"]))
@@ -242,7 +242,7 @@ def _sweep(report: dict) -> Iterator[Block]:
         )
     yield Text(
         f"On {rows[0][names[0]]['n']} clips. Speed is that of one dream at a full window on this machine "
-        f"({report['timings']['device']})."
+        f"({_device(report)})."
     )
     yield Table(["steps", "context noise", "GFLOP a frame", "frames/s", *head], table)
 
@@ -256,6 +256,10 @@ _SECTIONS: list[tuple[str, str, Callable[[dict], Iterator[Block]]]] = [
     ("A single step", "single_step", _single_step),
     ("Perceptual distances", "perceptual", lambda report: iter(())),
 ]
+
+
+def _device(report: dict) -> str:
+    return report["timings"]["device"].split(" (")[0]  # without what is said of it
 
 
 def _show(estimate: dict | None, digits: int, unit: str = "", factor: float = 1.0) -> str:

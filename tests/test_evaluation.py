@@ -263,7 +263,7 @@ def test_a_perfect_long_dream_does_not_collapse(real_play, held_out):
     found = drift(np.stack([real_play.statistics(dreamt)[1] for dreamt in dreams]), real_play)
     assert found["collapsed"]["value"] == 0.0 and found["collapsed"]["n"] == 3
     assert len(found["collapsed_by_window"]) == 240 // 30
-    assert found["real"]["collapsed"] == 0.0
+    assert found["real"]["collapsed"] < 0.03  # what the rule makes of real play itself
     for name in ("sharpness", "brightness", "motion"):
         assert found["statistics"][name][-1]["value"] == pytest.approx(found["real"]["median"][name], rel=0.5)
 
