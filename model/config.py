@@ -65,6 +65,16 @@ class ModelConfig:
         """(C, H, W) of a frame."""
         return self.num_channels, self.frame_height, self.frame_width
 
+    @property
+    def run_flops(self) -> float:
+        """Floating-point operations of one run over one frame that looks back at a full window, modulations looked up.
+
+        A dreamt frame costs `num_steps + 1` runs: once finished it is run on once more, to stand in the cache.
+        """
+        maps = self.num_blocks * 24 * self.dim**2 + 2 * self.patch_size**2 * self.num_channels * self.dim
+        attention = self.num_blocks * 2 * self.dim * (self.num_patches + self.window_frames)
+        return 2.0 * self.num_patches * (maps + attention)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain fields, ready for JSON."""
         return asdict(self)

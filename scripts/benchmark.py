@@ -131,7 +131,7 @@ def rollout(config: RolloutConfig) -> dict:
     median = float(np.median(cached))
     matmul = matmul_flops_per_sec(device, torch.bfloat16 if bf16 else torch.float32)
     # The finished frame is run on once more, to stand in the cache.
-    frame_flops = (num_steps + 1) * run_flops(model.config)
+    frame_flops = (num_steps + 1) * model.config.run_flops
     frames_per_sec = 1000.0 * config.batch_size / median
     results = {
         "network": str(config.checkpoint or config.preset),
@@ -192,14 +192,6 @@ def _milliseconds(work: Callable[[], torch.Tensor], device: torch.device) -> flo
     if device.type == "cuda":
         torch.cuda.synchronize()
     return 1000.0 * (time.perf_counter() - start)
-
-
-def run_flops(config: ModelConfig) -> float:
-    """Floating-point operations of one run over one frame that looks back at a full window, modulations looked up."""
-    dim, patch_numbers = config.dim, config.patch_size**2 * config.num_channels
-    maps = config.num_blocks * 24 * dim**2 + 2 * patch_numbers * dim
-    attention = config.num_blocks * 2 * dim * (config.num_patches + config.window_frames)
-    return 2.0 * config.num_patches * (maps + attention)
 
 
 def matmul_flops_per_sec(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:

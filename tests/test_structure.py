@@ -1,4 +1,5 @@
-"""The import directions: `model` and `data` know nobody, `training` knows both, scripts know all, nobody a script."""
+"""The import directions: `model` and `data` know nobody, `training` knows both, `evaluation` all three, scripts
+know all, nobody a script."""
 
 import ast
 from pathlib import Path
@@ -10,7 +11,8 @@ ALLOWED = {
     "model": {"model"},
     "data": {"data"},
     "training": {"training", "model", "data"},
-    "scripts": {"model", "data", "training", "cli"},
+    "evaluation": {"evaluation", "training", "model", "data"},
+    "scripts": {"model", "data", "training", "evaluation", "cli"},
     "train_world_model.py": {"training", "cli"},
     "cli.py": set(),
 }

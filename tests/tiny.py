@@ -56,6 +56,7 @@ _CONFIGS = (
     "Benchmark",
     "UploadConfig",
     "CollectConfig",
+    "EvaluateConfig",
     "InferConfig",
     "ImportConfig",
     "ExportConfig",

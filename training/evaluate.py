@@ -178,7 +178,13 @@ def held_out_clips(
 
 
 def dream(
-    sampler: Sampler, frames: np.ndarray, actions: np.ndarray, space: ActionSpace, num_prompt: int, progress: str = ""
+    sampler: Sampler,
+    frames: np.ndarray,
+    actions: np.ndarray,
+    space: ActionSpace,
+    num_prompt: int,
+    progress: str = "",
+    seeds: list[int] | None = None,
 ) -> np.ndarray:
     """Dream on from the first `num_prompt` frames under given actions.
 
@@ -186,12 +192,13 @@ def dream(
         frames: uint8 (S, at least num_prompt, H, W, C).
         actions: int (S, T), each leading into the frame beside it.
         progress: what a progress bar is called; none is shown without it.
+        seeds: of each dream's noise; None: as the sampler says.
 
     Returns:
         uint8 (S, T, H, W, C), the prompt included.
     """
     vectors = torch.from_numpy(space.one_hot(actions))
-    sampler.reset(to_float(frames[:, :num_prompt]), vectors[:, :num_prompt])
+    sampler.reset(to_float(frames[:, :num_prompt]), vectors[:, :num_prompt], seeds=seeds)
     dreamt: list[Tensor | np.ndarray] = []
     for t in tqdm(range(num_prompt, actions.shape[1]), desc=progress, unit=" frames", disable=not progress):
         dreamt.append(to_uint8(sampler.step(vectors[:, t])))

@@ -1,0 +1,69 @@
+"""What is judged: anything that goes on from a prompt under given actions.
+
+Shapes: S dreams, P prompt frames, T frames in all, H x W x C pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from data.actions import ActionSpace
+from evaluation.kept import Kept
+from model.dit import WorldModel
+from model.sampler import Sampler
+from training.evaluate import dream
+
+
+class Dreamer(Protocol):
+    """A world model, or anything that stands in for one."""
+
+    def __call__(self, prompt: np.ndarray, actions: np.ndarray, numbers: np.ndarray, progress: str = "") -> np.ndarray:
+        """Go on.
+
+        Args:
+            prompt: uint8 (S, P, H, W, C).
+            actions: int (S, T), each leading into the frame beside it, the prompt's included.
+            numbers: int (S,); what is random in a dream follows from its number.
+            progress: what a progress bar is called.
+
+        Returns:
+            uint8 (S, T - P, H, W, C).
+        """
+
+
+@dataclass(frozen=True)
+class ModelDreamer:
+    """A world model's dreams."""
+
+    model: WorldModel  # as from `for_dreaming`
+    space: ActionSpace
+    num_steps: int
+    context_noise: float
+    seed: int
+
+    def __call__(self, prompt: np.ndarray, actions: np.ndarray, numbers: np.ndarray, progress: str = "") -> np.ndarray:
+        sampler = Sampler(self.model, self.num_steps, self.context_noise)
+        seeds = [self.seed + int(number) for number in numbers]
+        num_prompt = prompt.shape[1]
+        return dream(sampler, prompt, actions, self.space, num_prompt, progress, seeds)[:, num_prompt:]
+
+
+def dream_in_parts(
+    dreamer: Dreamer,
+    prompt: np.ndarray,
+    actions: np.ndarray,
+    numbers: np.ndarray,
+    batch_size: int,
+    kept: Kept,
+    name: str,
+) -> Iterator[np.ndarray]:
+    """Dreams, so many at a time, each part kept once it is done: uint8 (at most batch_size, T - P, H, W, C)."""
+    starts = range(0, len(prompt), batch_size)
+    for part, start in enumerate(starts, start=1):
+        own, label = slice(start, start + batch_size), f"{name}, {part} of {len(starts)}"
+        yield kept.array(f"{name} {part}", partial(dreamer, prompt[own], actions[own], numbers[own], label))

@@ -1,0 +1,168 @@
+"""Can the keys be read off the picture? A small network, which has seen real play only, names the keys held.
+
+On real held-out video it is right as often as the game allows (in the air, a jump does nothing). As often as it is
+right on the dream, the dream shows its actions as the game does.
+
+Shapes: S clips, T frames, C channels, H x W pixels, G groups of actions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.actions import NO_ACTION, ActionSpace
+from data.pixels import to_float
+from data.records import Record
+from evaluation.statistics import estimate
+
+CELL = 4  # pixels on a side of what it sees as one
+SHIFTS = [(0, d) for d in range(-4, 5)] + [(d, 0) for d in range(-4, 5) if d]  # rows and columns
+STACK_FRAMES = 4  # that it sees: three before the action has acted, and the one after
+BATCH_SIZE = 64
+LEARNING_RATE = 2e-3
+
+
+def group_actions(space: ActionSpace) -> tuple[list[str], np.ndarray]:
+    """Actions by what they do: those that hold the same keys, of the keys that ever act, are one group.
+
+    Returns:
+        A name for each group, and the group of each action, int (A,).
+    """
+    if not space.all_keys:  # nothing is known of them
+        return list(space.names), np.arange(len(space))
+    held = [frozenset(keys) & set(space.all_keys) for keys in space.keys]
+    groups = list(dict.fromkeys(held[action] for action in space.acting))
+    names = [next(space.names[action] for action in space.acting if held[action] == group) for group in groups]
+    # Keys that never act together may still be held together: a group of its own.
+    for action, group in enumerate(held):
+        if group not in groups:
+            groups.append(group)
+            names.append(space.names[action])
+    return names, np.array([groups.index(group) for group in held])
+
+
+class KeyReader(nn.Module):
+    """The last frames -> which group of keys led into the newest.
+
+    What it sees first is how well each frame fits the one before, shifted by some pixels (a cost volume, as in
+    arXiv 1709.02371): motion, which a network so small would need long to learn to see.
+    """
+
+    def __init__(self, num_channels: int, num_groups: int, width: int = 64):
+        super().__init__()
+        num_inputs = (STACK_FRAMES - 1) * len(SHIFTS) + num_channels
+        self.layers = nn.Sequential(
+            nn.Conv2d(num_inputs, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
+            nn.ReLU(),
+        )
+        self.last = nn.Linear(2 * width, num_groups)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, STACK_FRAMES, C, H, W) in [-1, 1] -> (B, G)."""
+        grey = frames.mean(2)
+        before, after = grey[:, :-1], grey[:, 1:]
+        misfits = torch.cat([(after - before.roll(shift, (2, 3))).abs() for shift in SHIFTS], dim=1)
+        cells = F.avg_pool2d(torch.cat((CELL * misfits, frames[:, -1]), dim=1), CELL)
+        features = self.layers(cells)
+        return self.last(torch.cat((features.mean((2, 3)), features.amax((2, 3))), dim=1))
+
+
+def train_reader(records: list[Record], space: ActionSpace, num_steps: int, seed: int) -> tuple[KeyReader, np.ndarray]:
+    """On the CPU, in seconds to a minute, the same for the same records and seed.
+
+    Returns:
+        The network, and how often each group was held in the records, (G,).
+
+    Raises:
+        ValueError: fewer than two groups to tell apart, or no record long enough.
+    """
+    names, group_of = group_actions(space)
+    labels = [group_of[record.actions] for record in records]  # labels[r][t] leads from frame t to t + 1
+    places = [(r, t) for r, record in enumerate(records) for t in range(STACK_FRAMES - 1, len(record))]
+    if len(names) < 2 or not places:
+        raise ValueError("nothing to train on: it takes two kinds of keys, and records of four frames or more")
+    rng = np.random.default_rng(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        reader = KeyReader(records[0].frames.shape[-1], len(names))
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps)
+    for _ in range(num_steps):
+        drawn = [places[i] for i in rng.integers(len(places), size=BATCH_SIZE)]
+        stacks = np.stack([records[r].frames[t - STACK_FRAMES + 1 : t + 1] for r, t in drawn])
+        target = torch.tensor([int(labels[r][t - 1]) for r, t in drawn])
+        loss = F.cross_entropy(reader(to_float(stacks)), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return reader.eval(), np.bincount(np.concatenate(labels), minlength=len(names))
+
+
+@torch.inference_mode()
+def confusions(
+    reader: KeyReader, frames: np.ndarray, actions: np.ndarray, lengths: np.ndarray, first: int, space: ActionSpace
+) -> np.ndarray:
+    """int (S, G, G), by clip: how often keys of the first group were held and those of the second were named.
+
+    Args:
+        frames: uint8 (S, T, H, W, C), real or dreamt.
+        actions: int (S, T), each leading into the frame beside it.
+        lengths: (S,) frames of each clip that count.
+        first: the first frame whose action is to be named.
+    """
+    _, group_of = group_actions(space)
+    num_groups = int(group_of.max()) + 1
+    counts = np.zeros((len(frames), num_groups, num_groups), int)
+    for clip, length in enumerate(lengths):
+        ends = [t for t in range(max(first, STACK_FRAMES - 1), length) if actions[clip, t] != NO_ACTION]
+        if not ends:
+            continue
+        stacks = np.stack([frames[clip, t - STACK_FRAMES + 1 : t + 1] for t in ends])
+        named = reader(to_float(stacks)).argmax(1).numpy()
+        np.add.at(counts[clip], (group_of[actions[clip, ends]], named), 1)
+    return counts
+
+
+def inverse_dynamics(
+    reader: KeyReader,
+    taken: np.ndarray,
+    real: np.ndarray,
+    dreams: np.ndarray,
+    actions: np.ndarray,
+    lengths: np.ndarray,
+    num_prompt: int,
+    space: ActionSpace,
+) -> dict[str, Any]:
+    """The reader's accuracy on real video and on the dream under the same actions, frame for frame.
+
+    Args:
+        taken: (G,) how often each group was held where the reader was trained.
+        real, dreams: uint8 (S, T, H, W, C), the prompt included.
+
+    Returns:
+        For each of the two: accuracy (intervals over clips), confusion matrix, number of frames. And chance: the share
+        of the group that was held most in training.
+    """
+    names, _ = group_actions(space)
+    result: dict[str, Any] = {"groups": names}
+    for name, frames in (("real", real), ("dream", dreams)):
+        counts = confusions(reader, frames, actions, lengths, num_prompt, space)
+        held = counts.sum((1, 2))
+        result[name] = {
+            "accuracy": estimate(counts.trace(axis1=1, axis2=2), held),
+            "num_frames": int(held.sum()),
+            "confusion": counts.sum(0).tolist(),
+        }
+    result["chance"] = estimate(counts[:, int(taken.argmax())].sum(-1), held)
+    result["majority"] = names[int(taken.argmax())]
+    return result

@@ -1,0 +1,28 @@
+"""Judge a checkpoint against the real game: report.html, report.json and report.md.
+
+python -m scripts.evaluate --checkpoint runs/first/checkpoints/latest --data datasets/coinrun --output report
+python -m scripts.evaluate --checkpoint runs/first/checkpoints/latest --quick
+python -m scripts.evaluate --compare report/report.json other/report.json
+"""
+
+from __future__ import annotations
+
+import cli
+from evaluation.compare import compare_reports
+from evaluation.config import EvaluateConfig
+from evaluation.report import summary, write_report
+from evaluation.run import evaluate
+
+
+def main(config: EvaluateConfig) -> None:
+    """Measure and write; or compare."""
+    if config.compare:
+        return print(compare_reports(*config.compare))
+    report = evaluate(config)
+    write_report(config.output, report)
+    print(summary(report))
+    print(f"wrote {config.output}/report.html, report.json and report.md")
+
+
+if __name__ == "__main__":
+    cli.run(main, EvaluateConfig, __doc__)
