@@ -326,7 +326,7 @@ def clip_flops(config: ModelConfig, clip_frames: int) -> float:
     Of all linear maps and attention products, what a causal mask hides included, as on the CPU.
     """
     dim, frequencies = config.dim, 256
-    patches = run_flops(replace(config, window_frames=clip_frames))
+    patches = replace(config, window_frames=clip_frames).run_flops
     vectors = (12 * config.num_blocks + 2) * dim**2 + frequencies * dim + dim**2 + config.num_actions * dim
     return 3.0 * clip_frames * (patches + 2.0 * vectors)
 
