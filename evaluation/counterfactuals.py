@@ -126,7 +126,7 @@ def obedience_by_state(branches: Branches, dreams: np.ndarray, horizon: int) -> 
         distinct = frames[[list(future_of).index(future) for future in range(1 + max(future_of))]]
         if len(distinct) < 2:
             continue
-        dreamt = dreams[state, alive, horizon - 1].reshape(len(alive), 1, -1).astype(np.int32)
+        dreamt = dreams[state, alive, horizon - 1].reshape(len(alive), 1, -1).astype(np.int64)
         errors = np.square(dreamt - distinct[None]).sum(-1)  # (alive, distinct), whole numbers: ties are exact
         is_own = future_of[:, None] == np.arange(len(distinct))
         obeys = errors[is_own] < np.where(is_own, np.iinfo(errors.dtype).max, errors).min(1)
