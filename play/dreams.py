@@ -83,11 +83,12 @@ class Dreams:
             ValueError: settings out of their range, or a prompt of other sizes.
         """
         if settings not in self._samplers:
-            self._samplers[settings] = Sampler(self._model, settings.num_steps, CONTEXT_NOISE, 0, True, settings.guidance)
+            guidance = settings.guidance
+            self._samplers[settings] = Sampler(self._model, settings.num_steps, CONTEXT_NOISE, guidance=guidance)
             self._dreams[settings] = {}
         dreams = self._dreams[settings]
         dream = Dream(prompt, seed, settings, _lowest_free(dreams), self._weights)
-        dreams[dream.slot] = dream  # before the prompt is checked, so that `end` tidies up whatever happens
+        dreams[dream.slot] = dream
         try:
             self._samplers[settings].reset(*as_tensors(prompt, self.space), slots=[dream.slot], seeds=[seed])
         except ValueError:

@@ -1,8 +1,8 @@
 """What goes over the websocket.
 
-From the browser: JSON objects with a "type", and an image of the player's own as its bare pixels (the page scales it, so
-that the server decodes no files of strangers). To the browser: JSON objects, and pictures: four bytes with the length
-of a JSON object, little-endian; the object; bare pixels (H x W x C bytes a picture, as many as it says).
+From the browser: JSON objects with a "type", and an image of the player's own as its bare pixels (the page scales it,
+so that the server decodes no files of strangers). To the browser: JSON objects, and pictures: four bytes with the
+length of a JSON object, little-endian; the object; bare pixels (H x W x C bytes a picture, as many as it says).
 """
 
 from __future__ import annotations

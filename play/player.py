@@ -229,12 +229,7 @@ class Player:
         why_not = await asyncio.to_thread(server.gallery.why_no_real_game, prompt)
         with_real = bool(message.get("real")) and why_not is None
         await self._forget_dream()
-        starting = asyncio.ensure_future(server.on_model(server.dreams.start, prompt, seed, settings))
-        try:
-            self.dream = await asyncio.shield(starting)
-        except asyncio.CancelledError:  # hung up meanwhile: nobody else knows of the dream
-            starting.add_done_callback(lambda started: server.background(server.on_model(server.dreams.end, started.result())))
-            raise
+        self.dream = await self._begin(prompt, seed, settings)
         self.paused, self._single_steps = True, 0
         if with_real:
             await self._add_real_game()
@@ -255,6 +250,16 @@ class Player:
         # In the outbox, so that it comes after "started".
         header = {"type": "frame", "frame": 0, "action": -1, "keys": self._keys_number, "real_ended": False}
         self._post(with_pixels(header, pictures))
+
+    async def _begin(self, prompt: Prompt, seed: int, settings: DreamSettings) -> Dream:
+        """A dream of ours; ended again if the player hangs up meanwhile, as nobody else would know of it."""
+        server = self._server
+        starting = asyncio.ensure_future(server.on_model(server.dreams.start, prompt, seed, settings))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(lambda it: server.background(server.on_model(server.dreams.end, it.result())))
+            raise
 
     async def _switch_real(self, message: dict) -> None:
         if self.dream is None:

@@ -35,10 +35,16 @@ class Recording:
         """The dream with its keys; below the real game, where that ran along all the time."""
         frames, actions = np.stack([tick.frame for tick in self.ticks]), np.array([tick.action for tick in self.ticks])
         if all(tick.real_frame is not None for tick in self.ticks):
-            video = comparison(np.stack([tick.real_frame for tick in self.ticks])[None], frames[None], actions[None], space)
+            real = np.stack([tick.real_frame for tick in self.ticks])
+            video = comparison(real[None], frames[None], actions[None], space)
         else:
-            video = titled(with_keys(frames, actions, space), "dream")
+            video = dream_video(frames, actions, space)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "dream.mp4"
             write_mp4(path, video, fps)
             return path.read_bytes()
+
+
+def dream_video(frames: np.ndarray, actions: np.ndarray, space: ActionSpace) -> np.ndarray:
+    """Dreamt frames uint8 (T, H, W, 3) under a title, the keys that led into each below it."""
+    return titled(with_keys(frames, actions, space), "dream")

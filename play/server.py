@@ -1,7 +1,7 @@
 """The server: a page, a websocket a player, and one thread for the model.
 
-Every 1/fps seconds the dreams that are due make a frame together, under the keys held at that moment. A tick that cannot
-begin before the next one is due is dropped, never queued: what is seen is always the newest.
+Every 1/fps seconds the dreams that are due make a frame together, under the keys held at that moment. A tick that
+cannot begin before the next one is due is dropped, never queued: what is seen is always the newest.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class PlayServer:
         self._model_thread.shutdown(wait=False, cancel_futures=True)
 
     async def _tick(self) -> None:
-        """Frames at a fixed rate. Tick k is due k / fps seconds after the start; of late ones only the newest is made."""
+        """Frames at a fixed rate. Tick k is due k / fps seconds after the start; of late ones the newest is made."""
         loop, period = asyncio.get_running_loop(), 1.0 / self.fps
         start, tick = loop.time(), 0
         while True:
@@ -305,6 +305,6 @@ def memory_line(dreams: Dreams, max_players: int) -> str:
     dream, frame = dreams.bytes_a_dream, int(np.prod(dreams.config.frame_shape))
     recording = 2 * MAX_FRAMES * frame
     return (
-        f"memory: a player takes {dream / 2**20:.1f} MiB, and at most {recording / 2**20:.0f} MiB more while recording; "
+        f"memory: a player takes {dream / 2**20:.1f} MiB, while recording up to {recording / 2**20:.0f} MiB more; "
         f"{max_players} may play at once"
     )

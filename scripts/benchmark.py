@@ -3,6 +3,7 @@
 python -m scripts.benchmark rollout --preset nano
 python -m scripts.benchmark rollout --preset small --num-steps 10 --compare reference
 python -m scripts.benchmark loader --data datasets/coinrun
+python -m scripts.benchmark play --players 4
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import cli
 from data.dataset import ClipDataset, clip_start, count_clips, cut_clip
 from data.shards import ShardReader
 from model import PRESETS, ModelConfig, Sampler, WorldModel
+from play.benchmark import PlayBenchmark, measure_playing
 from training.distributed import choose_device, describe_device, fast_bf16, for_dreaming
 
 WARM_UP_FRAMES = 5  # libraries set themselves up, and a GPU's graph is captured
@@ -66,9 +68,10 @@ class LoaderConfig:
     num_batches: int = 120  # measured; so many that the records read ahead of the first weigh little
 
 
-def main(config: RolloutConfig | LoaderConfig) -> None:
+def main(config: RolloutConfig | LoaderConfig | PlayBenchmark) -> None:
     """Measure, print a table for people, then JSON."""
-    results = rollout(config) if isinstance(config, RolloutConfig) else loader(config)
+    measures = {RolloutConfig: rollout, LoaderConfig: loader, PlayBenchmark: measure_playing}
+    results = measures[type(config)](config)
     for name, value in results.items():
         print(f"  {name:28s} {value:.4g}" if isinstance(value, float) else f"  {name:28s} {value}")
     print(json.dumps(results))
@@ -268,7 +271,9 @@ def _time_clips(counts: Iterator[int]) -> tuple[float, float]:
 
 
 Benchmark = (
-    Annotated[RolloutConfig, tyro.conf.subcommand("rollout")] | Annotated[LoaderConfig, tyro.conf.subcommand("loader")]
+    Annotated[RolloutConfig, tyro.conf.subcommand("rollout")]
+    | Annotated[LoaderConfig, tyro.conf.subcommand("loader")]
+    | Annotated[PlayBenchmark, tyro.conf.subcommand("play")]
 )
 
 if __name__ == "__main__":

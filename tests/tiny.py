@@ -57,6 +57,7 @@ _CONFIGS = {
     "Benchmark",
     "CollectConfig",
     "InferConfig",
+    "PlayConfig",
     "ImportConfig",
     "TrainConfig",
     "VisualizeConfig",

@@ -206,7 +206,7 @@ function fit() {
   const style = getComputedStyle(screens);
   const inner = screens.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
   const room = both ? (inner - parseFloat(style.columnGap)) / 2 : inner;
-  const height = Math.max(260, innerHeight * 0.62);
+  const height = Math.max(260, innerHeight * 0.6);
   const ratio = devicePixelRatio;
   const factor = Math.max(1, Math.floor(Math.min(room / game.width, height / game.height) * ratio)) / ratio;
   for (const id of ["dream", "real"]) {
