@@ -56,10 +56,8 @@ class ActionSpace:
     @property
     def key_aliases(self) -> dict[str, str]:
         """Keys that do what an arrow does: W A S D, unless one of them does something of its own in this game."""
-        own = self.all_keys
-        return (
-            {} if {*own} & {*_ARROW_ALIASES} else {key: arrow for key, arrow in _ARROW_ALIASES.items() if arrow in own}
-        )
+        own = {*self.all_keys}
+        return {} if own & _ARROW_ALIASES.keys() else {key: to for key, to in _ARROW_ALIASES.items() if to in own}
 
     def action_for_keys(self, held: Sequence[str]) -> int:
         """The acting action whose keys are all held and that holds the most of them; `stay` where there is none.

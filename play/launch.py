@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+import uvicorn
+
 from play.dreams import Dreams
 from play.follow import Follower, latest_checkpoint, load_weights
 from play.gallery import Gallery
@@ -53,7 +55,14 @@ class PlayConfig:
 
 
 def launch(config: PlayConfig) -> None:
-    """Serve until interrupted.
+    """Serve until interrupted. Raises as `prepare`."""
+    server, listening, address = prepare(config)
+    print(f"play at {address}  (Ctrl-C ends it)", flush=True)
+    server.run(sockets=[listening])
+
+
+def prepare(config: PlayConfig) -> tuple[uvicorn.Server, socket.socket, str]:
+    """All but the running of it: the server, the socket that it is to listen on, and its address on this machine.
 
     Raises:
         ValueError: whatever a user can get wrong.
@@ -65,14 +74,15 @@ def launch(config: PlayConfig) -> None:
     port = listening.getsockname()[1]
     hosts = {config.host.lower()}
     if config.share:
-        address = share(port)
-        hosts.add(urlsplit(address).hostname or "")
-        print(f"shared at {address}")
+        public = share(port)
+        hosts.add(urlsplit(public).hostname or "")
+        print(f"shared at {public}")
     guard = Guard(server.app(), port, password, hosts)
-    name = f"[{config.host}]" if ":" in config.host else config.host
-    print(f"play at http://{'127.0.0.1' if name == '0.0.0.0' else name}:{port}  (Ctrl-C ends it)", flush=True)
-    num_bytes = server.config.frame_height * server.config.frame_width * server.config.num_channels
-    uvicorn_server(guard, num_bytes, config.max_players).run(sockets=[listening])
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+    name = f"[{name}]" if ":" in name else name
+    height, width = server.config.frame_height, server.config.frame_width
+    image_bytes = height * width * server.config.num_channels
+    return uvicorn_server(guard, image_bytes, config.max_players), listening, f"http://{name}:{port}"
 
 
 def make_server(config: PlayConfig) -> PlayServer:

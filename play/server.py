@@ -172,15 +172,15 @@ class PlayServer:
     async def _connect(self, socket: WebSocket) -> None:
         await socket.accept()
         player = Player(self, socket)
-        if len(self._waiting) >= MAX_WAITING:
-            await socket.close(1013, "too many are waiting already")
-            return
         if len(self._players) < self.max_players:
             self._players.append(player)
             player.enter()
-        else:
+        elif len(self._waiting) < MAX_WAITING:
             self._waiting.append(player)
             player.say("wait", ahead=len(self._waiting) - 1)
+        else:
+            await socket.close(1013, "too many are waiting already")
+            return
         try:
             await player.run()
         finally:
