@@ -158,7 +158,8 @@ def test_names_that_others_can_point_here_are_refused(address, host):
     assert ask(address, "/", Host=host)[0] in (400, 421)
     raw = socket.create_connection(address.removeprefix("http://").split(":"), timeout=10)
     raw.sendall(
-        f"GET /socket HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET /socket HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\n"
+        "Upgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
     )
     assert b" 101 " not in raw.recv(200)
