@@ -17,7 +17,7 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --torch-index) [ $# -ge 2 ] || fail "--torch-index needs a URL"; torch_index="$2"; shift 2 ;;
     --browser) browser=yes; shift ;;
-    -h | --help) sed -n '2,7p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    -h | --help) sed -n '2,6p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
     *) fail "unknown option $1 (see ./setup.sh --help)" ;;
   esac
 done

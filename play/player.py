@@ -85,7 +85,7 @@ class Player:
         self.playing = True
         self.last_message = time.monotonic()
         self._post(json.dumps(self._server.greeting()))
-        self._post(self._server.gallery_pictures())
+        self._post(self._server.gallery_pictures)
 
     def pause(self, paused: bool, reason: str = "") -> None:
         """Stop or go on."""

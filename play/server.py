@@ -85,6 +85,7 @@ class PlayServer:
         self._wake = asyncio.Event()
         self._background: set[asyncio.Task] = set()
         self._page = {path: (_PAGE / name).read_bytes() for path, name in _PAGE_FILES.items()}
+        self.gallery_pictures = self._gallery_pictures()
 
     def app(self) -> ASGIApp:
         """The routes, without a guard before them."""
@@ -147,8 +148,8 @@ class PlayServer:
             "follows": self._follower is not None,
         }
 
-    def gallery_pictures(self) -> bytes:
-        """The first records, each at its default moment."""
+    def _gallery_pictures(self) -> bytes:
+        """The first records, each at its default moment: the same for everybody."""
         shown = range(min(NUM_SHOWN, len(self.gallery)))
         moments = [self.gallery.default_moment(record_id) for record_id in shown]
         pictures = [self.gallery.picture(record_id, moment) for record_id, moment in zip(shown, moments, strict=True)]
@@ -173,8 +174,7 @@ class PlayServer:
         await socket.accept()
         player = Player(self, socket)
         if len(self._players) < self.max_players:
-            self._players.append(player)
-            player.enter()
+            self._let_in(player)
         elif len(self._waiting) < MAX_WAITING:
             self._waiting.append(player)
             player.say("wait", ahead=len(self._waiting) - 1)
@@ -187,6 +187,10 @@ class PlayServer:
             self._remove(player)
             self.background(player.leave())
 
+    def _let_in(self, player: Player) -> None:
+        self._players.append(player)
+        player.enter()
+
     def _remove(self, player: Player) -> None:
         """Its place goes to the first of those who wait."""
         if player in self._players:
@@ -196,9 +200,7 @@ class PlayServer:
                 self._waiting.remove(player)
         self._drop_files(player)
         while self._waiting and len(self._players) < self.max_players:
-            following = self._waiting.popleft()
-            self._players.append(following)
-            following.enter()
+            self._let_in(self._waiting.popleft())
         for ahead, waiting in enumerate(self._waiting):
             waiting.say("wait", ahead=ahead)
 

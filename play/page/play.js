@@ -388,6 +388,10 @@ addEventListener("drop", (event) => {
   $("drop").classList.remove("over");
   takeImage(event.dataTransfer.files[0]);
 });
+// After a slider has been drawn with the mouse, the arrows are the game's again.
+for (const slider of document.querySelectorAll("input[type=range]")) {
+  slider.addEventListener("pointerup", () => $("dream").focus({ preventScroll: true }));
+}
 $("num-steps").addEventListener("input", ({ target }) => ($("num-steps-text").textContent = target.value));
 $("guidance").addEventListener("input", ({ target }) => ($("guidance-text").textContent = target.value));
 
