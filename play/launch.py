@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -97,14 +98,15 @@ def make_server(config: PlayConfig) -> PlayServer:
         link = latest_checkpoint(Path(config.checkpoint))
         checkpoint = link.resolve()
         follower = Follower(link, checkpoint, device)
-    loaded = load_weights(checkpoint, device)
+    model_thread = ThreadPoolExecutor(1, "model")
+    loaded = model_thread.submit(load_weights, checkpoint, device).result()
     dreams = Dreams(loaded.model, loaded.weights)
     gallery = Gallery(config.data, config.split, dreams.config)
     num_steps = config.num_steps or dreams.config.num_steps
     fps = config.fps or dreams.config.fps
     print(f"device: {describe_device(device)}; {config.checkpoint}, {num_steps} denoising steps, {fps:g} frames/s")
     print(memory_line(dreams, config.max_players))
-    return PlayServer(dreams, gallery, config.checkpoint, fps, num_steps, config.max_players, follower)
+    return PlayServer(dreams, model_thread, gallery, config.checkpoint, fps, num_steps, config.max_players, follower)
 
 
 def find_password(config: PlayConfig) -> str | None:

@@ -55,6 +55,9 @@ class PlayServer:
 
     Args:
         dreams: on the model.
+        model_thread: one thread, in which alone torch has worked so far. A second thread that it works in has OpenMP
+            threads of its own; with more of these than cores, all of them wait asleep, and a frame takes half as long
+            again.
         gallery: where dreams begin.
         checkpoint_name: what the page and the recordings call the model.
         fps: ticks a second.
@@ -66,6 +69,7 @@ class PlayServer:
     def __init__(
         self,
         dreams: Dreams,
+        model_thread: ThreadPoolExecutor,
         gallery: Gallery,
         checkpoint_name: str,
         fps: float,
@@ -80,7 +84,7 @@ class PlayServer:
         self._players: list[Player] = []
         self._waiting: deque[Player] = deque()
         self._files: dict[str, tuple[Player, dict[str, bytes]]] = {}  # by a name that cannot be guessed
-        self._model_thread = ThreadPoolExecutor(1, "model")
+        self._model_thread = model_thread
         self._encoding = asyncio.Semaphore(1)  # one mp4 at a time
         self._wake = asyncio.Event()
         self._background: set[asyncio.Task] = set()
@@ -263,7 +267,9 @@ class PlayServer:
         """Take newer weights over, between two frames."""
         while self._follower is not None:
             await asyncio.sleep(self._follower.POLL_SECS)
-            newer = await asyncio.to_thread(self._follower.newer)
+            passing = ThreadPoolExecutor(1)  # its OpenMP threads end with it
+            newer = await asyncio.get_running_loop().run_in_executor(passing, self._follower.newer)
+            passing.shutdown()
             if newer is None:
                 continue
             try:

@@ -76,8 +76,7 @@ def _play(page: Page, config: ScreenshotConfig) -> None:
     page.wait_for_selector(f"body[data-phase=ready] #gallery button:nth-child({config.record + 1})[aria-pressed=true]")
     page.check("#real-switch", force=True)
     page.wait_for_selector("#real-screen:not([hidden])")
-    page.focus("#dream")
-    page.evaluate("scrollTo(0, 0)")
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     for key in config.keys.split(","):
         page.keyboard.down(key)
     _wait(lambda: int(page.get_attribute("body", "data-frame")) >= config.frames)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import threading
 import time
 import types
 import urllib.request
@@ -19,7 +20,7 @@ from data.actions import NO_ACTION, numbered
 from data.dataset import ClipDataset
 from data.shards import read_metadata
 from model import WorldModel
-from play import recording, server
+from play import launch, recording, server
 from play.dreams import Dreams, DreamSettings, Prompt, hash_weights, playable_actions
 from play.follow import Follower
 from play.launch import PlayConfig
@@ -406,6 +407,30 @@ def test_newer_weights_are_taken_over_and_players_stay(tmp_path, pong_set, confi
 
 
 # The command
+
+
+def test_torch_works_in_one_thread_alone(config, monkeypatch):
+    """In two, their OpenMP threads are more than there are cores, and a frame takes half as long again."""
+    names, load, step = [], launch.load_weights, Dreams.step
+    current = lambda: names.append(threading.current_thread().name)  # noqa: E731
+    monkeypatch.setattr(launch, "load_weights", lambda *arguments: current() or load(*arguments))
+    monkeypatch.setattr(Dreams, "step", lambda *arguments: current() or step(*arguments))
+    with serving(config) as address, Client(address) as client:
+        client.enter().start()
+        client.step()
+    assert len(names) == 2 and len(set(names)) == 1 and names[0] != threading.main_thread().name
+
+
+def test_benchmark_play_ends_in_json(checkpoint, pong_set, monkeypatch, capsys):
+    options = ("--checkpoint", checkpoint, "--data", pong_set, "--seconds", 2, "--players", 2, "--num-steps", 1)
+    code, out, err = command(monkeypatch, capsys, "scripts.benchmark", "play", *options)
+    assert code == 0, err
+    results = json.loads(out.splitlines()[-1])
+    assert results["players"] == 2 and results["fps"] == 15 and 0 <= results["dropped_share"] < 1
+    for name in ("frames_per_sec_worst", "delay_ms_median", "model_ms_median", "secs_to_first_frame", "server_mib"):
+        assert results[name] > 0
+    code, _, err = command(monkeypatch, capsys, "scripts.benchmark", "play", *options, "--split", "none")
+    assert_one_line(code, err, "none")
 
 
 def test_share_opens_a_tunnel_under_a_password(config, monkeypatch, capsys):

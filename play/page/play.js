@@ -77,7 +77,7 @@ function greet(hello) {
   $("checkpoint").textContent = game.checkpoint;
   for (const id of ["dream", "real"]) Object.assign($(id), { width: game.width, height: game.height });
   $("record-number").max = game.num_records - 1;
-  $("record-count").textContent = `of ${game.num_records} (0 to ${game.num_records - 1})`;
+  $("record-count").textContent = `0 to ${game.num_records - 1}`;
   $("num-steps").max = Math.min(16, game.most_steps);
   $("num-steps").value = game.num_steps;
   $("num-steps-text").textContent = game.num_steps;
