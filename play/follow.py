@@ -31,7 +31,10 @@ def load_weights(checkpoint: Path | str, device: torch.device) -> Weights:
         ValueError: no checkpoint there, or a damaged one.
     """
     model = WorldModel.from_pretrained(checkpoint)
-    return Weights(for_dreaming(model, device), hash_weights(model), str(checkpoint))
+    path = Path(checkpoint)
+    # Players are told the name: not where on this machine it is.
+    name = "/".join(path.parts[-3:]) if path.is_absolute() else str(checkpoint)
+    return Weights(for_dreaming(model, device), hash_weights(model), name)
 
 
 def latest_checkpoint(path: Path) -> Path:

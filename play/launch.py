@@ -104,9 +104,9 @@ def make_server(config: PlayConfig) -> PlayServer:
     gallery = Gallery(config.data, config.split, dreams.config)
     num_steps = config.num_steps or dreams.config.num_steps
     fps = config.fps or dreams.config.fps
-    print(f"device: {describe_device(device)}; {config.checkpoint}, {num_steps} denoising steps, {fps:g} frames/s")
+    print(f"device: {describe_device(device)}; {loaded.name}, {num_steps} denoising steps, {fps:g} frames/s")
     print(memory_line(dreams, config.max_players))
-    return PlayServer(dreams, model_thread, gallery, config.checkpoint, fps, num_steps, config.max_players, follower)
+    return PlayServer(dreams, model_thread, gallery, loaded.name, fps, num_steps, config.max_players, follower)
 
 
 def find_password(config: PlayConfig) -> str | None:

@@ -199,7 +199,7 @@ def test_a_recording_is_downloaded_and_dreamt_again(visit, config, tmp_path):
     replay = Replay.read(tmp_path / "dream.json", model.config)
     again = replay.dream(for_dreaming(model, choose_device("cpu")))
     assert len(again) == num_frames >= 8 and 2 in replay.actions
-    assert json.loads((tmp_path / "dream.json").read_text())["checkpoint"] == config.checkpoint
+    assert json.loads((tmp_path / "dream.json").read_text())["checkpoint"] in config.checkpoint
 
 
 def test_what_is_seen_is_what_the_replay_makes(visit, config, tmp_path):

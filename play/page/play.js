@@ -344,6 +344,7 @@ let soon = null;
 $("record-number").addEventListener("change", ({ target }) => {
   const record = Math.min(game.num_records - 1, Math.max(0, Math.round(Number(target.value) || 0)));
   choose({ record, moment: null });
+  $("dream").focus({ preventScroll: true });
 });
 $("moment").addEventListener("input", ({ target }) => {
   $("moment-text").textContent = `${target.value} of ${target.max}`;
