@@ -3,21 +3,37 @@
 #
 #   ./setup.sh                      Python 3.11 or 3.12, whichever is found (or PYTHON=/path/to/python)
 #   ./setup.sh --torch-index URL    another torch build, from that package index (used for torch alone)
+#   ./setup.sh --browser            also Debian's Chromium, with apt-get, which the tests of the page drive
 set -euo pipefail
 cd "$(dirname "$0")"
 
 TORCH="torch==2.13.0"
 torch_index=""
+browser=""
 
 fail() { echo "error: $*" >&2; exit 2; }
 
 while [ $# -gt 0 ]; do
   case "$1" in
     --torch-index) [ $# -ge 2 ] || fail "--torch-index needs a URL"; torch_index="$2"; shift 2 ;;
+    --browser) browser=yes; shift ;;
     -h | --help) sed -n '2,6p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
     *) fail "unknown option $1 (see ./setup.sh --help)" ;;
   esac
 done
+
+if [ -n "$browser" ] && ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null; then
+  command -v apt-get >/dev/null || fail "--browser installs Chromium with apt-get, which is not there: install Chromium yourself"
+  root=""
+  if [ "$(id -u)" != 0 ]; then
+    root="sudo"
+    command -v sudo >/dev/null || fail "--browser needs root for apt-get, and there is no sudo: apt-get install chromium, as root"
+  fi
+  echo "installing Chromium"
+  $root apt-get update -qq || fail "apt-get update failed; its message stands above. Is there a network?"
+  DEBIAN_FRONTEND=noninteractive $root apt-get install -y -qq --no-install-recommends chromium >/dev/null ||
+    fail "apt-get install chromium failed; its message stands above"
+fi
 
 # What the environment was made from. Without --torch-index, the torch that is there stays.
 stamp=.venv/.set-up

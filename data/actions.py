@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ _IDLE_KEYS = {
     **{"ninja": "DOWN", "starpilot": ""},
 }
 _NO_DIAGONALS = ("leaper", "maze", "miner")  # two arrows held do what the sideways one does
+_ARROW_ALIASES = {"W": "UP", "A": "LEFT", "S": "DOWN", "D": "RIGHT"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,28 @@ class ActionSpace:
     def all_keys(self) -> tuple[str, ...]:
         """Every key that some acting action holds, in order of first use."""
         return tuple(dict.fromkeys(key for action in self.acting for key in self.keys[action]))
+
+    @property
+    def key_aliases(self) -> dict[str, str]:
+        """Keys that do what an arrow does: W A S D, unless one of them does something of its own in this game."""
+        own = {*self.all_keys}
+        return {} if own & _ARROW_ALIASES.keys() else {key: to for key, to in _ARROW_ALIASES.items() if to in own}
+
+    def action_for_keys(self, held: Sequence[str]) -> int:
+        """The acting action whose keys are all held and that holds the most of them; `stay` where there is none.
+
+        Args:
+            held: keys by name, the newest last: of two actions that hold as many, the one with the newer keys is meant.
+                Unknown ones do nothing.
+        """
+        aliases = self.key_aliases
+        ages = {aliases.get(key, key): age for age, key in enumerate(held)}
+        fitting = [action for action in self.acting if ages.keys() >= {*self.keys[action]}]
+
+        def weight(action: int) -> tuple[int, list[int]]:
+            return len(self.keys[action]), sorted((ages[key] for key in self.keys[action]), reverse=True)
+
+        return max(fitting, key=weight, default=self.stay)
 
     def index(self, name: str) -> int:
         """The action called `name`, in any case.

@@ -283,6 +283,10 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
         """
         name, folder = str(pretrained_model_name_or_path), Path(pretrained_model_name_or_path)
         if not folder.is_dir():
+            if len(folder.parts) > 1 and folder.parent.is_dir():  # meant as a path: the Hub need not be asked
+                raise ValueError(
+                    f"no checkpoint at {name}: train one with train_world_model.py, or name another with --checkpoint"
+                )
             folder = _from_hub(name, **hub_options)
         return load_checkpoint(folder)
 

@@ -51,6 +51,15 @@ class KVCache:
         for slot in slots:
             self.positions[slot] = self.lengths[slot] = 0
 
+    def grow(self, num_slots: int) -> None:
+        """Make room for as many dreams; those that are there stay as they are."""
+        more = num_slots - self.num_slots
+        blocks, _, *rest = self.keys.shape
+        self.keys = torch.cat((self.keys, self.keys.new_zeros(blocks, more, *rest)), dim=1)
+        self.values = torch.cat((self.values, self.values.new_zeros(blocks, more, *rest)), dim=1)
+        self.positions += [0] * more
+        self.lengths += [0] * more
+
     def begin(self, slots: Sequence[int], num_frames: int = 1) -> CacheView:
         """What the network needs to run on the next `num_frames` frames of these dreams."""
         return CacheView(self, slots, num_frames)

@@ -135,9 +135,12 @@ class Sampler:
             self._dreams[slot] = _Dream(generator, deque(context, maxlen=kept), deque(its_actions, maxlen=kept))
         if self.use_cache:
             num_slots = 1 + max(self._dreams)
-            if self._cache is None or self._cache.num_slots < num_slots or everything:
+            if self._cache is None or everything:
                 self._make_cache(num_slots)
             else:
+                if self._cache.num_slots < num_slots:
+                    self._graph = None  # it was captured over the smaller cache
+                    self._cache.grow(num_slots)
                 self._fill_cache(slots)
 
     @torch.inference_mode()

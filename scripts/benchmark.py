@@ -5,6 +5,7 @@ python -m scripts.benchmark rollout --preset small --num-steps 10 --compare refe
 python -m scripts.benchmark loader --data datasets/coinrun
 python -m scripts.benchmark train --preset nano --batch-size 8
 python -m scripts.benchmark train --preset small --batch-size 128 --clip-frames 32 --compile
+python -m scripts.benchmark play --players 4
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from data.dataset import ClipDataset, clip_start, count_clips, cut_clip
 from data.records import Record, encode_record
 from data.shards import SUFFIX, Metadata, ShardReader, write_shard
 from model import PRESETS, ModelConfig, Sampler, WorldModel
+from play.benchmark import PlayBenchmark, measure_playing
 from training.config import TrainConfig
 from training.distributed import choose_device, describe_device, fast_bf16, for_dreaming
 from training.loop import Trainer
@@ -95,10 +97,10 @@ class StepConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
 
 
-def main(config: RolloutConfig | LoaderConfig | StepConfig) -> None:
+def main(config: RolloutConfig | LoaderConfig | StepConfig | PlayBenchmark) -> None:
     """Measure, print a table for people, then JSON."""
-    measure = {RolloutConfig: rollout, LoaderConfig: loader, StepConfig: train}[type(config)]
-    results = measure(config)
+    measures = {RolloutConfig: rollout, LoaderConfig: loader, StepConfig: train, PlayBenchmark: measure_playing}
+    results = measures[type(config)](config)
     for name, value in results.items():
         print(f"  {name:28s} {value:.4g}" if isinstance(value, float) else f"  {name:28s} {value}")
     print(json.dumps(results))
@@ -374,6 +376,7 @@ Benchmark = (
     Annotated[RolloutConfig, tyro.conf.subcommand("rollout")]
     | Annotated[LoaderConfig, tyro.conf.subcommand("loader")]
     | Annotated[StepConfig, tyro.conf.subcommand("train")]
+    | Annotated[PlayBenchmark, tyro.conf.subcommand("play")]
 )
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Dream beside the truth: an mp4, and PSNR and SSIM by frame.
 
 python -m scripts.infer --checkpoint runs/first/checkpoints/latest --data datasets/coinrun --output dream.mp4
-python -m scripts.infer --checkpoint ... --data ... --actions right,right,jump --num-frames 32
+python -m scripts.infer --actions right,right,jump --num-frames 32
+python -m scripts.infer --replay dream.json --output again.mp4
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from data.actions import ActionSpace
 from data.dataset import ClipDataset
 from data.video import comparison, grid, write_mp4, write_png
 from model import Sampler, WorldModel
+from play.dreams import hash_weights, playable_actions
+from play.recording import dream_video
+from play.replay import Replay
 from training.distributed import choose_device, describe_device, for_dreaming
 from training.evaluate import Clips, by_frame, check_fits, dream, held_out_clips
 
@@ -28,9 +32,9 @@ MAX_SHOWN = 8  # samples in the video and the picture; more can be measured
 class InferConfig:
     """What to dream, and where to put it."""
 
-    checkpoint: Path  # a checkpoint folder, or user/name on the Hub
-    data: Path  # the data set that prompts and truth are from
-    split: str = "val"
+    checkpoint: str = "checkpoints/coinrun-nano"  # a checkpoint folder, or user/name on the Hub
+    data: Path = Path("checkpoints/samples")  # the data set that prompts and truth are from
+    split: str = "test"
     num_samples: int = 4  # dreams to make and measure; at most 8 of them are shown
     num_prompt_frames: int = 4  # true frames to begin from
     num_frames: int = 64  # of each sample, the prompt included
@@ -45,6 +49,7 @@ class InferConfig:
     grid: Path | None = None  # a PNG of true and dreamt frames
     plot: Path | None = None  # a PNG of PSNR by frame
     seed: int = 0  # of the noise, and of which records are shown
+    replay: Path | None = None  # dream again what was recorded while playing; the file says from what and how
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
@@ -59,8 +64,12 @@ class InferConfig:
 def main(config: InferConfig) -> None:
     """Dream, measure, write."""
     device = choose_device(config.device)
-    model = for_dreaming(WorldModel.from_pretrained(config.checkpoint), device)
+    saved = WorldModel.from_pretrained(config.checkpoint)
+    model = for_dreaming(saved, device)
     print(f"device: {describe_device(device)}")
+    if config.replay:
+        dream_again(config, saved, model)
+        return
     dataset = ClipDataset(config.data, config.split, clip_frames=1)
     check_fits(model.config, dataset.metadata, config.data)
     # Under other actions than the recording's, a dream may go on after the recording has ended.
@@ -101,6 +110,24 @@ def main(config: InferConfig) -> None:
     if config.plot:
         plot_psnr(config.plot, report)
         print(f"wrote {config.plot}")
+
+
+def dream_again(config: InferConfig, saved: WorldModel, model: WorldModel) -> None:
+    """Write the video of a replay.
+
+    Raises:
+        ValueError: it is none, or one of another checkpoint.
+    """
+    replay = Replay.read(config.replay, model.config)
+    if replay.weights != hash_weights(saved):
+        raise ValueError(
+            f"{config.replay} was dreamt by another checkpoint than {config.checkpoint}: name that one, "
+            f"{replay.checkpoint} (weights {replay.weights[:12]}...), by --checkpoint"
+        )
+    frames = replay.dream(model, config.cache)
+    video = dream_video(frames, np.array(replay.actions[replay.first :]), playable_actions(model.config))
+    write_mp4(config.output, video, config.fps or model.config.fps)
+    print(f"wrote {config.output}: {len(frames)} frames")
 
 
 def chosen_actions(choice: str, clips: Clips, num_prompt: int, seed: int) -> np.ndarray:

@@ -203,3 +203,16 @@ def test_keys_turned_back_are_those_of_the_earlier_position():
         seen.append(rotate(scores(), turns * torch.tensor((1.0, -1.0))))
     for back in seen:
         torch.testing.assert_close(back, k[:, :, :, 0], atol=1e-5, rtol=0)
+
+
+def test_a_dream_does_not_notice_that_another_begins_in_a_new_slot():
+    """Past the window its keys know of frames that have left it: made anew they would be others."""
+    model = random_model()
+    frames, _, actions = random_inputs(batch=1, num_frames=20)
+    alone = dream(Sampler(model, 2), frames, actions, 2)
+    sampler = Sampler(model, 2)
+    sampler.reset(frames[:, :2], actions[:, :2])
+    before = [sampler.step(action) for action in actions[:, 2:12].unbind(1)]
+    sampler.reset(frames[:, :1], slots=[3])
+    after = [sampler.step(action, slots=[0]) for action in actions[:, 12:].unbind(1)]
+    torch.testing.assert_close(torch.stack([*before, *after], dim=1), alone, atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""The import directions: `model` and `data` know nobody, `training` knows both, `evaluation` all three, scripts
+"""The import directions: `model` and `data` know nobody, `training` both, `evaluation` and `play` all three, scripts
 know all, nobody a script."""
 
 import ast
@@ -12,7 +12,8 @@ ALLOWED = {
     "data": {"data"},
     "training": {"training", "model", "data"},
     "evaluation": {"evaluation", "training", "model", "data"},
-    "scripts": {"model", "data", "training", "evaluation", "cli"},
+    "play": {"play", "training", "model", "data"},
+    "scripts": {"model", "data", "training", "evaluation", "play", "cli"},
     "train_world_model.py": {"training", "cli"},
     "cli.py": set(),
 }

@@ -58,6 +58,7 @@ _CONFIGS = (
     "CollectConfig",
     "EvaluateConfig",
     "InferConfig",
+    "PlayConfig",
     "ImportConfig",
     "ExportConfig",
     "VisualizeConfig",

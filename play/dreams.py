@@ -1,0 +1,194 @@
+"""Many dreams on one model: those that tick together share a batch.
+
+Shapes: T frames, H x W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from data.actions import NO_ACTION, ActionSpace, numbered
+from data.pixels import to_float, to_uint8
+from model import ModelConfig, Sampler, WorldModel
+from play.real_game import RealGame
+
+CONTEXT_NOISE = 0.02  # noise level of the frames that are looked back at
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a dream begins from."""
+
+    frames: np.ndarray  # uint8 (T, H, W, C), as many as the window has room for, or fewer
+    actions: np.ndarray  # int (T,), each leading into the frame beside it; NO_ACTION where unknown
+    record_id: int | None = None  # the record they are from; None: an image of the player's own
+    moment: int | None = None  # the last one's place in that record
+
+
+@dataclass(frozen=True)
+class DreamSettings:
+    """How frames are denoised. Dreams of the same settings share a sampler, and its batches."""
+
+    num_steps: int
+    guidance: float = 1.0
+
+
+@dataclass
+class Dream:
+    """One player's dream, from its prompt on."""
+
+    prompt: Prompt
+    seed: int
+    settings: DreamSettings
+    slot: int  # in its settings' sampler
+    weights: str  # hash of those that dream it
+    real: RealGame | None = None  # steps along with the same keys
+    actions: array = field(default_factory=lambda: array("h"))  # since the prompt
+    changed_weights: bool = False  # others have been taken over on the way
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one tick brought one dream."""
+
+    action: int
+    frame: np.ndarray  # uint8 (H, W, C), dreamt
+    real_frame: np.ndarray | None  # uint8 (H, W, C), of the real game if it runs along
+
+
+class Dreams:
+    """All dreams there are. Not to be called from two threads at once; `Sampler` does the work.
+
+    Args:
+        model: ready to dream, as from `for_dreaming`.
+        weights: hash of its weights, as from `hash_weights`.
+    """
+
+    def __init__(self, model: WorldModel, weights: str):
+        self.config, self.space = model.config, playable_actions(model.config)
+        self._model, self._weights = model, weights
+        self._samplers: dict[DreamSettings, Sampler] = {}
+        self._dreams: dict[DreamSettings, dict[int, Dream]] = {}  # by slot
+
+    def start(self, prompt: Prompt, seed: int, settings: DreamSettings) -> Dream:
+        """Begin a dream, in the lowest free slot.
+
+        Raises:
+            ValueError: settings out of their range, or a prompt of other sizes.
+        """
+        if settings not in self._samplers:
+            guidance = settings.guidance
+            self._samplers[settings] = Sampler(self._model, settings.num_steps, CONTEXT_NOISE, guidance=guidance)
+            self._dreams[settings] = {}
+        dreams = self._dreams[settings]
+        dream = Dream(prompt, seed, settings, _lowest_free(dreams), self._weights)
+        dreams[dream.slot] = dream
+        try:
+            self._samplers[settings].reset(*as_tensors(prompt, self.space), slots=[dream.slot], seeds=[seed])
+        except ValueError:
+            self.end(dream)
+            raise
+        return dream
+
+    def step(self, jobs: Sequence[tuple[Dream, int]]) -> list[Tick]:
+        """One frame further: dreams and the actions they are given, in any order; so are the results."""
+        frames: dict[int, np.ndarray] = {}  # by id of the dream
+        for settings, sampler in self._samplers.items():
+            ours = sorted((job for job in jobs if job[0].settings == settings), key=lambda job: job[0].slot)
+            if ours:
+                vectors = torch.from_numpy(self.space.one_hot(np.array([action for _, action in ours])))
+                dreamt = to_uint8(sampler.step(vectors, [dream.slot for dream, _ in ours]))
+                frames |= {id(dream): frame for (dream, _), frame in zip(ours, dreamt, strict=True)}
+        ticks = []
+        for dream, action in jobs:
+            dream.actions.append(action)
+            real = dream.real  # which the event loop may take away at any time
+            real_frame = real.catch_up(dream.actions) if real else None
+            ticks.append(Tick(action, frames[id(dream)], real_frame))
+        return ticks
+
+    def end(self, dream: Dream) -> None:
+        """Forget a dream; a sampler that nobody needs goes with it."""
+        dreams = self._dreams.get(dream.settings, {})
+        if dreams.get(dream.slot) is not dream:
+            return
+        del dreams[dream.slot]
+        if dreams:
+            self._samplers[dream.settings].free([dream.slot])
+        else:
+            del self._samplers[dream.settings], self._dreams[dream.settings]
+
+    def take_weights(self, model: WorldModel, weights: str) -> None:
+        """Dream on with other weights of the same sizes.
+
+        Raises:
+            ValueError: they cannot be taken over; all is as before then.
+        """
+        if (model.config.frame_shape, model.config.num_actions, model.config.window_frames) != (
+            self.config.frame_shape, self.config.num_actions, self.config.window_frames,
+        ):  # fmt: skip
+            raise ValueError("they are of other sizes")
+        for settings, sampler in self._samplers.items():
+            sampler.rebuild(model)
+            for dream in self._dreams[settings].values():
+                dream.changed_weights = True
+        self._model, self._weights = model, weights
+
+    def __len__(self) -> int:
+        return sum(map(len, self._dreams.values()))
+
+    @property
+    def bytes_a_dream(self) -> int:
+        """Memory that one more dream takes, its keys and values and its window of frames."""
+        config, weight = self.config, self._model.action_embedding.weight
+        cached = 2 * config.num_blocks * config.num_patches * config.dim * weight.element_size()
+        return config.window_frames * (cached + 4 * int(np.prod(config.frame_shape)))
+
+
+def as_tensors(prompt: Prompt, space: ActionSpace) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of one, as `Sampler.reset` takes it: frames (1, T, C, H, W) in [-1, 1], actions (1, T, A)."""
+    vectors = torch.from_numpy(space.one_hot(prompt.actions))
+    return to_float(np.array(prompt.frames))[None], vectors[None]
+
+
+def playable_actions(config: ModelConfig) -> ActionSpace:
+    """A checkpoint's actions; where it names no keys, each is a key of its own, by its name."""
+    space = ActionSpace(config.action_names, config.action_keys, config.acting_actions)
+    if len(space.names) != config.num_actions or len(space.keys) != config.num_actions:
+        space = numbered(config.num_actions)
+    space = space if space.acting else replace(space, acting=tuple(range(len(space))))
+    return space if space.all_keys else replace(space, keys=tuple((name.upper(),) for name in space.names))
+
+
+def hash_weights(model: WorldModel) -> str:
+    """SHA-256 of a model's settings and weights as they were saved, wherever they were loaded from."""
+    digest = hashlib.sha256(repr(sorted(model.config.to_dict().items())).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def image_prompt(pixels: bytes, config: ModelConfig) -> Prompt:
+    """A single still picture to begin from.
+
+    Args:
+        pixels: H * W * C bytes, row by row.
+
+    Raises:
+        ValueError: another number of bytes.
+    """
+    channels, height, width = config.frame_shape
+    if len(pixels) != height * width * channels:
+        raise ValueError(f"an image of {len(pixels)} bytes: expected {width}x{height} pixels of {channels} bytes")
+    return Prompt(np.frombuffer(pixels, np.uint8).reshape(1, height, width, channels), np.array([NO_ACTION]))
+
+
+def _lowest_free(slots: dict[int, Dream]) -> int:
+    return next(slot for slot in range(len(slots) + 1) if slot not in slots)

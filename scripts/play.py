@@ -1,0 +1,20 @@
+"""Play a dream in the browser, with the real game beside it.
+
+python -m scripts.play
+python -m scripts.play --checkpoint runs/first/checkpoints/latest --data datasets/coinrun
+python -m scripts.play --checkpoint runs/first --data datasets/coinrun --follow
+"""
+
+from __future__ import annotations
+
+import cli
+from play.launch import PlayConfig, launch
+
+
+def main(config: PlayConfig) -> None:
+    """Serve until interrupted."""
+    launch(config)
+
+
+if __name__ == "__main__":
+    cli.run(main, PlayConfig, __doc__)

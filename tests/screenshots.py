@@ -1,0 +1,94 @@
+"""Pictures of the page while a dream is played: DIR/play.png, and phones and light ones beside it with --all.
+
+PYTHONPATH=.:tests python tests/screenshots.py --out docs/images --checkpoint checkpoints/coinrun-nano
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from playing import serving
+from playwright.sync_api import Browser, Page, sync_playwright
+
+import cli
+from play.launch import PlayConfig
+
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+
+
+@dataclass(frozen=True)
+class ScreenshotConfig:
+    """Of what, and where to put them."""
+
+    out: Path = Path("docs/images")
+    checkpoint: str = PlayConfig.checkpoint
+    data: Path = PlayConfig.data
+    record: int = 0  # that the dream begins from
+    keys: str = "ArrowRight,ArrowUp"  # held down
+    frames: int = 12  # dreamt until the picture is taken
+    all: bool = False  # also light ones, and a phone's
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's browser, without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+def main(config: ScreenshotConfig) -> None:
+    """Play, and take pictures."""
+    if not CHROMIUM:
+        raise ValueError("no Chromium: ./setup.sh --browser installs it")
+    play = PlayConfig(checkpoint=config.checkpoint, data=config.data, port=0)
+    phone = {"viewport": PHONE, "device_scale_factor": 2, "has_touch": True}
+    kinds = {"play": {"viewport": DESKTOP, "color_scheme": "dark"}}
+    if config.all:
+        kinds["play-light"] = {"viewport": DESKTOP, "color_scheme": "light"}
+        kinds |= {f"play-phone-{scheme}": {**phone, "color_scheme": scheme} for scheme in ("dark", "light")}
+    config.out.mkdir(parents=True, exist_ok=True)
+    with serving(play) as address, chromium() as browser:
+        for name, options in kinds.items():
+            page = browser.new_page(**options)
+            page.goto(address)
+            _play(page, config)
+            page.screenshot(path=config.out / f"{name}.png", full_page="phone" in name)
+            print(f"wrote {config.out / name}.png")
+            page.close()
+
+
+def _play(page: Page, config: ScreenshotConfig) -> None:
+    page.wait_for_selector("body[data-phase=ready]")
+    page.click(f"#gallery button >> nth={config.record}")
+    page.wait_for_selector(f"body[data-phase=ready] #gallery button:nth-child({config.record + 1})[aria-pressed=true]")
+    page.check("#real-switch", force=True)
+    page.wait_for_selector("#real-screen:not([hidden])")
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    for key in config.keys.split(","):
+        page.keyboard.down(key)
+    _wait(lambda: int(page.get_attribute("body", "data-frame")) >= config.frames)
+
+
+def _wait(condition: Any, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise ValueError("no frames came")
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    cli.run(main, ScreenshotConfig, __doc__)
