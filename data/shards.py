@@ -49,10 +49,8 @@ class Metadata:
             "environment_options": dict(self.environment_options),
             "frame_shape": list(self.frame_shape),
             "fps": self.fps,
-            "num_actions": len(self.actions),
-            "action_names": list(self.actions.names),
-            "action_keys": [list(keys) for keys in self.actions.keys],
-            "acting_actions": list(self.actions.acting),
+            "num_actions": len(self.actions.names),
+            **self.actions.to_dict(),
         }
 
 
@@ -74,15 +72,9 @@ def read_metadata(folder: Path) -> Metadata:
         procgen = environment in PROCGEN_GAMES and num_actions == len(default.actions)
         actions = procgen_actions(environment) if procgen else numbered(num_actions)
         if "action_names" in values:
-            actions = ActionSpace(
-                names=tuple(map(str, values["action_names"])),
-                keys=tuple(tuple(map(str, keys)) for keys in values["action_keys"]),
-                acting=tuple(map(int, values["acting_actions"])),
-            )
-        if not len(actions.names) == len(actions.keys) == num_actions:
-            raise ValueError(f"num_actions is {num_actions}, with {len(actions.names)} names, {len(actions.keys)} keys")
-        if not set(actions.acting) <= set(range(num_actions)):
-            raise ValueError(f"acting_actions are {actions.acting}, of {num_actions} actions")
+            actions = ActionSpace.from_dict(values)
+        if len(actions.names) != num_actions:
+            raise ValueError(f"num_actions is {num_actions}, with {len(actions.names)} names")
         height, width, channels = map(int, values.get("frame_shape", default.frame_shape))
         fps = float(values.get("fps", default.fps))
         if min(num_actions, height, width, channels) < 1 or not 0 < fps < math.inf:
@@ -151,7 +143,7 @@ class ShardReader:
         except (RuntimeError, IndexError) as error:
             raise ValueError(f"{self.paths[shard]}, record {number}: {error}") from None
         try:
-            return decode_record(payload, self.metadata.frame_shape, len(self.metadata.actions))
+            return decode_record(payload, self.metadata.frame_shape, self.metadata.actions)
         except ValueError as error:
             raise ValueError(f"{self.paths[shard]}, record {number}: {error}") from None
 
@@ -268,7 +260,7 @@ def _scan_shard(reader: ShardReader, shard: int) -> dict[str, Any]:
 
 def _fingerprint(metadata: Metadata) -> list:
     """What a record's validity depends on."""
-    return [*metadata.frame_shape, len(metadata.actions)]
+    return [*metadata.frame_shape, len(metadata.actions.names), *metadata.actions.kinds]
 
 
 def _read_cache(path: Path, metadata: Metadata) -> dict[str, dict]:

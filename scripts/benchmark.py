@@ -251,7 +251,7 @@ class UsualClips(torch.utils.data.IterableDataset):
                 start = int(clip_start(number, len(record), self.clip_frames, self.stride))
                 frames, actions = cut_clip(record, start, self.clip_frames, know_leading=True)
                 floats = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
-                yield floats, torch.from_numpy(self.metadata.actions.one_hot(actions))
+                yield floats, torch.from_numpy(self.metadata.actions.vectors(actions))
 
 
 def _time_clips(counts: Iterator[int]) -> tuple[float, float]:

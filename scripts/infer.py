@@ -34,7 +34,7 @@ class InferConfig:
     num_samples: int = 4  # dreams to make and measure; at most 8 of them are shown
     num_prompt_frames: int = 4  # true frames to begin from
     num_frames: int = 64  # of each sample, the prompt included
-    actions: str = "gt"  # gt: the recording's; random: any that act; or names, over and over: right,right,jump
+    actions: str = "gt"  # gt: the recording's; random: any that act; or names, over and over: right,right+jump
     num_steps: int | None = None  # denoising steps a frame; None: as the checkpoint says
     context_noise: float = 0.02  # noise level of the frames that are looked back at
     guidance: float = 1.0  # above 1: obey actions more than the network would by itself, at twice the cost
@@ -104,19 +104,19 @@ def main(config: InferConfig) -> None:
 
 
 def chosen_actions(choice: str, clips: Clips, num_prompt: int, seed: int) -> np.ndarray:
-    """(S, T) actions: those of the recording up to the prompt's end, then as `choice` says.
+    """Recorded actions (S, T) or (S, T, names): those of the recording up to the prompt's end, then as `choice` says.
 
     Raises:
         ValueError: an unknown name.
     """
     actions = clips.actions.copy()
     space: ActionSpace = clips.space
-    shape = actions[:, num_prompt:].shape
+    num_samples, num_frames = actions[:, num_prompt:].shape[:2]
     if choice == "random":
-        actions[:, num_prompt:] = np.random.default_rng(seed).choice(space.acting, shape)
+        actions[:, num_prompt:] = space.random(np.random.default_rng(seed), num_samples, num_frames)
     elif choice != "gt":
-        named = np.array([space.index(name) for name in choice.split(",")])
-        actions[:, num_prompt:] = np.resize(named, shape[1])
+        named = np.stack([space.named(name) for name in choice.split(",")])
+        actions[:, num_prompt:] = named[np.arange(num_frames) % len(named)]
     return actions
 
 

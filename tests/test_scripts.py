@@ -123,7 +123,7 @@ def test_infer_mistakes(infer, tmp_path, options, words):
 def test_infer_with_a_checkpoint_of_another_game(run, tmp_path, pong_set):
     random_model(TINY).save_pretrained(tmp_path / "small_frames")
     code, _, err = run("infer", "--checkpoint", "small_frames", "--data", pong_set)
-    assert_one_line(code, err, "frames of 16x24", "64x64")
+    assert_one_line(code, err, "frames of 24x16", "64x64", "width x height")
     random_model(ModelConfig(dim=32, num_blocks=1, num_heads=2)).save_pretrained(tmp_path / "coinrun")
     code, _, err = run("infer", "--checkpoint", "coinrun", "--data", pong_set)
     assert_one_line(code, err, "knows 15 actions", "has 3")
