@@ -6,11 +6,8 @@ writes the same files, and an interrupted collection goes on where it stopped.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import multiprocessing
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -21,10 +18,10 @@ from typing import Literal
 import numpy as np
 
 from data.environments import SPLIT_LEVELS, GameVectorEnv, describe_environment, make_environment
+from data.episodes import MAX_FRAMES, Episode, begin_partial, finish_partial
 from data.records import Record, encode_record
-from data.shards import METADATA_FILE, RECORDS_A_SHARD, SUFFIX, Metadata, ShardReader, write_shard
+from data.shards import RECORDS_A_SHARD, SUFFIX, Metadata, ShardReader, write_shard
 
-MAX_FRAMES = 160  # of a record; longer episodes are cut
 GAMES_AT_ONCE = 16  # few, so that little is played that no shard has room for
 MEAN_HOLD_STEPS = 6  # for which the explore policy holds an action
 
@@ -88,18 +85,10 @@ def collect(config: CollectConfig, progress: Callable[[int], None]) -> dict:
     Raises:
         ValueError: bad settings, an unknown game, or a folder that is not empty.
     """
-    out = config.out
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not config.overwrite):
-        raise ValueError(f"{out} is not empty: choose another --out, or replace it with --overwrite")
     metadata = _metadata(config)  # raises before anything is touched
-    partial = out.with_name(out.name + ".partial")
-    _prepare(partial, metadata)
-    counts = _run_jobs(config, partial, progress)
-    metadata["splits"] = counts
-    (partial / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
-    if out.is_dir():
-        shutil.rmtree(out)
-    partial.rename(out)
+    partial = begin_partial(config.out, config.overwrite, metadata, key="collect")
+    metadata["splits"] = _run_jobs(config, partial, progress)
+    finish_partial(partial, config.out, metadata)
     return metadata
 
 
@@ -117,18 +106,6 @@ def _metadata(config: CollectConfig) -> dict:
         "levels": levels,
         "collect": made,
     }
-
-
-def _prepare(partial: Path, metadata: dict) -> None:
-    """Make the partial folder, or keep it if it was begun by the same command."""
-    path = partial / METADATA_FILE
-    if partial.is_dir():
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # whatever is wrong, it is begun anew
-            if json.loads(path.read_text())["collect"] == metadata["collect"]:
-                return
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    path.write_text(json.dumps(metadata, indent=2) + "\n")
 
 
 def _run_jobs(config: CollectConfig, partial: Path, progress: Callable[[int], None]) -> dict:
@@ -234,47 +211,19 @@ def play(environment: GameVectorEnv, policy: UniformPolicy | ExplorePolicy, min_
 
     Records are at most MAX_FRAMES of one episode: long ones are cut, a tail shorter than `min_frames` is left out.
     """
-    episodes = [_Episode() for _ in range(environment.num_envs)]
+    episodes = [Episode() for _ in range(environment.num_envs)]
     frames, info = environment.reset()
     while True:
         actions = policy.act(environment)
         next_frames, rewards, terminations, truncations, next_info = environment.step(actions)
         for game, episode in enumerate(episodes):
-            episode.add(frames[game], int(actions[game]), float(rewards[game]))
+            episode.add(frames[game], actions[game], float(rewards[game]))
             ended = bool(terminations[game] or truncations[game])
-            if ended or len(episode.frames) == MAX_FRAMES:
-                if len(episode.frames) >= min_frames:
-                    yield episode.record(int(info["level_seed"][game]), bool(terminations[game]))
-                episodes[game] = _Episode() if ended else episode.rest()
+            if ended or len(episode) == MAX_FRAMES:
+                if len(episode) >= min_frames:
+                    yield episode.record(bool(terminations[game]), int(info["level_seed"][game]))
+                episodes[game] = Episode() if ended else episode.rest()
         frames, info = next_frames, next_info
-
-
-class _Episode:
-    """The frames of an episode since its last cut, and the actions since its start."""
-
-    def __init__(self, prefix: list[int] | None = None):
-        self.prefix = prefix or []
-        self.frames, self.actions, self.rewards = [], [], []
-
-    def add(self, frame: np.ndarray, action: int, reward: float) -> None:
-        self.frames.append(frame)
-        self.actions.append(action)
-        self.rewards.append(reward)
-
-    def record(self, level_seed: int, terminal: bool) -> Record:
-        return Record(
-            frames=np.stack(self.frames),
-            actions=np.array(self.actions, np.int32),
-            rewards=np.array(self.rewards, np.float32),
-            terminal=terminal,
-            level_seed=level_seed,
-            start_step=len(self.prefix),
-            prefix_actions=np.array(self.prefix, np.int32),
-        )
-
-    def rest(self) -> _Episode:
-        """What goes on after a cut."""
-        return _Episode(self.prefix + self.actions)
 
 
 def bring_to(record: Record, metadata: Metadata, frame: int = 0) -> tuple[GameVectorEnv, np.ndarray]:

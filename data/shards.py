@@ -90,17 +90,43 @@ def read_metadata(folder: Path) -> Metadata:
         raise ValueError(f"{path} makes no sense: {type(error).__name__}: {error}") from None
 
 
+class ShardWriter:
+    """Writes a shard, record by record; it stands under its name only once it is closed."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._temporary = path.with_name(path.name + ".tmp")
+        self._writer = ArrayRecordWriter(str(self._temporary), _WRITER_OPTIONS)
+
+    def write(self, payload: bytes) -> None:
+        """One more record."""
+        self._writer.write(payload)
+
+    def close(self) -> None:
+        """The shard is whole."""
+        try:
+            self._writer.close()
+            self._temporary.rename(self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """It is not wanted after all."""
+        with contextlib.suppress(RuntimeError):
+            self._writer.close()
+        self._temporary.unlink(missing_ok=True)
+
+
 def write_shard(path: Path, payloads: Iterable[bytes]) -> None:
-    """Write a shard; under its final name only once it is whole."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Write a whole shard; nothing is left behind if that fails."""
+    writer = ShardWriter(path)
     try:
-        writer = ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
         for payload in payloads:
             writer.write(payload)
-        writer.close()
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        writer.discard()
+        raise
+    writer.close()
 
 
 def open_shard(path: Path) -> ArrayRecordReader:
