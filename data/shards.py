@@ -54,6 +54,18 @@ class Metadata:
         }
 
 
+def parse_size(size: str) -> tuple[int, int]:
+    """ "96x64" -> width and height.
+
+    Raises:
+        ValueError: it is spelt otherwise.
+    """
+    width, _, height = size.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise ValueError(f"size is {size!r}: expected width x height in pixels, 96x64 say")
+    return int(width), int(height)
+
+
 def read_metadata(folder: Path) -> Metadata:
     """The metadata of a data set, with the public set's defaults for what it does not say.
 

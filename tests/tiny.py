@@ -68,6 +68,7 @@ _CONFIGS = {
     "CollectConfig",
     "InferConfig",
     "ImportConfig",
+    "ImportVideoConfig",
     "TrainConfig",
     "VisualizeConfig",
 }
