@@ -71,7 +71,7 @@ def _filters(
             inner_height = max(1, round(to_width * height / width))
         else:
             inner_width = max(1, round(to_height * width / height))
-    filters.append(("scale", f"{inner_width}:{inner_height}:flags=area+accurate_rnd+full_chroma_int"))
+    filters.append(("scale", f"{inner_width}:{inner_height}:flags=area"))
     if fit == "pad":
         left, top = (to_width - inner_width) // 2, (to_height - inner_height) // 2
         filters += [("format", "rgb24"), ("pad", f"{to_width}:{to_height}:{left}:{top}")]
