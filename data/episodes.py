@@ -151,8 +151,8 @@ class EpisodeWriter:
             for name in ("frame_shape", "fps", "actions"):
                 if getattr(there, name) != getattr(metadata, name):
                     raise ValueError(f"{self.folder} is a data set of other {name}: choose another folder")
-        self._split_folder.mkdir(parents=True, exist_ok=True)
         if not path.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(path.name + ".tmp")
             temporary.write_text(json.dumps(metadata.to_dict(), indent=2) + "\n")
             temporary.rename(path)
@@ -170,6 +170,7 @@ class EpisodeWriter:
 
     def _write(self, record: Record) -> None:
         if self._shard is None:
+            self._split_folder.mkdir(exist_ok=True)
             self._shard = ShardWriter(self._free_path())
         self._shard.write(encode_record(record))
         self.num_records, self.num_frames = self.num_records + 1, self.num_frames + len(record)

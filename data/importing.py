@@ -214,6 +214,25 @@ class Importer:
             yield frame
 
 
+def read_clip(path: Path, num_frames: int, width: int, height: int, fps: float) -> np.ndarray:
+    """The last frames of a video, uint8 (num_frames, height, width, 3), at `fps`; what does not fit is cut off.
+
+    Raises:
+        ValueError: it cannot be read, or is shorter than that.
+    """
+    if not path.exists():
+        raise ValueError(f"no video at {path}")
+    source, fitter = Source(path.stem, path), Fitter(width, height, "crop")
+    try:
+        wanted = ticks(frame_times(source, fps), fps)[-num_frames:]
+        frames = {i: fitter(picture) for i, picture in enumerate(pictures(source)) if i in wanted}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if len(wanted) < num_frames or not frames:
+        raise ValueError(f"{path} has only {len(wanted)} frames at {fps:g} a second: {num_frames} are needed")
+    return np.stack([frames[i] if i in frames else frames[max(frames)] for i in wanted.tolist()])
+
+
 def plan_splits(names: list[str]) -> dict[str, str]:
     """Which split each recording goes to; "": it is cut into stretches, as there are too few to hold whole ones out.
 

@@ -126,8 +126,8 @@ def titled(frames: np.ndarray, title: str, height: int = 18) -> np.ndarray:
     return np.concatenate((bar, frames), axis=1)
 
 
-def comparison(truth: np.ndarray, dream: np.ndarray, actions: np.ndarray, space: ActionSpace) -> np.ndarray:
-    """One column a sample: truth on top, the dream below it, pressed keys under each.
+def comparison(truth: np.ndarray | None, dream: np.ndarray, actions: np.ndarray, space: ActionSpace) -> np.ndarray:
+    """One column a sample: truth on top, if there is one, the dream below it, pressed keys under each.
 
     Args:
         truth, dream: uint8 (S, T, H, W, 3).
@@ -136,10 +136,10 @@ def comparison(truth: np.ndarray, dream: np.ndarray, actions: np.ndarray, space:
     Returns:
         uint8 (T, height, width, 3).
     """
-    columns = [
-        np.concatenate((titled(upscale(real), "real game"), titled(with_keys(dreamt, keys, space), "dream")), axis=1)
-        for real, dreamt, keys in zip(truth, dream, actions, strict=True)
-    ]
+    columns = [titled(with_keys(dreamt, keys, space), "dream") for dreamt, keys in zip(dream, actions, strict=True)]
+    if truth is not None:
+        tops = [titled(upscale(real), "real game") for real in truth]
+        columns = [np.concatenate(pair, axis=1) for pair in zip(tops, columns, strict=True)]
     gap = np.full((*columns[0].shape[:2], 6, 3), _PAPER, np.uint8)
     return np.concatenate([part for column in columns for part in (gap, column)][1:], axis=2)
 

@@ -114,7 +114,8 @@ class Sampler:
         """Start B dreams from a prompt.
 
         Args:
-            frames: (B, T, C, H, W) in [-1, 1], at least one frame; only as many as fit the window are kept.
+            frames: (B, T, C, H, W) in [-1, 1]; only as many as fit the window are kept. Without any (T = 0) the first
+                frame is dreamt from noise alone, too.
             actions: (B, T, A); `actions[:, t]` led into frame t, zeros where unknown. None: none is known.
             slots: where they live, what lived there before being forgotten; None: in 0 to B - 1, and nowhere else.
             seeds: of their noise; None: `seed + slot`.
@@ -227,8 +228,8 @@ class Sampler:
         for length in {len(dream.frames) for dream in dreams}:
             rows = [row for row, dream in enumerate(dreams) if len(dream.frames) == length]
             room = self.model.config.window_frames - 1
-            context = torch.stack([torch.stack([*dreams[row].frames][-room:] if room else []) for row in rows])
-            past = torch.stack([torch.stack([*dreams[row].actions]) for row in rows])
+            context = torch.stack([_stacked([*dreams[row].frames][-room:] if room else [], x_u[row]) for row in rows])
+            past = torch.stack([_stacked([*dreams[row].actions][-room:] if room else [], actions[row]) for row in rows])
             frames[rows] = self._denoise(x_u[rows], self._window_predictor(context, past, actions[rows]))
         return frames, self._as_context(frames, eps)
 
@@ -270,7 +271,7 @@ class Sampler:
     def _fill_cache(self, slots: list[int]) -> None:
         """Run over these dreams' windows in one pass (one for each length of window that there is)."""
         self._cache.clear(slots)
-        for length in {len(self._dreams[slot].frames) for slot in slots}:
+        for length in {len(self._dreams[slot].frames) for slot in slots} - {0}:
             alike = [slot for slot in slots if len(self._dreams[slot].frames) == length]
             frames = torch.stack([torch.stack([*self._dreams[slot].frames]) for slot in alike])
             actions = torch.stack([torch.stack([*self._dreams[slot].actions]) for slot in alike])
@@ -282,9 +283,9 @@ class Sampler:
     def _checked_prompt(self, frames: Tensor, actions: Tensor | None) -> tuple[Tensor, Tensor]:
         """Both on the device, of the right shapes, no longer than the window has room for."""
         config = self.model.config
-        if frames.ndim != 5 or frames.shape[2:] != config.frame_shape or not frames.shape[0] or not frames.shape[1]:
+        if frames.ndim != 5 or frames.shape[2:] != config.frame_shape or not frames.shape[0]:
             raise ValueError(
-                f"prompt of shape {tuple(frames.shape)}: expected (dreams, frames, *{config.frame_shape}), none empty"
+                f"prompt of shape {tuple(frames.shape)}: expected (dreams, frames, *{config.frame_shape}), dreams not 0"
             )
         expected = (*frames.shape[:2], config.num_actions)
         if actions is None:
@@ -372,6 +373,11 @@ class ModulationTable:
         actions = actions.to(self._levels)
         grid = self._levels[:, None].expand(-1, len(actions))
         return self._model.modulations(grid, actions.expand(len(self._levels), -1, -1))
+
+
+def _stacked(tensors: list[Tensor], like: Tensor) -> Tensor:
+    """(T, ...), also of none, which are shaped like another."""
+    return torch.stack(tensors) if tensors else like.new_zeros(0, *like.shape)
 
 
 def _noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:

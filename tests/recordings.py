@@ -28,7 +28,8 @@ def play(num_frames: int, width: int = 96, height: int = 64, seed: int = 0) -> t
     """Frames (T, H, W, 3), and how fast the picture moves to the right after each, -3, 0 or 3 pixels (T,)."""
     rng = np.random.default_rng(seed)
     speed = np.repeat(rng.integers(-1, 2, num_frames // 4 + 1), 4)[:num_frames] * 3
-    scene = np.kron(rng.integers(0, 255, (-(-height // 8), 200, 3)), np.ones((8, 8, 1)))[:height].astype(np.uint8)
+    scene = np.kron(rng.integers(0, 255, (-(-height // 8), 200, 1)), np.ones((8, 8, 1)))[:height]
+    scene = (scene * (1.0, 0.8, 0.6)).astype(np.uint8)  # brown, which codecs that halve the colours' resolution keep
     places = 700 + np.concatenate(([0], np.cumsum(speed)[:-1]))
     return np.stack([scene[:, place : place + width] for place in places]), speed
 
