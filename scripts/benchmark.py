@@ -3,6 +3,7 @@
 python -m scripts.benchmark rollout --preset nano
 python -m scripts.benchmark rollout --preset small --num-steps 10 --compare reference
 python -m scripts.benchmark loader --data datasets/coinrun
+python -m scripts.benchmark importer --videos recordings
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import resource
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +28,8 @@ from tqdm import tqdm
 
 import cli
 from data.dataset import ClipDataset, clip_start, count_clips, cut_clip
+from data.importing import Importer, ImportVideoConfig
+from data.recordings import find_sources, pictures
 from data.shards import ShardReader
 from model import PRESETS, ModelConfig, Sampler, WorldModel
 from training.distributed import choose_device, describe_device, fast_bf16, for_dreaming
@@ -66,9 +70,19 @@ class LoaderConfig:
     num_batches: int = 120  # measured; so many that the records read ahead of the first weigh little
 
 
-def main(config: RolloutConfig | LoaderConfig) -> None:
+@dataclass(frozen=True)
+class ImporterConfig:
+    """Importing recordings, pictures alone, against decoding them with PyAV."""
+
+    videos: Path  # folder of recordings
+    size: str = "64x64"  # width x height of the frames
+    fps: float | None = None  # of the frames; None: as scripts.import_video chooses
+
+
+def main(config: RolloutConfig | LoaderConfig | ImporterConfig) -> None:
     """Measure, print a table for people, then JSON."""
-    results = rollout(config) if isinstance(config, RolloutConfig) else loader(config)
+    measures = {RolloutConfig: rollout, LoaderConfig: loader, ImporterConfig: importer}
+    results = measures[type(config)](config)
     for name, value in results.items():
         print(f"  {name:28s} {value:.4g}" if isinstance(value, float) else f"  {name:28s} {value}")
     print(json.dumps(results))
@@ -267,8 +281,35 @@ def _time_clips(counts: Iterator[int]) -> tuple[float, float]:
     return clips / (cpu_seconds() - cpu_start), clips / (time.perf_counter() - start)
 
 
+def importer(config: ImporterConfig) -> dict:
+    """Seconds of the clock and of the processor; the median of three runs each, in turn."""
+    sources, counts, measured = find_sources(config.videos), [], {"decode": [], "import": []}
+
+    def decode() -> None:
+        counts.append(sum(1 for source in sources for _ in pictures(source)))
+
+    def import_all() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            wanted = ImportVideoConfig(config.videos, Path(folder) / "set", config.size, "crop", config.fps, "none")
+            Importer(wanted, print).run(lambda num_frames: None)
+
+    for _ in range(3):
+        for name, work in (("decode", decode), ("import", import_all)):
+            start, cpu_start = time.perf_counter(), time.process_time()
+            work()
+            measured[name].append((time.perf_counter() - start, time.process_time() - cpu_start))
+    medians = {name: np.median(times, axis=0) for name, times in measured.items()}
+    results = {"pictures": counts[0], "size": config.size}
+    for name, (secs, cpu_secs) in medians.items():
+        results |= {f"{name}_pictures_per_sec": counts[0] / secs, f"{name}_pictures_per_cpu_sec": counts[0] / cpu_secs}
+    results["ratio"], results["ratio_of_cpu"] = (medians["decode"] / medians["import"]).tolist()
+    return results
+
+
 Benchmark = (
-    Annotated[RolloutConfig, tyro.conf.subcommand("rollout")] | Annotated[LoaderConfig, tyro.conf.subcommand("loader")]
+    Annotated[RolloutConfig, tyro.conf.subcommand("rollout")]
+    | Annotated[LoaderConfig, tyro.conf.subcommand("loader")]
+    | Annotated[ImporterConfig, tyro.conf.subcommand("importer")]
 )
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""Small real recordings, made with PyAV: a dot that goes where the keys say, on a grid that is told by its colour."""
+"""Small real recordings, made with PyAV: a wall that moves where the keys say.
+
+python tests/recordings.py FOLDER    three videos of a minute each, to try docs/your_own_game.md with
+"""
 
 from __future__ import annotations
 
 import json
 import struct
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,9 +32,11 @@ def play(num_frames: int, width: int = 96, height: int = 64, seed: int = 0) -> t
     """Frames (T, H, W, 3), and how fast the picture moves to the right after each, -3, 0 or 3 pixels (T,)."""
     rng = np.random.default_rng(seed)
     speed = np.repeat(rng.integers(-1, 2, num_frames // 4 + 1), 4)[:num_frames] * 3
-    scene = np.kron(rng.integers(0, 255, (-(-height // 8), 200, 1)), np.ones((8, 8, 1)))[:height]
+    places = np.concatenate(([0], np.cumsum(speed)[:-1]))
+    places -= places.min()
+    blocks = -(-height // 8), (places.max() + width) // 8 + 1, 1
+    scene = np.kron(rng.integers(0, 255, blocks), np.ones((8, 8, 1)))[:height]
     scene = (scene * (1.0, 0.8, 0.6)).astype(np.uint8)  # brown, which codecs that halve the colours' resolution keep
-    places = 700 + np.concatenate(([0], np.cumsum(speed)[:-1]))
     return np.stack([scene[:, place : place + width] for place in places]), speed
 
 
@@ -84,3 +90,13 @@ def write_csv(path: Path, speed: np.ndarray, times: np.ndarray | None = None) ->
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True)
+    (folder / "actions.toml").write_text(DESCRIBED)
+    for seed in range(3):
+        pictures, pressed = play(1800, 384, 256, seed)
+        write_video(folder / f"play{seed}.mp4", pictures, 30)
+        write_csv(folder / f"play{seed}.csv", pressed)
