@@ -10,6 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from data.actions import UNCONDITIONAL
+from data.dataset import prefetch
 from data.episodes import MAX_FRAMES, EpisodeWriter, begin_partial, check_free, finish_partial
 from data.fitting import Fit, Fitter
 from data.recorded_actions import ACTION_SUFFIXES, Description, read_actions, read_description, resample, ticks
@@ -27,6 +29,7 @@ SPLITS = ("train", "val", "test")
 ENOUGH_RECORDINGS = 10  # for whole ones to be held out
 HELD_OUT = 0.05  # share of the recordings, or of each one, that is for val, and again for test
 MOST_FPS = 20.0  # of the data set, if it is not said
+READ_AHEAD_FRAMES = 64  # decoded in a thread of its own, while records are packed and written
 JOURNAL = "imported.jsonl"  # in the partial folder: a line for each recording that is done
 
 
@@ -149,19 +152,19 @@ class Importer:
         shown = ticks(times, self.fps)
         actions = self._actions(source, times, len(shown))
         stretches, splits = self._stretches(source, len(shown)), {}
-        frames = self._frames(source, shown, len(times))
-        for split, start, end in stretches:
-            name, space = _shard_name(source), self.description.space
-            writer = EpisodeWriter(partial, space, self.fps, split, shard_name=name, min_frames=self.config.min_frames)
-            with writer:
-                for tick in range(start, end):
-                    writer.add(next(frames), actions[tick])
-                    if (tick + 1) % MAX_FRAMES == 0:
-                        progress(MAX_FRAMES)
-            if writer.num_records:
-                splits[split] = {"records": writer.num_records, "frames": writer.num_frames}
-        for _ in frames:  # to its end, which tells whether it is whole
-            pass
+        ahead = prefetch(self._frames(source, shown, len(times)), READ_AHEAD_FRAMES)
+        with closing(ahead) as frames:
+            for split, start, end in stretches:
+                name, space, least = _shard_name(source), self.description.space, self.config.min_frames
+                with EpisodeWriter(partial, space, self.fps, split, shard_name=name, min_frames=least) as writer:
+                    for tick in range(start, end):
+                        writer.add(next(frames), actions[tick])
+                        if (tick + 1) % MAX_FRAMES == 0:
+                            progress(MAX_FRAMES)
+                if writer.num_records:
+                    splits[split] = {"records": writer.num_records, "frames": writer.num_frames}
+            for _ in frames:  # to its end, which tells whether it is whole
+                pass
         if not splits:
             raise ValueError(f"it has only {len(shown)} frames, fewer than --min-frames {self.config.min_frames}")
         progress(len(shown) % MAX_FRAMES)
