@@ -1,0 +1,9 @@
+"""From the game to batches. It knows no network.
+
+`from data import EpisodeWriter` is for collectors of your own; nothing else is imported by that.
+"""
+
+from data.actions import ActionSpace
+from data.episodes import EpisodeWriter
+
+__all__ = ["ActionSpace", "EpisodeWriter"]

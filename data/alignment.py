@@ -16,14 +16,14 @@ from data.records import Record
 LAGS = range(-2, 4)  # frames from an action to what moves
 MIN_CORRELATION = 0.05  # below it, nothing can be said
 MIN_CHANGES = 100  # of direction, likewise
-_AXES = {"left/right": (("LEFT", "RIGHT"), 2), "up/down": (("UP", "DOWN"), 1)}
+_DIRECTIONS = {"left/right": ((("LEFT", "RIGHT"), ("A", "D")), 2), "up/down": ((("UP", "DOWN"), ("W", "S")), 1)}
 
 
 @dataclass(frozen=True)
 class Alignment:
     """How well the picture's acceleration follows the keys, by lag in frames."""
 
-    axis: str  # "left/right" or "up/down", whichever tells more
+    what: str  # "left/right keys", "up/down keys" or an axis by its name, whichever tells most
     correlations: dict[int, float]  # lag -> absolute correlation; lag 0 is right for `actions[t]` leads to t + 1
     num_changes: int  # of the direction held
 
@@ -43,22 +43,35 @@ class Alignment:
 
 
 def check_alignment(records: list[Record], space: ActionSpace) -> Alignment:
-    """Correlate changes of the held direction with the picture's acceleration, on the axis where that tells most."""
-    found = [_check_axis(records, space, axis) for axis in _AXES]
+    """Correlate changes of the direction pushed with the picture's acceleration, where that tells most."""
+    held = [space.held(record.actions) for record in records]
+    found = [
+        _check(records, what, [each @ pushes for each in held], frame_axis)
+        for what, pushes, frame_axis in _directions(space)
+    ]
     return max(found, key=lambda alignment: max(alignment.correlations.values()))
 
 
-def _check_axis(records: list[Record], space: ActionSpace, axis: str) -> Alignment:
-    (negative, positive), frame_axis = _AXES[axis]
-    direction_of = np.array([(positive in keys) * 1.0 - (negative in keys) for keys in space.keys])
+def _directions(space: ActionSpace) -> list[tuple[str, np.ndarray, int]]:
+    """What pushes the picture: its name, how far each of the space's names pushes, and along which axis of frames."""
+    found = []
+    for what, (pairs, frame_axis) in _DIRECTIONS.items():
+        negative, positive = next((pair for pair in pairs if set(pair) & set(space.all_keys)), pairs[0])
+        pushes = np.array([(positive in keys) * 1.0 - (negative in keys) for keys in space.keys])
+        found.append((f"{what} keys", pushes, frame_axis))
+    axes = [i for i, kind in enumerate(space.kinds) if kind == "axis"]
+    return found + [(space.names[i], np.eye(len(space.names))[i], frame_axis) for i in axes for frame_axis in (1, 2)]
+
+
+def _check(records: list[Record], what: str, directions: list[np.ndarray], frame_axis: int) -> Alignment:
     changes, accelerations = [], []
-    for record in records:
+    for record, direction in zip(records, directions, strict=True):
         if len(record) > len(LAGS) + 2:
             # Position i: what happens from frame i + 1 to i + 2, and the action that should lead there.
             accelerations.append(np.diff(_motion(record.frames, frame_axis)))
-            changes.append(np.diff(direction_of[record.actions])[:-1])
+            changes.append(np.diff(direction)[:-1])
     correlations = {lag: _correlation(changes, accelerations, lag) for lag in LAGS}
-    return Alignment(axis, correlations, int(sum(np.count_nonzero(change) for change in changes)))
+    return Alignment(what, correlations, int(sum(np.count_nonzero(change) for change in changes)))
 
 
 def _motion(frames: np.ndarray, axis: int) -> np.ndarray:

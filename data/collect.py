@@ -6,25 +6,23 @@ writes the same files, and an interrupted collection goes on where it stopped.
 
 from __future__ import annotations
 
-import contextlib
-import json
+import importlib
 import multiprocessing
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from data.environments import SPLIT_LEVELS, GameVectorEnv, describe_environment, make_environment
+from data.episodes import MAX_FRAMES, Episode, begin_partial, finish_partial
 from data.records import Record, encode_record
-from data.shards import METADATA_FILE, RECORDS_A_SHARD, SUFFIX, Metadata, ShardReader, write_shard
+from data.shards import RECORDS_A_SHARD, SUFFIX, Metadata, ShardReader, write_shard
 
-MAX_FRAMES = 160  # of a record; longer episodes are cut
 GAMES_AT_ONCE = 16  # few, so that little is played that no shard has room for
 MEAN_HOLD_STEPS = 6  # for which the explore policy holds an action
 
@@ -33,15 +31,19 @@ MEAN_HOLD_STEPS = 6  # for which the explore policy holds an action
 class CollectConfig:
     """What to collect."""
 
-    env: str = "coinrun"  # pong, or one of Procgen's sixteen games
+    env: str = "coinrun"  # pong, one of Procgen's sixteen games, gym:ID (Gymnasium) or ale:GAME (Atari)
     out: Path = Path("datasets/coinrun")  # the data set folder; must be empty or not be there yet
     records: int = 600  # training records, of up to 160 frames each
     val_records: int = 30
     test_records: int = 30
-    policy: Literal["explore", "uniform"] = "explore"  # hold keys for a while and get on, or press any at every step
+    # explore: hold keys for a while and get on; uniform: press any at every step; or module:function, one of your own,
+    # called with the environment, its frames (N, H, W, 3) and a random generator, that returns N actions.
+    policy: str = "explore"
     seed: int = 0
     distribution_mode: Literal["easy", "hard"] = "easy"  # Procgen's levels
     simple: bool = False  # Procgen without backgrounds, monochrome, one theme: easier to learn
+    size: str | None = None  # width x height of a frame, 96x64 say (gym: and ale:); 64x64 if it is not said
+    frame_skip: int | None = None  # steps that an action is held for (gym: and ale:); 4 for Atari, else 1
     min_frames: int = 32  # an episode's tail shorter than this is left out
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes
     overwrite: bool = False  # replace what is in the folder
@@ -52,8 +54,9 @@ class CollectConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: it cannot be negative")
         if self.records + self.val_records + self.test_records == 0:
             raise ValueError("nothing to collect: records, val_records and test_records are all 0")
-        if self.policy not in POLICIES:
-            raise ValueError(f"policy is {self.policy!r}: choose {' or '.join(POLICIES)}")
+        make_policy(self.policy)
+        if self.frame_skip is not None and self.frame_skip < 1:
+            raise ValueError(f"frame_skip is {self.frame_skip}: it must be at least 1")
         if not 1 <= self.min_frames <= MAX_FRAMES:
             raise ValueError(f"min_frames is {self.min_frames}: it must lie in 1 to {MAX_FRAMES}")
         if self.workers < 1:
@@ -88,23 +91,19 @@ def collect(config: CollectConfig, progress: Callable[[int], None]) -> dict:
     Raises:
         ValueError: bad settings, an unknown game, or a folder that is not empty.
     """
-    out = config.out
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not config.overwrite):
-        raise ValueError(f"{out} is not empty: choose another --out, or replace it with --overwrite")
     metadata = _metadata(config)  # raises before anything is touched
-    partial = out.with_name(out.name + ".partial")
-    _prepare(partial, metadata)
-    counts = _run_jobs(config, partial, progress)
-    metadata["splits"] = counts
-    (partial / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
-    if out.is_dir():
-        shutil.rmtree(out)
-    partial.rename(out)
+    partial = begin_partial(config.out, config.overwrite, metadata, key="collect")
+    metadata["splits"] = _run_jobs(config, partial, progress)
+    finish_partial(partial, config.out, metadata)
     return metadata
 
 
 def _described(config: CollectConfig) -> Metadata:
-    return describe_environment(config.env, config.distribution_mode, config.simple)
+    return describe_environment(config.env, **_options(config))
+
+
+def _options(config: CollectConfig) -> dict:
+    return {name: getattr(config, name) for name in ("distribution_mode", "simple", "frame_skip", "size")}
 
 
 def _metadata(config: CollectConfig) -> dict:
@@ -117,18 +116,6 @@ def _metadata(config: CollectConfig) -> dict:
         "levels": levels,
         "collect": made,
     }
-
-
-def _prepare(partial: Path, metadata: dict) -> None:
-    """Make the partial folder, or keep it if it was begun by the same command."""
-    path = partial / METADATA_FILE
-    if partial.is_dir():
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # whatever is wrong, it is begun anew
-            if json.loads(path.read_text())["collect"] == metadata["collect"]:
-                return
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    path.write_text(json.dumps(metadata, indent=2) + "\n")
 
 
 def _run_jobs(config: CollectConfig, partial: Path, progress: Callable[[int], None]) -> dict:
@@ -162,7 +149,7 @@ def _ignore_interrupts() -> None:
 
 
 def _environment(config: CollectConfig, split: str, num_envs: int, seed: int) -> GameVectorEnv:
-    return make_environment(config.env, num_envs, SPLIT_LEVELS[split], seed, config.distribution_mode, config.simple)
+    return make_environment(config.env, num_envs, SPLIT_LEVELS[split], seed, **_options(config))
 
 
 def collect_shard(config: CollectConfig, job: ShardJob, folder: Path) -> int:
@@ -177,7 +164,7 @@ def collect_shard(config: CollectConfig, job: ShardJob, folder: Path) -> int:
 
     def payloads():
         nonlocal num_frames
-        records = play(environment, POLICIES[config.policy](environment, rng), config.min_frames)
+        records = play(environment, make_policy(config.policy)(environment, rng), config.min_frames)
         for _, record in zip(range(job.num_records), records, strict=False):
             num_frames += len(record)
             yield encode_record(record)
@@ -197,11 +184,14 @@ class UniformPolicy:
     """Any action, anew at every step: the public set's policy."""
 
     def __init__(self, environment: GameVectorEnv, rng: np.random.Generator):
-        self._shape, self._num_actions, self._rng = environment.num_envs, len(environment.actions), rng
+        self._num_envs, self._rng = environment.num_envs, rng
 
-    def act(self, environment: GameVectorEnv) -> np.ndarray:
-        """(N,) actions."""
-        return self._rng.integers(0, self._num_actions, self._shape)
+    def act(self, environment: GameVectorEnv, frames: np.ndarray | None = None) -> np.ndarray:
+        """(N,) actions, or (N, names) where they are vectors."""
+        space = environment.actions
+        if space.discrete:
+            return self._rng.integers(0, len(space.names), self._num_envs)
+        return space.random(self._rng, self._num_envs)
 
 
 class ExplorePolicy:
@@ -211,70 +201,82 @@ class ExplorePolicy:
     def __init__(self, environment: GameVectorEnv, rng: np.random.Generator):
         self._rng = rng
         self._weights = environment.explore_weights / environment.explore_weights.sum()
-        self._held = np.zeros(environment.num_envs, np.int64)
+        self._held = environment.actions.unknown(environment.num_envs)
         self._follows = np.zeros(environment.num_envs, bool)
         self._left_steps = np.zeros(environment.num_envs, np.int64)
 
-    def act(self, environment: GameVectorEnv) -> np.ndarray:
-        """(N,) actions."""
+    def act(self, environment: GameVectorEnv, frames: np.ndarray | None = None) -> np.ndarray:
+        """(N,) actions, or (N, names) where they are vectors."""
         new, num_envs = self._left_steps == 0, len(self._held)
-        drawn = self._rng.choice(len(self._weights), num_envs, p=self._weights)
-        self._held = np.where(new, drawn, self._held)
+        if environment.actions.discrete:
+            drawn = self._rng.choice(len(self._weights), num_envs, p=self._weights)
+            self._held = np.where(new, drawn, self._held)
+        else:
+            self._held = np.where(new[:, None], environment.actions.random(self._rng, num_envs), self._held)
         self._left_steps = np.where(new, self._rng.geometric(1 / MEAN_HOLD_STEPS, num_envs), self._left_steps) - 1
         self._follows = np.where(new, self._rng.random(num_envs) < 0.5, self._follows)
         suggested = environment.suggested_actions()
         return self._held if suggested is None else np.where(self._follows, suggested, self._held)
 
 
+class FunctionPolicy:
+    """Somebody's own function of the environment, its frames (N, H, W, 3) and a random generator."""
+
+    def __init__(self, function: Callable, environment: GameVectorEnv, rng: np.random.Generator):
+        self._function, self._rng = function, rng
+
+    def act(self, environment: GameVectorEnv, frames: np.ndarray | None = None) -> np.ndarray:
+        """(N,) actions, or (N, names) where they are vectors."""
+        actions, space = np.asarray(self._function(environment, frames, self._rng)), environment.actions
+        shape = (environment.num_envs, *(() if space.discrete else (len(space.names),)))
+        in_range = not space.discrete or (
+            actions.dtype.kind in "iu" and actions.size and 0 <= actions.min() <= actions.max() < len(space.names)
+        )
+        if actions.shape != shape or not in_range:
+            wanted = f"ids from 0 to {len(space.names) - 1}" if space.discrete else "numbers"
+            raise ValueError(f"the policy returned {actions.dtype} {actions.shape}: expected {wanted} of shape {shape}")
+        return actions
+
+
 POLICIES = {"uniform": UniformPolicy, "explore": ExplorePolicy}
 
 
-def play(environment: GameVectorEnv, policy: UniformPolicy | ExplorePolicy, min_frames: int = 32):
+def make_policy(name: str) -> Callable[[GameVectorEnv, np.random.Generator], Any]:
+    """What makes a policy from an environment and a random generator: by name, or of a "module:function".
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name in POLICIES:
+        return POLICIES[name]
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise ValueError(f"policy is {name!r}: choose {' or '.join(POLICIES)}, or module:function")
+    try:
+        chosen = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"policy {name!r} cannot be found: {error}") from None
+    return lambda environment, rng: FunctionPolicy(chosen, environment, rng)
+
+
+def play(environment: GameVectorEnv, policy: UniformPolicy | ExplorePolicy | FunctionPolicy, min_frames: int = 32):
     """Play for ever and yield a `Record` whenever one is complete.
 
     Records are at most MAX_FRAMES of one episode: long ones are cut, a tail shorter than `min_frames` is left out.
     """
-    episodes = [_Episode() for _ in range(environment.num_envs)]
+    episodes = [Episode() for _ in range(environment.num_envs)]
     frames, info = environment.reset()
     while True:
-        actions = policy.act(environment)
+        actions = policy.act(environment, frames)
         next_frames, rewards, terminations, truncations, next_info = environment.step(actions)
         for game, episode in enumerate(episodes):
-            episode.add(frames[game], int(actions[game]), float(rewards[game]))
+            episode.add(frames[game], actions[game], float(rewards[game]))
             ended = bool(terminations[game] or truncations[game])
-            if ended or len(episode.frames) == MAX_FRAMES:
-                if len(episode.frames) >= min_frames:
-                    yield episode.record(int(info["level_seed"][game]), bool(terminations[game]))
-                episodes[game] = _Episode() if ended else episode.rest()
+            if ended or len(episode) == MAX_FRAMES:
+                if len(episode) >= min_frames:
+                    yield episode.record(bool(terminations[game]), int(info["level_seed"][game]))
+                episodes[game] = Episode() if ended else episode.rest()
         frames, info = next_frames, next_info
-
-
-class _Episode:
-    """The frames of an episode since its last cut, and the actions since its start."""
-
-    def __init__(self, prefix: list[int] | None = None):
-        self.prefix = prefix or []
-        self.frames, self.actions, self.rewards = [], [], []
-
-    def add(self, frame: np.ndarray, action: int, reward: float) -> None:
-        self.frames.append(frame)
-        self.actions.append(action)
-        self.rewards.append(reward)
-
-    def record(self, level_seed: int, terminal: bool) -> Record:
-        return Record(
-            frames=np.stack(self.frames),
-            actions=np.array(self.actions, np.int32),
-            rewards=np.array(self.rewards, np.float32),
-            terminal=terminal,
-            level_seed=level_seed,
-            start_step=len(self.prefix),
-            prefix_actions=np.array(self.prefix, np.int32),
-        )
-
-    def rest(self) -> _Episode:
-        """What goes on after a cut."""
-        return _Episode(self.prefix + self.actions)
 
 
 def bring_to(record: Record, metadata: Metadata, frame: int = 0) -> tuple[GameVectorEnv, np.ndarray]:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.actions import NO_ACTION
+from data.actions import no_action
 from data.records import Record
 from data.shards import ShardReader, SplitIndex, index_split, read_metadata
 
@@ -70,13 +70,13 @@ def clip_seeds(seed: int, epoch: int, record_ids: np.ndarray, starts: np.ndarray
 
 
 def cut_clip(record: Record, start: int, clip_frames: int, know_leading: bool) -> tuple[np.ndarray, np.ndarray]:
-    """A clip's frames (T, H, W, C), and the actions (T,) that lead into them.
+    """A clip's frames (T, H, W, C), and the recorded actions, T of them, that lead into them.
 
-    `know_leading` False hides the action into the clip's first frame (NO_ACTION): a fresh prompt looks like that.
+    `know_leading` False hides the action into the clip's first frame: a fresh prompt looks like that.
     """
     actions = record.leading_actions()[start : start + clip_frames].copy()
     if not know_leading:
-        actions[0] = NO_ACTION
+        actions[0] = no_action(actions)
     return record.frames[start : start + clip_frames], actions
 
 
@@ -256,7 +256,7 @@ class ClipDataset:
         cut = [cut_clip(records[int(i)].result(), start, self.clip_frames, bool(coin)) for i, start, coin in clips]
         return Batch(
             frames=np.stack([frames for frames, _ in cut]),
-            actions=self.metadata.actions.one_hot(np.stack([actions for _, actions in cut])),
+            actions=self.metadata.actions.vectors(np.stack([actions for _, actions in cut])),
             record_ids=record_ids,
             starts=starts,
             seeds=seeds,

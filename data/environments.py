@@ -34,14 +34,17 @@ class GameVectorEnv(gymnasium.vector.VectorEnv):
     options: dict[str, Any]  # what the game was made with, but for levels and seeds
     actions: ActionSpace
     fps: float
-    explore_weights: np.ndarray  # (A,) how the `explore` policy leans
+    explore_weights: np.ndarray  # how the `explore` policy leans: one for each action of a discrete space
     metadata: ClassVar[dict] = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
     def __init__(self, described: Metadata, num_envs: int):
         self.name, self.options = described.environment, dict(described.environment_options)
         self.actions, self.fps, self.num_envs = described.actions, described.fps, num_envs
+        self.explore_weights = np.ones(len(self.actions.names))
         self.single_observation_space = gymnasium.spaces.Box(0, 255, described.frame_shape, np.uint8)
-        self.single_action_space = gymnasium.spaces.Discrete(len(self.actions))
+        names = len(self.actions.names)
+        box = gymnasium.spaces.Box(-1, 1, (names,), np.float32)
+        self.single_action_space = gymnasium.spaces.Discrete(names) if self.actions.discrete else box
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
 
@@ -65,24 +68,39 @@ def make_environment(
     seed: int = 0,
     distribution_mode: str = "easy",
     simple: bool = False,
+    frame_skip: int | None = None,
+    size: str | None = None,
 ) -> GameVectorEnv:
-    """A game by name: "pong", or one of Procgen's sixteen.
+    """A game by name: "pong", one of Procgen's sixteen, "gym:ID" or "ale:GAME".
 
     Args:
         levels: first level and number of levels that the games draw from.
         seed: which of them are drawn.
         distribution_mode: "easy" or "hard" levels (Procgen).
         simple: no backgrounds, monochrome assets, one theme (Procgen).
+        frame_skip: steps of the game that an action is held for (gym and ale); None: 4 for Atari, else 1.
+        size: width x height of a frame (gym and ale); None: "64x64".
 
     Raises:
-        ValueError: no such game, or Procgen is not installed.
+        ValueError: no such game, or it is not installed.
     """
-    described = describe_environment(name, distribution_mode, simple)
-    kind = PongVectorEnv if name == "pong" else ProcgenVectorEnv
+    described = describe_environment(name, distribution_mode, simple, frame_skip, size)
+    if name.startswith(("gym:", "ale:")):
+        from data.gym_games import AtariVectorEnv, GymVectorEnv
+
+        kind = AtariVectorEnv if name.startswith("ale:") else GymVectorEnv
+    else:
+        kind = PongVectorEnv if name == "pong" else ProcgenVectorEnv
     return kind(described, num_envs, levels, seed)
 
 
-def describe_environment(name: str, distribution_mode: str = "easy", simple: bool = False) -> Metadata:
+def describe_environment(
+    name: str,
+    distribution_mode: str = "easy",
+    simple: bool = False,
+    frame_skip: int | None = None,
+    size: str | None = None,
+) -> Metadata:
     """What a game's data sets say of it, without starting it (Procgen takes two seconds to).
 
     Raises:
@@ -90,11 +108,18 @@ def describe_environment(name: str, distribution_mode: str = "easy", simple: boo
     """
     if distribution_mode not in ("easy", "hard"):
         raise ValueError(f'distribution_mode is {distribution_mode!r}: choose "easy" or "hard"')
+    if name.startswith(("gym:", "ale:")):
+        from data.gym_games import describe_gym_game  # it builds on what stands here
+
+        return describe_gym_game(name, frame_skip or (4 if name.startswith("ale:") else 1), size or "64x64")
+    if frame_skip is not None or size is not None:
+        raise ValueError(f"frame_skip and size are for gym: and ale: games: {name} is played as it is, at 64x64")
     if name == "pong":
         actions = ActionSpace(names=("stay", "up", "down"), keys=((), ("UP",), ("DOWN",)), acting=(0, 1, 2))
         return Metadata(environment=name, actions=actions)
     if name not in PROCGEN_GAMES:
-        raise ValueError(f"unknown environment {name!r}: choose pong or one of Procgen's {', '.join(PROCGEN_GAMES)}")
+        games = ", ".join(PROCGEN_GAMES)
+        raise ValueError(f"unknown environment {name!r}: choose pong or gym:ID or ale:GAME or one of Procgen's {games}")
     if importlib.util.find_spec("procgen") is None:
         raise ValueError("Procgen is not installed: run ./setup.sh, or use --env pong")
     options = (("distribution_mode", distribution_mode), ("simple", simple))
@@ -180,7 +205,6 @@ class PongVectorEnv(GameVectorEnv):
 
     def __init__(self, described: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
         super().__init__(described, num_envs)
-        self.explore_weights = np.ones(3)
         self._levels = levels
         # One row a game. Random streams are 64-bit counters, hashed: copied with the state, stepped in a batch.
         self._state = np.zeros(
@@ -246,7 +270,7 @@ class PongVectorEnv(GameVectorEnv):
     def _start(self, games: np.ndarray) -> None:
         """A new level in those games, drawn from each one's stream."""
         state, (first, count) = self._state, self._levels
-        draw = _advance(state["level_stream"])
+        draw = advance(state["level_stream"])
         state["level_stream"] = np.where(games, draw, state["level_stream"])
         state["level_seed"] = np.where(games, first + (draw % np.uint64(count)).astype(np.int64), state["level_seed"])
         state["serve_stream"] = np.where(games, _hash(state["level_seed"].astype(np.uint64)), state["serve_stream"])
@@ -257,7 +281,7 @@ class PongVectorEnv(GameVectorEnv):
     def _serve(self, games: np.ndarray, middle: float) -> None:
         """The ball in the middle, going left or right at a random angle."""
         state = self._state
-        draw = _advance(state["serve_stream"])
+        draw = advance(state["serve_stream"])
         state["serve_stream"] = np.where(games, draw, state["serve_stream"])
         side = np.where(draw & np.uint64(1), 1.0, -1.0) * self.ball_speed
         slope = ((draw >> np.uint64(11)) / 2.0**53 * 2 - 1) * self.ball_speed
@@ -297,6 +321,6 @@ def _hash(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def _advance(stream: np.ndarray) -> np.ndarray:
+def advance(stream: np.ndarray) -> np.ndarray:
     """The next number of each stream, which is also its next state."""
     return _hash(stream + np.uint64(0x9E3779B97F4A7C15))

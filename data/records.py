@@ -1,6 +1,7 @@
 """One record, up to 160 frames of one episode, <-> bytes.
 
-The format of the public CoinRun set: `pickle.dumps({"raw_video": bytes, "sequence_length": int, "actions": int32})`.
+The format of the public CoinRun set: `pickle.dumps({"raw_video": bytes, "sequence_length": int, "actions": int32})`;
+where several buttons are held together, or axes moved, `actions` are float32 vectors.
 Records are pickles from strangers: they are read by an unpickler that admits arrays and plain values only.
 """
 
@@ -8,9 +9,11 @@ from __future__ import annotations
 
 import io
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+
+from data.actions import ActionSpace, no_action
 
 # What a pickled dict of bytes, numbers and arrays refers to, under NumPy 1 and 2, pickle protocols 2 to 5.
 _ADMITTED = {
@@ -35,20 +38,24 @@ class Record:
     """Consecutive frames of one episode. `actions[t]` is taken on seeing frame t and leads to frame t + 1."""
 
     frames: np.ndarray  # uint8 (T, H, W, C)
-    actions: np.ndarray  # int32 (T,)
+    actions: np.ndarray  # ids, int32 (T,), or vectors, float32 (T, number of names in the action space)
     rewards: np.ndarray | None = None  # float32 (T,); rewards[t] follows actions[t]
     terminal: bool | None = None  # the episode ended with this record's last action
     level_seed: int | None = None  # the level, as the game numbers it
     start_step: int = 0  # steps from the level's start to frame 0
-    prefix_actions: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # those steps' actions
+    prefix_actions: np.ndarray | None = None  # those steps' actions; None: there are none
+
+    def __post_init__(self):
+        if self.prefix_actions is None:
+            self.prefix_actions = self.actions[:0]
 
     def __len__(self) -> int:
         """T, the number of frames."""
         return len(self.frames)
 
     def leading_actions(self) -> np.ndarray:
-        """int32 (T,): the action that leads *into* each frame; NO_ACTION for frame 0, as nothing stands before it."""
-        return np.concatenate((np.array([-1], np.int32), self.actions[:-1]))
+        """Shaped as `actions`: the one that leads *into* each frame; none is known for frame 0."""
+        return np.concatenate((np.full_like(self.actions[:1], no_action(self.actions)), self.actions[:-1]))
 
 
 def encode_record(record: Record) -> bytes:
@@ -56,7 +63,7 @@ def encode_record(record: Record) -> bytes:
     fields = {
         "raw_video": np.ascontiguousarray(record.frames).tobytes(),
         "sequence_length": len(record),
-        "actions": record.actions.astype(np.int32),
+        "actions": _plain(record.actions),
     }
     if record.rewards is not None:
         fields["rewards"] = record.rewards.astype(np.float32)
@@ -65,7 +72,7 @@ def encode_record(record: Record) -> bytes:
     if record.level_seed is not None:
         fields["level_seed"] = int(record.level_seed)
         fields["start_step"] = int(record.start_step)
-        fields["prefix_actions"] = record.prefix_actions.astype(np.int32)
+        fields["prefix_actions"] = _plain(record.prefix_actions)
     return pickle.dumps(fields, protocol=4)
 
 
@@ -78,13 +85,18 @@ class _RecordUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def decode_record(payload: bytes, frame_shape: tuple[int, int, int], num_actions: int) -> Record:
+def _plain(actions: np.ndarray) -> np.ndarray:
+    """Of the type that records hold."""
+    return np.ascontiguousarray(actions, np.float32 if actions.dtype.kind == "f" else np.int32)
+
+
+def decode_record(payload: bytes, frame_shape: tuple[int, int, int], space: ActionSpace) -> Record:
     """Read and check a record.
 
     Args:
         payload: what `encode_record` or the public set's generator wrote.
         frame_shape: (H, W, C) of the data set.
-        num_actions: A; every action must lie in [0, A).
+        space: that of the actions; ids must be some of its own.
 
     Raises:
         ValueError: anything but a sound record, hostile pickles included; says what is wrong.
@@ -101,15 +113,15 @@ def decode_record(payload: bytes, frame_shape: tuple[int, int, int], num_actions
     if not isinstance(video, bytes) or len(video) != length * int(np.prod(frame_shape)):
         found = len(video) if isinstance(video, bytes) else type(video).__name__
         raise ValueError(f"raw_video holds {found}, not {length} frames of {'x'.join(map(str, frame_shape))} bytes")
-    actions = _integers(fields["actions"], "actions", num_actions)
+    actions = _actions(fields["actions"], "actions", space)
     if len(actions) != length:
         raise ValueError(f"{len(actions)} actions for {length} frames")
     record = Record(np.frombuffer(video, np.uint8).reshape(length, *frame_shape), actions)
-    _decode_extras(record, fields, num_actions)
+    _decode_extras(record, fields, space)
     return record
 
 
-def _decode_extras(record: Record, fields: dict, num_actions: int) -> None:
+def _decode_extras(record: Record, fields: dict, space: ActionSpace) -> None:
     """What our own records add to the public ones."""
     if "rewards" in fields:
         rewards = fields["rewards"]
@@ -120,7 +132,7 @@ def _decode_extras(record: Record, fields: dict, num_actions: int) -> None:
         record.terminal = fields["terminal"] is True
     if type(fields.get("level_seed")) is int:
         record.level_seed = fields["level_seed"]
-        record.prefix_actions = _integers(fields.get("prefix_actions"), "prefix_actions", num_actions)
+        record.prefix_actions = _actions(fields.get("prefix_actions"), "prefix_actions", space)
         record.start_step = fields.get("start_step")
         if record.start_step != len(record.prefix_actions):
             raise ValueError(
@@ -128,9 +140,17 @@ def _decode_extras(record: Record, fields: dict, num_actions: int) -> None:
             )
 
 
-def _integers(array, name: str, num_actions: int) -> np.ndarray:
+def _actions(array, name: str, space: ActionSpace) -> np.ndarray:
+    """int32 ids, or float32 vectors."""
+    if not space.discrete:
+        width = len(space.names)
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.shape[1:] != (width,):
+            raise ValueError(f"{name} are not rows of {width} numbers")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} are not finite")
+        return array.astype(np.float32)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or array.ndim != 1:
         raise ValueError(f"{name} are not a row of whole numbers")
-    if array.size and not 0 <= array.min() <= array.max() < num_actions:
-        raise ValueError(f"{name} run from {array.min()} to {array.max()}: expected 0 to {num_actions - 1}")
+    if array.size and not 0 <= array.min() <= array.max() < len(space.names):
+        raise ValueError(f"{name} run from {array.min()} to {array.max()}: expected 0 to {len(space.names) - 1}")
     return array.astype(np.int32)

@@ -49,11 +49,21 @@ class Metadata:
             "environment_options": dict(self.environment_options),
             "frame_shape": list(self.frame_shape),
             "fps": self.fps,
-            "num_actions": len(self.actions),
-            "action_names": list(self.actions.names),
-            "action_keys": [list(keys) for keys in self.actions.keys],
-            "acting_actions": list(self.actions.acting),
+            "num_actions": len(self.actions.names),
+            **self.actions.to_dict(),
         }
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """ "96x64" -> width and height.
+
+    Raises:
+        ValueError: it is spelt otherwise.
+    """
+    width, _, height = size.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise ValueError(f"size is {size!r}: expected width x height in pixels, 96x64 say")
+    return int(width), int(height)
 
 
 def read_metadata(folder: Path) -> Metadata:
@@ -74,15 +84,9 @@ def read_metadata(folder: Path) -> Metadata:
         procgen = environment in PROCGEN_GAMES and num_actions == len(default.actions)
         actions = procgen_actions(environment) if procgen else numbered(num_actions)
         if "action_names" in values:
-            actions = ActionSpace(
-                names=tuple(map(str, values["action_names"])),
-                keys=tuple(tuple(map(str, keys)) for keys in values["action_keys"]),
-                acting=tuple(map(int, values["acting_actions"])),
-            )
-        if not len(actions.names) == len(actions.keys) == num_actions:
-            raise ValueError(f"num_actions is {num_actions}, with {len(actions.names)} names, {len(actions.keys)} keys")
-        if not set(actions.acting) <= set(range(num_actions)):
-            raise ValueError(f"acting_actions are {actions.acting}, of {num_actions} actions")
+            actions = ActionSpace.from_dict(values)
+        if len(actions.names) != num_actions:
+            raise ValueError(f"num_actions is {num_actions}, with {len(actions.names)} names")
         height, width, channels = map(int, values.get("frame_shape", default.frame_shape))
         fps = float(values.get("fps", default.fps))
         if min(num_actions, height, width, channels) < 1 or not 0 < fps < math.inf:
@@ -98,17 +102,43 @@ def read_metadata(folder: Path) -> Metadata:
         raise ValueError(f"{path} makes no sense: {type(error).__name__}: {error}") from None
 
 
+class ShardWriter:
+    """Writes a shard, record by record; it stands under its name only once it is closed."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._temporary = path.with_name(path.name + ".tmp")
+        self._writer = ArrayRecordWriter(str(self._temporary), _WRITER_OPTIONS)
+
+    def write(self, payload: bytes) -> None:
+        """One more record."""
+        self._writer.write(payload)
+
+    def close(self) -> None:
+        """The shard is whole."""
+        try:
+            self._writer.close()
+            self._temporary.rename(self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """It is not wanted after all."""
+        with contextlib.suppress(RuntimeError):
+            self._writer.close()
+        self._temporary.unlink(missing_ok=True)
+
+
 def write_shard(path: Path, payloads: Iterable[bytes]) -> None:
-    """Write a shard; under its final name only once it is whole."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Write a whole shard; nothing is left behind if that fails."""
+    writer = ShardWriter(path)
     try:
-        writer = ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
         for payload in payloads:
             writer.write(payload)
-        writer.close()
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        writer.discard()
+        raise
+    writer.close()
 
 
 def open_shard(path: Path) -> ArrayRecordReader:
@@ -151,7 +181,7 @@ class ShardReader:
         except (RuntimeError, IndexError) as error:
             raise ValueError(f"{self.paths[shard]}, record {number}: {error}") from None
         try:
-            return decode_record(payload, self.metadata.frame_shape, len(self.metadata.actions))
+            return decode_record(payload, self.metadata.frame_shape, self.metadata.actions)
         except ValueError as error:
             raise ValueError(f"{self.paths[shard]}, record {number}: {error}") from None
 
@@ -268,7 +298,7 @@ def _scan_shard(reader: ShardReader, shard: int) -> dict[str, Any]:
 
 def _fingerprint(metadata: Metadata) -> list:
     """What a record's validity depends on."""
-    return [*metadata.frame_shape, len(metadata.actions)]
+    return [*metadata.frame_shape, len(metadata.actions.names), *metadata.actions.kinds]
 
 
 def _read_cache(path: Path, metadata: Metadata) -> dict[str, dict]:

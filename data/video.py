@@ -12,7 +12,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data.actions import NO_ACTION, ActionSpace
+from data.actions import ActionSpace
 
 UPSCALE = 4  # nearest neighbour, before H.264 halves the colour resolution: 40 dB in place of 30
 _INK, _PAPER, _LIT = (225, 225, 230), (24, 24, 28), (255, 196, 60)
@@ -49,30 +49,61 @@ def upscale(frames: np.ndarray, factor: int = UPSCALE) -> np.ndarray:
     return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
-def key_strip(action: int, space: ActionSpace, width: int, height: int = 24) -> np.ndarray:
-    """A row of key caps, those that the action holds lit up: uint8 (height, width, 3)."""
+def key_strip(action: int | np.ndarray, space: ActionSpace, width: int, height: int = 24) -> np.ndarray:
+    """A row of key caps, those that the recorded action holds lit up, and of axes, with a bar as far as each is pushed:
+    uint8 (height, width, 3)."""
     image = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(image)
-    if action == NO_ACTION:
+    held = space.held(np.asarray(action))
+    if not space.vectors(np.asarray(action)).any():
         draw.text((width / 2, height / 2), "no action", fill=_INK, anchor="mm", font=_font(11))
         return np.asarray(image)
-    if not space.all_keys:  # a space of which no keys are known
+    if space.discrete and not space.all_keys:  # a space of which no keys are known
         draw.text((width / 2, height / 2), space.names[action], fill=_LIT, anchor="mm", font=_font(11))
         return np.asarray(image)
-    keys = [key for key in _ARROWS if key in space.all_keys] + [key for key in space.all_keys if key not in _ARROWS]
-    side = min(height - 6, max(8, (width - 4) // len(keys) - 3))
-    left = (width - len(keys) * (side + 3) + 3) // 2
-    for place, key in enumerate(keys):
-        held = key in space.keys[action]
-        x, y = left + place * (side + 3), (height - side) // 2
-        draw.rounded_rectangle((x, y, x + side - 1, y + side - 1), 3, fill=_LIT if held else None, outline=_INK)
-        colour, middle_x, middle_y = _PAPER if held else _INK, x + (side - 1) / 2, y + (side - 1) / 2
-        if key in _ARROWS:
-            half = side / 2
-            draw.polygon([(middle_x + half * dx, middle_y + half * dy) for dx, dy in _ARROWS[key]], fill=colour)
-        else:
-            draw.text((middle_x, middle_y), key[:1].upper(), fill=colour, anchor="mm", font=_font(side - 6))
+    caps = _caps(space, held)
+    side = min(height - 6, max(8, (width - 4) // len(caps) - 3))
+    left = (width - len(caps) * (side + 3) + 3) // 2
+    for place, (label, pushed, is_axis) in enumerate(caps):
+        corner = left + place * (side + 3), (height - side) // 2
+        (_draw_axis if is_axis else _draw_key)(draw, corner, side, label, pushed)
     return np.asarray(image)
+
+
+def _caps(space: ActionSpace, held: np.ndarray) -> list[tuple[str, float, bool]]:
+    """What there is to show: a label, how far it is pushed, and whether it is an axis; arrows first, axes last."""
+    if space.discrete:
+        action = int(held.argmax())
+        caps = [(key, float(key in space.keys[action]), False) for key in space.all_keys]
+    else:
+        caps = [
+            ((*space.keys[i], space.names[i])[0] if space.kinds[i] == "button" else space.names[i],
+             float(held[i]), space.kinds[i] == "axis")
+            for i in space.acting
+        ]  # fmt: skip
+    arrows = list(_ARROWS)
+    return sorted(caps, key=lambda cap: (cap[2], arrows.index(cap[0]) if cap[0] in arrows else len(arrows)))
+
+
+def _draw_key(draw: ImageDraw.ImageDraw, corner: tuple[int, int], side: int, label: str, pushed: float) -> None:
+    (x, y), lit = corner, pushed > 0
+    draw.rounded_rectangle((x, y, x + side - 1, y + side - 1), 3, fill=_LIT if lit else None, outline=_INK)
+    colour, middle_x, middle_y = _PAPER if lit else _INK, x + (side - 1) / 2, y + (side - 1) / 2
+    if label in _ARROWS:
+        half = side / 2
+        draw.polygon([(middle_x + half * dx, middle_y + half * dy) for dx, dy in _ARROWS[label]], fill=colour)
+    else:
+        draw.text((middle_x, middle_y), label[:1].upper(), fill=colour, anchor="mm", font=_font(side - 6))
+
+
+def _draw_axis(draw: ImageDraw.ImageDraw, corner: tuple[int, int], side: int, label: str, pushed: float) -> None:
+    """A bar from the middle, down the box for an axis whose name ends in y, else across it; full at 1."""
+    (x, y), middle = corner, (side - 1) / 2
+    draw.rectangle((x, y, x + side - 1, y + side - 1), outline=_INK)
+    start, end = sorted((middle, middle + max(-1.0, min(1.0, pushed)) * (middle - 1)))
+    upright = label.lower().endswith("y")
+    box = (x + 3, y + start, x + side - 4, y + end) if upright else (x + start, y + 3, x + end, y + side - 4)
+    draw.rectangle(box, fill=_LIT if pushed else _INK)
 
 
 def with_keys(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, factor: int = UPSCALE) -> np.ndarray:
@@ -80,11 +111,11 @@ def with_keys(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, facto
 
     Args:
         frames: uint8 (T, H, W, 3).
-        actions: (T,) int; NO_ACTION where none is known.
+        actions: recorded ones, (T,) ids or (T, names) vectors.
     """
     large = upscale(frames, factor)
-    strips = {int(action): key_strip(int(action), space, large.shape[2]) for action in np.unique(actions)}
-    return np.concatenate((large, np.stack([strips[int(action)] for action in actions])), axis=1)
+    strips = {action.tobytes(): key_strip(action, space, large.shape[2]) for action in np.unique(actions, axis=0)}
+    return np.concatenate((large, np.stack([strips[action.tobytes()] for action in actions])), axis=1)
 
 
 def titled(frames: np.ndarray, title: str, height: int = 18) -> np.ndarray:
@@ -95,20 +126,20 @@ def titled(frames: np.ndarray, title: str, height: int = 18) -> np.ndarray:
     return np.concatenate((bar, frames), axis=1)
 
 
-def comparison(truth: np.ndarray, dream: np.ndarray, actions: np.ndarray, space: ActionSpace) -> np.ndarray:
-    """One column a sample: truth on top, the dream below it, pressed keys under each.
+def comparison(truth: np.ndarray | None, dream: np.ndarray, actions: np.ndarray, space: ActionSpace) -> np.ndarray:
+    """One column a sample: truth on top, if there is one, the dream below it, pressed keys under each.
 
     Args:
         truth, dream: uint8 (S, T, H, W, 3).
-        actions: (S, T) int, those that led into the dream's frames.
+        actions: recorded ones, (S, T) or (S, T, names), those that led into the dream's frames.
 
     Returns:
         uint8 (T, height, width, 3).
     """
-    columns = [
-        np.concatenate((titled(upscale(real), "real game"), titled(with_keys(dreamt, keys, space), "dream")), axis=1)
-        for real, dreamt, keys in zip(truth, dream, actions, strict=True)
-    ]
+    columns = [titled(with_keys(dreamt, keys, space), "dream") for dreamt, keys in zip(dream, actions, strict=True)]
+    if truth is not None:
+        tops = [titled(upscale(real), "real game") for real in truth]
+        columns = [np.concatenate(pair, axis=1) for pair in zip(tops, columns, strict=True)]
     gap = np.full((*columns[0].shape[:2], 6, 3), _PAPER, np.uint8)
     return np.concatenate([part for column in columns for part in (gap, column)][1:], axis=2)
 

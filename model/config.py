@@ -18,14 +18,17 @@ class ModelConfig:
     num_blocks: int = 6  # each is a spatial half, then a temporal half
     num_heads: int = 8  # N, attention heads
     window_frames: int = 32  # the most frames the network sees at once
-    num_actions: int = 15  # A, length of an action vector
+    num_actions: int = 15  # A, length of an action vector; with buttons and axes one more than their names
     prediction: Literal["v", "x0"] = "v"  # what the network puts out
     num_steps: int = 10  # denoising steps a frame that its dreams are made with, unless told otherwise
     environment: str = ""  # the game, as the data set named it
     environment_options: tuple[tuple[str, Any], ...] = ()  # (name, value) pairs the game was made with
-    action_names: tuple[str, ...] = ()  # one name per action
-    action_keys: tuple[tuple[str, ...], ...] = ()  # keyboard keys held for each action
-    acting_actions: tuple[int, ...] = ()  # the actions that ever do something
+    # What a player can do: `data.actions.ActionSpace.from_dict(config.to_dict())`.
+    action_names: tuple[str, ...] = ()  # one name per action, button or axis
+    action_keys: tuple[tuple[str, ...], ...] = ()  # keyboard keys of each
+    acting_actions: tuple[int, ...] = ()  # those that ever do something
+    action_kinds: tuple[str, ...] = ()  # "button" or "axis", where several are held together; empty: one at a time
+    action_scales: tuple[float, ...] = ()  # how much of each axis is 1 in a vector
     fps: float = 15.0  # frames a second of the game
 
     def __post_init__(self):
@@ -41,7 +44,7 @@ class ModelConfig:
         for name in ("num_channels", "num_blocks", "window_frames", "num_actions", "num_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.action_names and len(self.action_names) != self.num_actions:
+        if self.action_names and len(self.action_names) + bool(self.action_kinds) != self.num_actions:
             raise ValueError(f"{len(self.action_names)} action names for num_actions {self.num_actions}")
 
     @property

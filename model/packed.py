@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import Attention
-from model.dit import MLP, FinalLayer, WorldModel, check_finite
+from model.dit import MLP, FinalLayer, Modulation, WorldModel, check_finite
 
 
 class PackedLinear(nn.Module):
@@ -56,6 +56,8 @@ def pack(model: WorldModel) -> WorldModel:
             module.to_qkv, module.to_out = PackedLinear(module.to_qkv), PackedLinear(module.to_out)
         elif isinstance(module, FinalLayer):
             module.linear = PackedLinear(module.linear)
+        elif isinstance(module, Modulation):
+            module[1] = PackedLinear(module[1])
         for name, child in module.named_children():
             if isinstance(child, MLP):
                 setattr(module, name, PackedMLP(child))

@@ -6,7 +6,7 @@ Shapes: B dreams that tick together, T frames, C channels, H x W pixels, A actio
 from __future__ import annotations
 
 import warnings
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +17,8 @@ from torch import Tensor
 from model.diffusion import add_noise, alpha_bar, ddim_step, x0_from_prediction
 from model.dit import WorldModel, check_finite
 from model.kv_cache import CacheView, KVCache
+
+KEPT_ACTIONS = 64  # whose modulations are kept, besides those of one-hot ones; 1 MB each for `small`
 
 
 @dataclass
@@ -112,7 +114,8 @@ class Sampler:
         """Start B dreams from a prompt.
 
         Args:
-            frames: (B, T, C, H, W) in [-1, 1], at least one frame; only as many as fit the window are kept.
+            frames: (B, T, C, H, W) in [-1, 1]; only as many as fit the window are kept. Without any (T = 0) the first
+                frame is dreamt from noise alone, too.
             actions: (B, T, A); `actions[:, t]` led into frame t, zeros where unknown. None: none is known.
             slots: where they live, what lived there before being forgotten; None: in 0 to B - 1, and nowhere else.
             seeds: of their noise; None: `seed + slot`.
@@ -228,8 +231,8 @@ class Sampler:
         for length in {len(dream.frames) for dream in dreams}:
             rows = [row for row, dream in enumerate(dreams) if len(dream.frames) == length]
             room = self.model.config.window_frames - 1
-            context = torch.stack([torch.stack([*dreams[row].frames][-room:] if room else []) for row in rows])
-            past = torch.stack([torch.stack([*dreams[row].actions]) for row in rows])
+            context = torch.stack([_stacked([*dreams[row].frames][-room:] if room else [], x_u[row]) for row in rows])
+            past = torch.stack([_stacked([*dreams[row].actions][-room:] if room else [], actions[row]) for row in rows])
             frames[rows] = self._denoise(x_u[rows], self._window_predictor(context, past, actions[rows]))
         return frames, self._as_context(frames, eps)
 
@@ -271,7 +274,7 @@ class Sampler:
     def _fill_cache(self, slots: list[int]) -> None:
         """Run over these dreams' windows in one pass (one for each length of window that there is)."""
         self._cache.clear(slots)
-        for length in {len(self._dreams[slot].frames) for slot in slots}:
+        for length in {len(self._dreams[slot].frames) for slot in slots} - {0}:
             alike = [slot for slot in slots if len(self._dreams[slot].frames) == length]
             frames = torch.stack([torch.stack([*self._dreams[slot].frames]) for slot in alike])
             actions = torch.stack([torch.stack([*self._dreams[slot].actions]) for slot in alike])
@@ -283,9 +286,9 @@ class Sampler:
     def _checked_prompt(self, frames: Tensor, actions: Tensor | None) -> tuple[Tensor, Tensor]:
         """Both on the device, of the right shapes, no longer than the window has room for."""
         config = self.model.config
-        if frames.ndim != 5 or frames.shape[2:] != config.frame_shape or not frames.shape[0] or not frames.shape[1]:
+        if frames.ndim != 5 or frames.shape[2:] != config.frame_shape or not frames.shape[0]:
             raise ValueError(
-                f"prompt of shape {tuple(frames.shape)}: expected (dreams, frames, *{config.frame_shape}), none empty"
+                f"prompt of shape {tuple(frames.shape)}: expected (dreams, frames, *{config.frame_shape}), dreams not 0"
             )
         expected = (*frames.shape[:2], config.num_actions)
         if actions is None:
@@ -332,7 +335,9 @@ class CapturedFrame:
 
 
 class ModulationTable:
-    """The modulation vectors of all blocks at a few noise levels, for every one-hot action and for none.
+    """The modulation vectors of all blocks at a few noise levels, for no action and every one-hot one, from the start.
+
+    And for the latest others, buttons held together or axes pushed: as a rule they stay so for many frames.
 
     Args:
         model: whose weights they follow from.
@@ -345,21 +350,37 @@ class ModulationTable:
         num_actions = model.config.num_actions
         actions = torch.cat((torch.zeros(1, num_actions), torch.eye(num_actions)))
         self._rows = self._compute(actions)  # (L, 1 + A, M, D)
+        self._latest: OrderedDict[bytes, Tensor] = OrderedDict()  # (L, M, D) of other actions
 
     def lookup(self, actions: Tensor) -> Tensor:
-        """(B, A), on the CPU if it is to be quick -> (L, B, M, D); actions that are not one-hot are computed."""
+        """(B, A), on the CPU if it is to be quick -> (L, B, M, D)."""
         is_one = actions == 1
         plain = (is_one | (actions == 0)).all() and (is_one.sum(-1) <= 1).all()
-        if not plain:
-            return self._compute(actions)
-        rows = torch.where(is_one.any(-1), 1 + is_one.int().argmax(-1), 0)
-        return self._rows[:, rows.to(self._rows.device)]
+        if plain:
+            rows = torch.where(is_one.any(-1), 1 + is_one.int().argmax(-1), 0)
+            return self._rows[:, rows.to(self._rows.device)]
+        keys = [row.tobytes() for row in actions.float().cpu().numpy()]
+        new = {key: row for row, key in enumerate(keys) if key not in self._latest}
+        if new:
+            computed = self._compute(actions[list(new.values())]).unbind(1)
+            self._latest.update(zip(new, computed, strict=True))
+        for key in keys:
+            self._latest.move_to_end(key)
+        found = torch.stack([self._latest[key] for key in keys], dim=1)
+        while len(self._latest) > KEPT_ACTIONS:
+            self._latest.popitem(last=False)
+        return found
 
     def _compute(self, actions: Tensor) -> Tensor:
         """(B, A) -> (L, B, M, D)."""
         actions = actions.to(self._levels)
         grid = self._levels[:, None].expand(-1, len(actions))
         return self._model.modulations(grid, actions.expand(len(self._levels), -1, -1))
+
+
+def _stacked(tensors: list[Tensor], like: Tensor) -> Tensor:
+    """(T, ...), also of none, which are shaped like another."""
+    return torch.stack(tensors) if tensors else like.new_zeros(0, *like.shape)
 
 
 def _noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:

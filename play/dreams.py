@@ -102,7 +102,7 @@ class Dreams:
         for settings, sampler in self._samplers.items():
             ours = sorted((job for job in jobs if job[0].settings == settings), key=lambda job: job[0].slot)
             if ours:
-                vectors = torch.from_numpy(self.space.one_hot(np.array([action for _, action in ours])))
+                vectors = torch.from_numpy(self.space.vectors(np.array([action for _, action in ours])))
                 dreamt = to_uint8(sampler.step(vectors, [dream.slot for dream, _ in ours]))
                 frames |= {id(dream): frame for (dream, _), frame in zip(ours, dreamt, strict=True)}
         ticks = []
@@ -153,7 +153,7 @@ class Dreams:
 
 def as_tensors(prompt: Prompt, space: ActionSpace) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch of one, as `Sampler.reset` takes it: frames (1, T, C, H, W) in [-1, 1], actions (1, T, A)."""
-    vectors = torch.from_numpy(space.one_hot(prompt.actions))
+    vectors = torch.from_numpy(space.vectors(prompt.actions))
     return to_float(np.array(prompt.frames))[None], vectors[None]
 
 

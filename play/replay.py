@@ -114,6 +114,6 @@ class Replay:
             model, self.settings.num_steps, self.context_noise, cache=cache, guidance=self.settings.guidance
         )
         sampler.reset(*as_tensors(self.prompt, space), slots=[0], seeds=[self.seed])
-        vectors = torch.from_numpy(space.one_hot(np.array(self.actions)))
+        vectors = torch.from_numpy(space.vectors(np.array(self.actions)))
         dreamt = [to_uint8(sampler.step(vector[None]))[0] for vector in tqdm(vectors, desc="dreaming", unit=" frames")]
         return np.stack(dreamt[self.first :])

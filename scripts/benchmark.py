@@ -6,6 +6,7 @@ python -m scripts.benchmark loader --data datasets/coinrun
 python -m scripts.benchmark train --preset nano --batch-size 8
 python -m scripts.benchmark train --preset small --batch-size 128 --clip-frames 32 --compile
 python -m scripts.benchmark play --players 4
+python -m scripts.benchmark importer --videos recordings
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from tqdm import tqdm
 
 import cli
 from data.dataset import ClipDataset, clip_start, count_clips, cut_clip
+from data.importing import Importer, ImportVideoConfig
+from data.recordings import find_sources, pictures
 from data.records import Record, encode_record
 from data.shards import SUFFIX, Metadata, ShardReader, write_shard
 from model import PRESETS, ModelConfig, Sampler, WorldModel
@@ -97,9 +100,24 @@ class StepConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
 
 
-def main(config: RolloutConfig | LoaderConfig | StepConfig | PlayBenchmark) -> None:
+@dataclass(frozen=True)
+class ImporterConfig:
+    """Importing recordings, pictures alone, against decoding them with PyAV."""
+
+    videos: Path  # folder of recordings
+    size: str = "64x64"  # width x height of the frames
+    fps: float | None = None  # of the frames; None: as scripts.import_video chooses
+
+
+def main(config: RolloutConfig | LoaderConfig | StepConfig | PlayBenchmark | ImporterConfig) -> None:
     """Measure, print a table for people, then JSON."""
-    measures = {RolloutConfig: rollout, LoaderConfig: loader, StepConfig: train, PlayBenchmark: measure_playing}
+    measures = {
+        RolloutConfig: rollout,
+        LoaderConfig: loader,
+        StepConfig: train,
+        PlayBenchmark: measure_playing,
+        ImporterConfig: importer,
+    }
     results = measures[type(config)](config)
     for name, value in results.items():
         print(f"  {name:28s} {value:.4g}" if isinstance(value, float) else f"  {name:28s} {value}")
@@ -356,7 +374,7 @@ class UsualClips(torch.utils.data.IterableDataset):
                 start = int(clip_start(number, len(record), self.clip_frames, self.stride))
                 frames, actions = cut_clip(record, start, self.clip_frames, know_leading=True)
                 floats = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
-                yield floats, torch.from_numpy(self.metadata.actions.one_hot(actions))
+                yield floats, torch.from_numpy(self.metadata.actions.vectors(actions))
 
 
 def _time_clips(counts: Iterator[int]) -> tuple[float, float]:
@@ -372,11 +390,37 @@ def _time_clips(counts: Iterator[int]) -> tuple[float, float]:
     return clips / (cpu_seconds() - cpu_start), clips / (time.perf_counter() - start)
 
 
+def importer(config: ImporterConfig) -> dict:
+    """Seconds of the clock and of the processor; the median of three runs each, in turn."""
+    sources, counts, measured = find_sources(config.videos), [], {"decode": [], "import": []}
+
+    def decode() -> None:
+        counts.append(sum(1 for source in sources for _ in pictures(source)))
+
+    def import_all() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            wanted = ImportVideoConfig(config.videos, Path(folder) / "set", config.size, "crop", config.fps, "none")
+            Importer(wanted, print).run(lambda num_frames: None)
+
+    for _ in range(3):
+        for name, work in (("decode", decode), ("import", import_all)):
+            start, cpu_start = time.perf_counter(), time.process_time()
+            work()
+            measured[name].append((time.perf_counter() - start, time.process_time() - cpu_start))
+    medians = {name: np.median(times, axis=0) for name, times in measured.items()}
+    results = {"pictures": counts[0], "size": config.size}
+    for name, (secs, cpu_secs) in medians.items():
+        results |= {f"{name}_pictures_per_sec": counts[0] / secs, f"{name}_pictures_per_cpu_sec": counts[0] / cpu_secs}
+    results["ratio"], results["ratio_of_cpu"] = (medians["decode"] / medians["import"]).tolist()
+    return results
+
+
 Benchmark = (
     Annotated[RolloutConfig, tyro.conf.subcommand("rollout")]
     | Annotated[LoaderConfig, tyro.conf.subcommand("loader")]
     | Annotated[StepConfig, tyro.conf.subcommand("train")]
     | Annotated[PlayBenchmark, tyro.conf.subcommand("play")]
+    | Annotated[ImporterConfig, tyro.conf.subcommand("importer")]
 )
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 python -m scripts.infer --checkpoint runs/first/checkpoints/latest --data datasets/coinrun --output dream.mp4
 python -m scripts.infer --actions right,right,jump --num-frames 32
 python -m scripts.infer --replay dream.json --output again.mp4
+python -m scripts.infer --clip mine.mp4 --actions right
+python -m scripts.infer --num-prompt-frames 0 --actions random
 """
 
 from __future__ import annotations
@@ -15,16 +17,18 @@ from typing import Literal
 import numpy as np
 
 import cli
-from data.actions import ActionSpace
+from data.actions import ActionSpace, numbered
 from data.dataset import ClipDataset
+from data.importing import read_clip
 from data.video import comparison, grid, write_mp4, write_png
-from model import Sampler, WorldModel
+from model import ModelConfig, Sampler, WorldModel
 from play.dreams import hash_weights, playable_actions
 from play.recording import dream_video
 from play.replay import Replay
 from training.distributed import choose_device, describe_device, for_dreaming
 from training.evaluate import Clips, by_frame, check_fits, dream, held_out_clips
 
+SAMPLES = Path("checkpoints/samples")
 MAX_SHOWN = 8  # samples in the video and the picture; more can be measured
 
 
@@ -33,12 +37,13 @@ class InferConfig:
     """What to dream, and where to put it."""
 
     checkpoint: str = "checkpoints/coinrun-nano"  # a checkpoint folder, or user/name on the Hub
-    data: Path = Path("checkpoints/samples")  # the data set that prompts and truth are from
+    data: Path | None = None  # the data set that prompts and truth are from; None: checkpoints/samples, unless
+    clip: Path | None = None  # a video's last frames are the prompt, or --num-prompt-frames 0
     split: str = "test"
     num_samples: int = 4  # dreams to make and measure; at most 8 of them are shown
-    num_prompt_frames: int = 4  # true frames to begin from
+    num_prompt_frames: int = 4  # true frames to begin from; 0: from noise alone
     num_frames: int = 64  # of each sample, the prompt included
-    actions: str = "gt"  # gt: the recording's; random: any that act; or names, over and over: right,right,jump
+    actions: str = "gt"  # gt: the recording's, or none; random: any that act; or names, over and over: right,right+jump
     num_steps: int | None = None  # denoising steps a frame; None: as the checkpoint says
     context_noise: float = 0.02  # noise level of the frames that are looked back at
     guidance: float = 1.0  # above 1: obey actions more than the network would by itself, at twice the cost
@@ -53,12 +58,21 @@ class InferConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
-        if self.num_prompt_frames < 1:
-            raise ValueError(f"num_prompt_frames is {self.num_prompt_frames}: a dream begins from at least 1 frame")
+        if self.num_prompt_frames < 0:
+            raise ValueError(f"num_prompt_frames is {self.num_prompt_frames}: it cannot be negative")
+        if self.data and self.clip:
+            raise ValueError("give either --data or --clip: a dream goes on from one of them")
+        if not self.truth and (self.metrics or self.grid or self.plot):
+            raise ValueError("--metrics, --grid and --plot compare with the truth: give --data")
         if self.num_frames <= self.num_prompt_frames:
             raise ValueError(f"num_frames {self.num_frames} leaves nothing to dream after {self.num_prompt_frames}")
         if self.fps is not None and self.fps <= 0:
             raise ValueError(f"fps is {self.fps}: it must be positive")
+
+    @property
+    def truth(self) -> Path | None:
+        """The data set that is dreamt along with, if any is."""
+        return self.data or (None if self.clip or not self.num_prompt_frames else SAMPLES)
 
 
 def main(config: InferConfig) -> None:
@@ -70,11 +84,7 @@ def main(config: InferConfig) -> None:
     if config.replay:
         dream_again(config, saved, model)
         return
-    dataset = ClipDataset(config.data, config.split, clip_frames=1)
-    check_fits(model.config, dataset.metadata, config.data)
-    # Under other actions than the recording's, a dream may go on after the recording has ended.
-    least_frames = None if config.actions == "gt" else config.num_prompt_frames + 1
-    clips = held_out_clips(dataset, config.num_samples, config.num_frames, config.seed, least_frames)
+    clips = real_play(config, model.config) if config.truth else own_prompt(config, model.config)
     actions = chosen_actions(config.actions, clips, config.num_prompt_frames, config.seed)
 
     def dream_under(some_actions: np.ndarray, what: str) -> np.ndarray:
@@ -91,12 +101,13 @@ def main(config: InferConfig) -> None:
         swapped = dream_under(others, "dreaming with another sample's actions") if config.num_samples > 1 else None
         report = measure(clips, dreamt, swapped, config.num_prompt_frames)
     shown = slice(MAX_SHOWN)
-    video = comparison(clips.frames[shown], dreamt[shown], actions[shown], clips.space)
+    truth = clips.frames[shown] if config.truth else None
+    video = comparison(truth, dreamt[shown], actions[shown], clips.space)
     write_mp4(config.output, video, config.fps or clips.fps)
     rest = f": the first {MAX_SHOWN} of {config.num_samples} samples" if config.num_samples > MAX_SHOWN else ""
     print(f"wrote {config.output}{rest}")
     if config.metrics:
-        settings = {"checkpoint": str(config.checkpoint), "data": str(config.data), "actions": config.actions}
+        settings = {"checkpoint": str(config.checkpoint), "data": str(config.truth), "actions": config.actions}
         num_steps = config.num_steps or model.config.num_steps
         settings |= {"num_steps": num_steps, "context_noise": config.context_noise, "seed": config.seed}
         settings |= {"guidance": config.guidance, "cache": config.cache}
@@ -104,7 +115,7 @@ def main(config: InferConfig) -> None:
         config.metrics.write_text(json.dumps({**settings, "record_ids": clips.record_ids, **report}, indent=2) + "\n")
         print(f"wrote {config.metrics}")
     if config.grid:
-        moments = np.linspace(config.num_prompt_frames - 1, config.num_frames - 1, 8).round().astype(int)
+        moments = np.linspace(max(0, config.num_prompt_frames - 1), config.num_frames - 1, 8).round().astype(int)
         write_png(config.grid, grid(clips.frames[shown], dreamt[shown], list(moments)))
         print(f"wrote {config.grid}: true frames above, dreamt ones below, frames {', '.join(map(str, moments))}")
     if config.plot:
@@ -130,20 +141,43 @@ def dream_again(config: InferConfig, saved: WorldModel, model: WorldModel) -> No
     print(f"wrote {config.output}: {len(frames)} frames")
 
 
+def real_play(config: InferConfig, model: ModelConfig) -> Clips:
+    """Held-out play of the data set."""
+    dataset = ClipDataset(config.truth, config.split, clip_frames=1)
+    check_fits(model, dataset.metadata, config.truth)
+    # Under other actions than the recording's, a dream may go on after the recording has ended.
+    least_frames = None if config.actions == "gt" else config.num_prompt_frames + 1
+    return held_out_clips(dataset, config.num_samples, config.num_frames, config.seed, least_frames)
+
+
+def own_prompt(config: InferConfig, model: ModelConfig) -> Clips:
+    """The end of a video, or nothing, for every sample; what was done in it is not known, after it nothing is."""
+    if config.num_samples < 1:
+        raise ValueError(f"{config.num_samples} samples: at least 1 is needed")
+    space = ActionSpace.from_dict(model.to_dict()) if model.action_names else numbered(model.num_actions)
+    num_prompt, shape = config.num_prompt_frames, (model.frame_height, model.frame_width, model.num_channels)
+    frames = np.zeros((config.num_samples, config.num_frames, *shape), np.uint8)
+    actions = space.unknown(config.num_samples, config.num_frames)
+    actions[:, num_prompt:] = space.stay
+    if config.clip:
+        frames[:, :num_prompt] = read_clip(config.clip, num_prompt, model.frame_width, model.frame_height, model.fps)
+    return Clips(frames, actions, space, model.fps, record_ids=[], num_true_frames=num_prompt)
+
+
 def chosen_actions(choice: str, clips: Clips, num_prompt: int, seed: int) -> np.ndarray:
-    """(S, T) actions: those of the recording up to the prompt's end, then as `choice` says.
+    """Recorded actions (S, T) or (S, T, names): those of the recording up to the prompt's end, then as `choice` says.
 
     Raises:
         ValueError: an unknown name.
     """
     actions = clips.actions.copy()
     space: ActionSpace = clips.space
-    shape = actions[:, num_prompt:].shape
+    num_samples, num_frames = actions[:, num_prompt:].shape[:2]
     if choice == "random":
-        actions[:, num_prompt:] = np.random.default_rng(seed).choice(space.acting, shape)
+        actions[:, num_prompt:] = space.random(np.random.default_rng(seed), num_samples, num_frames)
     elif choice != "gt":
-        named = np.array([space.index(name) for name in choice.split(",")])
-        actions[:, num_prompt:] = np.resize(named, shape[1])
+        named = np.stack([space.named(name) for name in choice.split(",")])
+        actions[:, num_prompt:] = named[np.arange(num_frames) % len(named)]
     return actions
 
 
@@ -151,10 +185,11 @@ def measure(clips: Clips, dreamt: np.ndarray, swapped: np.ndarray | None, num_pr
     """PSNR and SSIM at every dreamt frame that has a truth in all samples, for the dream and for two baselines."""
     end = clips.num_true_frames
     truth = clips.frames[:, num_prompt:end]
-    repeated = np.repeat(clips.frames[:, num_prompt - 1 : num_prompt], truth.shape[1], axis=1)
     report = {"num_samples": len(truth), "num_prompt_frames": num_prompt, "first_frame": num_prompt}
     report["dream"] = by_frame(truth, dreamt[:, num_prompt:end])
-    report["repeat_prompt"] = by_frame(truth, repeated)
+    if num_prompt:
+        repeated = np.repeat(clips.frames[:, num_prompt - 1 : num_prompt], truth.shape[1], axis=1)
+        report["repeat_prompt"] = by_frame(truth, repeated)
     if swapped is not None:
         report["other_actions"] = by_frame(truth, swapped[:, num_prompt:end])
     return report

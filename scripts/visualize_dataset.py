@@ -80,7 +80,10 @@ def sample(places: list, count: int, seed: int) -> list:
 def check_splits(folder: Path, metadata: Metadata) -> None:
     """Counts, lengths and bad records of each split."""
     height, width, _ = metadata.frame_shape
-    game = f"{metadata.environment}, {height}x{width}, {metadata.fps:g} frames/s, {len(metadata.actions)} actions"
+    space = metadata.actions
+    what = f"{len(space.names)} {'actions' if space.discrete else 'buttons and axes'}"
+    what = "no actions" if space.unconditional else what
+    game = f"{metadata.environment}, {width}x{height} (width x height), {metadata.fps:g} frames/s, {what}"
     print(f"{folder}: {game}")
     for split in SPLITS:
         if not (folder / split).is_dir():
@@ -102,9 +105,11 @@ def check_records(records: list[Record], metadata: Metadata) -> None:
     """Which actions are taken, and whether they stand beside the right frames."""
     actions = np.concatenate([record.actions for record in records])
     print(f"\nactions in {len(records)} records of {len(actions)} frames")
-    histogram(list(metadata.actions.names), np.bincount(actions, minlength=len(metadata.actions)))
+    histogram(list(metadata.actions.names), np.count_nonzero(metadata.actions.held(actions), axis=0))
+    if metadata.actions.unconditional:
+        return
     alignment = check_alignment(records, metadata.actions)
-    print(f"\nactions and frames ({alignment.axis} keys): 1000 x correlation by lag")
+    print(f"\nactions and frames ({alignment.what}): 1000 x correlation by lag")
     histogram([f"{lag:+d}" for lag in alignment.correlations], 1000 * np.array(list(alignment.correlations.values())))
     print(alignment.verdict)
 

@@ -1,11 +1,85 @@
-"""Keys held -> the action that is meant."""
+"""Action spaces: recorded actions to vectors, by name, by keys; through JSON."""
 
+import json
+
+import numpy as np
 import pytest
+from tiny import CONTROLS
 
-from data.actions import ActionSpace, numbered, procgen_actions
+from data.actions import NO_ACTION, UNCONDITIONAL, ActionSpace, numbered, procgen_actions
 from data.environments import make_environment
 
 COINRUN = procgen_actions("coinrun")
+
+
+def test_ids_are_one_hot_and_no_action_is_zeros():
+    vectors = COINRUN.vectors(np.array([[7, NO_ACTION], [0, 14]]))
+    assert vectors.shape == (2, 2, 15) and vectors.dtype == np.float32
+    assert vectors[0, 0].tolist() == [float(i == 7) for i in range(15)] and not vectors[0, 1].any()
+    assert len(COINRUN) == 15
+
+
+def test_standing_still_differs_from_not_knowing():
+    actions = np.stack([CONTROLS.stay, CONTROLS.unknown(), CONTROLS.named("left+jump+dx=-0.5")])
+    vectors = CONTROLS.vectors(actions)
+    assert vectors.dtype == np.float32 and vectors.shape == (3, len(CONTROLS)) == (3, 7)
+    assert vectors.tolist() == [[0] * 6 + [1], [0] * 7, [1, 0, 1, 0, -0.5, 0, 1]]
+    assert CONTROLS.held(actions).tolist() == [[0] * 6, [0] * 6, [1, 0, 1, 0, -0.5, 0]]
+
+
+@pytest.mark.parametrize("space", [COINRUN, CONTROLS, numbered(3), UNCONDITIONAL])
+def test_spaces_survive_json(space):
+    assert ActionSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+
+
+def test_actions_by_name():
+    assert COINRUN.named("right+jump") == COINRUN.named("JUMP+Right") == 8
+    assert CONTROLS.named("stay").tolist() == [0] * 6
+    assert CONTROLS.named("dy").tolist() == [0, 0, 0, 0, 0, 1]
+    for name in ("fly", "left+fly", "fly=2"):
+        with pytest.raises(ValueError, match=r"unknown action 'fly.*left, right, jump, fire, dx, dy"):
+            CONTROLS.named(name)
+    with pytest.raises(ValueError, match="left=much"):
+        CONTROLS.named("left=much")
+    with pytest.raises(ValueError, match="unknown action 'fly'"):
+        COINRUN.named("fly")
+
+
+def test_actions_by_keys():
+    assert COINRUN.action_for_keys({"right", "UP"}) == COINRUN.index("right+jump")
+    assert COINRUN.action_for_keys(["RIGHT", "F5"]) == COINRUN.index("right")
+    assert COINRUN.action_for_keys([]) == COINRUN.stay == 4
+    assert COINRUN.action_for_keys({"LEFT", "RIGHT"}) in (COINRUN.index("left"), COINRUN.index("right"))
+    assert CONTROLS.action_for_keys({"A", "space", "x"}).tolist() == [1, 0, 1, 0, 0, 0]
+    assert CONTROLS.action_for_keys({"LEFT"}).tolist() == [1, 0, 0, 0, 0, 0]
+    assert CONTROLS.action_for_keys({"I"}).tolist() == [0, 0, 0, 0, 0, -1]
+    assert CONTROLS.action_for_keys({"I", "K"}).tolist() == [0] * 6
+
+
+def test_random_actions_act():
+    rng = np.random.default_rng(0)
+    assert set(np.unique(COINRUN.random(rng, 9, 99))) == set(COINRUN.acting)
+    drawn = CONTROLS.random(rng, 50, 20)
+    assert drawn.shape == (50, 20, 6) and drawn.dtype == np.float32
+    assert set(np.unique(drawn[..., :3])) == {0, 1} and not drawn[..., 3].any()  # fire does nothing
+    assert abs(drawn[..., 4:]).max() <= 1 and drawn[..., 4].std() > 0.3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kinds": ("button",)}, "6 action names, with .* 1 kinds"),
+        ({"kinds": ()}, "action_kinds are"),
+        ({"kinds": ("wheel",) * 6}, "wheel"),
+        ({"kinds": ("axis",) * 6}, "an axis has two keys"),
+        ({"acting": (7,)}, "acting_actions are"),
+        ({"names": ()}, "0 action names"),
+    ],
+)
+def test_spaces_that_make_no_sense(fields, message):
+    values = {name: getattr(CONTROLS, name) for name in ("names", "keys", "acting", "kinds", "scales")}
+    with pytest.raises(ValueError, match=message):
+        ActionSpace(**{**values, **fields})
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from tiny import TINY, random_inputs, random_model
 from model import Sampler, WorldModel
 from model.attention import rotate
 from model.kv_cache import KVCache
-from model.sampler import ModulationTable
+from model.sampler import KEPT_ACTIONS, ModulationTable
 
 
 def dream(sampler, frames, actions, num_prompt):
@@ -175,10 +175,24 @@ def test_actions_that_are_not_one_hot_are_computed():
 
 
 def test_looked_up_actions_cost_no_computation(monkeypatch):
-    model = random_model()
-    table = ModulationTable(model, [1.0, 0.5])
+    """Those known from the start, and those that were seen lately: keys stay held."""
+    table = ModulationTable(random_model(), [1.0, 0.5])
+    together = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.2, 0.0]])
+    first = table.lookup(together)
     monkeypatch.setattr(table, "_compute", None)
     assert table.lookup(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])).shape == (2, 2, 12 * TINY.num_blocks + 2, 32)
+    assert torch.equal(table.lookup(together.flip(0)), first.flip(1))
+
+
+def test_few_of_the_actions_seen_are_kept():
+    model = random_model()
+    table = ModulationTable(model, [1.0])
+    axes = torch.rand(3 * KEPT_ACTIONS, 3, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model.modulations(torch.ones(len(axes), 1), axes[:, None])[:, 0]
+        for rows in (slice(0, 1), slice(0, 2 * KEPT_ACTIONS), slice(0, len(axes)), slice(5, 9)):
+            torch.testing.assert_close(table.lookup(axes[rows])[0], expected[rows])
+    assert len(table._latest) == KEPT_ACTIONS
 
 
 def test_keys_turned_back_are_those_of_the_earlier_position():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy._core import multiarray, numeric
 
-from data.actions import NO_ACTION
+from data.actions import NO_ACTION, ActionSpace, numbered
 from data.records import Record, decode_record, encode_record
 
 SHAPE, NUM_ACTIONS, NUM_FRAMES = (4, 6, 3), 15, 5
@@ -37,7 +37,7 @@ def public_fields(**changes) -> dict:
 
 
 def decode(payload: bytes) -> Record:
-    return decode_record(payload, SHAPE, NUM_ACTIONS)
+    return decode_record(payload, SHAPE, numbered(NUM_ACTIONS))
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -217,3 +217,37 @@ def test_leading_actions_are_one_frame_late():
     record = full_record(actions=np.array([3, 1, 4, 1, 5], np.int32))
     assert record.leading_actions().tolist() == [NO_ACTION, 3, 1, 4, 1]
     assert record.leading_actions().dtype == np.int32
+
+
+# Buttons held together, and axes
+
+CONTROLS = ActionSpace(("jump", "dx"), (("SPACE",), ()), (0, 1), ("button", "axis"), (1.0, 20.0))
+
+
+def vector_record(**changes) -> Record:
+    actions = np.random.default_rng(0).normal(size=(NUM_FRAMES, 2)).astype(np.float32)
+    return full_record(actions=actions, start_step=2, prefix_actions=actions[1:3], **changes)
+
+
+def test_vectors_come_back_bit_identical():
+    record = vector_record()
+    again = decode_record(encode_record(record), SHAPE, CONTROLS)
+    for name in ("frames", "actions", "prefix_actions"):
+        before, after = getattr(record, name), getattr(again, name)
+        assert after.dtype == before.dtype and np.array_equal(after, before), name
+    leading = again.leading_actions()
+    assert np.isnan(leading[0]).all() and np.array_equal(leading[1:], record.actions[:-1])
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (np.zeros(NUM_FRAMES, np.int32), "actions are not rows of 2 numbers"),
+        (np.zeros((NUM_FRAMES, 3), np.float32), "actions are not rows of 2 numbers"),
+        (np.full((NUM_FRAMES, 2), np.nan, np.float32), "actions are not finite"),
+        (np.zeros((NUM_FRAMES + 1, 2), np.float32), "6 actions for 5 frames"),
+    ],
+)
+def test_unsound_vectors_say_what_is_wrong(actions, message):
+    with pytest.raises(ValueError, match=message):
+        decode_record(pickle.dumps(public_fields(actions=actions)), SHAPE, CONTROLS)

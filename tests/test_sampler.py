@@ -118,7 +118,7 @@ def test_mistakes_are_said_clearly():
     sampler = Sampler(model)
     with pytest.raises(ValueError, match="step before reset"):
         sampler.step(torch.zeros(1, 3))
-    for shape in ((1, 2, 3, 64, 64), (1, 0, *TINY.frame_shape), (0, 1, *TINY.frame_shape), TINY.frame_shape):
+    for shape in ((1, 2, 3, 64, 64), (0, 1, *TINY.frame_shape), TINY.frame_shape):
         with pytest.raises(ValueError, match="prompt of shape"):
             sampler.reset(torch.zeros(shape))
     with pytest.raises(ValueError, match="prompt actions of shape"):
@@ -133,6 +133,32 @@ def test_mistakes_are_said_clearly():
             sampler.step(torch.zeros(2, 3), slots=slots)
     with pytest.raises(ValueError, match="1 seeds for 2 dreams"):
         sampler.reset(torch.zeros(2, 1, *TINY.frame_shape), seeds=[1])
+
+
+@pytest.mark.parametrize("window", [TINY.window_frames, 2])
+def test_a_dream_can_begin_without_a_prompt(window):
+    """The cache and the reference see the same: at first nothing at all."""
+    model = random_model(replace(TINY, window_frames=window))
+    _, _, actions = random_inputs(batch=2, num_frames=window)
+    nothing = torch.zeros(2, 0, *TINY.frame_shape)
+    dreams = [rollout(Sampler(model, 3, cache=cache), nothing, actions, num_prompt=0) for cache in (True, False)]
+    assert dreams[0].shape == (2, window, *TINY.frame_shape)
+    torch.testing.assert_close(*dreams, atol=1e-4, rtol=0)
+    assert (dreams[0][0] - dreams[0][1]).abs().max() > 0.05  # each from noise of its own
+    black = rollout(Sampler(model, 3), torch.zeros(2, 1, *TINY.frame_shape), actions, num_prompt=1)
+    assert (black[:, 0] - dreams[0][:, 1]).abs().max() > 1e-3
+
+
+def test_dreams_with_and_without_a_prompt_tick_together():
+    model = random_model()
+    frames, _, actions = random_inputs(batch=2, num_frames=5)
+    alone = rollout(Sampler(model, 2), frames[:1, :0], actions[:1], num_prompt=0)
+    for cache in (True, False):
+        sampler = Sampler(model, 2, cache=cache)
+        sampler.reset(frames[1:], slots=[1])
+        sampler.reset(frames[:1, :0], slots=[0])
+        together = torch.stack([sampler.step(actions[:, t])[0] for t in range(5)])
+        torch.testing.assert_close(together, alone[0], atol=1e-4, rtol=0)
 
 
 def test_guidance_moves_away_from_the_zero_action():

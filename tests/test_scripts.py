@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from recordings import play, write_video
 from tiny import SMALLEST, TINY, assert_one_line, command, random_inputs, random_model
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -104,7 +105,8 @@ def test_dreams_under_other_actions_go_on_after_the_recording(infer, tmp_path):
         (("--num-samples", 50), ("50 samples", "only")),
         (("--num-frames", 400), ("400 frames", "the longest has 1")),
         (("--num-frames", 4), ("num_frames 4 leaves nothing to dream",)),
-        (("--num-prompt-frames", 0), ("num_prompt_frames is 0",)),
+        (("--num-prompt-frames", -1), ("num_prompt_frames is -1",)),
+        (("--clip", "mine.mp4"), ("either --data or --clip",)),
         (("--actions", "up,fly"), ("unknown action 'fly'", "stay, up, down")),
         (("--split", "holdout"), ("holdout", "test, train, val")),
         (("--data", "nowhere"), ("no data set at nowhere",)),
@@ -122,10 +124,48 @@ def test_infer_mistakes(infer, tmp_path, options, words):
     assert not list(tmp_path.iterdir())
 
 
+def test_dreams_without_a_prompt(infer, run, checkpoint, tmp_path):
+    """Along with a recording's actions, or without any data at all."""
+    code, _, err = infer("--num-prompt-frames", 0, "--metrics", "m.json", "--grid", "g.png")
+    assert code == 0, err
+    report = json.loads((tmp_path / "m.json").read_text())
+    assert len(report["dream"]["psnr"]) == 8 and "repeat_prompt" not in report
+    few = ("--checkpoint", checkpoint, "--num-frames", 5, "--num-steps", 1, "--num-samples", 2)
+    code, _, err = run("infer", *few, "--num-prompt-frames", 0, "--actions", "random", "--output", "alone.mp4")
+    assert code == 0, err
+    with av.open(str(tmp_path / "alone.mp4")) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(frames) == 5 and frames[0].shape == (64 * 4 + 18 + 24, 2 * 64 * 4 + 6, 3)
+
+
+def test_a_clip_is_continued(run, checkpoint, tmp_path):
+    """From its last frames, at the size and rate of the game."""
+    pictures, _ = play(40, width=180, height=120)
+    write_video(tmp_path / "mine.mp4", pictures, fps=30)
+    few = ("--checkpoint", checkpoint, "--num-frames", 7, "--num-steps", 1, "--num-samples", 1, "--actions", "1")
+    code, _, err = run("infer", *few, "--clip", "mine.mp4", "--output", "on.mp4")
+    assert code == 0, err
+    with av.open(str(tmp_path / "on.mp4")) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(frames) == 7
+    for shown, number in zip(frames[:4], (32, 34, 36, 38), strict=True):
+        small = Image.fromarray(pictures[number][:, 30:150]).resize((64, 64), Image.Resampling.BOX)
+        wanted = small.resize((256, 256), Image.Resampling.NEAREST)
+        assert np.abs(shown[18:274].astype(float) - np.asarray(wanted)).mean() < 12
+    for options, words in (
+        (("--clip", "nowhere.mp4"), ("no video at nowhere.mp4",)),
+        (("--clip", "mine.mp4", "--num-prompt-frames", 30, "--num-frames", 40), ("mine.mp4 has only 20 frames",)),
+        ((), ("give --data or --clip",)),
+        (("--clip", "mine.mp4", "--metrics", "m.json"), ("give --data",)),
+    ):
+        code, _, err = run("infer", "--checkpoint", checkpoint, *options)
+        assert_one_line(code, err, *words)
+
+
 def test_infer_with_a_checkpoint_of_another_game(run, tmp_path, pong_set):
     random_model(TINY).save_pretrained(tmp_path / "small_frames")
     code, _, err = run("infer", "--checkpoint", "small_frames", "--data", pong_set)
-    assert_one_line(code, err, "frames of 16x24", "64x64")
+    assert_one_line(code, err, "frames of 24x16", "64x64", "width x height")
     random_model(ModelConfig(dim=32, num_blocks=1, num_heads=2)).save_pretrained(tmp_path / "coinrun")
     code, _, err = run("infer", "--checkpoint", "coinrun", "--data", pong_set)
     assert_one_line(code, err, "knows 15 actions", "has 3")

@@ -4,6 +4,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import CONTROLS
 
 from data import video
 from data.actions import NO_ACTION, ActionSpace, numbered, procgen_actions
@@ -134,6 +135,24 @@ def test_with_keys_shows_each_frame_above_its_own_keys():
     assert np.array_equal(shown[:, :64], upscale(frames))
     for picture, action in zip(shown, actions, strict=True):
         assert np.array_equal(picture[64:], key_strip(int(action), COINRUN, 64))
+
+
+@pytest.mark.parametrize("width", [96, 256])
+def test_key_strip_of_buttons_and_axes(width):
+    """Each button and axis changes the strip, the further it is pushed the more; what never acts is not shown."""
+    names = ("stay", "left", "right", "jump", "dx=0.5", "dx", "dx=-1", "dy=-1", "left+jump+dx=0.5")
+    strips = [key_strip(CONTROLS.named(name), CONTROLS, width) for name in names]
+    strips.append(key_strip(CONTROLS.unknown(), CONTROLS, width))
+    assert {strip.shape for strip in strips} == {(24, width, 3)}
+    assert len({strip.tobytes() for strip in strips}) == len(strips)
+    assert np.array_equal(strips[0], key_strip(CONTROLS.named("fire"), CONTROLS, width))
+
+
+def test_with_keys_shows_vectors():
+    actions = np.stack([CONTROLS.unknown(), CONTROLS.named("left"), CONTROLS.stay, CONTROLS.named("left")])
+    shown = with_keys(noise(4, 16, 24, 3), actions, CONTROLS)
+    for picture, action in zip(shown, actions, strict=True):
+        assert np.array_equal(picture[64:], key_strip(action, CONTROLS, 96))
 
 
 # Several together

@@ -8,10 +8,20 @@ import sys
 import torch
 
 import cli
+from data.actions import ActionSpace
 from model import ModelConfig, WorldModel
 
 TINY = ModelConfig(
     frame_height=16, frame_width=24, patch_size=8, dim=32, num_blocks=2, num_heads=2, window_frames=6, num_actions=3
+)
+
+# Four buttons, of which one does nothing, and two axes.
+CONTROLS = ActionSpace(
+    names=("left", "right", "jump", "fire", "dx", "dy"),
+    keys=(("A", "LEFT"), ("D", "RIGHT"), ("SPACE",), ("F",), (), ("I", "K")),
+    acting=(0, 1, 2, 4, 5),
+    kinds=("button", "button", "button", "button", "axis", "axis"),
+    scales=(1.0, 1.0, 1.0, 1.0, 20.0, 20.0),
 )
 
 # It trains in no time on real Pong.
@@ -61,6 +71,7 @@ _CONFIGS = (
     "PlayConfig",
     "ImportConfig",
     "ExportConfig",
+    "ImportVideoConfig",
     "VisualizeConfig",
     "TrainConfig",  # last, as others may use it
 )

@@ -32,6 +32,7 @@ class TrainConfig:
     out: Path  # run folder: checkpoints, metrics.jsonl, rollouts
     preset: str = "nano"  # pico (simple games), nano (two CPU cores), small (57.8 M parameters) or base (119.7 M)
     prediction: Literal["v", "x0"] | None = None  # what the network puts out; None: as the preset says
+    patch_size: int | None = None  # pixels on a side of what becomes one token; None: as the preset says
     window_frames: int | None = None  # the most frames it sees at once; None: as the preset says
     clip_frames: int | None = None  # frames of a training clip; None: the window
     clip_stride: int = 8  # frames from the start of one clip to the next
@@ -81,7 +82,15 @@ class TrainConfig:
             "max_bad_steps",
         ):
             self._at_least(name, 1)
-        for name in ("checkpoint_every", "keep_checkpoints", "window_frames", "clip_frames", "max_steps", "epochs"):
+        for name in (
+            "checkpoint_every",
+            "keep_checkpoints",
+            "patch_size",
+            "window_frames",
+            "clip_frames",
+            "max_steps",
+            "epochs",
+        ):
             self._at_least(name, 1)
         self._at_least("epoch_clips", 1)
         self._at_least("warmup_steps", 0)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from data.actions import NO_ACTION, ActionSpace
+from data.actions import ActionSpace
 from data.dataset import Batch, ClipDataset
 from data.pixels import to_float, to_levels, to_uint8
 from data.records import Record
@@ -132,7 +132,7 @@ class Clips:
     """Real play to dream along with."""
 
     frames: np.ndarray  # uint8 (S, T, H, W, C); black after a record's end
-    actions: np.ndarray  # int (S, T), each leading into the frame beside it; NO_ACTION for a record's first
+    actions: np.ndarray  # recorded ones (S, T) or (S, T, names), each leading into the frame beside it
     space: ActionSpace
     fps: float
     record_ids: list[int]  # where they are from
@@ -163,7 +163,7 @@ def held_out_clips(
     chosen = np.random.default_rng(seed).choice(long_enough, num_samples, replace=False)
     records: list[Record] = list(dataset.records(chosen))
     frames = np.zeros((num_samples, num_frames, *dataset.metadata.frame_shape), np.uint8)
-    actions = np.full((num_samples, num_frames), NO_ACTION)
+    actions = dataset.metadata.actions.unknown(num_samples, num_frames)
     for row, record in enumerate(records):
         frames[row, : len(record)] = record.frames[:num_frames]
         actions[row, : len(record)] = record.leading_actions()[:num_frames]
@@ -190,14 +190,14 @@ def dream(
 
     Args:
         frames: uint8 (S, at least num_prompt, H, W, C).
-        actions: int (S, T), each leading into the frame beside it.
+        actions: recorded ones, (S, T) ids or (S, T, names) vectors, each leading into the frame beside it.
         progress: what a progress bar is called; none is shown without it.
         seeds: of each dream's noise; None: as the sampler says.
 
     Returns:
         uint8 (S, T, H, W, C), the prompt included.
     """
-    vectors = torch.from_numpy(space.one_hot(actions))
+    vectors = torch.from_numpy(space.vectors(actions))
     sampler.reset(to_float(frames[:, :num_prompt]), vectors[:, :num_prompt], seeds=seeds)
     dreamt: list[Tensor | np.ndarray] = []
     for t in tqdm(range(num_prompt, actions.shape[1]), desc=progress, unit=" frames", disable=not progress):
@@ -250,7 +250,17 @@ def check_fits(config: ModelConfig, metadata: Metadata, where: Path | str) -> No
     """
     height, width, channels = metadata.frame_shape
     if config.frame_shape != (channels, height, width):
-        expected = f"{config.frame_height}x{config.frame_width}"
-        raise ValueError(f"the model makes frames of {expected}, but those of {where} are {height}x{width}")
-    if config.num_actions != len(metadata.actions):
-        raise ValueError(f"the model knows {config.num_actions} actions, but {where} has {len(metadata.actions)}")
+        expected = f"{config.frame_width}x{config.frame_height}"
+        raise ValueError(
+            f"the model makes frames of {expected}, but those of {where} are {width}x{height} (width x height)"
+        )
+    if config.num_actions != len(metadata.actions) or config.action_kinds != metadata.actions.kinds:
+        known = len(config.action_names) or config.num_actions
+        raise ValueError(
+            f"the model knows {known} {_what(config.action_kinds)}, but {where} has "
+            f"{len(metadata.actions.names)} {_what(metadata.actions.kinds)}"
+        )
+
+
+def _what(kinds: tuple[str, ...]) -> str:
+    return "buttons and axes" if kinds else "actions"

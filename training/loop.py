@@ -429,6 +429,8 @@ class Trainer:
             f"data: {config.data}: {len(self.data.index.lengths)} records, {self.data.num_clips} clips of "
             f"{self.data.clip_frames} frames, {self.num_batches} batches of {config.batch_size} an epoch"
         )
+        if self.data.metadata.actions.unconditional:
+            say("this data has no actions: the network learns to go on by itself, and its dream cannot be steered")
         say(f"run: {config.out}, {self.max_steps} steps")
 
 

@@ -27,7 +27,7 @@ def architecture(config: TrainConfig) -> ModelConfig:
     """
     if config.preset not in PRESETS:
         raise ValueError(f"unknown preset {config.preset!r}: choose {', '.join(PRESETS)}")
-    given = {name: getattr(config, name) for name in ("prediction", "window_frames")}
+    given = {name: getattr(config, name) for name in ("prediction", "patch_size", "window_frames")}
     chosen = replace(PRESETS[config.preset], **{name: value for name, value in given.items() if value is not None})
     if config.clip_frames and config.clip_frames > chosen.window_frames:
         raise ValueError(f"clips of {config.clip_frames} frames do not fit a window of {chosen.window_frames}")
@@ -48,6 +48,8 @@ def made_for(config: ModelConfig, metadata: Metadata) -> ModelConfig:
         action_names=metadata.actions.names,
         action_keys=metadata.actions.keys,
         acting_actions=metadata.actions.acting,
+        action_kinds=metadata.actions.kinds,
+        action_scales=metadata.actions.scales,
         fps=metadata.fps,
     )
 

@@ -1,0 +1,291 @@
+"""Recordings of any game -> a data set.
+
+A recording is the unit of work: its shards are its own, and an interrupted import goes on with the next one. Whatever
+is wrong with one is told, and it is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data.actions import UNCONDITIONAL
+from data.dataset import prefetch
+from data.episodes import MAX_FRAMES, EpisodeWriter, begin_partial, check_free, finish_partial
+from data.fitting import Fit, Fitter
+from data.recorded_actions import ACTION_SUFFIXES, Description, read_actions, read_description, resample, ticks
+from data.recordings import Source, buttons_in_names, find_sources, frame_rate, frame_times, pictures
+from data.shards import SUFFIX, Metadata, parse_size
+
+SPLITS = ("train", "val", "test")
+ENOUGH_RECORDINGS = 10  # for whole ones to be held out
+HELD_OUT = 0.05  # share of the recordings, or of each one, that is for val, and again for test
+MOST_FPS = 20.0  # of the data set, if it is not said
+READ_AHEAD_FRAMES = 64  # decoded in a thread of its own, while records are packed and written
+JOURNAL = "imported.jsonl"  # in the partial folder: a line for each recording that is done
+
+
+@dataclass(frozen=True)
+class ImportVideoConfig:
+    """What to import, and how."""
+
+    videos: Path  # folder of recordings: videos, folders of pictures, .npz of frames; and a file of actions beside each
+    out: Path  # the data set folder; must be empty or not be there yet
+    size: str = "64x64"  # width x height of a frame, pixels; multiples of 8 for the presets
+    fit: Fit = "crop"  # pictures of another shape: cut off their edges, pad them with black, or stretch them
+    fps: float | None = None  # frames a second of the data set; None: the slowest recording's own, 20 at most
+    # Which files hold actions; auto: whichever is there; names: the names of a folder's pictures; none: no actions.
+    actions: Literal["auto", "csv", "jsonl", "npz", "names", "none"] = "auto"
+    describe: Path | None = None  # what the actions are; None: VIDEOS/actions.toml
+    source_fps: float = 15.0  # pictures a second of folders and arrays, which do not tell
+    environment: str | None = None  # the game's name; None: that of the folder
+    min_frames: int = 8  # a tail shorter than this is left out
+    overwrite: bool = False  # replace what is in the folder
+
+    def __post_init__(self):
+        parse_size(self.size)
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise ValueError(f"fps is {self.fps}: it must be positive")
+        if not 0 < self.source_fps < float("inf"):
+            raise ValueError(f"source_fps is {self.source_fps}: it must be positive")
+        if not 1 <= self.min_frames <= MAX_FRAMES:
+            raise ValueError(f"min_frames is {self.min_frames}: it must lie in 1 to {MAX_FRAMES}")
+
+
+class Importer:
+    """One import.
+
+    Args:
+        tell: called with a line about each recording that is left out.
+
+    Raises:
+        ValueError: settings, or a folder, that nothing can be made of; nothing is touched then.
+    """
+
+    def __init__(self, config: ImportVideoConfig, tell: Callable[[str], None]):
+        self.config, self.tell = config, tell
+        check_free(config.out, config.overwrite)
+        self.sources = find_sources(config.videos)
+        if config.actions == "none":
+            self.description = Description(UNCONDITIONAL, {}, ())
+        else:
+            self.description = read_description(config.describe or config.videos / "actions.toml")
+        rates = {source.name: rate for source in self.sources if (rate := frame_rate(source, config.source_fps))}
+        self.fps = config.fps or round(min([MOST_FPS, *(rate for rate, _ in rates.values())]), 3)
+        self.lengths = {name: int(seconds * self.fps) for name, (_, seconds) in rates.items()}
+        self.skipped: dict[str, str] = {}
+        width, height = parse_size(config.size)
+        self._fitter = Fitter(width, height, config.fit)
+        self._shape = (height, width, 3)
+        self._plan = plan_splits([source.name for source in self.sources])
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames there will be, about."""
+        return sum(self.lengths.values())
+
+    def run(self, progress: Callable[[int], None]) -> dict:
+        """Import everything; the data set appears under `config.out` at once, when all is done.
+
+        Args:
+            progress: called with the number of frames newly done; those of an earlier, interrupted run come first.
+
+        Returns:
+            What metadata.json says.
+
+        Raises:
+            ValueError: nothing could be imported.
+        """
+        metadata = self._metadata()
+        partial = begin_partial(self.config.out, self.config.overwrite, metadata, key="import")
+        done = _read_journal(partial)
+        for source in self.sources:
+            if source.name in done:
+                progress(done[source.name]["frames"])
+                continue
+            try:
+                entry = self._import(source, partial, progress)
+            except ValueError as error:
+                _remove_shards(partial, source)
+                self.skipped[source.name] = str(error)
+                self.tell(f"skipped {source.path}: {error}")
+                continue
+            done[source.name] = entry
+            with (partial / JOURNAL).open("a") as file:
+                file.write(json.dumps({"name": source.name, **entry}) + "\n")
+        if not done:
+            first = next(iter(self.skipped.values()))
+            raise ValueError(f"nothing in {self.config.videos} could be imported; the first: {first}")
+        _fill_splits(partial, done)
+        metadata["splits"] = {
+            split: {kind: sum(entry["splits"].get(split, {}).get(kind, 0) for entry in done.values())
+                    for kind in ("records", "frames")}
+            for split in SPLITS if any(split in entry["splits"] for entry in done.values())
+        }  # fmt: skip
+        metadata["recordings"] = {name: {"splits": entry["splits"]} for name, entry in done.items()}
+        metadata["skipped"] = self.skipped
+        (partial / JOURNAL).unlink()
+        finish_partial(partial, self.config.out, metadata)
+        return metadata
+
+    def _metadata(self) -> dict:
+        config = self.config
+        space, name = self.description.space, config.environment or config.videos.resolve().name
+        described = Metadata(name, (), self._shape, self.fps, space)
+        settings = {name: getattr(config, name) for name in ("size", "fit", "actions", "source_fps", "min_frames")}
+        settings |= {"videos": str(config.videos), "fps": self.fps, "sources": [source.name for source in self.sources]}
+        settings |= {"ignored": self.description.ignored, "recorded": self.description.recorded}
+        return {**described.to_dict(), "import": settings | space.to_dict()}
+
+    def _import(self, source: Source, partial: Path, progress: Callable[[int], None]) -> dict:
+        """Import a recording; what became of it, for the journal. Raises ValueError if it cannot be used."""
+        _remove_shards(partial, source)  # of an import that was killed
+        times = frame_times(source, self.config.source_fps)
+        shown = ticks(times, self.fps)
+        actions = self._actions(source, times, len(shown))
+        stretches, splits = self._stretches(source, len(shown)), {}
+        ahead = prefetch(self._frames(source, shown, len(times)), READ_AHEAD_FRAMES)
+        with closing(ahead) as frames:
+            for split, start, end in stretches:
+                name, space, least = _shard_name(source), self.description.space, self.config.min_frames
+                with EpisodeWriter(partial, space, self.fps, split, shard_name=name, min_frames=least) as writer:
+                    for tick in range(start, end):
+                        writer.add(next(frames), actions[tick])
+                        if (tick + 1) % MAX_FRAMES == 0:
+                            progress(MAX_FRAMES)
+                if writer.num_records:
+                    splits[split] = {"records": writer.num_records, "frames": writer.num_frames}
+            for _ in frames:  # to its end, which tells whether it is whole
+                pass
+        if not splits:
+            raise ValueError(f"it has only {len(shown)} frames, fewer than --min-frames {self.config.min_frames}")
+        progress(len(shown) % MAX_FRAMES)
+        return {"frames": len(shown), "splits": splits}
+
+    def _stretches(self, source: Source, num_ticks: int) -> list[tuple[str, int, int]]:
+        """Split, first tick, and the one after the last."""
+        split = self._plan[source.name]
+        if split:
+            return [(split, 0, num_ticks)]
+        held_out = int(min(max(HELD_OUT * num_ticks, MAX_FRAMES), 0.15 * num_ticks))
+        val, test = num_ticks - 2 * held_out, num_ticks - held_out
+        return [("train", 0, val), ("val", val, test), ("test", test, num_ticks)]
+
+    def _actions(self, source: Source, times: np.ndarray, num_ticks: int) -> np.ndarray:
+        space, wanted = self.description.space, self.config.actions
+        if wanted == "none":
+            return np.zeros(num_ticks, np.int32)
+        if wanted == "names" or (wanted == "auto" and source.is_folder and not self._action_file(source)):
+            bits = buttons_in_names(source)
+            if bits is not None:
+                return resample(times, self.description.from_array(bits), space, num_ticks, self.fps)
+        path = self._action_file(source)
+        if not path:
+            kinds = ACTION_SUFFIXES if wanted in ("auto", "names") else (f".{wanted}",)
+            names = ", ".join(f"{Path(source.name).name}{kind}" for kind in kinds)
+            raise ValueError(f"it has no actions beside it ({names}): --actions none imports pictures alone")
+        return resample(*read_actions(path, self.description, times), space, num_ticks, self.fps)
+
+    def _action_file(self, source: Source) -> Path | None:
+        wanted = self.config.actions
+        kinds = ACTION_SUFFIXES if wanted == "auto" else (f".{wanted}",)
+        paths = [source.path.with_name(Path(source.name).name + kind) for kind in kinds]
+        return next((path for path in paths if path.is_file()), None)
+
+    def _frames(self, source: Source, shown: np.ndarray, num_pictures: int) -> Iterator[np.ndarray]:
+        """The frame of each tick, uint8 (H, W, 3); a picture that no tick shows is decoded, no more."""
+        tick = decoded = 0
+        frame = None
+        for picture in pictures(source):
+            if tick < len(shown) and shown[tick] <= decoded:
+                frame = self._fitter(picture)
+                while tick < len(shown) and shown[tick] <= decoded:
+                    tick += 1
+                    yield frame
+            decoded += 1
+        if not decoded or abs(num_pictures - decoded) > max(2, 0.01 * num_pictures):
+            raise ValueError(f"only {decoded} of its {num_pictures} pictures can be decoded")
+        for _ in range(tick, len(shown)):  # the last ones are not decoded by all
+            yield frame
+
+
+def read_clip(path: Path, num_frames: int, width: int, height: int, fps: float) -> np.ndarray:
+    """The last frames of a video, uint8 (num_frames, height, width, 3), at `fps`; what does not fit is cut off.
+
+    Raises:
+        ValueError: it cannot be read, or is shorter than that.
+    """
+    if not path.exists():
+        raise ValueError(f"no video at {path}")
+    source, fitter = Source(path.stem, path), Fitter(width, height, "crop")
+    try:
+        wanted = ticks(frame_times(source, fps), fps)[-num_frames:]
+        frames = {i: fitter(picture) for i, picture in enumerate(pictures(source)) if i in wanted}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if len(wanted) < num_frames or not frames:
+        raise ValueError(f"{path} has only {len(wanted)} frames at {fps:g} a second: {num_frames} are needed")
+    return np.stack([frames[i] if i in frames else frames[max(frames)] for i in wanted.tolist()])
+
+
+def plan_splits(names: list[str]) -> dict[str, str]:
+    """Which split each recording goes to; "": it is cut into stretches, as there are too few to hold whole ones out.
+
+    Where the recordings lie in folders train, val and test, that is kept. Else it follows from their names alone.
+    """
+    given = {name: Path(name).parts[0] for name in names if len(Path(name).parts) > 1}
+    if any(split in SPLITS for split in given.values()):
+        return {name: given[name] if given.get(name) in SPLITS else "train" for name in names}
+    if len(names) < ENOUGH_RECORDINGS:
+        return dict.fromkeys(names, "")
+    held_out = max(1, round(HELD_OUT * len(names)))
+    shuffled = sorted(names, key=lambda name: (zlib.crc32(name.encode()), name))
+    return {name: SPLITS[1 + i // held_out] if i < 2 * held_out else "train" for i, name in enumerate(shuffled)}
+
+
+def _fill_splits(partial: Path, done: dict[str, dict]) -> None:
+    """Where nothing is left to validate with, one of the training recordings becomes that."""
+    split = "val"
+    train = [name for name, entry in done.items() if [*entry["splits"]] == ["train"]]
+    if any(split in entry["splits"] for entry in done.values()) or len(train) < 2:
+        return
+    (partial / split).mkdir(exist_ok=True)
+    for path in (partial / "train").glob(f"{_shard_name_of(train[-1])}_*{SUFFIX}"):
+        path.rename(partial / split / path.name)
+    done[train[-1]]["splits"] = {split: done[train[-1]]["splits"]["train"]}
+
+
+def _shard_name(source: Source) -> str:
+    return _shard_name_of(source.name)
+
+
+def _shard_name_of(name: str) -> str:
+    """Of letters that every file system takes, and another one for every recording."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", name)[-40:].strip("-")
+    return f"{plain}-{zlib.crc32(name.encode()):08x}"
+
+
+def _remove_shards(partial: Path, source: Source) -> None:
+    for path in partial.glob(f"*/{_shard_name(source)}_*"):
+        path.unlink()
+
+
+def _read_journal(partial: Path) -> dict[str, dict]:
+    """By recording, what is done; a line that was cut off by a kill is not."""
+    done = {}
+    path = partial / JOURNAL
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        done[entry.pop("name")] = entry
+    return done

@@ -1,0 +1,353 @@
+"""Actions as other programs recorded them: described by an actions.toml, read from text, brought to one frame rate.
+
+Shapes: R rows of a recording, T frames of the data set.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import tomllib
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.actions import ActionSpace
+
+ACTION_SUFFIXES = (".csv", ".jsonl", ".npz")
+JITTER = 0.25  # of an interval, by which a time stamp may be early
+_PLACES = ("frame", "time")  # columns that tell where a row belongs
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an actions.toml says."""
+
+    space: ActionSpace
+    recorded: dict[str, str]  # what recordings call some of the names, lower case -> the name
+    ignored: tuple[str, ...]  # recorded keys that no action needs, lower case; "*": all that are unknown
+
+    def key_index(self, key: str) -> int | None:
+        """The button or axis that a recorded key stands for, by its name or by one of its keys; None: it is ignored.
+
+        Raises:
+            ValueError: there is none, and it is not among those to be ignored.
+        """
+        space, wanted = self.space, key.strip().lower()
+        wanted = self.recorded.get(wanted, wanted)
+        for i, name in enumerate(space.names):
+            if wanted == name.lower():
+                return i
+        for i, keys in enumerate(space.keys):
+            if not space.discrete and space.kinds[i] == "button" and wanted in [k.lower() for k in keys]:
+                return i
+        if wanted in self.ignored or "*" in self.ignored:
+            return None
+        raise ValueError(f"unknown key {key.strip()!r}: actions.toml knows {', '.join(space.names)}")
+
+    def action(self, fields: dict[str, Any]) -> int | np.ndarray:
+        """The recorded action that a row of a file means.
+
+        Raises:
+            ValueError: it means none.
+        """
+        space = self.space
+        if "keyboard" in fields or "mouse" in fields:
+            fields = _contractor_fields(fields)
+        if "action" in fields:
+            return self._from_value(fields["action"])
+        if space.discrete:
+            if "keys" not in fields:
+                raise ValueError("it has neither action nor keys, and actions.toml has one action at a time")
+            held = [self.recorded.get(key.lower(), key) for key in _split_keys(fields["keys"])]
+            return space.action_for_keys(held, among=range(len(space.names)))
+        vector = space.stay
+        for key in _split_keys(fields.get("keys", ())):
+            self._set(vector, key, 1.0)
+        if "buttons" in fields:
+            vector = np.maximum(vector, self.from_bits(np.array(int(fields["buttons"]))))
+        for key, value in fields.items():
+            if key not in ("keys", "buttons", *_PLACES):
+                self._set(vector, key, value)
+        return vector
+
+    def from_bits(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers (...) whose lowest bit is the first button -> vectors (..., names).
+
+        Raises:
+            ValueError: more bits than buttons.
+        """
+        space = self.space
+        buttons = [i for i, kind in enumerate(space.kinds) if kind == "button"]
+        if not buttons or (numbers.size and not 0 <= numbers.min() <= numbers.max() < 1 << len(buttons)):
+            raise ValueError(f"the buttons are {numbers.max()}, but actions.toml has {len(buttons)} of them")
+        vectors = np.zeros((*numbers.shape, len(space.names)), np.float32)
+        vectors[..., buttons] = (numbers[..., None] >> np.arange(len(buttons))) & 1
+        return vectors
+
+    def from_array(self, values: np.ndarray) -> np.ndarray:
+        """Ids (R,), or vectors (R, names) in the recording's own units.
+
+        Raises:
+            ValueError: neither fits.
+        """
+        space = self.space
+        if values.ndim == 1 and values.dtype.kind in "iu":
+            if not space.discrete:
+                return self.from_bits(values)
+            if values.size and not 0 <= values.min() <= values.max() < len(space.names):
+                raise ValueError(f"action {values.max()}: actions.toml has {len(space.names)}, counted from 0")
+            return values.astype(np.int32)
+        if space.discrete or values.ndim != 2 or values.shape[1] != len(space.names) or values.dtype.kind not in "iufb":
+            raise ValueError(f"its actions are {values.dtype} {values.shape}: that is not what actions.toml describes")
+        if not np.isfinite(values).all():
+            raise ValueError("its actions are not finite")
+        return (values / np.array(space.scales)).astype(np.float32)
+
+    def _from_value(self, value: Any) -> int | np.ndarray:
+        if isinstance(value, list):
+            return self.from_array(np.array([value], np.float64))[0]
+        text = str(value).strip()
+        if re.fullmatch(r"-?\d+(\.0*)?", text):
+            return self.from_array(np.array([int(float(text))]))[0]
+        return self.space.named(self.recorded.get(text.lower(), text))
+
+    def _set(self, vector: np.ndarray, key: str, value: Any) -> None:
+        i = self.key_index(key)
+        if i is None:
+            return
+        try:
+            number = float(value) if str(value).strip() else 0.0
+        except ValueError:
+            raise ValueError(f"{key} is {value!r}: expected a number") from None
+        if not np.isfinite(number):
+            raise ValueError(f"{key} is {value!r}: expected a finite number")
+        is_axis = self.space.kinds[i] == "axis"
+        vector[i] = vector[i] + number / self.space.scales[i] if is_axis else max(vector[i], float(number > 0))
+
+
+def read_description(path: Path) -> Description:
+    """An actions.toml.
+
+    Raises:
+        ValueError: it is not there, or makes no sense; says what is wrong.
+    """
+    if not path.is_file():
+        raise ValueError(f"no {path}: describe the actions there (docs/your_own_game.md), or give --actions none")
+    try:
+        values = tomllib.loads(path.read_text())
+        unknown = sorted(values.keys() - {"actions", "buttons", "axes", "stand_still", "recorded", "ignored"})
+        if unknown:
+            raise ValueError(f"it says {', '.join(unknown)}, which means nothing here")
+        if ("actions" in values) == ("buttons" in values or "axes" in values):
+            raise ValueError("give [actions], one at a time, or [buttons] and [axes], held together")
+        recorded = {str(theirs).lower(): str(ours) for theirs, ours in values.get("recorded", {}).items()}
+        ignored = tuple(str(key).lower() for key in values.get("ignored", ()))
+        description = Description(_space(values), recorded, ignored)
+        for name in recorded.values():
+            if name.lower() not in [known.lower() for known in description.space.names]:
+                raise ValueError(f"[recorded] speaks of {name!r}, which is not described")
+        return description
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path} makes no sense: {error}") from None
+
+
+def _space(values: dict[str, Any]) -> ActionSpace:
+    still = {str(name) for name in values.get("stand_still", ())}
+    tables = [values.get(kind, {}) for kind in ("actions", "buttons", "axes")]
+    names = [name for table in tables for name in table]
+    if still - set(names):
+        raise ValueError(f"stand_still speaks of {', '.join(sorted(still - set(names)))}, which is not described")
+    if "actions" in values:
+        keys = [() if name in still else _keys(name, described) for name, described in tables[0].items()]
+        first = keys.index(()) if () in keys else None
+        acting = [i for i, name in enumerate(names) if name not in still or i == first]
+        return ActionSpace(tuple(names), tuple(keys), tuple(acting))
+    buttons, axes = tables[1:]
+    described_axes = [axis if isinstance(axis, dict) else {"scale": axis} for axis in axes.values()]
+    scales = [float(axis.get("scale", 1.0)) for axis in described_axes]
+    if not all(0 < scale < float("inf") for scale in scales):
+        raise ValueError(f"the scales of axes are {scales}: they must be above 0")
+    keys = [_keys(name, described) for name, described in buttons.items()]
+    keys += [tuple(map(str.upper, axis.get("keys", ()))) for axis in described_axes]
+    return ActionSpace(
+        names=tuple(names),
+        keys=tuple(keys),
+        acting=tuple(i for i, name in enumerate(names) if name not in still),
+        kinds=("button",) * len(buttons) + ("axis",) * len(axes),
+        scales=(1.0,) * len(buttons) + tuple(scales),
+    )
+
+
+def _keys(name: str, described: Any) -> tuple[str, ...]:
+    described = [described] if isinstance(described, str) else described
+    if not isinstance(described, list):
+        raise ValueError(f'{name} is {described!r}: expected the keys of it, ["LEFT"] say')
+    return tuple(str(key).upper() for key in described)
+
+
+def _split_keys(keys: Any) -> list[str]:
+    """A list of keys, or a text of keys with +, commas or spaces between them."""
+    if isinstance(keys, list | tuple):
+        return [str(key) for key in keys]
+    return re.findall(r"[^+,;\s]+", str(keys))
+
+
+def _contractor_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """A line of OpenAI's Minecraft play (VPT): keys as `key.keyboard.w`, mouse buttons as `mouse.0`, and its motion."""
+    mouse, keyboard = fields.get("mouse") or {}, fields.get("keyboard") or {}
+    keys = [*keyboard.get("keys", ()), *(f"mouse.{button}" for button in mouse.get("buttons", ()))]
+    return {"keys": keys, "mouse.dx": mouse.get("dx", 0.0), "mouse.dy": mouse.get("dy", 0.0)}
+
+
+def read_actions(path: Path, description: Description, frame_times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of an action file: when each is from, seconds after the first picture, and what was done.
+
+    A row without `time` or `frame` belongs to the picture of its number.
+
+    Args:
+        frame_times: (K,) of the pictures.
+
+    Returns:
+        (R,) times in order, and recorded actions (R,) or (R, names).
+
+    Raises:
+        ValueError: it cannot be read, or has more or fewer rows than there are pictures; says what is wrong.
+    """
+    if path.suffix == ".npz":
+        times, actions = _read_npz(path, description)
+        frames = None
+    else:
+        places, found = [], []
+        for number, fields in _rows(path):
+            try:
+                if not isinstance(fields, dict):
+                    raise ValueError("not an object")
+                places.append([fields.get(name) for name in _PLACES])
+                found.append(description.action(fields))
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path.name}, line {number}: {error}") from None
+        if not found:
+            raise ValueError(f"{path.name} has no actions")
+        actions = np.stack(found)
+        frames, times = (_numbers(path, name, column) for name, column in zip(_PLACES, zip(*places), strict=True))
+    if times is None:
+        times = _times_of(path, frames, len(actions), frame_times)
+        actions = actions[: len(times)]
+    order = np.argsort(times, kind="stable")
+    return times[order], actions[order]
+
+
+def _times_of(path: Path, frames: np.ndarray | None, num_rows: int, frame_times: np.ndarray) -> np.ndarray:
+    """The times of rows that tell the number of their picture, or nothing."""
+    num_frames = len(frame_times)
+    if frames is not None:
+        if frames.min() < 0 or frames.max() >= num_frames:
+            raise ValueError(f"{path.name} speaks of frames {frames.min():.0f} to {frames.max():.0f}, of {num_frames}")
+        return frame_times[frames.astype(int)]
+    if abs(num_rows - num_frames) > max(2, 0.01 * num_frames):
+        raise ValueError(f"{path.name} has {num_rows} actions for {num_frames} pictures: give a column time or frame")
+    return frame_times[: min(num_rows, num_frames)]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Line numbers and fields."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            if path.suffix == ".jsonl":
+                yield from ((number, json.loads(line)) for number, line in enumerate(file, start=1) if line.strip())
+            else:
+                reader = csv.DictReader(file, skipinitialspace=True, restkey="")
+                for fields in reader:
+                    if "" in fields or None in fields.values():
+                        raise ValueError(f"line {reader.line_num} has other columns than the first line")
+                    yield reader.line_num, {name.strip(): value for name, value in fields.items()}
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from None
+
+
+def _numbers(path: Path, name: str, column: Iterable[Any]) -> np.ndarray | None:
+    column = list(column)
+    if all(value is None for value in column):
+        return None
+    try:
+        numbers = np.array(column, np.float64)
+    except (TypeError, ValueError):
+        numbers = np.array([np.nan])
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{path.name} has a {name} that is not a number")
+    return numbers
+
+
+def _read_npz(path: Path, description: Description) -> tuple[np.ndarray | None, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if "actions" not in arrays:
+                raise ValueError("it has no array `actions`")
+            actions = description.from_array(arrays["actions"])
+            times = arrays["time"].astype(np.float64) if "time" in arrays else None
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    if times is not None and times.shape != actions.shape[:1]:
+        raise ValueError(f"{path.name}: {len(actions)} actions, with `time` of shape {times.shape}")
+    return times, actions
+
+
+def ticks(frame_times: np.ndarray, fps: float) -> np.ndarray:
+    """(T,) the picture shown at each tick of 1 / fps seconds: the latest, where one may be early by its jitter."""
+    early = _early(frame_times, fps)
+    num_ticks = int((frame_times[-1] + early) * fps) + 1
+    return np.searchsorted(frame_times, np.arange(num_ticks) / fps + early, side="right") - 1
+
+
+def resample(times: np.ndarray, actions: np.ndarray, space: ActionSpace, num_ticks: int, fps: float) -> np.ndarray:
+    """What was done in each tick of 1 / fps seconds, so that no key press is lost between two frames.
+
+    A button that was held at any time in a tick is held; the motion of an axis is summed; of ids, the most frequent one
+    that does something counts. What is held stays so until the next row; an axis rests then.
+
+    Args:
+        times: (R,) seconds, in order, from when on each row holds.
+        actions: recorded ones, (R,) or (R, names).
+
+    Returns:
+        (T,) or (T, names).
+    """
+    tick = np.floor((times + _early(times, fps)) * fps).astype(int)
+    rows = np.flatnonzero((tick >= 0) & (tick < num_ticks))
+    starts = np.arange(num_ticks) / fps
+    # The row that holds when a tick begins: it counts if no other one comes for half of the tick.
+    before = np.searchsorted(tick, np.arange(num_ticks)) - 1
+    next_times = np.append(times, np.inf)[before + 1]
+    carried = np.flatnonzero((before >= 0) & (next_times - starts > 0.5 / fps))
+    every_tick = np.concatenate((carried, tick[rows]))
+    every_row = np.concatenate((before[carried], rows))
+    if space.discrete:
+        return _most_frequent(every_tick, actions[every_row], space, num_ticks)
+    is_axis = np.array(space.kinds) == "axis"
+    held = np.zeros((num_ticks, len(space.names)), np.float32)
+    np.maximum.at(held, every_tick, np.where(is_axis, -np.inf, actions[every_row]).astype(np.float32))
+    moved = np.zeros_like(held)
+    np.add.at(moved, tick[rows], actions[rows])
+    return np.where(is_axis, moved, held)
+
+
+def _most_frequent(tick: np.ndarray, ids: np.ndarray, space: ActionSpace, num_ticks: int) -> np.ndarray:
+    """(T,) int32 of ids that were taken in ticks; those that do something first, then the more frequent, then lower."""
+    counts = np.zeros((num_ticks, len(space.names)))
+    np.add.at(counts, (tick, ids), 1.0)
+    does = np.zeros(len(space.names))
+    does[[i for i in space.acting if i != space.stay]] = 1.0 + len(tick)
+    counts[:, space.stay] += 0.5 * (counts.sum(1) == 0)
+    return (counts + does * (counts > 0)).argmax(1).astype(np.int32)
+
+
+def _early(times: np.ndarray, fps: float) -> float:
+    """By how many seconds a time stamp may be early, as they are rounded."""
+    interval = float(np.median(np.diff(times))) if len(times) > 1 else 1 / fps
+    return JITTER * min(1 / fps, interval) if interval > 0 else 0.0
