@@ -57,6 +57,7 @@ class Dream:
 class Tick:
     """What one tick brought one dream."""
 
+    place: int  # of the frame among those dreamt since the prompt, from 0
     action: int
     frame: np.ndarray  # uint8 (H, W, C), dreamt
     real_frame: np.ndarray | None  # uint8 (H, W, C), of the real game if it runs along
@@ -110,7 +111,7 @@ class Dreams:
             dream.actions.append(action)
             real = dream.real  # which the event loop may take away at any time
             real_frame = real.catch_up(dream.actions) if real else None
-            ticks.append(Tick(action, frames[id(dream)], real_frame))
+            ticks.append(Tick(len(dream.actions) - 1, action, frames[id(dream)], real_frame))
         return ticks
 
     def end(self, dream: Dream) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import secrets
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,7 @@ class Player:
             self._errors.append(float(error))
             told["psnr"] = round(min(99.0, 10 * float(np.log10(255.0**2 / max(1e-6, np.mean(self._errors))))), 1)
             told["real_ended"] = dream.real.ended
-        header = {"type": "frame", "frame": len(dream.actions), "action": result.action, "keys": keys_number, **told}
+        header = {"type": "frame", "frame": result.place + 1, "action": result.action, "keys": keys_number, **told}
         self._picture = with_pixels(header, pictures)
         self._news.set()
 
@@ -157,6 +158,11 @@ class Player:
                 self.say("error", text=f"Not understood: {error}")
             except (ValueError, OSError) as error:
                 self.say("error", text=str(error))
+            except WebSocketDisconnect:
+                raise
+            except Exception:  # whatever it is, the player may try something else
+                traceback.print_exc()
+                self.say("error", text="The server failed at this; its log says why.")
 
     def _pay(self, kind: str) -> None:
         """Nobody presses keys so fast: whoever floods the server is hung up on."""
@@ -299,8 +305,8 @@ class Player:
         files, note = {}, ""
         if recording.ticks:
             try:
-                end = recording.first + len(recording.ticks)
-                replay = Replay.of(recording.dream, recording.first, end, self._server.checkpoint_name)
+                first, last = recording.ticks[0].place, recording.ticks[-1].place
+                replay = Replay.of(recording.dream, first, last + 1, self._server.checkpoint_name)
                 files["dream.json"] = replay.to_json().encode()
             except ValueError as error:
                 note = str(error)

@@ -16,15 +16,11 @@ MAX_REPLAY_FRAMES = 200_000  # of a dream from its prompt on; no recording begin
 
 
 class Recording:
-    """Frames being recorded, in memory.
-
-    Args:
-        dream: whose next frame is the first.
-    """
+    """Frames of a dream being recorded, in memory."""
 
     def __init__(self, dream: Dream):
-        self.dream, self.first = dream, len(dream.actions)
-        self.ticks: list[Tick] = []
+        self.dream = dream
+        self.ticks: list[Tick] = []  # one after another
 
     def add(self, tick: Tick) -> bool:
         """One frame more; whether there is room for another."""

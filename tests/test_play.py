@@ -295,6 +295,56 @@ def test_a_recording_can_be_seen_and_dreamt_again(play, address, checkpoint, tmp
     assert seen.std() > 5 and np.abs(np.diff(seen.astype(int), axis=0)).max() > 5
 
 
+def test_a_recording_begun_and_ended_while_frames_come_is_the_same_again(play, address, checkpoint, tmp_path):
+    client, seen = play(), {}
+    client.start(seed=2)
+    client.send("pause", on=False)
+
+    def look(message=None):
+        frame = message or client.until("frame")
+        if isinstance(frame, Frame):
+            seen[frame.header["frame"]] = frame.pictures[0]
+
+    for number in range(12):
+        client.send("keys", held=[("UP", "DOWN")[number % 2]], number=number)
+        look()
+        if number == 4:
+            client.send("record", on=True)
+            client.until("recording", look)
+    client.send("record", on=False)
+    recorded = client.until("recorded", look)
+    (tmp_path / "dream.json").write_bytes(fetch(address, f"/recordings/{recorded['place']}/dream.json"))
+    model = WorldModel.from_pretrained(checkpoint)
+    replay = Replay.read(tmp_path / "dream.json", model.config)
+    again = replay.dream(ready(model))
+    assert len(again) == recorded["frames"] >= 5
+    both = [number for number in range(len(again)) if replay.first + 1 + number in seen]
+    assert len(both) >= 5
+    for number in both:
+        assert np.abs(again[number].astype(int) - seen[replay.first + 1 + number]).max() <= 1
+
+
+def test_a_failure_of_the_model_is_told_and_the_server_goes_on(play, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    client, other = play(), play()
+    client.start()
+    with monkeypatch.context() as broken:
+        broken.setattr(Dreams, "start", fail)
+        client.send("start", record=0)
+        assert "The server failed" in client.until("error")["text"]
+    client.start()
+    with monkeypatch.context() as broken:
+        broken.setattr(Dreams, "step", fail)
+        client.send("step")
+        assert "The model failed" in client.until("paused")["reason"]
+    client.start()
+    other.start()
+    assert client.step().header["frame"] == other.step().header["frame"] == 1
+    assert "out of memory" in capsys.readouterr().err
+
+
 def test_a_recording_made_in_company_is_dreamt_again_within_a_grey_level(play, address, checkpoint, tmp_path):
     company, client = play(), play()
     company.start(seed=1)
@@ -505,6 +555,6 @@ def test_a_recording_keeps_its_dream(checkpoint):
     dream = dreams.start(prompt, 0, DreamSettings(1))
     dreams.step([(dream, 1)])
     kept = Recording(dream)
-    assert kept.first == 1 and kept.add(dreams.step([(dream, 2)])[0])
+    assert kept.add(dreams.step([(dream, 2)])[0]) and kept.ticks[0].place == 1
     dreams.end(dream)
-    assert Replay.of(kept.dream, kept.first, 2, "name").actions == (1, 2)
+    assert Replay.of(kept.dream, 1, 2, "name").actions == (1, 2)
