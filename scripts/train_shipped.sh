@@ -27,7 +27,7 @@ data="datasets/shipped-$game" run="runs/shipped-$game"
 
 train() { # max_steps decay_fraction seconds
   timeout --signal=TERM --kill-after=60 "$3" "$python" train_world_model.py --data "$data" --out "$run" \
-    --preset "$preset" --batch-size "$batch" --learning-rate 1e-3 --warmup-steps 500 --ema-decay 0.9995 \
+    --preset "$preset" --batch-size "$batch" --warmup-steps 500 --ema-decay 0.9995 \
     --max-steps "$1" --decay-fraction "$2" --device "${DEVICE:-cuda}" ${COMPILE:---compile} --wandb off \
     --val-every 1000 --val-batches 8 --rollout-every 5000 --checkpoint-every 1000 --resume auto || [ $? -eq 124 ]
 }
