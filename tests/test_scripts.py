@@ -279,6 +279,17 @@ def test_benchmark_loader_ends_in_json(run, pong_set):
     assert results["clips"] == 24 and results["ratio"] > 0 and results["different_records_median"] > 1
 
 
+def test_benchmark_importer_ends_in_json(run, tmp_path):
+    (tmp_path / "videos").mkdir()
+    for seed in range(2):
+        write_video(tmp_path / "videos" / f"{seed}.mp4", play(40, seed=seed)[0])
+    code, out, err = run("benchmark", "importer", "--videos", "videos", "--size", "32x16")
+    assert code == 0, err
+    results = json.loads(out.splitlines()[-1])
+    assert results["pictures"] == 80 and results["ratio"] > 0 and results["ratio_of_cpu"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["videos"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
