@@ -309,6 +309,17 @@ def test_flops_are_those_that_torch_counts(num_frames):
     assert backward.get_total_flops() == 2 * forward.get_total_flops() - outside
 
 
+def test_benchmark_importer_ends_in_json(run, tmp_path):
+    (tmp_path / "videos").mkdir()
+    for seed in range(2):
+        write_video(tmp_path / "videos" / f"{seed}.mp4", play(40, seed=seed)[0])
+    code, out, err = run("benchmark", "importer", "--videos", "videos", "--size", "32x16")
+    assert code == 0, err
+    results = json.loads(out.splitlines()[-1])
+    assert results["pictures"] == 80 and results["ratio"] > 0 and results["ratio_of_cpu"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["videos"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
