@@ -94,7 +94,8 @@ def commands(checkpoint: Path) -> list[str]:
     data = f"datasets/{Path(settings['data']).name}"
     if collected:
         lines.append(_command("python -m scripts.collect", CollectConfig, collected | {"out": data}))
-    run = {"data": data, "out": f"runs/{Path(settings['out']).name}", "resume": ""}
+    begun_with = "/".join(Path(settings["init_from"]).parts[-4:])  # runs/NAME/checkpoints/STEP, wherever that was
+    run = {"data": data, "out": f"runs/{Path(settings['out']).name}", "resume": "", "init_from": begun_with}
     return [*lines, _command("python train_world_model.py", TrainConfig, settings | run)]
 
 
