@@ -11,7 +11,7 @@ from data.actions import ActionSpace, known, numbered
 from model import ModelConfig
 from play.messages import MAX_KEY_LETTERS
 
-# For what has no keys. An axis is pushed down by the first of two and up by the second; where y points down, that is UP.
+# For what has no keys. Of two, the first pushes an axis down and the second up; a mouse's y grows downwards.
 _ARROWS = (("LEFT", "RIGHT"), ("UP", "DOWN"))
 _PAIRS = ("JL", "IK", "FH", "TG", "12", "34", "56", "78", "90", "ZX", "CV", "BM", "QE", "UO")
 _SINGLES = "1234567890QEZXCVBMUOJLIKFHTG"

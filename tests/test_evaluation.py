@@ -5,18 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import SMALLEST, TINY, assert_one_line, command, random_model
+from tiny import LITTLE, SMALLEST, TINY, assert_one_line, command, random_model
 
 from data.actions import NO_ACTION, ActionSpace, procgen_actions
 from data.collect import bring_to
 from data.dataset import ClipDataset
 from data.environments import PongVectorEnv, make_environment
-from evaluation import config as sizes
 from evaluation.clips import draw_clips, draw_records, scripted_actions
 from evaluation.counterfactuals import Branches, branch, held_actions, obedience, obedience_by_state, which_alike
 from evaluation.drift import RealPlay, drift
 from evaluation.fidelity import cases, fidelity
-from evaluation.inverse_dynamics import group_actions, inverse_dynamics, train_reader
+from evaluation.inverse_dynamics import ActionGroups, inverse_dynamics, train_reader
 from evaluation.kept import Kept
 from evaluation.report import write_report
 from evaluation.statistics import decibels, estimate
@@ -211,22 +210,23 @@ def test_held_actions_follow_a_rule():
 
 
 def test_groups_follow_from_keys():
-    names, group_of = group_actions(procgen_actions("coinrun"))
-    assert names == ["left", "left+jump", "stay", "jump", "right", "right+jump"]
+    groups = ActionGroups(procgen_actions("coinrun"))
+    assert groups.names == ["left", "left+jump", "stay", "jump", "right", "right+jump"]
     space = procgen_actions("coinrun")
-    assert group_of[space.index("left+down")] == group_of[space.index("left")]
-    assert group_of[space.index("D")] == group_of[space.stay]
+    named = np.array([space.index(name) for name in ("left+down", "left", "D", "stay")])
+    left_down, left, d, stay = groups(named)
+    assert left_down == left != d == stay and groups(np.array([NO_ACTION])) == -1
     unknown = ActionSpace(names=("0", "1"), keys=((), ()), acting=(0, 1))
-    assert group_actions(unknown)[0] == ["0", "1"]
+    assert ActionGroups(unknown).names == ["0", "1"]
 
 
 def test_keys_are_read_off_real_play_and_not_off_noise(pong_set, held_out):
-    train, space = ClipDataset(pong_set, "train", clip_frames=1), held_out.metadata.actions
+    train, groups = ClipDataset(pong_set, "train", clip_frames=1), ActionGroups(held_out.metadata.actions)
     clips = draw_clips(held_out, 3, 100, PROMPT + 1, seed=0)
-    reader, taken = train_reader(draw_records(train, 24, 0), space, 50, seed=0)
+    reader, taken = train_reader(draw_records(train, 24, 0), groups, 50, seed=0)
 
     def read(dreams):
-        return inverse_dynamics(reader, taken, clips.frames, dreams, clips.actions, clips.lengths, PROMPT, space)
+        return inverse_dynamics(reader, taken, clips.frames, dreams, clips.actions, clips.lengths, PROMPT, groups)
 
     perfect = read(clips.frames)
     assert perfect["real"] == perfect["dream"]
@@ -234,8 +234,8 @@ def test_keys_are_read_off_real_play_and_not_off_noise(pong_set, held_out):
     assert perfect["real"]["num_frames"] == int((clips.lengths - PROMPT).sum()) == np.sum(perfect["real"]["confusion"])
     for blind in (noise(clips.frames.shape), np.repeat(clips.frames[:, :1], 100, axis=1)):
         assert read(blind)["dream"]["accuracy"]["value"] < perfect["real"]["accuracy"]["value"] - 0.2
-    again, _ = train_reader(draw_records(train, 24, 0), space, 3, seed=0)
-    same, _ = train_reader(draw_records(train, 24, 0), space, 3, seed=0)
+    again, _ = train_reader(draw_records(train, 24, 0), groups, 3, seed=0)
+    same, _ = train_reader(draw_records(train, 24, 0), groups, 3, seed=0)
     assert all((a == b).all() for a, b in zip(again.parameters(), same.parameters(), strict=True))
 
 
@@ -306,12 +306,6 @@ def test_clips_are_drawn_by_seed_and_end_with_their_record(held_out):
 
 # The command.
 
-FEW = sizes.Sizes(
-    num_clips=3, num_frames=6, num_states=3, branch_frames=4, reader_steps=4, train_records=8, drift_dreams=2,
-    drift_frames=36, sweep_clips=2, sweep_frames=4, sweep_states=2, sweep_steps=(1, 2), sweep_noise=(0.0, 0.1),
-    timed_frames=2,
-)  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
@@ -324,7 +318,7 @@ def checkpoint(tmp_path_factory):
 def run(monkeypatch, capsys, tmp_path, checkpoint, pong_set):
     """run(*options): judge a network of random weights, quickly, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.run.QUICK", FEW)
+    monkeypatch.setattr("evaluation.run.QUICK", LITTLE)
     monkeypatch.setattr("evaluation.run.COLLECTED", {True: (4, 3)})
 
     def evaluate(*options, data=pong_set):
@@ -386,13 +380,13 @@ def test_what_is_done_is_not_done_again(run, tmp_path, monkeypatch):
     assert not (tmp_path / "a" / "report.json").exists()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.run.QUICK", FEW)
+    monkeypatch.setattr("evaluation.run.QUICK", LITTLE)
     monkeypatch.setattr("evaluation.run.fidelity", stop)  # it is done, and so are the dreams that it was made of
     assert run("--output", "a")[0] == 0
     assert run("--output", "b")[0] == 130  # elsewhere it is not
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.run.QUICK", FEW)
+    monkeypatch.setattr("evaluation.run.QUICK", LITTLE)
     assert run("--output", "b")[0] == 0
     assert read(tmp_path / "a") == read(tmp_path / "b")
     assert not list(tmp_path.glob("a/parts/*/*.npy"))
@@ -445,7 +439,7 @@ def test_a_game_that_is_not_at_hand(run, tmp_path, monkeypatch, checkpoint):
 
 def test_clips_too_short_for_a_part(run, tmp_path, monkeypatch):
     """Longer dreams than there are records: each frame is judged by the clips that reach it."""
-    monkeypatch.setattr("evaluation.run.QUICK", replace(FEW, drift_frames=20))
+    monkeypatch.setattr("evaluation.run.QUICK", replace(LITTLE, drift_frames=20))
     assert run("--output", "a", "--num-frames", "400", "--num-clips", 2)[0] == 0
     report = read(tmp_path / "a")
     assert report["drift"] == {"not_measured": "20 frames are less than a window, 30"}
@@ -472,7 +466,7 @@ def test_mistakes(run, options, words):
 def test_mistakes_of_the_checkpoint(run, tmp_path, monkeypatch, capsys):
     random_model(TINY).save_pretrained(tmp_path / "small_frames")
     code, _, err = run("--checkpoint", tmp_path / "small_frames")
-    assert_one_line(code, err, "frames of 16x24", "64x64")
+    assert_one_line(code, err, "frames of 24x16", "64x64")
     code, _, err = run("--checkpoint", tmp_path / "small_frames", data=None)
     assert_one_line(code, err, "give --data DIR", "unknown environment")
     (tmp_path / "text.json").write_text("{}")
