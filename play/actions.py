@@ -65,7 +65,8 @@ def from_plain(values: Any, space: ActionSpace) -> np.ndarray:
         TypeError, ValueError, OverflowError: these are no actions of the space.
     """
     wanted = space.unknown(0)
-    actions = np.array(values, np.int64 if space.discrete else np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        actions = np.array(values, np.int64 if space.discrete else np.float32)
     if actions.ndim != wanted.ndim or actions.shape[1:] != wanted.shape[1:]:
         what = "one number" if space.discrete else f"a row of {len(space.names)} numbers"
         raise ValueError(f"actions of shape {actions.shape}: expected {what} a frame")

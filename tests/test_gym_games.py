@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 import gymnasium
 import numpy as np
 import pytest
-from tiny import assert_one_line, command
+from playing import Client, random_checkpoint, serving
+from tiny import LITTLE, assert_one_line, command
 
 from data import collect as collecting
 from data.collect import CollectConfig, bring_to, collect, make_policy
 from data.environments import make_environment
 from data.shards import ShardReader, read_metadata, split_shards
+from play.launch import PlayConfig
 
 FEW = {"records": 3, "val_records": 1, "test_records": 0, "workers": 1, "min_frames": 8}
 
@@ -110,6 +112,27 @@ def test_a_policy_of_ones_own(tmp_path, here):
         sys.modules[__name__].wrong = wrong
         with pytest.raises(ValueError, match="the policy returned"):
             make_policy(f"{__name__}:wrong")(environment, np.random.default_rng(0)).act(environment, None)
+
+
+def test_buttons_are_played_beside_the_real_game_and_judged_without_it(tmp_path, here, monkeypatch, capsys):
+    monkeypatch.setitem(gymnasium.registry["TestWalk-v0"].kwargs, "kind", "buttons")
+    collect(CollectConfig(env="gym:TestWalk-v0", size="16x16", out=tmp_path / "set", **FEW), lambda _: None)
+    random_checkpoint(tmp_path / "random", tmp_path / "set")
+    few = {"checkpoint": str(tmp_path / "random"), "data": tmp_path / "set", "split": "val"}
+    metadata = read_metadata(tmp_path / "set")
+    reader = ShardReader(split_shards(tmp_path / "set", "val"), metadata)
+    game, _ = bring_to(reader.read(0, 0), metadata, 3)
+    with serving(PlayConfig(**few, port=0, num_steps=1)) as address, Client(address) as client:
+        assert client.enter().hello["keys"] == {"1": "button0", "2": "button1"}
+        client.start(moment=3, real=True)
+        for keys, held in ((("2",), [0, 1]), (("1", "2"), [1, 1]), (("1",), [1, 0])):
+            shown = client.step(keys).pictures[1]
+            assert np.array_equal(shown, game.step(np.array([held], np.float32))[0][0])
+    monkeypatch.setattr("evaluation.run.QUICK", LITTLE)
+    options = ("--data", few["data"], "--split", "val", "--quick", "--output", tmp_path / "report")
+    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", "--checkpoint", few["checkpoint"], *options)
+    assert code == 0, err
+    assert "the state of gym:TestWalk-v0 cannot be saved and restored" in (tmp_path / "report/report.md").read_text()
 
 
 def test_games_without_a_state_say_so():
