@@ -8,11 +8,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from playing import Client, random_checkpoint, serving
+from playing import Client, own_game, serving
 from recordings import DESCRIBED, play, write_csv, write_video
 from tiny import CONTROLS, LITTLE, SMALLEST, command, random_model
 
-from data import EpisodeWriter
 from data import collect as collecting
 from data.actions import UNCONDITIONAL, ActionSpace
 from data.environments import describe_environment
@@ -120,28 +119,16 @@ def test_atari_is_trained_on_and_dreamt(run, monkeypatch):
     assert model.config.action_names[0] == "stay" and model.config.frame_shape == (3, 96, 64)
 
 
-def write_own(folder, space):
-    """Some play of the same game at 96x64, and a network of random weights that fits it."""
-    for seed, split in enumerate(("train", "train", "test", "test")):
-        with EpisodeWriter(
-            folder / "set", space, split=split, environment="mygame", shard_name=f"play{seed}"
-        ) as writer:
-            for step, (frame, speed) in enumerate(zip(*play(60, seed=seed), strict=True)):
-                vector = [speed < 0, speed > 0, step % 5 == 0, 0, speed / 20, 0]
-                writer.add(frame, np.array(vector, np.float32) if not space.discrete else 0)
-    return folder / "set", random_checkpoint(folder / "random", folder / "set")
-
-
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     """The data set and the network of the game with four buttons and two axes."""
-    return write_own(tmp_path_factory.mktemp("own"), CONTROLS)
+    return own_game(tmp_path_factory.mktemp("own"), CONTROLS)
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
     """Likewise, without actions."""
-    return write_own(tmp_path_factory.mktemp("watched"), UNCONDITIONAL)
+    return own_game(tmp_path_factory.mktemp("watched"), UNCONDITIONAL)
 
 
 def playing(own):
