@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import LITTLE, SMALLEST, TINY, assert_one_line, command, random_model
+from tiny import CONTROLS, LITTLE, SMALLEST, TINY, assert_one_line, command, random_model
 
 from data.actions import NO_ACTION, ActionSpace, procgen_actions
 from data.collect import bring_to
 from data.dataset import ClipDataset
 from data.environments import PongVectorEnv, make_environment
-from evaluation.clips import draw_clips, draw_records, scripted_actions
+from data.records import Record
+from evaluation.clips import RealClips, draw_clips, draw_records, scripted_actions
 from evaluation.counterfactuals import Branches, branch, held_actions, obedience, obedience_by_state, which_alike
 from evaluation.drift import RealPlay, drift
 from evaluation.fidelity import cases, fidelity
@@ -204,6 +205,10 @@ def test_held_actions_follow_a_rule():
     names = [space.names[action] for action in held_actions(space)]
     assert names == ["stay", "left", "jump", "right", "left+jump", "right+jump"]
     assert len(held_actions(procgen_actions("starpilot"))) == 6
+    # Of buttons and axes: nothing, each alone (fire does nothing), and both ways.
+    held = held_actions(CONTROLS)
+    assert [CONTROLS.name(vector) for vector in held] == ["stay", "left", "right", "jump", "dx=1", "dx=-1"]
+    assert all(np.array_equal(CONTROLS.named(CONTROLS.name(vector)), vector) for vector in held)
 
 
 # Keys read off the picture.
@@ -218,6 +223,18 @@ def test_groups_follow_from_keys():
     assert left_down == left != d == stay and groups(np.array([NO_ACTION])) == -1
     unknown = ActionSpace(names=("0", "1"), keys=((), ()), acting=(0, 1))
     assert ActionGroups(unknown).names == ["0", "1"]
+
+
+def test_groups_of_buttons_are_those_held_most_often():
+    names = ["left+dx=-0.5"] * 4 + ["left+fire", "stay", "dy=1", "right+jump+dx=0.2"]
+    vectors = np.stack([*map(CONTROLS.named, names), CONTROLS.unknown()])
+    records = [Record(np.zeros((len(vectors), 2, 2, 3), np.uint8), vectors)]
+    groups = ActionGroups(CONTROLS, records)
+    assert groups.names == ["left", "stay", "right+jump"]  # fire does nothing, and the mouse does not count
+    assert groups(vectors).tolist() == [0] * 5 + [1, 1, 2, -1]
+    assert groups(CONTROLS.named("jump")) == -1
+    axes = replace(CONTROLS, acting=(4, 5))
+    assert ActionGroups(axes, records).names[0] == "dx=-1"
 
 
 def test_keys_are_read_off_real_play_and_not_off_noise(pong_set, held_out):
@@ -290,6 +307,19 @@ def test_a_script_holds_actions_and_takes_them_as_real_play_does(clips):
     # Every sixth frame an action is drawn anew, at times the same one.
     assert (np.diff(script, axis=1) != 0).mean() == pytest.approx((1 - np.square(shares).sum()) / 6, rel=0.2)
     assert np.array_equal(script, scripted_actions(clips, 20, 500, seed=0))
+
+
+def test_vectors_are_drawn_whole_and_only_where_they_are_known():
+    vectors = CONTROLS.unknown(2, 6)
+    vectors[0, 3:5] = CONTROLS.named("left+jump"), CONTROLS.named("dx=0.5")
+    frames = np.zeros((2, 6, 2, 2, 3), np.uint8)
+    few = RealClips(frames, vectors, np.array([5, 6]), np.arange(2), np.zeros(2, int))
+    script = scripted_actions(few, 3, 40, seed=0)
+    assert {CONTROLS.name(vector) for vector in script.reshape(-1, 6)} == {"left+jump", "dx=0.5"}
+    other = few.other_actions(3)
+    assert np.array_equal(other[1, 3:], vectors[0, [3, 4, 3]]) and np.isnan(other[0]).all()
+    with pytest.raises(ValueError, match="know of no action"):
+        scripted_actions(replace(few, actions=CONTROLS.unknown(2, 6)), 3, 40, seed=0)
 
 
 def test_clips_are_drawn_by_seed_and_end_with_their_record(held_out):
