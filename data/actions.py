@@ -106,8 +106,8 @@ class ActionSpace:
         if self.discrete:
             return (actions[..., None] == np.arange(len(self))).astype(np.float32)
         assert actions.shape[-1:] == (len(self.names),), actions.shape
-        known = ~np.isnan(actions).any(-1, keepdims=True)
-        return np.where(known, np.concatenate((actions, known), axis=-1), 0).astype(np.float32)
+        is_known = known(actions)[..., None]
+        return np.where(is_known, np.concatenate((actions, is_known), axis=-1), 0).astype(np.float32)
 
     def unknown(self, *shape: int) -> np.ndarray:
         """Recorded actions of that shape, none of them known."""
@@ -149,6 +149,17 @@ class ActionSpace:
             except ValueError as error:
                 raise ValueError(f"{error} (in {name.strip()!r})") from None
         return vector
+
+    def name(self, action: int | np.ndarray) -> str:
+        """What a recorded action is called, as `named` takes it."""
+        if self.discrete:
+            return self.names[int(action)]
+        parts = [
+            name if kind == "button" and value == 1 else f"{name}={value:g}"
+            for name, kind, value in zip(self.names, self.kinds, action, strict=True)
+            if value
+        ]
+        return "+".join(parts) or "stay"
 
     def action_for_keys(self, held: Collection[str], among: Collection[int] | None = None) -> int | np.ndarray:
         """The recorded action for keys of the keyboard that are held.
@@ -223,6 +234,11 @@ def _words(name: str) -> list[str]:
 def no_action(actions: np.ndarray) -> float:
     """What stands in recorded actions, ids or vectors, where none is known."""
     return NO_ACTION if actions.dtype.kind == "i" else np.nan
+
+
+def known(actions: np.ndarray) -> np.ndarray:
+    """Which of recorded actions, ids (...) or vectors (..., names), are known: bool (...)."""
+    return actions != NO_ACTION if actions.dtype.kind == "i" else ~np.isnan(actions).any(-1)
 
 
 def numbered(num_actions: int) -> ActionSpace:

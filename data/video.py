@@ -114,7 +114,8 @@ def with_keys(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, facto
         actions: recorded ones, (T,) ids or (T, names) vectors.
     """
     large = upscale(frames, factor)
-    strips = {action.tobytes(): key_strip(action, space, large.shape[2]) for action in np.unique(actions, axis=0)}
+    distinct = {action.tobytes(): action for action in actions}  # by bytes: NaN is not equal to itself, and 0 is -0
+    strips = {name: key_strip(action, space, large.shape[2]) for name, action in distinct.items()}
     return np.concatenate((large, np.stack([strips[action.tobytes()] for action in actions])), axis=1)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.actions import NO_ACTION
+from data.actions import known
 from data.dataset import ClipDataset, cut_clip
 from data.records import Record
 
@@ -21,17 +21,17 @@ class RealClips:
     """Stretches of records, one a record; black and without actions after a record's end."""
 
     frames: np.ndarray  # uint8 (S, T, H, W, C)
-    actions: np.ndarray  # int (S, T), each leading into the frame beside it; NO_ACTION where unknown
+    actions: np.ndarray  # recorded ones, (S, T) or (S, T, names), each leading into the frame beside it
     lengths: np.ndarray  # int (S,), true frames of each
     record_ids: np.ndarray  # int (S,), where they are from
     starts: np.ndarray  # int (S,), the first frame's place in its record
 
     def other_actions(self, num_prompt: int) -> np.ndarray:
-        """int (S, T): after the prompt those of the clip before, from its start again where it is too short."""
+        """As `actions`, but after the prompt those of the clip before, from its start again where it is too short."""
         actions = self.actions.copy()
         for clip in range(len(actions)):
             theirs = self.actions[clip - 1, num_prompt : self.lengths[clip - 1]]
-            actions[clip, num_prompt:] = np.resize(theirs, actions.shape[1] - num_prompt)
+            actions[clip, num_prompt:] = theirs[np.arange(actions.shape[1] - num_prompt) % len(theirs)]
         return actions
 
 
@@ -51,7 +51,7 @@ def draw_clips(dataset: ClipDataset, num_clips: int, num_frames: int, least_fram
     chosen = rng.permutation(long_enough)[:num_clips]
     starts = rng.integers(0, np.maximum(0, lengths[chosen] - num_frames) + 1)
     frames = np.zeros((len(chosen), num_frames, *dataset.metadata.frame_shape), np.uint8)
-    actions = np.full((len(chosen), num_frames), NO_ACTION)
+    actions = dataset.metadata.actions.unknown(len(chosen), num_frames)
     true_lengths = np.minimum(lengths[chosen], num_frames)
     for row, (record, start) in enumerate(zip(dataset.records(chosen), starts, strict=True)):
         length = true_lengths[row]
@@ -65,11 +65,17 @@ def draw_records(dataset: ClipDataset, num_records: int, seed: int) -> list[Reco
 
 
 def scripted_actions(clips: RealClips, num_dreams: int, num_frames: int, seed: int) -> np.ndarray:
-    """int (S, T): actions as often as real play takes them, each held for a random while."""
+    """(S, T) or (S, T, names): recorded actions as often as real play takes them, each held for a random while.
+
+    Raises:
+        ValueError: none is known.
+    """
     rng = np.random.default_rng(seed)
-    taken = clips.actions[clips.actions != NO_ACTION]
-    drawn = rng.choice(taken, (num_dreams, num_frames))
+    taken = clips.actions[known(clips.actions)]
+    if not len(taken):
+        raise ValueError("the clips know of no action")
+    drawn = taken[rng.integers(len(taken), size=(num_dreams, num_frames))]
     new = rng.random((num_dreams, num_frames)) < 1 / MEAN_HOLD_FRAMES
     new[:, 0] = True
     last_new = np.maximum.accumulate(np.where(new, np.arange(num_frames), 0), axis=1)
-    return np.take_along_axis(drawn, last_new, axis=1)
+    return drawn[np.arange(num_dreams)[:, None], last_new]

@@ -73,6 +73,7 @@ class EvaluateConfig:
     num_clips: int | None = None  # held-out clips; None: 64, or 12 when quick
     num_frames: int | None = None  # frames dreamt of each; None: 64, or 16 when quick
     num_states: int | None = None  # moments from which futures branch; None: 48, or 8 when quick
+    drift_dreams: int | None = None  # long dreams, of 900 frames, or 90 when quick; None: 32, or 4 when quick
     num_prompt_frames: int = 4
     num_steps: int | None = None  # denoising steps a frame; None: as the checkpoint says
     context_noise: float = 0.02  # of the frames that are looked back at
@@ -85,7 +86,15 @@ class EvaluateConfig:
     def __post_init__(self):
         if self.compare is None and not self.checkpoint:
             raise ValueError("give --checkpoint DIR, or two reports to --compare")
-        for name in ("num_clips", "num_frames", "num_states", "num_prompt_frames", "num_steps", "batch_size"):
+        for name in (
+            "num_clips",
+            "num_frames",
+            "num_states",
+            "drift_dreams",
+            "num_prompt_frames",
+            "num_steps",
+            "batch_size",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data.actions import NO_ACTION, ActionSpace
+from data.actions import ActionSpace
 from data.collect import ExplorePolicy
 from data.environments import GameVectorEnv
 from evaluation.statistics import estimate
@@ -28,22 +28,29 @@ class Branches:
     """Real moments, and what really follows each of them under each action."""
 
     prompt: np.ndarray  # uint8 (S, P, H, W, C)
-    prompt_actions: np.ndarray  # int (S, P), each leading into the frame beside it; NO_ACTION where there was none
-    actions: np.ndarray  # int (K,), each held from the moment on
+    prompt_actions: np.ndarray  # recorded ones, (S, P) or (S, P, names), each leading into the frame beside it
+    actions: np.ndarray  # (K,) or (K, names), each held from the moment on
     futures: np.ndarray  # uint8 (S, K, T, H, W, C)
     lengths: np.ndarray  # int (S, K), frames before the episode ends; those after belong to another
 
     def under_each(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Prompts (S K, P, ...), actions (S K, P + T), and numbers (S K,): all dreams of a moment share their noise."""
         num_states, num_actions, num_frames = self.futures.shape[:3]
-        held = np.tile(np.repeat(self.actions[:, None], num_frames, axis=1), (num_states, 1))
+        held = np.repeat(self.actions[:, None], num_frames, axis=1)[np.tile(np.arange(num_actions), num_states)]
         before = self.prompt_actions.repeat(num_actions, axis=0)
         numbers = np.arange(num_states).repeat(num_actions)
         return self.prompt.repeat(num_actions, axis=0), np.concatenate((before, held), axis=1), numbers
 
 
 def held_actions(space: ActionSpace) -> np.ndarray:
-    """The acting actions that hold the fewest keys, at most six."""
+    """At most six: of ids the acting ones that hold the fewest keys; else standing still, each button that acts alone,
+    and each axis pushed up and down. (K,) or (K, names)."""
+    if not space.discrete:
+        signs = [(i, sign) for i in space.acting for sign in ((1, -1) if space.kinds[i] == "axis" else (1,))]
+        actions = np.tile(space.stay, (1 + len(signs), 1))
+        for action, (i, sign) in zip(actions[1:], signs, strict=True):
+            action[i] = sign
+        return actions[:MAX_ACTIONS]
     return np.array(sorted(space.acting, key=lambda action: (len(space.keys[action]), action))[:MAX_ACTIONS])
 
 
@@ -58,11 +65,12 @@ def branch(environment: GameVectorEnv, num_prompt: int, num_frames: int, seed: i
     shape = (environment.num_envs, len(actions), num_frames)
     futures = np.empty((*shape, *prompt.shape[2:]), np.uint8)
     lengths = np.zeros(shape[:2], int)
-    for k, action in enumerate(actions):
+    for k in range(len(actions)):
+        held = np.repeat(actions[k : k + 1], environment.num_envs, axis=0)
         assert np.array_equal(environment.set_state(states), prompt[:, -1])
         going_on = np.ones(environment.num_envs, bool)
         for t in range(num_frames):
-            futures[:, k, t], _, terminations, truncations, _ = environment.step(np.full(len(going_on), action))
+            futures[:, k, t], _, terminations, truncations, _ = environment.step(held)
             going_on &= ~(terminations | truncations)
             lengths[:, k] += going_on
     return Branches(prompt, prompt_actions, actions, futures, lengths)
@@ -70,13 +78,13 @@ def branch(environment: GameVectorEnv, num_prompt: int, num_frames: int, seed: i
 
 def _moments(environment: GameVectorEnv, num_prompt: int, rng: np.random.Generator) -> tuple:
     """Prompts, the actions that led into their frames, and the states at their ends."""
-    num_envs, policy = environment.num_envs, ExplorePolicy(environment, rng)
+    num_envs, space, policy = environment.num_envs, environment.actions, ExplorePolicy(environment, rng)
     moments = rng.integers(num_prompt - 1, LATEST_MOMENT, num_envs)
     states: list[bytes | None] = [None] * num_envs
     frames = environment.reset()[0]
     prompt = np.empty((num_envs, num_prompt, *frames.shape[1:]), np.uint8)
-    prompt_actions = np.empty((num_envs, num_prompt), int)
-    recent_frames, recent_actions = deque([frames], num_prompt), deque([np.full(num_envs, NO_ACTION)], num_prompt)
+    prompt_actions = space.unknown(num_envs, num_prompt)
+    recent_frames, recent_actions = deque([frames], num_prompt), deque([space.unknown(num_envs)], num_prompt)
     age, step = np.zeros(num_envs, int), 0  # steps since the episode began
     while None in states:
         due = [game for game in range(num_envs) if states[game] is None and step >= moments[game]]
@@ -92,7 +100,9 @@ def _moments(environment: GameVectorEnv, num_prompt: int, rng: np.random.Generat
         ended = terminations | truncations
         age, step = np.where(ended, 0, age + 1), step + 1
         recent_frames.append(frames)
-        recent_actions.append(np.where(ended, NO_ACTION, actions))
+        leading = space.unknown(num_envs)
+        leading[~ended] = actions[~ended]
+        recent_actions.append(leading)
     return prompt, prompt_actions, states
 
 

@@ -27,7 +27,7 @@ class Dreamer(Protocol):
 
         Args:
             prompt: uint8 (S, P, H, W, C).
-            actions: int (S, T), each leading into the frame beside it, the prompt's included.
+            actions: recorded ones, (S, T) or (S, T, names), each leading into the frame beside it, prompt included.
             numbers: int (S,); what is random in a dream follows from its number.
             progress: what a progress bar is called.
 

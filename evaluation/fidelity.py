@@ -83,7 +83,8 @@ def cases(truth: np.ndarray, dreams: np.ndarray, lengths: np.ndarray) -> dict[st
 def single_step(model: WorldModel, dataset: ClipDataset, num_clips: int, batch_size: int) -> dict[str, Any]:
     """As training logs it: the loss, and PSNR and SSIM of the x0 that the network sees, at uniformly random levels.
 
-    And `action_ratio`: the loss under another clip's actions, the noise being the same, over that under their own.
+    And `action_ratio`: the loss under another clip's actions, the noise being the same, over that under their own; None
+    where there is no other clip, or are no actions.
 
     Args:
         model: not packed.
@@ -92,6 +93,7 @@ def single_step(model: WorldModel, dataset: ClipDataset, num_clips: int, batch_s
     # NaN-free rows, one a clip: loss, loss under other actions, squared error, similarity.
     rows: list[tuple[float, float, float, float]] = []
     batch_size = min(batch_size, dataset.num_clips)
+    has_others = batch_size > 1 and not dataset.metadata.actions.unconditional
     for batch in dataset.batches(batch_size):
         frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
         x0 = to_float(frames)
@@ -110,5 +112,5 @@ def single_step(model: WorldModel, dataset: ClipDataset, num_clips: int, batch_s
         "loss": estimate(loss),
         "psnr": estimate(error, transform=decibels),
         "ssim": estimate(similarity),
-        "action_ratio": estimate(other_loss, loss) if batch_size > 1 else None,
+        "action_ratio": estimate(other_loss, loss) if has_others else None,
     }

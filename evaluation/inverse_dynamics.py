@@ -8,6 +8,7 @@ Shapes: S clips, T frames, C channels, H x W pixels, G groups of actions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.actions import NO_ACTION, ActionSpace
+from data.actions import ActionSpace, known
 from data.pixels import to_float
 from data.records import Record
 from evaluation.statistics import estimate
@@ -23,27 +24,49 @@ from evaluation.statistics import estimate
 CELL = 4  # pixels on a side of what it sees as one
 SHIFTS = [(0, d) for d in range(-4, 5)] + [(d, 0) for d in range(-4, 5) if d]  # rows and columns
 STACK_FRAMES = 4  # that it sees: three before the action has acted, and the one after
+MOST_GROUPS = 8  # of buttons and axes
+LEAST_PUSH = 0.1  # of an axis, that counts
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
 
 
-def group_actions(space: ActionSpace) -> tuple[list[str], np.ndarray]:
-    """Actions by what they do: those that hold the same keys, of the keys that ever act, are one group.
+class ActionGroups:
+    """Actions by what they do, from what was taken in some records.
 
-    Returns:
-        A name for each group, and the group of each action, int (A,).
+    Ids that hold the same keys, of the keys that ever act, are one group. Vectors that hold the same buttons are, or
+    where no button acts, those that push the axes the same way; of these the groups that were taken most often.
     """
-    if not space.all_keys:  # nothing is known of them
-        return list(space.names), np.arange(len(space))
-    held = [frozenset(keys) & set(space.all_keys) for keys in space.keys]
-    groups = list(dict.fromkeys(held[action] for action in space.acting))
-    names = [next(space.names[action] for action in space.acting if held[action] == group) for group in groups]
-    # Keys that never act together may still be held together: a group of its own.
-    for action, group in enumerate(held):
-        if group not in groups:
-            groups.append(group)
-            names.append(space.names[action])
-    return names, np.array([groups.index(group) for group in held])
+
+    def __init__(self, space: ActionSpace, records: Sequence[Record] = ()):
+        self._space = space
+        if not space.discrete:
+            taken = np.concatenate([record.actions for record in records])
+            held, counts = np.unique(self._held(taken[known(taken)]), axis=0, return_counts=True)
+            self._groups = held[np.argsort(-counts, kind="stable")][:MOST_GROUPS]
+            self.names = [space.name(group) for group in self._groups]
+        elif not space.all_keys:  # nothing is known of them
+            self.names, self._group_of = list(space.names), np.arange(len(space))
+        else:
+            held = [frozenset(keys) & set(space.all_keys) for keys in space.keys]
+            # Keys that never act together may still be held together: a group of its own.
+            first: dict[frozenset[str], int] = {}
+            for action in (*space.acting, *range(len(held))):
+                first.setdefault(held[action], action)
+            self.names = [space.names[action] for action in first.values()]
+            self._group_of = np.array([list(first).index(group) for group in held])
+
+    def __call__(self, actions: np.ndarray) -> np.ndarray:
+        """Recorded actions (...) -> the group of each, int (...); -1 where none is known, or it is of no group."""
+        if self._space.discrete:
+            return np.where(known(actions), self._group_of[actions], -1)
+        alike = (self._held(actions)[..., None, :] == self._groups).all(-1)
+        return np.where(known(actions) & alike.any(-1), alike.argmax(-1), -1)
+
+    def _held(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors (..., names) -> 1 for what is held or pushed up, -1 for what is pushed down, else 0."""
+        kinds, acting = np.array(self._space.kinds), np.isin(np.arange(len(self._space.names)), self._space.acting)
+        counted = acting & (kinds == "button") if (acting & (kinds == "button")).any() else acting
+        return np.where(counted & (np.abs(vectors) > LEAST_PUSH), np.sign(vectors), 0).astype(np.int8)
 
 
 class KeyReader(nn.Module):
@@ -76,7 +99,9 @@ class KeyReader(nn.Module):
         return self.last(torch.cat((features.mean((2, 3)), features.amax((2, 3))), dim=1))
 
 
-def train_reader(records: list[Record], space: ActionSpace, num_steps: int, seed: int) -> tuple[KeyReader, np.ndarray]:
+def train_reader(
+    records: list[Record], groups: ActionGroups, num_steps: int, seed: int
+) -> tuple[KeyReader, np.ndarray]:
     """On the CPU, in seconds to a minute, the same for the same records and seed.
 
     Returns:
@@ -85,15 +110,15 @@ def train_reader(records: list[Record], space: ActionSpace, num_steps: int, seed
     Raises:
         ValueError: fewer than two groups to tell apart, or no record long enough.
     """
-    names, group_of = group_actions(space)
-    labels = [group_of[record.actions] for record in records]  # labels[r][t] leads from frame t to t + 1
-    places = [(r, t) for r, record in enumerate(records) for t in range(STACK_FRAMES - 1, len(record))]
-    if len(names) < 2 or not places:
+    labels = [groups(record.actions) for record in records]  # labels[r][t] leads from frame t to t + 1
+    ends = [(r, t) for r, record in enumerate(records) for t in range(STACK_FRAMES - 1, len(record))]
+    places = [(r, t) for r, t in ends if labels[r][t - 1] >= 0]
+    if len(groups.names) < 2 or not places:
         raise ValueError("nothing to train on: it takes two kinds of keys, and records of four frames or more")
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        reader = KeyReader(records[0].frames.shape[-1], len(names))
+        reader = KeyReader(records[0].frames.shape[-1], len(groups.names))
     optimizer = torch.optim.AdamW(reader.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps)
     for _ in range(num_steps):
@@ -105,31 +130,31 @@ def train_reader(records: list[Record], space: ActionSpace, num_steps: int, seed
         loss.backward()
         optimizer.step()
         schedule.step()
-    return reader.eval(), np.bincount(np.concatenate(labels), minlength=len(names))
+    taken = np.concatenate(labels)
+    return reader.eval(), np.bincount(taken[taken >= 0], minlength=len(groups.names))
 
 
 @torch.inference_mode()
 def confusions(
-    reader: KeyReader, frames: np.ndarray, actions: np.ndarray, lengths: np.ndarray, first: int, space: ActionSpace
+    reader: KeyReader, frames: np.ndarray, actions: np.ndarray, lengths: np.ndarray, first: int, groups: ActionGroups
 ) -> np.ndarray:
     """int (S, G, G), by clip: how often keys of the first group were held and those of the second were named.
 
     Args:
         frames: uint8 (S, T, H, W, C), real or dreamt.
-        actions: int (S, T), each leading into the frame beside it.
+        actions: recorded ones, (S, T) or (S, T, names), each leading into the frame beside it.
         lengths: (S,) frames of each clip that count.
         first: the first frame whose action is to be named.
     """
-    _, group_of = group_actions(space)
-    num_groups = int(group_of.max()) + 1
+    held, num_groups = groups(actions), len(groups.names)
     counts = np.zeros((len(frames), num_groups, num_groups), int)
     for clip, length in enumerate(lengths):
-        ends = [t for t in range(max(first, STACK_FRAMES - 1), length) if actions[clip, t] != NO_ACTION]
+        ends = [t for t in range(max(first, STACK_FRAMES - 1), length) if held[clip, t] >= 0]
         if not ends:
             continue
         stacks = np.stack([frames[clip, t - STACK_FRAMES + 1 : t + 1] for t in ends])
         named = reader(to_float(stacks)).argmax(1).numpy()
-        np.add.at(counts[clip], (group_of[actions[clip, ends]], named), 1)
+        np.add.at(counts[clip], (held[clip, ends], named), 1)
     return counts
 
 
@@ -141,7 +166,7 @@ def inverse_dynamics(
     actions: np.ndarray,
     lengths: np.ndarray,
     num_prompt: int,
-    space: ActionSpace,
+    groups: ActionGroups,
 ) -> dict[str, Any]:
     """The reader's accuracy on real video and on the dream under the same actions, frame for frame.
 
@@ -153,10 +178,9 @@ def inverse_dynamics(
         For each of the two: accuracy (intervals over clips), confusion matrix, number of frames. And chance: the share
         of the group that was held most in training.
     """
-    names, _ = group_actions(space)
-    result: dict[str, Any] = {"groups": names}
+    result: dict[str, Any] = {"groups": groups.names}
     for name, frames in (("real", real), ("dream", dreams)):
-        counts = confusions(reader, frames, actions, lengths, num_prompt, space)
+        counts = confusions(reader, frames, actions, lengths, num_prompt, groups)
         held = counts.sum((1, 2))
         result[name] = {
             "accuracy": estimate(counts.trace(axis1=1, axis2=2), held),
@@ -164,5 +188,5 @@ def inverse_dynamics(
             "confusion": counts.sum(0).tolist(),
         }
     result["chance"] = estimate(counts[:, int(taken.argmax())].sum(-1), held)
-    result["majority"] = names[int(taken.argmax())]
+    result["majority"] = groups.names[int(taken.argmax())]
     return result

@@ -34,7 +34,7 @@ def fan_out(branches: Branches, dreams: np.ndarray, space: ActionSpace, fps: flo
     for k, action in enumerate(branches.actions):
         going_on = (np.arange(branches.futures.shape[2]) < branches.lengths[state, k])[:, None, None, None]
         pair = np.concatenate((branches.futures[state, k], dreams[state, k]), axis=1) * going_on
-        columns.append(titled(upscale(pair.astype(np.uint8), FACTOR), space.names[action]))
+        columns.append(titled(upscale(pair.astype(np.uint8), FACTOR), space.name(action)))
     return _animation(np.concatenate(columns, axis=2), fps)
 
 

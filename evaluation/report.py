@@ -28,7 +28,9 @@ FUTURES = (
 READER = (
     "A small network, trained on real play alone, names the keys held from the last four frames. Real video of other "
     "levels and the dream under the same actions are read frame for frame. Where keys do nothing (a jump in the air) "
-    "no reader can tell: what it reaches on real video is the most that a dream can be expected to."
+    "no reader can tell: what it reaches on real video is the most that a dream can be expected to. Of buttons "
+    "that may be held together it names which are held, among the combinations held most often, whatever a mouse does; "
+    "where there are axes alone, which way they are pushed."
 )
 
 
@@ -116,7 +118,7 @@ def _headlines(report: dict[str, Any]) -> list[list[str]]:
             if row["frame"] in (1, 8, 32) and row["obedience"]:
                 text = f"chance: {_percent(row['chance'])}; {row['obedience']['n']} moments"
                 rows.append([f"Obedience at frame {row['frame']}", _percent(row["obedience"]), text])
-    if "action_ratio" in report["single_step"]:
+    if report["single_step"].get("action_ratio"):
         rows.append(["Loss under wrong actions", _show(report["single_step"]["action_ratio"], 2, " times"), "blind: 1"])
     reader = report["inverse_dynamics"]
     if "real" in reader:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data.actions import ActionSpace
 from data.collect import CollectConfig, collect
 from data.dataset import ClipDataset
 from data.environments import SPLIT_LEVELS, make_environment
@@ -25,7 +26,7 @@ from evaluation.counterfactuals import Branches, branch, obedience
 from evaluation.dreamers import Dreamer, ModelDreamer, dream_in_parts
 from evaluation.drift import REFERENCE_FRAMES, RealPlay, drift
 from evaluation.fidelity import cases, curves, fidelity, single_step
-from evaluation.inverse_dynamics import inverse_dynamics, train_reader
+from evaluation.inverse_dynamics import ActionGroups, inverse_dynamics, train_reader
 from evaluation.kept import Kept
 from evaluation.pictures import fan_out, film, still
 from model.dit import WorldModel
@@ -139,7 +140,16 @@ class Evaluation:
         return for_dreaming(self.model, self.device, self._bf16)
 
     def _dreamer(self, num_steps: int, context_noise: float) -> Dreamer:
-        return ModelDreamer(self._ready, self.metadata.actions, num_steps, context_noise, self.config.seed)
+        return ModelDreamer(self._ready, self._space, num_steps, context_noise, self.config.seed)
+
+    @property
+    def _space(self) -> ActionSpace:
+        return self.metadata.actions
+
+    def _need_actions(self) -> None:
+        """Raises ValueError where there is nothing to choose."""
+        if self._space.unconditional:
+            raise ValueError("there are no actions")
 
     @cached_property
     def _clips(self) -> RealClips:
@@ -158,12 +168,12 @@ class Evaluation:
 
     @cached_property
     def _other_dreams(self) -> np.ndarray | None:
-        if len(self._clips.frames) < 2:
+        if len(self._clips.frames) < 2 or self._space.unconditional:
             return None
         return self._dream_along(self._clips.other_actions(self.config.num_prompt_frames), "dream, other actions")
 
     def _dream_along(self, actions: np.ndarray, name: str, dreamer: Dreamer | None = None) -> np.ndarray:
-        """uint8 (S, T, H, W, C), without the prompt, of as many clips as there are actions, int (S, P + T)."""
+        """uint8 (S, T, H, W, C), without the prompt, of as many clips as there are actions, (S, P + T, ...)."""
         prompt = self._clips.frames[: len(actions), : self.config.num_prompt_frames]
         dreamer = dreamer or self._dreamer(self.num_steps, self.config.context_noise)
         numbers = np.arange(len(actions))
@@ -173,6 +183,7 @@ class Evaluation:
     @cached_property
     def _branches(self) -> Branches:
         """Raises ValueError or NotImplementedError where the real game is not at hand, or cannot be brought back."""
+        self._need_actions()
         name, options = self.metadata.environment, dict(self.metadata.environment_options)
         try:
             environment = make_environment(
@@ -181,8 +192,8 @@ class Evaluation:
         except (ValueError, TypeError) as error:
             raise ValueError(f"the real game is not at hand: {error}") from None
         try:
-            shape = environment.single_observation_space.shape
-            if shape != self.metadata.frame_shape or len(environment.actions) != len(self.metadata.actions):
+            shape, actions = environment.single_observation_space.shape, environment.actions
+            if (shape, len(actions), actions.kinds) != (self.metadata.frame_shape, len(self._space), self._space.kinds):
                 raise ValueError(f"the game {name} shows other frames, or takes other actions, than the data has")
             return branch(environment, self.config.num_prompt_frames, self.sizes.branch_frames, self.config.seed)
         except NotImplementedError:
@@ -220,17 +231,18 @@ class Evaluation:
         return single_step(model, clips, self.sizes.num_clips, self.config.batch_size)
 
     def _counterfactuals(self) -> dict:
-        names = self.metadata.actions.names
         return {
-            "actions": [names[action] for action in self._branches.actions],
+            "actions": [self._space.name(action) for action in self._branches.actions],
             "by_frame": obedience(self._branches, self._branch_dreams),
         }
 
     def _inverse_dynamics(self) -> dict:
-        space, clips, num_prompt = self.metadata.actions, self._clips, self.config.num_prompt_frames
-        reader, taken = train_reader(self._records, space, self.sizes.reader_steps, self.config.seed)
+        self._need_actions()
+        clips, num_prompt = self._clips, self.config.num_prompt_frames
+        groups = ActionGroups(self._space, self._records)
+        reader, taken = train_reader(self._records, groups, self.sizes.reader_steps, self.config.seed)
         dreams = np.concatenate((clips.frames[:, :num_prompt], self._dreams), axis=1)
-        return inverse_dynamics(reader, taken, clips.frames, dreams, clips.actions, clips.lengths, num_prompt, space)
+        return inverse_dynamics(reader, taken, clips.frames, dreams, clips.actions, clips.lengths, num_prompt, groups)
 
     @cached_property
     def _real_play(self) -> RealPlay:
@@ -292,12 +304,12 @@ class Evaluation:
     def _pictures(self) -> dict[str, Any]:
         """Moving and still pictures, ready to stand in a page."""
         truth, lengths, _ = self._truth()
-        space, shown = self.metadata.actions, {}
+        shown = {}
         for name, case in cases(truth, self._dreams, lengths).items():
             clip, end = case["clip"], lengths[case["clip"]]
             shown[name] = film([truth[clip, :end], self._dreams[clip, :end]], self.metadata.fps)
         with contextlib.suppress(ValueError, NotImplementedError):
-            shown["futures"] = fan_out(self._branches, self._branch_dreams, space, self.metadata.fps)
+            shown["futures"] = fan_out(self._branches, self._branch_dreams, self._space, self.metadata.fps)
         moments = np.linspace(0, self.sizes.drift_frames - 1, DRIFT_MOMENTS).astype(int)
         rows = [dreamt[moments] for part in self._drift_parts() for dreamt in part]
         shown["long dreams"] = still(np.stack(rows[:DRIFT_SHOWN]))
@@ -352,7 +364,7 @@ _NO_MATTER = ("checkpoint", "data", "output", "device", "compare")
 
 
 def _sizes(config: EvaluateConfig) -> Sizes:
-    given = {name: getattr(config, name) for name in ("num_clips", "num_frames", "num_states")}
+    given = {name: getattr(config, name) for name in ("num_clips", "num_frames", "num_states", "drift_dreams")}
     sizes = QUICK if config.quick else FULL
     return replace(sizes, **{name: value for name, value in given.items() if value is not None})
 

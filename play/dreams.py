@@ -6,16 +6,16 @@ Shapes: T frames, H x W pixels, C channels.
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from data.actions import NO_ACTION, ActionSpace, numbered
+from data.actions import ActionSpace
 from data.pixels import to_float, to_uint8
 from model import ModelConfig, Sampler, WorldModel
+from play.actions import playable_actions
 from play.real_game import RealGame
 
 CONTEXT_NOISE = 0.02  # noise level of the frames that are looked back at
@@ -26,7 +26,7 @@ class Prompt:
     """What a dream begins from."""
 
     frames: np.ndarray  # uint8 (T, H, W, C), as many as the window has room for, or fewer
-    actions: np.ndarray  # int (T,), each leading into the frame beside it; NO_ACTION where unknown
+    actions: np.ndarray  # recorded ones, (T,) or (T, names), each leading into the frame beside it
     record_id: int | None = None  # the record they are from; None: an image of the player's own
     moment: int | None = None  # the last one's place in that record
 
@@ -49,7 +49,7 @@ class Dream:
     slot: int  # in its settings' sampler
     weights: str  # hash of those that dream it
     real: RealGame | None = None  # steps along with the same keys
-    actions: array = field(default_factory=lambda: array("h"))  # since the prompt
+    actions: list[int | np.ndarray] = field(default_factory=list)  # recorded ones, since the prompt
     changed_weights: bool = False  # others have been taken over on the way
 
 
@@ -58,7 +58,7 @@ class Tick:
     """What one tick brought one dream."""
 
     place: int  # of the frame among those dreamt since the prompt, from 0
-    action: int
+    action: int | np.ndarray
     frame: np.ndarray  # uint8 (H, W, C), dreamt
     real_frame: np.ndarray | None  # uint8 (H, W, C), of the real game if it runs along
 
@@ -97,8 +97,8 @@ class Dreams:
             raise
         return dream
 
-    def step(self, jobs: Sequence[tuple[Dream, int]]) -> list[Tick]:
-        """One frame further: dreams and the actions they are given, in any order; so are the results."""
+    def step(self, jobs: Sequence[tuple[Dream, int | np.ndarray]]) -> list[Tick]:
+        """One frame further: dreams and the recorded actions they are given, in any order; so are the results."""
         frames: dict[int, np.ndarray] = {}  # by id of the dream
         for settings, sampler in self._samplers.items():
             ours = sorted((job for job in jobs if job[0].settings == settings), key=lambda job: job[0].slot)
@@ -158,15 +158,6 @@ def as_tensors(prompt: Prompt, space: ActionSpace) -> tuple[torch.Tensor, torch.
     return to_float(np.array(prompt.frames))[None], vectors[None]
 
 
-def playable_actions(config: ModelConfig) -> ActionSpace:
-    """A checkpoint's actions; where it names no keys, each is a key of its own, by its name."""
-    space = ActionSpace(config.action_names, config.action_keys, config.acting_actions)
-    if len(space.names) != config.num_actions or len(space.keys) != config.num_actions:
-        space = numbered(config.num_actions)
-    space = space if space.acting else replace(space, acting=tuple(range(len(space))))
-    return space if space.all_keys else replace(space, keys=tuple((name.upper(),) for name in space.names))
-
-
 def hash_weights(model: WorldModel) -> str:
     """SHA-256 of a model's settings and weights as they were saved, wherever they were loaded from."""
     digest = hashlib.sha256(repr(sorted(model.config.to_dict().items())).encode())
@@ -188,7 +179,8 @@ def image_prompt(pixels: bytes, config: ModelConfig) -> Prompt:
     channels, height, width = config.frame_shape
     if len(pixels) != height * width * channels:
         raise ValueError(f"an image of {len(pixels)} bytes: expected {width}x{height} pixels of {channels} bytes")
-    return Prompt(np.frombuffer(pixels, np.uint8).reshape(1, height, width, channels), np.array([NO_ACTION]))
+    frames = np.frombuffer(pixels, np.uint8).reshape(1, height, width, channels)
+    return Prompt(frames, playable_actions(config).unknown(1))
 
 
 def _lowest_free(slots: dict[int, Dream]) -> int:

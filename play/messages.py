@@ -17,6 +17,7 @@ import numpy as np
 
 MAX_MESSAGE_BYTES = 4096  # of JSON
 MAX_SEED = 2**31 - 1
+MAX_KEY_LETTERS = 16
 
 
 class BadMessage(ValueError):
@@ -85,6 +86,10 @@ def flag(message: dict, name: str) -> bool:
 def names(message: dict, name: str, most: int = 16) -> list[str]:
     """A short list of short words. Raises BadMessage."""
     value = message.get(name)
-    if not isinstance(value, list) or len(value) > most or not all(isinstance(x, str) and len(x) <= 16 for x in value):
+    if (
+        not isinstance(value, list)
+        or len(value) > most
+        or not all(isinstance(x, str) and len(x) <= MAX_KEY_LETTERS for x in value)
+    ):
         raise BadMessage(f"{name} is not a list of at most {most} keys")
     return value

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from play.actions import to_plain
 from play.dreams import Dream, DreamSettings, Prompt, Tick, image_prompt
 from play.messages import MAX_SEED, BadMessage, flag, names, parse, real, whole, with_pixels
 from play.recording import MAX_REPLAY_FRAMES, Recording
@@ -40,7 +41,7 @@ class Player:
         self.last_message = time.monotonic()
         self.dream: Dream | None = None
         self.paused, self._single_steps, self._every = True, 0, 1
-        self._held: list[str] = []
+        self.action = server.space.action_for_keys(())  # the recorded action that its keys mean now
         self._keys_number = 0  # the page's own of its newest key message
         self._image: Prompt | None = None
         self._recording: Recording | None = None
@@ -105,10 +106,6 @@ class Player:
         """Whether it makes frames at all at present."""
         return self.dream is not None and (not self.paused or self._single_steps > 0)
 
-    def action(self) -> int:
-        """What its keys mean now."""
-        return self._server.space.action_for_keys(self._held)
-
     def show(self, dream: Dream, result: Tick, keys_number: int, **told: Any) -> None:
         """A tick's frame, on its way to the screen."""
         if dream is not self.dream:
@@ -124,7 +121,8 @@ class Player:
             self._errors.append(float(error))
             told["psnr"] = round(min(99.0, 10 * float(np.log10(255.0**2 / max(1e-6, np.mean(self._errors))))), 1)
             told["real_ended"] = dream.real.ended
-        header = {"type": "frame", "frame": result.place + 1, "action": result.action, "keys": keys_number, **told}
+        told |= {"action": to_plain(result.action), "keys": keys_number}
+        header = {"type": "frame", "frame": result.place + 1, **told}
         self._picture = with_pixels(header, pictures)
         self._news.set()
 
@@ -195,7 +193,7 @@ class Player:
             await waiting
 
     def _take_keys(self, message: dict) -> None:
-        self._held = names(message, "held")
+        self.action = self._server.space.action_for_keys(names(message, "held"))
         self._keys_number = whole(message, "number", 0, 2**53, 0)
 
     def _take_speed(self, message: dict) -> None:
@@ -254,7 +252,7 @@ class Player:
         if self.dream.real:
             pictures.append(self.dream.real.frame)
         # In the outbox, so that it comes after "started".
-        header = {"type": "frame", "frame": 0, "action": -1, "keys": self._keys_number, "real_ended": False}
+        header = {"type": "frame", "frame": 0, "action": None, "keys": self._keys_number, "real_ended": False}
         self._post(with_pixels(header, pictures))
 
     async def _begin(self, prompt: Prompt, seed: int, settings: DreamSettings) -> Dream:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
-
 import numpy as np
 
 from data.collect import bring_to
@@ -27,7 +25,7 @@ class RealGame:
         self._num_actions = 0
         self.ended = False  # its episode has ended since, and begun anew
 
-    def catch_up(self, actions: array) -> np.ndarray:
+    def catch_up(self, actions: list[int | np.ndarray]) -> np.ndarray:
         """Take those of the actions since the prompt that it has not seen yet; the frame it then shows."""
         for action in actions[self._num_actions :]:
             frames, _, terminations, truncations, _ = self._environment.step(np.array([action]))

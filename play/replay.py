@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.actions import NO_ACTION
+from data.actions import known
 from data.pixels import to_uint8
 from model import ModelConfig, Sampler, WorldModel
-from play.dreams import CONTEXT_NOISE, Dream, DreamSettings, Prompt, as_tensors, playable_actions
+from play.actions import from_plain, playable_actions, to_plain
+from play.dreams import CONTEXT_NOISE, Dream, DreamSettings, Prompt, as_tensors
 
 FORMAT = "dreamrun-replay-1"
 
@@ -32,7 +33,7 @@ class Replay:
     settings: DreamSettings
     context_noise: float
     weights: str  # hash of the checkpoint's, as from `hash_weights`
-    actions: tuple[int, ...]  # since the prompt
+    actions: np.ndarray  # recorded ones, since the prompt
     first: int  # place of the recording's first frame among those that the actions led to
     checkpoint: str = ""  # what it was called there, for people
 
@@ -45,7 +46,7 @@ class Replay:
         """
         if dream.changed_weights:
             raise ValueError("newer weights were taken over during this dream: it cannot be made again")
-        actions = tuple(dream.actions[:end])
+        actions = np.array(dream.actions[:end])
         return cls(dream.prompt, dream.seed, dream.settings, CONTEXT_NOISE, dream.weights, actions, first, checkpoint)
 
     def to_json(self) -> str:
@@ -56,11 +57,11 @@ class Replay:
             "moment": self.prompt.moment,
             "shape": list(frames.shape),
             "frames": base64.b64encode(zlib.compress(np.ascontiguousarray(frames).tobytes(), 9)).decode(),
-            "actions": self.prompt.actions.tolist(),
+            "actions": to_plain(self.prompt.actions),
         }
         fields = {"format": FORMAT, "checkpoint": self.checkpoint, "weights_sha256": self.weights, "seed": self.seed}
         fields |= {"num_steps": self.settings.num_steps, "guidance": self.settings.guidance}
-        fields |= {"context_noise": self.context_noise, "first_recorded": self.first, "actions": list(self.actions)}
+        fields |= {"context_noise": self.context_noise, "first_recorded": self.first, "actions": to_plain(self.actions)}
         return json.dumps({**fields, "prompt": prompt}) + "\n"
 
     @classmethod
@@ -74,18 +75,17 @@ class Replay:
             fields = json.loads(path.read_text())
             if fields["format"] != FORMAT:
                 raise ValueError(f"its format is {fields['format']!r:.40}, not {FORMAT}")
-            prompt, num_actions = fields["prompt"], config.num_actions
+            prompt, space = fields["prompt"], playable_actions(config)
             channels, height, width = config.frame_shape
             num_frames, *shape = map(int, prompt["shape"])
             if shape != [height, width, channels] or not 1 <= num_frames <= max(1, config.window_frames - 1):
                 raise ValueError(f"its prompt is of shape {prompt['shape']}, which does not fit the checkpoint")
             packed, num_bytes = base64.b64decode(prompt["frames"]), num_frames * height * width * channels
             pixels = zlib.decompressobj().decompress(packed, num_bytes)  # never more than it should be
-            actions = np.array(fields["actions"], np.int64)
-            leading = np.array(prompt["actions"], np.int64)
-            if actions.ndim != 1 or not len(actions) or not 0 <= actions.min() <= actions.max() < num_actions:
-                raise ValueError(f"its actions are not numbers from 0 to {num_actions - 1}")
-            if leading.shape != (num_frames,) or not NO_ACTION <= leading.min() <= leading.max() < num_actions:
+            actions, leading = from_plain(fields["actions"], space), from_plain(prompt["actions"], space)
+            if not len(actions) or not known(actions).all():
+                raise ValueError("not all of its actions are known")
+            if len(leading) != num_frames:
                 raise ValueError("its prompt's actions are not one a frame")
             first = int(fields["first_recorded"])
             if not 0 <= first < len(actions):
@@ -96,7 +96,7 @@ class Replay:
                 settings=DreamSettings(int(fields["num_steps"]), float(fields["guidance"])),
                 context_noise=float(fields["context_noise"]),
                 weights=str(fields["weights_sha256"]),
-                actions=tuple(actions.tolist()),
+                actions=actions,
                 first=first,
                 checkpoint=str(fields["checkpoint"]),
             )
@@ -114,6 +114,6 @@ class Replay:
             model, self.settings.num_steps, self.context_noise, cache=cache, guidance=self.settings.guidance
         )
         sampler.reset(*as_tensors(self.prompt, space), slots=[0], seeds=[self.seed])
-        vectors = torch.from_numpy(space.vectors(np.array(self.actions)))
+        vectors = torch.from_numpy(space.vectors(self.actions))
         dreamt = [to_uint8(sampler.step(vector[None]))[0] for vector in tqdm(vectors, desc="dreaming", unit=" frames")]
         return np.stack(dreamt[self.first :])

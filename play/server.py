@@ -27,6 +27,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
+from play.actions import key_labels
 from play.dreams import Dreams
 from play.follow import Follower
 from play.gallery import NUM_SHOWN, Gallery
@@ -88,6 +89,9 @@ class PlayServer:
         self._encoding = asyncio.Semaphore(1)  # one mp4 at a time
         self._wake = asyncio.Event()
         self._background: set[asyncio.Task] = set()
+        self._doze_reason = "Paused, as no key was pressed for a while: press one to go on."
+        if self.space.unconditional:
+            self._doze_reason = "Paused, as nothing was heard of you for a while."
         self._page = {path: (_PAGE / name).read_bytes() for path, name in _PAGE_FILES.items()}
         self.gallery_pictures = self._gallery_pictures()
 
@@ -129,10 +133,6 @@ class PlayServer:
     def greeting(self) -> dict[str, Any]:
         """What a page has to know of the game."""
         space, (_, height, width) = self.space, self.config.frame_shape
-        labels = {}
-        for key in space.all_keys:
-            alone = [action for action in space.acting if space.keys[action] == (key,)]
-            labels[key] = space.names[alone[0]] if alone else key.lower()
         return {
             "type": "hello",
             "game": self.config.environment or "a game",
@@ -142,8 +142,7 @@ class PlayServer:
             "channels": self.config.num_channels,
             "fps": self.fps,
             "actions": space.names,
-            "keys": labels,
-            "action_keys": space.keys,
+            "keys": key_labels(space),
             "aliases": space.key_aliases,
             "num_steps": self.num_steps,
             "most_steps": MOST_STEPS,
@@ -238,7 +237,7 @@ class PlayServer:
             tick = max(tick + 1, int((loop.time() - start) / period))
 
     async def _make_frames(self, due: list[Player], tick: int) -> None:
-        jobs = [(player.dream, player.action(), player.keys_number) for player in due]
+        jobs = [(player.dream, player.action, player.keys_number) for player in due]
         begun = time.perf_counter()
         try:
             results = await self.on_model(self.dreams.step, [(dream, action) for dream, action, _ in jobs])
@@ -259,7 +258,7 @@ class PlayServer:
             for player in list(self._players):
                 idle_secs = now - player.last_message
                 if player.active and idle_secs > IDLE_SECS:
-                    player.pause(True, "Paused, as no key was pressed for a while: press one to go on.")
+                    player.pause(True, self._doze_reason)
                 if self._waiting and idle_secs > LEAVE_SECS:
                     player.close("your place went to somebody who was waiting")
 

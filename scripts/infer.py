@@ -22,7 +22,8 @@ from data.dataset import ClipDataset
 from data.importing import read_clip
 from data.video import comparison, grid, write_mp4, write_png
 from model import ModelConfig, Sampler, WorldModel
-from play.dreams import hash_weights, playable_actions
+from play.actions import playable_actions
+from play.dreams import hash_weights
 from play.recording import dream_video
 from play.replay import Replay
 from training.distributed import choose_device, describe_device, for_dreaming
@@ -136,7 +137,7 @@ def dream_again(config: InferConfig, saved: WorldModel, model: WorldModel) -> No
             f"{replay.checkpoint} (weights {replay.weights[:12]}...), by --checkpoint"
         )
     frames = replay.dream(model, config.cache)
-    video = dream_video(frames, np.array(replay.actions[replay.first :]), playable_actions(model.config))
+    video = dream_video(frames, replay.actions[replay.first :], playable_actions(model.config))
     write_mp4(config.output, video, config.fps or model.config.fps)
     print(f"wrote {config.output}: {len(frames)} frames")
 

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from recordings import play
 from tiny import SMALLEST, random_model
 from websockets.sync.client import connect
 
+from data import EpisodeWriter
+from data.actions import ActionSpace
 from data.shards import read_metadata
 from play.launch import PlayConfig, prepare
 from play.messages import split_pixels
@@ -26,6 +29,17 @@ def random_checkpoint(folder: Path, data: Path, seed: int = 0) -> Path:
     """Random weights that fit a data set."""
     random_model(made_for(SMALLEST, read_metadata(data)), seed).save_pretrained(folder)
     return folder
+
+
+def own_game(folder: Path, space: ActionSpace) -> tuple[Path, Path]:
+    """Some play of the game of `recordings` at 96x64, with `tiny.CONTROLS` or without actions, as a program of one's
+    own writes it; and a network of random weights that fits it."""
+    for seed, split in enumerate(("train", "train", "test", "test")):
+        with EpisodeWriter(folder / "set", space, split=split, environment="mygame") as writer:
+            for step, (frame, speed) in enumerate(zip(*play(60, seed=seed), strict=True)):
+                vector = [speed < 0, speed > 0, step % 5 == 0, 0, speed / 20, 0]
+                writer.add(frame, np.array(vector, np.float32) if not space.discrete else 0)
+    return folder / "set", random_checkpoint(folder / "random", folder / "set")
 
 
 @contextlib.contextmanager

@@ -33,6 +33,13 @@ def test_spaces_survive_json(space):
 
 
 def test_actions_by_name():
+    for space, name in (
+        (COINRUN, "right+jump"),
+        (CONTROLS, "left+jump+dx=-0.5"),
+        (CONTROLS, "stay"),
+        (CONTROLS, "dy=1"),
+    ):
+        assert space.name(space.named(name)) == name
     assert COINRUN.named("right+jump") == COINRUN.named("JUMP+Right") == 8
     assert CONTROLS.named("stay").tolist() == [0] * 6
     assert CONTROLS.named("dy").tolist() == [0, 0, 0, 0, 0, 1]

@@ -5,18 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import SMALLEST, TINY, assert_one_line, command, random_model
+from tiny import CONTROLS, LITTLE, SMALLEST, TINY, assert_one_line, command, random_model
 
 from data.actions import NO_ACTION, ActionSpace, procgen_actions
 from data.collect import bring_to
 from data.dataset import ClipDataset
 from data.environments import PongVectorEnv, make_environment
-from evaluation import config as sizes
-from evaluation.clips import draw_clips, draw_records, scripted_actions
+from data.records import Record
+from evaluation.clips import RealClips, draw_clips, draw_records, scripted_actions
 from evaluation.counterfactuals import Branches, branch, held_actions, obedience, obedience_by_state, which_alike
 from evaluation.drift import RealPlay, drift
 from evaluation.fidelity import cases, fidelity
-from evaluation.inverse_dynamics import group_actions, inverse_dynamics, train_reader
+from evaluation.inverse_dynamics import ActionGroups, inverse_dynamics, train_reader
 from evaluation.kept import Kept
 from evaluation.report import write_report
 from evaluation.statistics import decibels, estimate
@@ -205,28 +205,45 @@ def test_held_actions_follow_a_rule():
     names = [space.names[action] for action in held_actions(space)]
     assert names == ["stay", "left", "jump", "right", "left+jump", "right+jump"]
     assert len(held_actions(procgen_actions("starpilot"))) == 6
+    # Of buttons and axes: nothing, each alone (fire does nothing), and both ways.
+    held = held_actions(CONTROLS)
+    assert [CONTROLS.name(vector) for vector in held] == ["stay", "left", "right", "jump", "dx=1", "dx=-1"]
+    assert all(np.array_equal(CONTROLS.named(CONTROLS.name(vector)), vector) for vector in held)
 
 
 # Keys read off the picture.
 
 
 def test_groups_follow_from_keys():
-    names, group_of = group_actions(procgen_actions("coinrun"))
-    assert names == ["left", "left+jump", "stay", "jump", "right", "right+jump"]
+    groups = ActionGroups(procgen_actions("coinrun"))
+    assert groups.names == ["left", "left+jump", "stay", "jump", "right", "right+jump"]
     space = procgen_actions("coinrun")
-    assert group_of[space.index("left+down")] == group_of[space.index("left")]
-    assert group_of[space.index("D")] == group_of[space.stay]
+    named = np.array([space.index(name) for name in ("left+down", "left", "D", "stay")])
+    left_down, left, d, stay = groups(named)
+    assert left_down == left != d == stay and groups(np.array([NO_ACTION])) == -1
     unknown = ActionSpace(names=("0", "1"), keys=((), ()), acting=(0, 1))
-    assert group_actions(unknown)[0] == ["0", "1"]
+    assert ActionGroups(unknown).names == ["0", "1"]
+
+
+def test_groups_of_buttons_are_those_held_most_often():
+    names = ["left+dx=-0.5"] * 4 + ["left+fire", "stay", "dy=1", "right+jump+dx=0.2"]
+    vectors = np.stack([*map(CONTROLS.named, names), CONTROLS.unknown()])
+    records = [Record(np.zeros((len(vectors), 2, 2, 3), np.uint8), vectors)]
+    groups = ActionGroups(CONTROLS, records)
+    assert groups.names == ["left", "stay", "right+jump"]  # fire does nothing, and the mouse does not count
+    assert groups(vectors).tolist() == [0] * 5 + [1, 1, 2, -1]
+    assert groups(CONTROLS.named("jump")) == -1
+    axes = replace(CONTROLS, acting=(4, 5))
+    assert ActionGroups(axes, records).names[0] == "dx=-1"
 
 
 def test_keys_are_read_off_real_play_and_not_off_noise(pong_set, held_out):
-    train, space = ClipDataset(pong_set, "train", clip_frames=1), held_out.metadata.actions
+    train, groups = ClipDataset(pong_set, "train", clip_frames=1), ActionGroups(held_out.metadata.actions)
     clips = draw_clips(held_out, 3, 100, PROMPT + 1, seed=0)
-    reader, taken = train_reader(draw_records(train, 24, 0), space, 50, seed=0)
+    reader, taken = train_reader(draw_records(train, 24, 0), groups, 50, seed=0)
 
     def read(dreams):
-        return inverse_dynamics(reader, taken, clips.frames, dreams, clips.actions, clips.lengths, PROMPT, space)
+        return inverse_dynamics(reader, taken, clips.frames, dreams, clips.actions, clips.lengths, PROMPT, groups)
 
     perfect = read(clips.frames)
     assert perfect["real"] == perfect["dream"]
@@ -234,8 +251,8 @@ def test_keys_are_read_off_real_play_and_not_off_noise(pong_set, held_out):
     assert perfect["real"]["num_frames"] == int((clips.lengths - PROMPT).sum()) == np.sum(perfect["real"]["confusion"])
     for blind in (noise(clips.frames.shape), np.repeat(clips.frames[:, :1], 100, axis=1)):
         assert read(blind)["dream"]["accuracy"]["value"] < perfect["real"]["accuracy"]["value"] - 0.2
-    again, _ = train_reader(draw_records(train, 24, 0), space, 3, seed=0)
-    same, _ = train_reader(draw_records(train, 24, 0), space, 3, seed=0)
+    again, _ = train_reader(draw_records(train, 24, 0), groups, 3, seed=0)
+    same, _ = train_reader(draw_records(train, 24, 0), groups, 3, seed=0)
     assert all((a == b).all() for a, b in zip(again.parameters(), same.parameters(), strict=True))
 
 
@@ -292,6 +309,19 @@ def test_a_script_holds_actions_and_takes_them_as_real_play_does(clips):
     assert np.array_equal(script, scripted_actions(clips, 20, 500, seed=0))
 
 
+def test_vectors_are_drawn_whole_and_only_where_they_are_known():
+    vectors = CONTROLS.unknown(2, 6)
+    vectors[0, 3:5] = CONTROLS.named("left+jump"), CONTROLS.named("dx=0.5")
+    frames = np.zeros((2, 6, 2, 2, 3), np.uint8)
+    few = RealClips(frames, vectors, np.array([5, 6]), np.arange(2), np.zeros(2, int))
+    script = scripted_actions(few, 3, 40, seed=0)
+    assert {CONTROLS.name(vector) for vector in script.reshape(-1, 6)} == {"left+jump", "dx=0.5"}
+    other = few.other_actions(3)
+    assert np.array_equal(other[1, 3:], vectors[0, [3, 4, 3]]) and np.isnan(other[0]).all()
+    with pytest.raises(ValueError, match="know of no action"):
+        scripted_actions(replace(few, actions=CONTROLS.unknown(2, 6)), 3, 40, seed=0)
+
+
 def test_clips_are_drawn_by_seed_and_end_with_their_record(held_out):
     one, other = (draw_clips(held_out, 3, 300, 5, seed=0) for _ in range(2))
     assert np.array_equal(one.frames, other.frames) and np.array_equal(one.starts, other.starts)
@@ -306,12 +336,6 @@ def test_clips_are_drawn_by_seed_and_end_with_their_record(held_out):
 
 # The command.
 
-FEW = sizes.Sizes(
-    num_clips=3, num_frames=6, num_states=3, branch_frames=4, reader_steps=4, train_records=8, drift_dreams=2,
-    drift_frames=36, sweep_clips=2, sweep_frames=4, sweep_states=2, sweep_steps=(1, 2), sweep_noise=(0.0, 0.1),
-    timed_frames=2,
-)  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
@@ -324,7 +348,7 @@ def checkpoint(tmp_path_factory):
 def run(monkeypatch, capsys, tmp_path, checkpoint, pong_set):
     """run(*options): judge a network of random weights, quickly, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.run.QUICK", FEW)
+    monkeypatch.setattr("evaluation.run.QUICK", LITTLE)
     monkeypatch.setattr("evaluation.run.COLLECTED", {True: (4, 3)})
 
     def evaluate(*options, data=pong_set):
@@ -386,13 +410,13 @@ def test_what_is_done_is_not_done_again(run, tmp_path, monkeypatch):
     assert not (tmp_path / "a" / "report.json").exists()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.run.QUICK", FEW)
+    monkeypatch.setattr("evaluation.run.QUICK", LITTLE)
     monkeypatch.setattr("evaluation.run.fidelity", stop)  # it is done, and so are the dreams that it was made of
     assert run("--output", "a")[0] == 0
     assert run("--output", "b")[0] == 130  # elsewhere it is not
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.run.QUICK", FEW)
+    monkeypatch.setattr("evaluation.run.QUICK", LITTLE)
     assert run("--output", "b")[0] == 0
     assert read(tmp_path / "a") == read(tmp_path / "b")
     assert not list(tmp_path.glob("a/parts/*/*.npy"))
@@ -445,7 +469,7 @@ def test_a_game_that_is_not_at_hand(run, tmp_path, monkeypatch, checkpoint):
 
 def test_clips_too_short_for_a_part(run, tmp_path, monkeypatch):
     """Longer dreams than there are records: each frame is judged by the clips that reach it."""
-    monkeypatch.setattr("evaluation.run.QUICK", replace(FEW, drift_frames=20))
+    monkeypatch.setattr("evaluation.run.QUICK", replace(LITTLE, drift_frames=20))
     assert run("--output", "a", "--num-frames", "400", "--num-clips", 2)[0] == 0
     report = read(tmp_path / "a")
     assert report["drift"] == {"not_measured": "20 frames are less than a window, 30"}
@@ -472,7 +496,7 @@ def test_mistakes(run, options, words):
 def test_mistakes_of_the_checkpoint(run, tmp_path, monkeypatch, capsys):
     random_model(TINY).save_pretrained(tmp_path / "small_frames")
     code, _, err = run("--checkpoint", tmp_path / "small_frames")
-    assert_one_line(code, err, "frames of 16x24", "64x64")
+    assert_one_line(code, err, "frames of 24x16", "64x64")
     code, _, err = run("--checkpoint", tmp_path / "small_frames", data=None)
     assert_one_line(code, err, "give --data DIR", "unknown environment")
     (tmp_path / "text.json").write_text("{}")

@@ -6,12 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 import gymnasium
 import numpy as np
 import pytest
-from tiny import assert_one_line, command
+from playing import Client, random_checkpoint, serving
+from tiny import LITTLE, assert_one_line, command
 
 from data import collect as collecting
 from data.collect import CollectConfig, bring_to, collect, make_policy
 from data.environments import make_environment
+from data.gym_games import GymVectorEnv
 from data.shards import ShardReader, read_metadata, split_shards
+from evaluation.counterfactuals import branch
+from play.launch import PlayConfig
 
 FEW = {"records": 3, "val_records": 1, "test_records": 0, "workers": 1, "min_frames": 8}
 
@@ -110,6 +114,59 @@ def test_a_policy_of_ones_own(tmp_path, here):
         sys.modules[__name__].wrong = wrong
         with pytest.raises(ValueError, match="the policy returned"):
             make_policy(f"{__name__}:wrong")(environment, np.random.default_rng(0)).act(environment, None)
+
+
+def test_buttons_are_played_beside_the_real_game_and_judged_without_it(tmp_path, here, monkeypatch, capsys):
+    monkeypatch.setitem(gymnasium.registry["TestWalk-v0"].kwargs, "kind", "buttons")
+    collect(CollectConfig(env="gym:TestWalk-v0", size="16x16", out=tmp_path / "set", **FEW), lambda _: None)
+    random_checkpoint(tmp_path / "random", tmp_path / "set")
+    few = {"checkpoint": str(tmp_path / "random"), "data": tmp_path / "set", "split": "val"}
+    metadata = read_metadata(tmp_path / "set")
+    reader = ShardReader(split_shards(tmp_path / "set", "val"), metadata)
+    game, _ = bring_to(reader.read(0, 0), metadata, 3)
+    with serving(PlayConfig(**few, port=0, num_steps=1)) as address, Client(address) as client:
+        assert client.enter().hello["keys"] == {"1": "button0", "2": "button1"}
+        client.start(moment=3, real=True)
+        for keys, held in ((("2",), [0, 1]), (("1", "2"), [1, 1]), (("1",), [1, 0])):
+            shown = client.step(keys).pictures[1]
+            assert np.array_equal(shown, game.step(np.array([held], np.float32))[0][0])
+    monkeypatch.setattr("evaluation.run.QUICK", LITTLE)
+    options = ("--data", few["data"], "--split", "val", "--quick", "--output", tmp_path / "report")
+    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", "--checkpoint", few["checkpoint"], *options)
+    assert code == 0, err
+    assert "the state of gym:TestWalk-v0 cannot be saved and restored" in (tmp_path / "report/report.md").read_text()
+
+
+def test_futures_branch_where_vectors_are_held(monkeypatch):
+    """By a state of its own that the game is given here."""
+    monkeypatch.setitem(gymnasium.registry["TestWalk-v0"].kwargs, "kind", "buttons")
+
+    def get_state(self):
+        return [bytes([game.unwrapped.place, game.unwrapped.steps]) for game in self._games]
+
+    def set_state(self, states):
+        for number, (game, state) in enumerate(zip(self._games, states, strict=True)):
+            game.unwrapped.place, game.unwrapped.steps = state
+            self._show(number, [game.render()])
+        return self._frames.copy()
+
+    monkeypatch.setattr(GymVectorEnv, "get_state", get_state)
+    monkeypatch.setattr(GymVectorEnv, "set_state", set_state)
+    branches = branch(make_environment("gym:TestWalk-v0", 3, size="7x9"), num_prompt=4, num_frames=3, seed=0)
+    assert branches.actions.tolist() == [[0, 0], [1, 0], [0, 1]]
+    places = branches.futures[:, :, :, 4, :, 0].argmax(-1)  # (moments, actions, frames)
+    begun = branches.prompt[:, -1, 4, :, 0].argmax(-1)
+    for k, move in enumerate((0, -1, 1)):
+        for t in range(3):
+            alive = branches.lengths[:, k] > t
+            assert (places[alive, k, t] == (begun[alive] + move * (t + 1)) % 7).all()
+    assert branches.lengths.max() == 3
+    prompt, actions, _ = branches.under_each()
+    assert actions.shape == (9, 7, 2) and np.array_equal(actions[5, 4:], np.tile(branches.actions[2], (3, 1)))
+    assert np.array_equal(prompt[5], branches.prompt[1])
+    moved = np.diff(branches.prompt[:, :, 4, :, 0].argmax(-1), axis=1) % 7
+    held = branches.prompt_actions[:, 1:]
+    assert np.array_equal(moved, (held[..., 1] - held[..., 0]) % 7)
 
 
 def test_games_without_a_state_say_so():

@@ -1,19 +1,25 @@
-"""All the way: recordings of a game that nobody knew -> trained on, dreamt, steered; and Atari the same way."""
+"""All the way: recordings of a game that nobody knew -> trained on, dreamt, steered, played, judged; and Atari too."""
 
 import json
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
 import pytest
 import torch
+from playing import Client, own_game, serving
 from recordings import DESCRIBED, play, write_csv, write_video
-from tiny import SMALLEST, command
+from tiny import CONTROLS, LITTLE, SMALLEST, command, random_model
 
 from data import collect as collecting
-from data.actions import ActionSpace
+from data.actions import UNCONDITIONAL, ActionSpace
+from data.environments import describe_environment
 from model import PRESETS, Sampler, WorldModel
+from play.launch import PlayConfig
+from play.replay import Replay
 from training import evaluate
+from training.setup import made_for
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +42,9 @@ def run(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(evaluate, "ROLLOUT_FRAMES", 8)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
+
+    monkeypatch.setattr("evaluation.run.QUICK", LITTLE)
+    monkeypatch.setattr("evaluation.run.COLLECTED", {True: (4, 3)})
 
     def call(name, *options):
         code, out, err = command(monkeypatch, capsys, name, *options)
@@ -108,6 +117,112 @@ def test_atari_is_trained_on_and_dreamt(run, monkeypatch):
     assert num_frames("dream.mp4") == 9
     model = WorldModel.from_pretrained("run/checkpoints/latest")
     assert model.config.action_names[0] == "stay" and model.config.frame_shape == (3, 96, 64)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """The data set and the network of the game with four buttons and two axes."""
+    return own_game(tmp_path_factory.mktemp("own"), CONTROLS)
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """Likewise, without actions."""
+    return own_game(tmp_path_factory.mktemp("watched"), UNCONDITIONAL)
+
+
+def playing(own):
+    data, checkpoint = own
+    return serving(PlayConfig(checkpoint=str(checkpoint), data=data, port=0, fps=30, num_steps=1))
+
+
+def no_number(name):
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_it_is_played_with_keys_held_together_and_replayed(own, run, tmp_path, monkeypatch):
+    with playing(own) as address, Client(address) as client:
+        hello = client.enter().hello
+        assert hello["keys"] == {
+            "A": "left", "LEFT": "left", "D": "right", "RIGHT": "right", "SPACE": "jump",
+            "J": "dx-", "L": "dx+", "I": "dy-", "K": "dy+",
+        }  # fmt: skip
+        started = client.start(record=0, moment=2, seed=4)
+        assert "does not know its level" in started["why_no_real_game"] and client.first.header["action"] is None
+        client.send("record", on=True)
+        held = [("D", "SPACE"), ("LEFT", "L", "I"), (), ("J", "K", "L")]
+        frames = [client.step(keys) for keys in held]
+        assert [frame.header["action"] for frame in frames] == [
+            [0, 1, 1, 0, 0, 0], [1, 0, 0, 0, 1, -1], [0] * 6, [0, 0, 0, 0, 0, 1]
+        ]  # fmt: skip
+        client.send("record", on=False)
+        place = client.until("recorded")["place"]
+        for name in ("dream.json", "dream.mp4"):
+            with urllib.request.urlopen(f"{address}/recordings/{place}/{name}") as answer:
+                (tmp_path / name).write_bytes(answer.read())
+        client.start(record=0, moment=2, seed=4)
+        assert np.abs(client.step().pictures[0].astype(int) - frames[0].pictures[0]).max() > 20
+    assert num_frames("dream.mp4") == 4
+    fields = json.loads((tmp_path / "dream.json").read_text(), parse_constant=no_number)
+    assert fields["prompt"]["actions"][0] == [None] * 6
+    dreamt, dream = [], Replay.dream
+    monkeypatch.setattr(Replay, "dream", lambda *arguments: dreamt.append(dream(*arguments)) or dreamt[0])
+    run("scripts.infer", "--checkpoint", own[1], "--replay", "dream.json", "--output", "again.mp4")
+    assert num_frames("again.mp4") == 4
+    assert np.abs(dreamt[0].astype(int) - np.stack([frame.pictures[0] for frame in frames])).max() <= 1
+    for change, words in (
+        ({"actions": [[0.0, 1.0]]}, "expected a row of 6 numbers"),
+        ({"actions": [[None] * 6] * 4}, "not all of its actions are known"),
+        ({"actions": [[1e99] * 6] * 4}, "not finite"),
+        ({"actions": [0, 1, 2, 0]}, "expected a row of 6 numbers"),
+    ):
+        (tmp_path / "bad.json").write_text(json.dumps(fields | change))
+        with pytest.raises(ValueError, match=words):
+            Replay.read(tmp_path / "bad.json", WorldModel.from_pretrained(own[1]).config)
+
+
+def judged(run, *options):
+    run("scripts.evaluate", "--quick", "--output", "report", *options)
+    with open("report/report.json") as file:
+        return json.load(file, parse_constant=no_number)
+
+
+def test_it_is_judged_by_held_out_play(own, run):
+    report = judged(run, "--data", own[0], "--checkpoint", own[1])
+    assert "unknown environment 'mygame'" in report["counterfactuals"]["not_measured"]
+    for name in ("fidelity", "single_step", "inverse_dynamics", "drift", "sweep"):
+        assert "not_measured" not in report[name], report[name]
+    assert set(report["inverse_dynamics"]["groups"]) == {"stay", "left", "right", "jump", "left+jump", "right+jump"}
+    curves = report["fidelity"]
+    assert curves["other_actions"]["psnr"] != curves["dream"]["psnr"]
+
+
+def test_video_without_actions_is_watched_and_judged(watched, run):
+    with playing(watched) as address, Client(address) as client:
+        assert client.enter().hello["keys"] == {}
+        client.start()
+        client.send("pause", on=False)
+        one, other = client.until("frame"), client.until("frame")
+        assert one.header["action"] == 0 and (one.pictures != other.pictures).any()
+    report = judged(run, "--data", watched[0], "--checkpoint", watched[1])
+    for name in ("counterfactuals", "inverse_dynamics"):
+        assert report[name] == {"not_measured": "there are no actions"}
+    assert "other_actions" not in report["fidelity"] and report["single_step"]["action_ratio"] is None
+    assert "not_measured" not in report["drift"] and "psnr_1" in report["sweep"][0]
+
+
+def test_atari_is_judged_by_what_really_follows(run, monkeypatch, tmp_path):
+    pytest.importorskip("ale_py")
+    monkeypatch.setattr(collecting, "GAMES_AT_ONCE", 2)
+    monkeypatch.setattr(collecting, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    game = describe_environment("ale:pong", size="48x32", frame_skip=3)
+    random_model(made_for(SMALLEST, game)).save_pretrained(tmp_path / "random")
+    report = judged(run, "--checkpoint", "random")  # play is collected
+    assert report["data"]["environment_options"] == {"frame_skip": 3, "size": "48x32"}
+    futures = report["counterfactuals"]
+    assert futures["actions"] == ["stay", "fire", "right", "left", "right+fire", "left+fire"]
+    assert [row["frame"] for row in futures["by_frame"]] == [1, 2, 4]
+    assert futures["by_frame"][-1]["chance"]["value"] < 1 and "not_measured" not in report["inverse_dynamics"]
 
 
 def test_frames_that_patches_do_not_fit(run, recordings_folder, monkeypatch, capsys):

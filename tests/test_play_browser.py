@@ -12,9 +12,11 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from playing import random_checkpoint, serving
+from playing import own_game, random_checkpoint, serving
 from screenshots import CHROMIUM, DESKTOP, PHONE, chromium
+from tiny import CONTROLS
 
+from data.actions import UNCONDITIONAL
 from model import WorldModel
 from play.launch import PlayConfig
 from play.replay import Replay
@@ -103,6 +105,29 @@ def test_the_page_loads_and_shows_where_a_dream_begins(visit, pong_set):
     assert "pong" in page.inner_text("#game") and page.locator("#gallery button").count() == 3
     assert picture(page)[..., :3].std() > 5 and frame_number(page) == 0
     assert "to begin" in page.inner_text("#veil") and page.inner_text("#pad").split() == ["↓", "down", "↑", "up"]
+
+
+def test_buttons_and_axes_are_held_together(visit, tmp_path):
+    data, checkpoint = own_game(tmp_path, CONTROLS)
+    with serving(PlayConfig(checkpoint=str(checkpoint), data=data, port=0, num_steps=1)) as address:
+        page = visit(address)
+        assert "dx-" in page.inner_text("#pad") and page.locator("#pad .key").count() == 9
+        for key in ("d", " ", "j"):
+            page.keyboard.down(key)
+        wait_until(lambda: action(page) == "right+jump+dx")
+        lit = page.locator("#pad .key.lit").all_inner_texts()
+        assert [text.split()[-1] for text in lit] == ["right", "jump", "dx-"]
+        page.keyboard.up("d")
+        wait_until(lambda: action(page) == "jump+dx")
+
+
+def test_a_dream_without_actions_is_watched(visit, tmp_path):
+    data, checkpoint = own_game(tmp_path, UNCONDITIONAL)
+    with serving(PlayConfig(checkpoint=str(checkpoint), data=data, port=0, num_steps=1)) as address:
+        page = visit(address)
+        assert "takes no keys" in page.inner_text("#veil") and "without actions" in page.inner_text("#hint")
+        page.click("#veil button")
+        wait_until(lambda: frame_number(page) > 3)
 
 
 def test_a_held_key_moves_the_dream_and_a_released_one_stops_acting(visit):

@@ -9,6 +9,7 @@ import torch
 
 import cli
 from data.actions import ActionSpace
+from evaluation.config import Sizes
 from model import ModelConfig, WorldModel
 
 TINY = ModelConfig(
@@ -26,6 +27,14 @@ CONTROLS = ActionSpace(
 
 # It trains in no time on real Pong.
 SMALLEST = ModelConfig(patch_size=16, dim=32, num_blocks=1, num_heads=2, window_frames=6, prediction="x0")
+
+
+# Evaluated in no time.
+LITTLE = Sizes(
+    num_clips=3, num_frames=6, num_states=3, branch_frames=4, reader_steps=4, train_records=8, drift_dreams=2,
+    drift_frames=36, sweep_clips=2, sweep_frames=4, sweep_states=2, sweep_steps=(1, 2), sweep_noise=(0.0, 0.1),
+    timed_frames=2,
+)  # fmt: skip
 
 
 def random_model(config: ModelConfig = TINY, seed: int = 0) -> WorldModel:

@@ -3,7 +3,8 @@
 
 const $ = (id) => document.getElementById(id);
 const GLYPHS = { LEFT: "←", RIGHT: "→", UP: "↑", DOWN: "↓", SPACE: "␣", ENTER: "⏎" };
-const KEY_NAMES = { ArrowLeft: "LEFT", ArrowRight: "RIGHT", ArrowUp: "UP", ArrowDown: "DOWN", " ": "SPACE", Enter: "ENTER" };
+const KEY_NAMES = { ArrowLeft: "LEFT", ArrowRight: "RIGHT", ArrowUp: "UP", ArrowDown: "DOWN", " ": "SPACE", Enter: "ENTER", Shift: "SHIFT", Tab: "TAB" };
+const MOUSE_NAMES = ["MOUSE1", "MOUSE3", "MOUSE2"]; // left, middle, right
 const FIELDS = "input:not([type=checkbox]), select, textarea";
 
 let socket = null;
@@ -83,12 +84,16 @@ function greet(hello) {
   $("num-steps-text").textContent = game.num_steps;
   makePad();
   const aliases = Object.keys(game.aliases);
-  $("hint").textContent =
+  $("hint").textContent = watching() ? "This dream takes no keys: it was learnt from video without actions. Watch it go on by itself." :
     `Hold ${Object.keys(game.keys).map((key) => GLYPHS[key] ?? key).join(" ")}` +
     `${aliases.length ? ` or ${aliases.join(" ")}` : ""}, several at once if you like.`;
   fit();
   start();
 }
+
+// Whether there is nothing to press.
+const watching = () => !Object.keys(game.keys).length;
+const goOn = () => send("pause", { on: false });
 
 function makePad() {
   const hands = [["LEFT", "RIGHT"], ["DOWN", "UP"]].map((hand) => hand.filter((key) => key in game.keys));
@@ -129,7 +134,7 @@ function hold(source, key) {
     const lit = held.some((name) => (game.aliases[name] ?? name) === button.dataset.key);
     button.classList.toggle("lit", lit);
   }
-  if (held.length && (phase === "ready" || phase === "dozing")) send("pause", { on: false });
+  if (held.length && (phase === "ready" || phase === "dozing")) goOn();
 }
 
 function releaseAll() {
@@ -153,6 +158,10 @@ addEventListener("keydown", (event) => {
   if (shortcut && (!event.repeat || shortcut === "step")) $(shortcut).click();
 });
 addEventListener("keyup", (event) => hold(event.code, null));
+const glass = $("dream").parentElement;
+glass.addEventListener("mousedown", ({ button }) => { if (game && MOUSE_NAMES[button] in game.keys) hold(`mouse ${button}`, MOUSE_NAMES[button]); });
+glass.addEventListener("contextmenu", (event) => { if (game && "MOUSE2" in game.keys) event.preventDefault(); });
+addEventListener("mouseup", ({ button }) => hold(`mouse ${button}`, null));
 addEventListener("blur", releaseAll);
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) return;
@@ -227,7 +236,9 @@ function onFrame(header, pictures) {
   $("real-tag").hidden = !header.real_ended;
   $("real-tag").textContent = "its episode ended, and began anew";
   document.body.dataset.frame = header.frame;
-  document.body.dataset.action = game.actions[header.action] ?? "";
+  const { action } = header; // a number, or one for each button and axis
+  const done = Array.isArray(action) ? game.actions.filter((_, i) => action[i]) : [game.actions[action] ?? ""];
+  document.body.dataset.action = done.join("+");
   if (header.frame === 0) return;
   const now = performance.now();
   for (const [number, time] of sentAt) {
@@ -280,8 +291,9 @@ function onStarted(started) {
   const keys = Object.keys(game.keys).map((key) => GLYPHS[key] ?? key);
   showMoment(started.moment ?? 0, started.last_moment ?? 0);
   $("moment").disabled = started.moment === null;
-  veil(`Hold ${keys.slice(0, 4).join("  ")} to begin`);
-  if (pressed.size) send("pause", { on: false });
+  if (watching()) veil("This dream takes no keys", "Watch it", goOn);
+  else veil(`Hold ${keys.slice(0, 4).join("  ")} to begin`);
+  if (pressed.size) goOn();
   if (later) say(later);
   later = "";
 }
@@ -289,7 +301,7 @@ function onStarted(started) {
 function onPaused({ on, reason }) {
   if (on && reason) {
     enter("dozing");
-    veil(reason);
+    veil(reason, watching() ? "Watch on" : "", goOn);
   } else {
     enter(on ? "paused" : "playing");
     veil("");
