@@ -189,3 +189,9 @@ def test_grid_has_two_rows_a_sample_and_a_column_a_moment(num_samples):
                 top, left = sample * 70 + row * 32, column * 32
                 shown = picture[top : top + 32, left : left + 32]
                 assert np.array_equal(shown, upscale(frames[sample, moment], 2))
+
+
+def test_zeros_of_both_signs_and_unknown_actions_are_shown():
+    actions = np.stack([CONTROLS.stay, -CONTROLS.stay, CONTROLS.unknown(), CONTROLS.named("jump")])
+    shown = with_keys(np.zeros((4, 16, 64, 3), np.uint8), actions, CONTROLS)
+    assert np.array_equal(shown[0], shown[1]) and (shown[0] != shown[2]).any() and (shown[0] != shown[3]).any()

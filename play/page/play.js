@@ -142,7 +142,8 @@ function releaseAll() {
 }
 
 function keyName(event) {
-  const name = KEY_NAMES[event.key] ?? (event.key.length === 1 ? event.key.toUpperCase() : null);
+  const digit = /^Digit(.)$/.exec(event.code)?.[1]; // also under Shift, and where letters stand in its place
+  const name = KEY_NAMES[event.key] ?? digit ?? (event.key.length === 1 ? event.key.toUpperCase() : null);
   return game && name && (name in game.keys || name in game.aliases) ? name : null;
 }
 
