@@ -259,6 +259,11 @@ def index_split(
     return _assemble(paths, entries)
 
 
+def held_out_split(folder: Path) -> str:
+    """The split of a data set to judge and play by: "test", or "val" where there is no other."""
+    return "val" if any((folder / "val").glob("*")) and not any((folder / "test").glob("*")) else "test"
+
+
 def split_shards(folder: Path, split: str) -> list[Path]:
     """The shard files of a split, by name.
 

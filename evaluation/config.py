@@ -68,7 +68,7 @@ class EvaluateConfig:
     checkpoint: str = ""  # a checkpoint's folder, or "user/name" on the Hub
     data: Path | None = None  # data set folder with held-out play; None: play is collected from the checkpoint's game
     output: Path = Path("report")  # folder of report.html, report.json and report.md
-    split: Literal["test", "val"] = "test"  # the held-out levels
+    split: Literal["test", "val"] | None = None  # the held-out levels; None: test, or val where there is no test
     quick: bool = False  # a first impression in two minutes on two cores: everything smaller
     num_clips: int | None = None  # held-out clips; None: 64, or 12 when quick
     num_frames: int | None = None  # frames dreamt of each; None: 64, or 16 when quick

@@ -19,6 +19,7 @@ from data.actions import ActionSpace
 from data.collect import CollectConfig, collect
 from data.dataset import ClipDataset
 from data.environments import SPLIT_LEVELS, make_environment
+from data.shards import held_out_split
 from evaluation.clips import RealClips, draw_clips, draw_records, scripted_actions
 from evaluation.config import FULL, QUICK, EvaluateConfig, Sizes
 from evaluation.cost import gflop_per_frame, ms_per_frame
@@ -63,7 +64,7 @@ class Evaluation:
             )
         self.num_steps = config.num_steps or self.model.config.num_steps
         self.data = config.data or self._collected()
-        self.split = config.split if any((self.data / config.split).glob("*")) else "val"
+        self.split = config.split or held_out_split(self.data)
         self.held_out = ClipDataset(self.data, self.split, clip_frames=1)
         self.metadata = self.held_out.metadata
         check_fits(self.model.config, self.metadata, self.data)
@@ -339,7 +340,7 @@ class Evaluation:
             "records": train_records,
             "val_records": 0,
             "test_records": 0,
-            f"{self.config.split}_records": held_out,
+            f"{self.config.split or 'test'}_records": held_out,
         }
         wanted = {"env": model.environment, "seed": self.config.seed, **records, **dict(model.environment_options)}
         name = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]

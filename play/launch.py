@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
+from data.shards import held_out_split
 from play.dreams import Dreams
 from play.follow import Follower, latest_checkpoint, load_weights
 from play.gallery import Gallery
@@ -30,7 +31,7 @@ class PlayConfig:
 
     checkpoint: str = "checkpoints/coinrun-nano"  # a checkpoint folder, or user/name on the Hub
     data: Path = Path("checkpoints/samples")  # the data set that dreams begin from
-    split: str = "test"
+    split: str | None = None  # None: test, or val where there is no test
     port: int = 7860  # 0: any that is free
     host: str = "127.0.0.1"  # 0.0.0.0: other machines may come in, with a password
     share: bool = False  # a public address, through Gradio's tunnel; with a password
@@ -101,7 +102,7 @@ def make_server(config: PlayConfig) -> PlayServer:
     model_thread = ThreadPoolExecutor(1, "model")
     loaded = model_thread.submit(load_weights, checkpoint, device).result()
     dreams = Dreams(loaded.model, loaded.weights)
-    gallery = Gallery(config.data, config.split, dreams.config)
+    gallery = Gallery(config.data, config.split or held_out_split(config.data), dreams.config)
     num_steps = config.num_steps or dreams.config.num_steps
     fps = config.fps or dreams.config.fps
     print(f"device: {describe_device(device)}; {loaded.name}, {num_steps} denoising steps, {fps:g} frames/s")

@@ -20,6 +20,7 @@ import cli
 from data.actions import ActionSpace, numbered
 from data.dataset import ClipDataset
 from data.importing import read_clip
+from data.shards import held_out_split
 from data.video import comparison, grid, write_mp4, write_png
 from model import ModelConfig, Sampler, WorldModel
 from play.actions import playable_actions
@@ -40,7 +41,7 @@ class InferConfig:
     checkpoint: str = "checkpoints/coinrun-nano"  # a checkpoint folder, or user/name on the Hub
     data: Path | None = None  # the data set that prompts and truth are from; None: checkpoints/samples, unless
     clip: Path | None = None  # a video's last frames are the prompt, or --num-prompt-frames 0
-    split: str = "test"
+    split: str | None = None  # None: test, or val where there is no test
     num_samples: int = 4  # dreams to make and measure; at most 8 of them are shown
     num_prompt_frames: int = 4  # true frames to begin from; 0: from noise alone
     num_frames: int = 64  # of each sample, the prompt included
@@ -144,7 +145,7 @@ def dream_again(config: InferConfig, saved: WorldModel, model: WorldModel) -> No
 
 def real_play(config: InferConfig, model: ModelConfig) -> Clips:
     """Held-out play of the data set."""
-    dataset = ClipDataset(config.truth, config.split, clip_frames=1)
+    dataset = ClipDataset(config.truth, config.split or held_out_split(config.truth), clip_frames=1)
     check_fits(model, dataset.metadata, config.truth)
     # Under other actions than the recording's, a dream may go on after the recording has ended.
     least_frames = None if config.actions == "gt" else config.num_prompt_frames + 1

@@ -250,7 +250,7 @@ def test_what_is_seen_is_what_the_replay_makes(visit, config, tmp_path):
     download.value.save_as(tmp_path / "dream.json")
     model = WorldModel.from_pretrained(config.checkpoint)
     replay = Replay.read(tmp_path / "dream.json", model.config)
-    assert replay.actions[replay.first :] == (1, 2, 2)
+    assert replay.actions[replay.first :].tolist() == [1, 2, 2]
     again = replay.dream(for_dreaming(model, choose_device("cpu")))
     assert np.abs(again.astype(int) - np.stack(seen)).max() <= 1
 

@@ -155,7 +155,7 @@ def test_a_clip_is_continued(run, checkpoint, tmp_path):
     for options, words in (
         (("--clip", "nowhere.mp4"), ("no video at nowhere.mp4",)),
         (("--clip", "mine.mp4", "--num-prompt-frames", 30, "--num-frames", 40), ("mine.mp4 has only 20 frames",)),
-        ((), ("give --data or --clip",)),
+        ((), ("no data set at checkpoints/samples",)),
         (("--clip", "mine.mp4", "--metrics", "m.json"), ("give --data",)),
     ):
         code, _, err = run("infer", "--checkpoint", checkpoint, *options)

@@ -177,11 +177,12 @@ def test_interrupted_runs_save_and_leave_cleanly(train_command, tmp_path, monkey
         return update(self, batch)
 
     monkeypatch.setattr(loop.Trainer, "_update", interrupt_third)
+    before = signal.getsignal(signal.SIGINT)
     code, out, err = train_command("--max-steps", 50)
     assert code == 130 and "Traceback" not in err
     assert "stopped at step 3" in out
     assert load_state(tmp_path / "run" / "checkpoints" / "latest")["step"] == 3
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_out_of_memory_says_which_batch_would_fit(train_command, monkeypatch):
