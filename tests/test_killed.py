@@ -18,7 +18,7 @@ def children(process: subprocess.Popen) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
-def wait_until(condition, process: subprocess.Popen, timeout_secs: float = 60) -> bool:
+def wait_until(condition, process: subprocess.Popen, timeout_secs: float = 240) -> bool:
     """Whether it came true while the process ran."""
     deadline = time.monotonic() + timeout_secs
     while time.monotonic() < deadline and process.poll() is None:
