@@ -16,7 +16,7 @@ from data.pixels import to_float, to_uint8
 from evaluation.statistics import decibels, estimate
 from model.dit import WorldModel
 from training.distributed import autocast
-from training.loss import diffusion_loss, draw_noise
+from training.loss import as_dreamt, diffusion_loss
 
 CASE_FRAME = 16  # best, median and worst clips are those by PSNR at this dreamt frame
 
@@ -81,7 +81,8 @@ def cases(truth: np.ndarray, dreams: np.ndarray, lengths: np.ndarray) -> dict[st
 
 @torch.inference_mode()
 def single_step(model: WorldModel, dataset: ClipDataset, num_clips: int, batch_size: int) -> dict[str, Any]:
-    """As training logs it: the loss, and PSNR and SSIM of the x0 that the network sees, at uniformly random levels.
+    """As training logs it: the loss, and PSNR and SSIM of the x0 that the network sees at random levels,
+    looking back at nearly clean frames.
 
     And `action_ratio`: the loss under another clip's actions, the noise being the same, over that under their own; None
     where there is no other clip, or are no actions.
@@ -97,7 +98,7 @@ def single_step(model: WorldModel, dataset: ClipDataset, num_clips: int, batch_s
     for batch in dataset.batches(batch_size):
         frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
         x0 = to_float(frames)
-        noise = draw_noise(x0.shape, batch.seeds, model.device)
+        noise = as_dreamt(x0.shape, batch.seeds, model.device)
         with autocast(model.device):
             own, seen = diffusion_loss(model, model.config, x0, actions, noise)
             other, _ = diffusion_loss(model, model.config, x0, actions.roll(1, dims=0), noise)

@@ -154,7 +154,8 @@ def _fidelity(report: dict) -> Iterator[Block]:
 def _single_step(report: dict) -> Iterator[Block]:
     section = report["single_step"]
     yield Text(
-        "As training logs them: every frame of a clip noised to a random level of its own, one run of the network."
+        "As training logs them: every frame of a clip is noised to a random level of its own and looks back at nearly "
+        "clean ones; one run of the network."
     )
     names = {"loss": "loss", "psnr": "PSNR (dB)", "ssim": "SSIM", "action_ratio": "loss, wrong / true actions"}
     measured = {name: value for name, value in section.items() if value}

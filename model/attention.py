@@ -101,12 +101,18 @@ class SpatialAttention(Attention):
 class TemporalAttention(Attention):
     """Every patch attends to itself in this frame and in those before it (causal)."""
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, P, D) -> (B, T, P, D). `mask` (T, T), True where a query row may look, replaces the causal one."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """(B, T, P, D) -> (B, T, P, D).
+
+        Args:
+            mask: (T, T), True where a query row may look; replaces the causal one.
+            positions: (T,) of the frames in time; replace 0 to T - 1.
+        """
         batch, num_frames = x.shape[:2]
+        turns = self.rotary.turns[:num_frames] if positions is None else self.rotary.turns[positions]
         # One copy of x, in place of one each of q, k and v.
         x = x.transpose(1, 2).flatten(0, 1)
-        q, k, v = (t.transpose(1, 2) for t in self.qkv(x, self.rotary.turns[:num_frames, None]))
+        q, k, v = (t.transpose(1, 2) for t in self.qkv(x, turns[:, None]))
         return self.project(attend(q, k, v, mask, causal=mask is None)).unflatten(0, (batch, -1)).transpose(1, 2)
 
     def continued(self, x: Tensor, block: int, cache: CacheView) -> Tensor:

@@ -220,15 +220,21 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
         return grid.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
     def forward(
-        self, frames: Tensor, noise_level: Tensor, actions: Tensor, temporal_mask: Tensor | None = None
+        self,
+        frames: Tensor,
+        noise_level: Tensor,
+        actions: Tensor,
+        temporal_mask: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """Predict v or x0, as `config.prediction` says.
 
         Args:
-            frames: (B, T, C, H, W) float, noised to `noise_level`; T at most `config.window_frames`.
+            frames: (B, T, C, H, W) float, noised to `noise_level`; T at most `config.window_frames`, or `positions`.
             noise_level: (B, T) float in [0, 1], one for each frame.
             actions: (B, T, A) float; `actions[:, t]` leads into frame t, zeros where no action is known.
             temporal_mask: (T, T) bool, True where frame `row` may look at frame `column`; causal when None.
+            positions: (T,) int64, place of each frame in time, below `config.window_frames`; as they come when None.
 
         Returns:
             (B, T, C, H, W) float32.
@@ -240,7 +246,8 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
         x, c = self.tokens(frames), self.condition(noise_level, actions)
         recompute = self.recompute and torch.is_grad_enabled()
         for block in self.blocks:
-            run = partial(block, temporal_attention=partial(block.temporal.attention, mask=temporal_mask))
+            look_back = partial(block.temporal.attention, mask=temporal_mask, positions=positions)
+            run = partial(block, temporal_attention=look_back)
             vectors = block.modulations(c)
             x = recomputed(run, x, vectors) if recompute else run(x, vectors)
         return self.pixels(self.final_layer(x, self.final_layer.modulation(c)))

@@ -294,7 +294,8 @@ def _time_steps(trainer: Trainer, config: StepConfig) -> dict:
     peak = peak_memory_bytes(device)  # before the matrix product below adds to it
     matmul = matmul_flops_per_sec(device, torch.bfloat16 if bf16 else torch.float32)
     clips_per_sec = config.batch_size / secs.mean()
-    flops = clip_flops(trainer.model_config, clip_frames)
+    copies = 2 if trainer.config.noise_levels == "teacher-forcing" else 1
+    flops = clip_flops(trainer.model_config, copies * clip_frames)
     return {
         "network": config.preset,
         "batch_size": config.batch_size,
@@ -340,15 +341,15 @@ def _secs_between(start: float | torch.cuda.Event, end: float | torch.cuda.Event
     return start.elapsed_time(end) / 1000.0
 
 
-def clip_flops(config: ModelConfig, clip_frames: int) -> float:
-    """Floating-point operations of training on one clip: the forward pass three times, recomputation not counted.
+def clip_flops(config: ModelConfig, num_frames: int) -> float:
+    """Floating-point operations of training on so many frames at once: the forward pass three times, no recomputation.
 
     Of all linear maps and attention products, what a causal mask hides included, as on the CPU.
     """
     dim, frequencies = config.dim, 256
-    patches = replace(config, window_frames=clip_frames).run_flops
+    patches = replace(config, window_frames=num_frames).run_flops
     vectors = (12 * config.num_blocks + 2) * dim**2 + frequencies * dim + dim**2 + config.num_actions * dim
-    return 3.0 * clip_frames * (patches + 2.0 * vectors)
+    return 3.0 * num_frames * (patches + 2.0 * vectors)
 
 
 def _time_usual(config: LoaderConfig, num_batches: int) -> tuple[float, float]:

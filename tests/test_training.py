@@ -13,7 +13,7 @@ from tiny import TINY, assert_one_line, random_inputs, random_model
 from data.dataset import Batch, ClipDataset
 from data.pixels import to_float
 from model import ModelConfig, WorldModel
-from model.diffusion import alpha_bar
+from model.diffusion import add_noise, alpha_bar, frame_alpha_bar, x0_from_prediction
 from training import loop, plot
 from training.checkpoint import find_resume, list_checkpoints, load_state, save_checkpoint
 from training.evaluate import (
@@ -26,7 +26,16 @@ from training.evaluate import (
     validation_metrics,
     validation_sums,
 )
-from training.loss import CLEAN_LEVEL, Noise, diffusion_loss, draw_noise, drop_actions, spread, with_own_frames
+from training.loss import (
+    PAST_LEVEL,
+    Noise,
+    as_dreamt,
+    diffusion_loss,
+    draw_noise,
+    drop_actions,
+    spread,
+    with_own_frames,
+)
 from training.metrics import MetricsLog, read_metrics
 from training.optimizer import make_optimizer, orthogonal
 
@@ -81,7 +90,7 @@ def test_v_and_x0_networks_have_the_same_loss():
     frames, _, actions = random_inputs()
     levels = torch.linspace(0.1, 1.0, 12).view(2, 6)
     eps = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0))
-    noise = Noise(levels, eps, coins=torch.zeros(2), weights=torch.ones_like(levels), uniform=levels)
+    noise = Noise(levels, eps, coins=torch.zeros(2), uniform=levels)
     v_model = random_model()
     loss_v, x0 = diffusion_loss(v_model, v_model.config, frames, actions, noise)
     x0_config = replace(v_model.config, prediction="x0")
@@ -90,22 +99,57 @@ def test_v_and_x0_networks_have_the_same_loss():
     assert loss_v.shape == (2, 6)
 
 
-def test_own_frames_are_what_the_network_makes_of_noise_where_the_loss_sees_none():
+@pytest.mark.parametrize("kind", ["uniform", "teacher-forcing"])
+def test_own_frames_are_what_the_network_makes_of_other_levels(kind):
     frames, _, actions = random_inputs(batch=8)
-    noise = draw_noise(frames.shape, np.arange(8), torch.device("cpu"), "half-clean")
+    noise = draw_noise(frames.shape, np.arange(8), torch.device("cpu"), kind)
     config, levels_seen = replace(TINY, prediction="x0"), []
 
-    def says_grey(x_u, levels, actions):
-        levels_seen.append(levels)
+    def says_grey(x_u, levels, actions, *attention):
+        levels_seen.append(levels[:, -frames.shape[1] :])
         return torch.full_like(x_u, 0.1)
 
-    assert with_own_frames(says_grey, config, frames, actions, noise, "half-clean", 0.0) is frames
-    seen = with_own_frames(says_grey, config, frames, actions, noise, "half-clean", 0.5)
+    assert with_own_frames(says_grey, config, frames, actions, noise, kind, 0.0) is frames
+    seen = with_own_frames(says_grey, config, frames, actions, noise, kind, 0.5)
     own = noise.coins >= 0.5
     assert 0 < own.sum() < 8 and torch.equal(seen[~own], frames[~own])
     assert (seen[own] == seen[own][0, 0, 0, 0, 0]).all() and abs(seen[own].mean() - 0.1) < 1 / 255
-    clean = noise.weights[own] == 0
-    assert ((levels_seen[0] <= CLEAN_LEVEL) != clean).float().mean() > 0.9  # noisy here, clean there
+    middle = spread(torch.tensor(0.5), kind)
+    assert ((levels_seen[0] < middle) != (noise.levels[own] < middle)).all()  # noisy here, clean there
+
+
+def test_under_teacher_forcing_each_frame_is_told_as_from_a_clean_past():
+    """One run over two copies of a clip gives what a run for each frame, over the clean ones before it, does."""
+    frames, _, actions = random_inputs()
+    model, cpu = random_model(), torch.device("cpu")
+    noise = draw_noise(frames.shape, np.arange(2), cpu, "teacher-forcing")
+    past_levels, past_eps = noise.past
+    assert past_levels.max() < PAST_LEVEL and not torch.equal(past_eps, noise.eps)
+    _, told = diffusion_loss(model, model.config, frames, actions, noise)
+    clean = add_noise(frames, past_eps, frame_alpha_bar(past_levels))
+    noisy = add_noise(frames, noise.eps, frame_alpha_bar(noise.levels))
+    for t in range(frames.shape[1]):
+        x_u = torch.cat((clean[:, :t], noisy[:, t : t + 1]), dim=1)
+        levels = torch.cat((past_levels[:, :t], noise.levels[:, t : t + 1]), dim=1)
+        prediction = model(x_u, levels, actions[:, : t + 1])[:, -1]
+        expected = x0_from_prediction(prediction, noisy[:, t], frame_alpha_bar(noise.levels)[:, t], "v")
+        torch.testing.assert_close(told[:, t], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_under_teacher_forcing_what_is_seen_is_the_past_alone():
+    frames, _, actions = random_inputs()
+    noise = draw_noise(frames.shape, np.arange(2), torch.device("cpu"), "teacher-forcing")
+    shown = []
+
+    def network(x_u, *rest):
+        shown.append(x_u)
+        return x_u
+
+    for seen in (frames, torch.zeros_like(frames)):
+        diffusion_loss(network, TINY, frames, actions, noise, seen)
+    past, own = shown[0].chunk(2, dim=1)
+    other_past, same = shown[1].chunk(2, dim=1)
+    assert torch.equal(own, same) and (past - other_past).abs().mean() > 0.3
 
 
 def test_the_loss_of_what_is_seen_is_towards_the_truth():
@@ -138,16 +182,18 @@ def test_noise_of_a_clip_depends_on_its_seed_alone():
 
 def test_noise_levels_are_spread_as_they_say():
     uniform = torch.linspace(0, 1, 100_001)[:-1]
-    same, weights = spread(uniform, "uniform")
-    assert torch.equal(same, uniform) and (weights == 1).all()
-    middle, weights = spread(uniform, "logit-normal")
-    logits = torch.special.logit(middle.double())
-    assert abs(logits.mean()) < 0.01 and abs(logits.std() - 1) < 0.01 and (weights == 1).all()
-    levels, weights = spread(uniform, "half-clean")
-    clean = weights == 0
-    assert clean.float().mean() == 0.5 and weights.mean() == 1
-    assert 0.0999 < levels[clean].max() < CLEAN_LEVEL + 1e-6
-    torch.testing.assert_close(levels[~clean], torch.linspace(0, 1, 50_001)[:-1], atol=1e-5, rtol=0)
+    assert torch.equal(spread(uniform, "uniform"), uniform)
+    logits = torch.special.logit(spread(uniform, "logit-normal").double())
+    assert abs(logits.mean()) < 0.01 and abs(logits.std() - 1) < 0.01
+    high = spread(uniform, "teacher-forcing")
+    assert high[25_000] == 0.5 and high[0] == 0 and 0.9999 < high[-1] < 1 and (high.diff() > 0).all()
+
+
+def test_validation_is_the_same_whatever_the_training():
+    shape, seeds = torch.Size((2, 4, 3, 8, 8)), np.arange(2)
+    noise, training = (draw(shape, seeds, torch.device("cpu")) for draw in (as_dreamt, draw_noise))
+    assert torch.equal(noise.levels, noise.uniform) and torch.equal(noise.coins, training.coins)
+    assert noise.past[0].shape == noise.levels.shape and noise.past[0].max() < PAST_LEVEL
 
 
 def test_actions_are_dropped_clip_by_clip():
@@ -319,7 +365,8 @@ def test_epoch_figures_are_means_over_all_frames():
 
     def part(rows):
         def brighter(*_):
-            return to_float(frames[rows]) + torch.linspace(0, 20, 6)[:, None, None, None] * 2 / 255
+            made = to_float(frames[rows]) + torch.linspace(0, 20, 6)[:, None, None, None] * 2 / 255
+            return made.repeat(1, 2, 1, 1, 1)  # for the past, then for the frames that look back at it
 
         brighter.config, brighter.device = config, torch.device("cpu")
         return epoch_sums(brighter, [Batch(frames[rows], actions[rows], seeds, seeds, seeds[rows])])
@@ -360,7 +407,7 @@ def test_validation_tells_heeded_actions_and_noise_levels():
     class Painter(torch.nn.Module):
         device = torch.device("cpu")
 
-        def forward(self, noisy, noise_level, actions):
+        def forward(self, noisy, noise_level, actions, *attention):
             colour = actions[..., None, None] * 2 - 1
             return (colour + noise_level[..., None, None, None] * 0.1).expand_as(noisy)
 

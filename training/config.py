@@ -20,7 +20,7 @@ class Recipe:
 
 
 PUBLISHED = Recipe()  # the public CoinRun networks were trained so
-_MEASURED = Recipe(optimizer="muon", learning_rate=2e-3, noise_levels="half-clean")
+_MEASURED = Recipe(optimizer="muon", learning_rate=2e-3, noise_levels="teacher-forcing")
 RECIPES = {"pico": _MEASURED, "nano": _MEASURED}
 
 
@@ -47,7 +47,7 @@ class TrainConfig:
     decay_fraction: float = 0.2  # and falls to 0 over this last share of the run
     clip_grad_norm: float = 1.0
     ema_decay: float = 0.999  # of the averaged weights that are saved; ramps up from 0
-    noise_levels: NoiseLevels | None = None  # how they are spread; half-clean: half of the frames only looked back at
+    noise_levels: NoiseLevels | None = None  # how they are spread, and what is looked back at: see training/loss.py
     own_frames: float | None = None  # share of the clips in which the network looks back at frames of its own making
     action_dropout: float = 0.1  # share of clips whose actions are all hidden
     seed: int = 0

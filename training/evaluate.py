@@ -25,7 +25,7 @@ from model.config import ModelConfig
 from model.dit import WorldModel
 from model.sampler import Sampler
 from training.distributed import gather, rank, world_size
-from training.loss import diffusion_loss, draw_noise
+from training.loss import as_dreamt, diffusion_loss
 
 NOISE_BINS = 8  # equal ranges of noise levels that the validation loss is split by
 ROLLOUT_SAMPLES, ROLLOUT_PROMPT, ROLLOUT_FRAMES = 4, 4, 32
@@ -78,13 +78,14 @@ def by_frame(truth: np.ndarray, frames: np.ndarray) -> dict[str, list[float | No
 def validation_sums(model: WorldModel, batches: list[Batch]) -> Tensor:
     """What `validation_metrics` is made from, float64 (2, 2 + NOISE_BINS): sums over frames, and how many there were.
 
-    Of the loss, of the loss under another clip's actions, and of the loss in each bin of noise levels. Each clip is
-    under the noise of its seed. Sums of several processes may be added or averaged.
+    Of the loss, of the loss under another clip's actions, and of the loss in each bin of noise levels. Each frame is
+    noised to a uniformly random level and looks back at nearly clean ones, as in a dream, by its clip's seed. Sums of
+    several processes may be added or averaged.
     """
     sums = torch.zeros(2, 2 + NOISE_BINS, dtype=torch.float64)
     for batch in batches:
         frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
-        noise = draw_noise(frames.movedim(-1, -3).shape, batch.seeds, model.device)
+        noise = as_dreamt(frames.movedim(-1, -3).shape, batch.seeds, model.device)
         x0 = to_float(frames)
         own = diffusion_loss(model, model.config, x0, actions, noise)[0]
         other = diffusion_loss(model, model.config, x0, actions.roll(1, dims=0), noise)[0]
@@ -106,12 +107,12 @@ def epoch_sums(model: WorldModel, batches: Iterable[Batch]) -> Tensor:
     """What `epoch_metrics` is made from, float64 (4,): sums over frames, and how many there were.
 
     Of the loss, of the squared error of the network's x0, rounded to colours of 0 to 255, and of its SSIM. Each frame
-    is noised to a uniformly random level, by its clip's seed. Sums of several processes may be added or averaged.
+    is noised as in `validation_sums`. Sums of several processes may be added or averaged.
     """
     sums = torch.zeros(4, dtype=torch.float64)
     for batch in batches:
         frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
-        noise = draw_noise(frames.movedim(-1, -3).shape, batch.seeds, model.device)
+        noise = as_dreamt(frames.movedim(-1, -3).shape, batch.seeds, model.device)
         losses, x0 = diffusion_loss(model, model.config, to_float(frames), actions, noise)
         seen, truth = to_levels(x0).flatten(0, 1), frames.movedim(-1, -3).flatten(0, 1).float()
         error = (seen - truth).square().mean(dim=(1, 2, 3))

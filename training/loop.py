@@ -292,7 +292,7 @@ class Trainer:
         with self._autocast():
             seen = with_own_frames(self.model, self.model_config, x0, actions, noise, kind, self.config.own_frames)
             losses, _ = diffusion_loss(self.network, self.model_config, x0, actions, noise, seen)
-        return (losses * noise.weights).mean()
+        return losses.mean()
 
     def _to_device(self, batch: Batch) -> list[tuple[Tensor, Tensor, np.ndarray]]:
         """Frames, actions and seeds of each part that is accumulated."""

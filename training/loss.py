@@ -5,7 +5,7 @@ Shapes: B clips, T frames, C channels, H x W pixels, A action vector.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,9 +17,10 @@ from model.diffusion import add_noise, frame_alpha_bar, v_from_x0_eps, x0_from_p
 
 # An x0 network's loss is weighed by 1 / (1 - alpha_bar), held down below this (that is below u = 0.03).
 MIN_NOISE_POWER = 0.01
-CLEAN_LEVEL = 0.1  # noise levels of nearly clean frames lie below it
+PAST_LEVEL = 0.1  # teacher forcing: levels of the past lie below it, as does the context noise of a dream
+SHIFT = 3.0  # teacher forcing: levels lie nearer to pure noise, where a frame is dreamt from its past alone
 
-NoiseLevels = Literal["uniform", "logit-normal", "half-clean"]  # see `spread`
+NoiseLevels = Literal["uniform", "logit-normal", "teacher-forcing"]  # see `draw_noise`
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Noise:
     levels: Tensor  # (B, T) in [0, 1], independent for each frame (diffusion forcing, arXiv 2407.01392)
     eps: Tensor  # (B, T, C, H, W) standard normal
     coins: Tensor  # (B,) uniform in [0, 1), for `drop_actions`
-    weights: Tensor  # (B, T) of each frame in the training loss; 1 on average
-    uniform: Tensor  # (B, T) in [0, 1), what levels and weights were made from
+    uniform: Tensor  # (B, T) in [0, 1), what the levels were made from
+    # Of a second, nearly clean copy of the clip, which is what the frames look back at; None: they see one another.
+    past: tuple[Tensor, Tensor] | None = None  # its levels (B, T) and eps (B, T, C, H, W)
 
 
 def draw_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device, kind: NoiseLevels = "uniform") -> Noise:
@@ -39,32 +41,38 @@ def draw_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device, kind:
     So it is the same whatever batch, micro-batch or rank the clip is in. One generator, seeded again for each clip,
     is faster on a CPU than one draw for all (46 ms to 75 for 32 clips of 32 frames of 64x64, as a clip fits the cache);
     on a GPU it is two launches a clip, and nothing waits for the device.
+
+    "uniform": levels as they come (diffusion forcing). "logit-normal": the middle ones more often (arXiv 2403.03206,
+    section 3.1). "teacher-forcing": high ones more often (the same, eq. 23), and each frame looks back at nearly clean
+    ones, as in a dream: in diffusion forcing a frame hardly ever sees two clean ones before it, and motion takes two.
     """
     batch, num_frames = shape[:2]
+    num_drawn = 2 * num_frames if kind == "teacher-forcing" else num_frames
     generator = torch.Generator(device)
-    uniform = torch.empty(batch, num_frames + 1, device=device)
-    eps = torch.empty(shape, device=device)
+    uniform = torch.empty(batch, 1 + num_drawn, device=device)
+    eps = torch.empty(batch, num_drawn, *shape[2:], device=device)
     for clip, seed in enumerate(seeds.tolist()):
         generator.manual_seed(seed)
         uniform[clip].uniform_(generator=generator)
         eps[clip].normal_(generator=generator)
-    levels, weights = spread(uniform[:, 1:], kind)
-    return Noise(levels=levels, eps=eps, coins=uniform[:, 0], weights=weights, uniform=uniform[:, 1:])
+    coins, own, rest = uniform.split((1, num_frames, num_drawn - num_frames), dim=1)
+    past = (PAST_LEVEL * rest, eps[:, num_frames:]) if kind == "teacher-forcing" else None
+    return Noise(spread(own, kind), eps[:, :num_frames], coins[:, 0], own, past)
 
 
-def spread(uniform: Tensor, kind: NoiseLevels) -> tuple[Tensor, Tensor]:
-    """Uniform numbers in [0, 1) -> noise levels, and the weight of each frame in the loss, of the same shape.
+def as_dreamt(shape: torch.Size, seeds: np.ndarray, device: torch.device) -> Noise:
+    """Noise as in `draw_noise` to judge by, whatever the training: a nearly clean past, and uniform levels."""
+    noise = draw_noise(shape, seeds, device, "teacher-forcing")
+    return replace(noise, levels=noise.uniform)
 
-    "uniform": as they are. "logit-normal": the middle levels more often (arXiv 2403.03206, section 3.1).
-    "half-clean": every other frame, by chance, is nearly clean and only looked back at, as all are in a dream, and the
-    rest are uniform. When all levels are uniform, a frame hardly ever sees two clean ones before it.
-    """
+
+def spread(uniform: Tensor, kind: NoiseLevels) -> Tensor:
+    """Uniform numbers in [0, 1) -> noise levels of the same shape."""
     if kind == "uniform":
-        return uniform, torch.ones_like(uniform)
+        return uniform
     if kind == "logit-normal":
-        return torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)).sigmoid(), torch.ones_like(uniform)
-    clean = uniform < 0.5
-    return torch.where(clean, 2 * CLEAN_LEVEL * uniform, 2 * uniform - 1), 2.0 * ~clean
+        return torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)).sigmoid()
+    return SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
 
 
 def drop_actions(actions: Tensor, share: float, coins: Tensor) -> Tensor:
@@ -83,20 +91,46 @@ def diffusion_loss(
         model: a `WorldModel`, compiled or not.
         x0: (B, T, C, H, W) clean frames in [-1, 1].
         actions: (B, T, A).
-        seen: (B, T, C, H, W) what is noised and shown in place of x0; None: x0 itself.
+        seen: (B, T, C, H, W) what is looked back at in place of x0; None: x0 itself.
 
     Returns:
         Loss of each frame (B, T), a mean over its numbers; and the x0 that the network saw, shaped as x0.
     """
     ab = frame_alpha_bar(noise.levels)
-    x_u = add_noise(x0 if seen is None else seen, noise.eps, ab)
-    prediction = model(x_u, noise.levels, actions)
+    x_u, prediction = _run(model, x0, actions, noise, x0 if seen is None else seen)
+    x0_hat = x0_from_prediction(prediction, x_u, ab, config.prediction)
     if config.prediction == "v" and seen is None:
         squared = (prediction - v_from_x0_eps(x0, noise.eps, ab)).square()
     else:
-        x0_hat = x0_from_prediction(prediction, x_u, ab, config.prediction)
         squared = (x0_hat - x0).square() / (1 - ab).clamp(min=MIN_NOISE_POWER)
-    return squared.mean(dim=(2, 3, 4)), x0_from_prediction(prediction, x_u, ab, config.prediction)
+    return squared.mean(dim=(2, 3, 4)), x0_hat
+
+
+def _run(model, x0: Tensor, actions: Tensor, noise: Noise, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """The noised frames, and what the network makes of them, both shaped as x0."""
+    ab = frame_alpha_bar(noise.levels)
+    if noise.past is None:  # frames are looked back at as they are noised themselves
+        x_u = add_noise(seen, noise.eps, ab)
+        return x_u, model(x_u, noise.levels, actions)
+    x_u = add_noise(x0, noise.eps, ab)
+    levels, eps = noise.past
+    past = add_noise(seen, eps, frame_alpha_bar(levels))
+    # One run over both copies, each frame at its own place in time.
+    mask, positions = teacher_forcing_mask(x0.shape[1], x0.device)
+    frames, levels = torch.cat((past, x_u), dim=1), torch.cat((levels, noise.levels), dim=1)
+    prediction = model(frames, levels, torch.cat((actions, actions), dim=1), mask, positions)
+    return x_u, prediction[:, x0.shape[1] :]
+
+
+def teacher_forcing_mask(num_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """For a clean copy of T frames followed by a noisy one: (2T, 2T), True where a row may look; (2T,) positions.
+
+    Every frame sees the clean frames before it, and itself (as in block diffusion, arXiv 2503.09573, section 3.1).
+    """
+    positions = torch.arange(num_frames, device=device).repeat(2)
+    is_clean = torch.arange(2 * num_frames, device=device) < num_frames
+    itself = torch.eye(2 * num_frames, dtype=torch.bool, device=device)
+    return itself | (is_clean & (positions < positions[:, None])), positions
 
 
 @torch.no_grad()
@@ -117,10 +151,11 @@ def with_own_frames(
     own = noise.coins >= 1 - share
     if not own.any():
         return x0
-    levels, _ = spread((noise.uniform[own] + 0.5) % 1, kind)
-    ab = frame_alpha_bar(levels)
-    x_u = add_noise(x0[own], noise.eps[own], ab)
-    made = x0_from_prediction(model(x_u, levels, actions[own]), x_u, ab, config.prediction)
+    uniform = (noise.uniform[own] + 0.5) % 1
+    past = noise.past and tuple(drawn[own] for drawn in noise.past)
+    turned = Noise(spread(uniform, kind), noise.eps[own], noise.coins[own], uniform, past)
+    x_u, prediction = _run(model, x0[own], actions[own], turned, x0[own])
+    made = x0_from_prediction(prediction, x_u, frame_alpha_bar(turned.levels), config.prediction)
     seen = x0.clone()
     seen[own] = ((made.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     return seen
