@@ -19,6 +19,7 @@ from model.diffusion import add_noise, frame_alpha_bar, v_from_x0_eps, x0_from_p
 MIN_NOISE_POWER = 0.01
 PAST_LEVEL = 0.1  # teacher forcing: levels of the past lie below it, as does the context noise of a dream
 SHIFT = 3.0  # teacher forcing: levels lie nearer to pure noise, where a frame is dreamt from its past alone
+OWN_PASSES = 3  # of `with_own_frames`
 
 NoiseLevels = Literal["uniform", "logit-normal", "teacher-forcing"]  # see `draw_noise`
 
@@ -140,22 +141,25 @@ def with_own_frames(
     """x0 with the frames of a share of the clips as the network itself makes them, for it to learn from its errors.
 
     A dream looks back at its own frames, training at real ones: that is where drift comes from. Each frame is predicted
-    in one run, from noise levels half a turn away, so that what is clean in the loss is made from noise here; and is
-    rounded to 8 bits, as dreams are when they are shown.
+    in one run, from other noise levels than in the loss, and rounded to 8 bits, as dreams are when they are shown. The
+    next pass looks back at what the last one made, so that errors grow on errors without a dream frame by frame
+    (parallel scheduled sampling, arXiv 1906.04331).
 
     Args:
         x0, actions, noise: as for `diffusion_loss`, which takes the result as `seen`.
         kind: how `noise` was drawn.
-        share: of the clips; those whose coins are highest, as those with the lowest have their actions hidden.
+        share: of the clips; those whose coins are highest, as those with the lowest have their actions hidden. A third
+            of them goes through one pass, a third through two, a third through three.
     """
-    own = noise.coins >= 1 - share
-    if not own.any():
-        return x0
-    uniform = (noise.uniform[own] + 0.5) % 1
-    past = noise.past and tuple(drawn[own] for drawn in noise.past)
-    turned = Noise(spread(uniform, kind), noise.eps[own], noise.coins[own], uniform, past)
-    x_u, prediction = _run(model, x0[own], actions[own], turned, x0[own])
-    made = x0_from_prediction(prediction, x_u, frame_alpha_bar(turned.levels), config.prediction)
-    seen = x0.clone()
-    seen[own] = ((made.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    seen = x0.clone() if share else x0
+    for number in range(OWN_PASSES):
+        own = noise.coins >= 1 - share * (1 - number / OWN_PASSES)
+        if not own.any():
+            break
+        uniform = (noise.uniform[own] + (number + 1) / (OWN_PASSES + 1)) % 1
+        past = noise.past and tuple(drawn[own] for drawn in noise.past)
+        turned = Noise(spread(uniform, kind), noise.eps[own], noise.coins[own], uniform, past)
+        x_u, prediction = _run(model, x0[own], actions[own], turned, seen[own])
+        made = x0_from_prediction(prediction, x_u, frame_alpha_bar(turned.levels), config.prediction)
+        seen[own] = ((made.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     return seen
