@@ -27,6 +27,7 @@ from training.evaluate import (
     validation_sums,
 )
 from training.loss import (
+    OWN_PASSES,
     PAST_LEVEL,
     Noise,
     as_dreamt,
@@ -100,22 +101,32 @@ def test_v_and_x0_networks_have_the_same_loss():
 
 
 @pytest.mark.parametrize("kind", ["uniform", "teacher-forcing"])
-def test_own_frames_are_what_the_network_makes_of_other_levels(kind):
-    frames, _, actions = random_inputs(batch=8)
-    noise = draw_noise(frames.shape, np.arange(8), torch.device("cpu"), kind)
-    config, levels_seen = replace(TINY, prediction="x0"), []
+def test_own_frames_are_made_of_own_frames(kind):
+    frames, _, actions = random_inputs(batch=24)
+    noise = draw_noise(frames.shape, np.arange(24), torch.device("cpu"), kind)
+    config, levels_seen, past = replace(TINY, prediction="x0"), [], []
 
-    def says_grey(x_u, levels, actions, *attention):
+    def says_lighter_greys(x_u, levels, actions, *attention):
         levels_seen.append(levels[:, -frames.shape[1] :])
-        return torch.full_like(x_u, 0.1)
+        past.append(x_u[:, : frames.shape[1]])
+        return torch.full_like(x_u, 0.1 * len(levels_seen))
 
-    assert with_own_frames(says_grey, config, frames, actions, noise, kind, 0.0) is frames
-    seen = with_own_frames(says_grey, config, frames, actions, noise, kind, 0.5)
-    own = noise.coins >= 0.5
-    assert 0 < own.sum() < 8 and torch.equal(seen[~own], frames[~own])
-    assert (seen[own] == seen[own][0, 0, 0, 0, 0]).all() and abs(seen[own].mean() - 0.1) < 1 / 255
-    middle = spread(torch.tensor(0.5), kind)
-    assert ((levels_seen[0] < middle) != (noise.levels[own] < middle)).all()  # noisy here, clean there
+    assert with_own_frames(says_lighter_greys, config, frames, actions, noise, kind, 0.0) is frames
+    seen = with_own_frames(says_lighter_greys, config, frames, actions, noise, kind, 0.75)
+    assert len(levels_seen) == OWN_PASSES
+    for number, levels in enumerate([0.0, 0.1, 0.2, 0.3]):  # coins up to a quarter: none; a half: one pass; and so on
+        chosen = (noise.coins >= 0.25 * number) & (noise.coins < 0.25 * (number + 1))
+        assert 0 < chosen.sum() < 24
+        assert torch.equal(seen[chosen], frames[chosen]) if number == 0 else abs(seen[chosen] - levels).max() < 1 / 255
+    own = noise.coins >= 0.25
+    expected = spread((noise.uniform[own] + 0.25) % 1, kind)
+    assert torch.equal(levels_seen[0], expected) and (expected - noise.levels[own]).abs().min() > 0.01
+    if noise.past:  # the second pass looks back at what the first one made
+        again = noise.coins >= 0.5
+        past_levels, past_eps = (drawn[again] for drawn in noise.past)
+        made = torch.full_like(past_eps, 0.1)
+        expected = add_noise(made, past_eps, frame_alpha_bar(past_levels))
+        torch.testing.assert_close(past[1], expected, atol=1 / 255, rtol=0)
 
 
 def test_under_teacher_forcing_each_frame_is_told_as_from_a_clean_past():

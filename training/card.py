@@ -94,7 +94,9 @@ def commands(checkpoint: Path) -> list[str]:
     data = f"datasets/{Path(settings['data']).name}"
     if collected:
         lines.append(_command("python -m scripts.collect", CollectConfig, collected | {"out": data}))
-    begun_with = "/".join(Path(settings["init_from"]).parts[-4:])  # runs/NAME/checkpoints/STEP, wherever that was
+    begun_with = Path(settings["init_from"]).parts
+    is_run = begun_with[-4:-3] == ("runs",)  # runs/NAME/checkpoints/STEP, or checkpoints/NAME, wherever that was
+    begun_with = "/".join(begun_with[-4:] if is_run else begun_with[-2:])
     run = {"data": data, "out": f"runs/{Path(settings['out']).name}", "resume": "", "init_from": begun_with}
     return [*lines, _command("python train_world_model.py", TrainConfig, settings | run)]
 
