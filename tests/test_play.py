@@ -178,6 +178,25 @@ def test_the_real_game_goes_along_from_the_moment_of_the_prompt(play, pong_set):
     assert len(client.step().pictures) == 1
 
 
+def test_the_real_game_can_be_switched_off_while_a_frame_is_being_made(play, monkeypatch):
+    step = Dreams.step
+
+    def step_slowly(*arguments):
+        ticks = step(*arguments)
+        time.sleep(0.5)
+        return ticks
+
+    client = play()
+    client.start(real=True)
+    monkeypatch.setattr(Dreams, "step", step_slowly)
+    client.send("step")
+    time.sleep(0.2)
+    client.send("real", on=False)
+    frame = client.until("frame")
+    assert len(frame.pictures) == 2 and not frame.header["real_ended"]
+    assert len(client.step().pictures) == 1  # the server goes on
+
+
 def test_frames_need_not_be_square_nor_keys_be_known(tmp_path, write_set, make_record, monkeypatch):
     metadata = replace(read_metadata(write_set(tmp_path / "set", [make_record(20)], "test")), frame_shape=(16, 24, 3))
     monkeypatch.setattr("conftest.TINY", metadata)
