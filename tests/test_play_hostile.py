@@ -144,7 +144,7 @@ def test_a_login_from_another_page_or_of_any_length_is_refused(locked):
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "http://127.0.0.1:1", "null", None, "http://127.0.0.1", "x:"]
+    "origin", ["http://evil.example", "http://127.0.0.1:1", "null", None, "http://127.0.0.1", "x:", "http://["]
 )
 def test_sockets_from_other_pages_are_refused(address, origin):
     with pytest.raises(InvalidStatus, match="403"):
