@@ -442,12 +442,16 @@ def test_without_data_play_is_collected_from_the_game(run, tmp_path):
 
 
 def test_a_game_whose_state_cannot_be_saved_is_said_and_the_rest_measured(run, tmp_path, monkeypatch):
+    asked = []
+
     def cannot(self):
+        asked.append(self)
         raise NotImplementedError
 
     monkeypatch.setattr(PongVectorEnv, "get_state", cannot)
     code, _, err = run("--output", "a")
     assert code == 0, err
+    assert len(asked) == 1  # not again for each row of the sweep: games can be slow
     report = read(tmp_path / "a")
     assert report["counterfactuals"] == {"not_measured": "the state of pong cannot be saved and restored"}
     assert "the state of pong cannot be saved" in err
@@ -499,6 +503,11 @@ def test_mistakes_of_the_checkpoint(run, tmp_path, monkeypatch, capsys):
     assert_one_line(code, err, "frames of 24x16", "64x64")
     code, _, err = run("--checkpoint", tmp_path / "small_frames", data=None)
     assert_one_line(code, err, "give --data DIR", "unknown environment")
+    broken = random_model(replace(SMALLEST, num_actions=3))
+    broken.action_embedding.weight.data.fill_(float("nan"))
+    broken.save_pretrained(tmp_path / "broken")
+    code, _, err = run("--checkpoint", tmp_path / "broken")
+    assert_one_line(code, err, "weights are not finite")
     (tmp_path / "text.json").write_text("{}")
     code, _, err = run("--compare", "text.json", "text.json")
     assert_one_line(code, err, "is not a report.json")
