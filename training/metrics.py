@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from data.whole import whole_file
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -78,9 +80,8 @@ def _drop_later_lines(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    temporary.rename(path)
+    with whole_file(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in kept))
 
 
 def _step_of(line: str) -> float:
