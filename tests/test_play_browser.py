@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from playing import own_game, random_checkpoint, serving
+from playing import own_game, serving
 from screenshots import CHROMIUM, DESKTOP, PHONE, chromium
 from tiny import CONTROLS
 
@@ -36,9 +36,9 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory, pong_set):
-    checkpoint = random_checkpoint(tmp_path_factory.mktemp("checkpoints") / "random", pong_set)
-    return PlayConfig(checkpoint=str(checkpoint), data=pong_set, port=0, num_steps=1, max_players=2)
+def config(play_config):
+    """At the game's own rate, for two."""
+    return replace(play_config, fps=None, num_steps=1, max_players=2)
 
 
 @pytest.fixture(scope="module")
