@@ -301,6 +301,8 @@ def test_benchmark_play_ends_in_json(play_config, pong_set, monkeypatch, capsys)
         assert results[name] > 0
     code, _, err = command(monkeypatch, capsys, "scripts.benchmark", "play", *options, "--split", "none")
     assert_one_line(code, err, "none")
+    code, _, err = command(monkeypatch, capsys, "scripts.benchmark", "play", *options, "--seconds", 0.01)
+    assert_one_line(code, err, "give more --seconds")
 
 
 def test_share_opens_a_tunnel_under_a_password(play_config, monkeypatch, capsys):

@@ -15,8 +15,8 @@ import pytest
 from playing import Client, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from benchmarks.playing import running_server
 from play import guard
-from play.benchmark import running_server
 
 PASSWORD = "open sesame"
 ROUTES = ("/", "/play.css", "/play.js", "/icon.svg", "/recordings/x/dream.mp4", "/nowhere", "/docs", "/openapi.json")
