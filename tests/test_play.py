@@ -346,7 +346,7 @@ def test_play_mistakes(monkeypatch, capsys, play_config, pong_set, options, word
 def test_a_checkpoint_that_is_not_there_is_not_looked_for_on_the_hub(monkeypatch, capsys, tmp_path, pong_set):
     (tmp_path / "checkpoints").mkdir()
     monkeypatch.chdir(tmp_path)
-    code, _, err = command(monkeypatch, capsys, "scripts.play", "--data", pong_set)
+    code, _, err = command(monkeypatch, capsys, "scripts.play", "--data", pong_set, "--port", 0)
     assert_one_line(code, err, "no checkpoint at checkpoints/coinrun-nano: train one", "--checkpoint")
 
 
