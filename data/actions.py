@@ -49,6 +49,9 @@ class ActionSpace:
     scales: tuple[float, ...] = ()  # one a name: how much of an axis is 1 in a vector, in the recording's own units
 
     def __post_init__(self):
+        for name in ("names", "keys", "acting", "kinds", "scales"):  # lists would not be equal to what is read again
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "keys", tuple(map(tuple, self.keys)))
         num_names = len(self.names)
         if not num_names or len(self.keys) != num_names or not {len(self.kinds), len(self.scales)} <= {0, num_names}:
             counts = f"{len(self.keys)} keys, {len(self.kinds)} kinds and {len(self.scales)} scales"

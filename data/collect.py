@@ -228,14 +228,16 @@ class FunctionPolicy:
     def act(self, environment: GameVectorEnv, frames: np.ndarray | None = None) -> np.ndarray:
         """(N,) actions, or (N, names) where they are vectors."""
         actions, space = np.asarray(self._function(environment, frames, self._rng)), environment.actions
-        shape = (environment.num_envs, *(() if space.discrete else (len(space.names),)))
-        in_range = not space.discrete or (
-            actions.dtype.kind in "iu" and actions.size and 0 <= actions.min() <= actions.max() < len(space.names)
-        )
-        if actions.shape != shape or not in_range:
-            wanted = f"ids from 0 to {len(space.names) - 1}" if space.discrete else "numbers"
+        shape, kind, num_names = (environment.num_envs,), actions.dtype.kind, len(space.names)
+        if space.discrete:
+            wanted = f"ids from 0 to {num_names - 1}"
+            fitting = kind in "iu" and actions.size and 0 <= actions.min() <= actions.max() < num_names
+        else:
+            wanted, shape = "finite numbers", (*shape, num_names)
+            fitting = kind in "biuf" and np.isfinite(actions).all()
+        if actions.shape != shape or not fitting:
             raise ValueError(f"the policy returned {actions.dtype} {actions.shape}: expected {wanted} of shape {shape}")
-        return actions
+        return actions if space.discrete else actions.astype(np.float32)
 
 
 POLICIES = {"uniform": UniformPolicy, "explore": ExplorePolicy}

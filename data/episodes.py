@@ -12,6 +12,7 @@ import numpy as np
 from data.actions import ActionSpace
 from data.records import Record, encode_record
 from data.shards import METADATA_FILE, RECORDS_A_SHARD, SUFFIX, Metadata, ShardWriter, read_metadata
+from data.whole import whole_file
 
 MAX_FRAMES = 160  # of a record; longer episodes are cut
 
@@ -145,17 +146,13 @@ class EpisodeWriter:
         if frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame is of shape {frame.shape}: expected (height, width, 3)")
         metadata = Metadata(self.environment, (), frame.shape, float(self.fps), self.actions)
-        path = self.folder / METADATA_FILE
-        if path.is_file():
+        if (self.folder / METADATA_FILE).is_file():
             there = read_metadata(self.folder)
             for name in ("frame_shape", "fps", "actions"):
                 if getattr(there, name) != getattr(metadata, name):
                     raise ValueError(f"{self.folder} is a data set of other {name}: choose another folder")
-        if not path.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_text(json.dumps(metadata.to_dict(), indent=2) + "\n")
-            temporary.rename(path)
+        else:
+            _write_metadata(self.folder, metadata.to_dict())
         self._shape = frame.shape
 
     def _checked(self, action: int | np.ndarray) -> int | np.ndarray:
@@ -205,20 +202,18 @@ def begin_partial(out: Path, overwrite: bool, metadata: dict, key: str) -> Path:
     """
     check_free(out, overwrite)
     partial = out.with_name(out.name + ".partial")
-    path = partial / METADATA_FILE
     if partial.is_dir():
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # whatever is wrong, it is begun anew
-            if json.loads(path.read_text())[key] == json.loads(json.dumps(metadata[key])):
+            if json.loads((partial / METADATA_FILE).read_text())[key] == json.loads(json.dumps(metadata[key])):
                 return partial
         shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    path.write_text(json.dumps(metadata, indent=2) + "\n")
+    _write_metadata(partial, metadata)
     return partial
 
 
 def finish_partial(partial: Path, out: Path, metadata: dict) -> None:
     """The data set is whole: it appears at `out` at once."""
-    (partial / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
+    _write_metadata(partial, metadata)
     if out.is_dir():
         shutil.rmtree(out)
     partial.rename(out)
@@ -228,3 +223,8 @@ def check_free(out: Path, overwrite: bool) -> None:
     """Raises ValueError if there is something at `out` that may not be replaced."""
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not overwrite):
         raise ValueError(f"{out} is not empty: choose another --out, or replace it with --overwrite")
+
+
+def _write_metadata(folder: Path, metadata: dict) -> None:
+    with whole_file(folder / METADATA_FILE) as temporary:
+        temporary.write_text(json.dumps(metadata, indent=2) + "\n")

@@ -21,6 +21,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from data.actions import PROCGEN_GAMES, ActionSpace, numbered, procgen_actions
 from data.records import Record, decode_record
+from data.whole import whole_file
 
 RECORDS_A_SHARD = 100
 SUFFIX = ".array_record"
@@ -318,12 +319,9 @@ def _read_cache(path: Path, metadata: Metadata) -> dict[str, dict]:
 
 
 def _write_cache(path: Path, metadata: Metadata, entries: dict[str, dict]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    # A folder that cannot be written to is indexed anew each time.
+    with contextlib.suppress(OSError), whole_file(path) as temporary:
         temporary.write_text(json.dumps({"fingerprint": _fingerprint(metadata), "shards": entries}))
-        temporary.rename(path)
-    except OSError:
-        pass  # a folder that cannot be written to is indexed anew each time
 
 
 def _assemble(paths: list[Path], entries: dict[str, dict]) -> SplitIndex:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data.actions import ActionSpace
+from data.whole import whole_file
 
 UPSCALE = 4  # nearest neighbour, before H.264 halves the colour resolution: 40 dB in place of 30
 _INK, _PAPER, _LIT = (225, 225, 230), (24, 24, 28), (255, 196, 60)
@@ -29,19 +30,13 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
     """Write uint8 (T, H, W, 3) as H.264, under its name only once it is whole; odd sizes gain a black row or column."""
     assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3, frames.shape
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with av.open(str(temporary), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt, stream.options = "yuv420p", {"crf": "16", "preset": "medium"}
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "16", "preset": "medium"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def upscale(frames: np.ndarray, factor: int = UPSCALE) -> np.ndarray:
@@ -164,9 +159,9 @@ def grid(truth: np.ndarray, dream: np.ndarray, moments: list[int], factor: int =
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write uint8 (H, W, 3)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, format="png")
+    """Write uint8 (H, W, 3), under its name only once it is whole."""
+    with whole_file(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="png")
 
 
 def _font(size: int) -> ImageFont.ImageFont:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.actions import known
+from data.collect import MEAN_HOLD_STEPS
 from data.dataset import ClipDataset, cut_clip
 from data.records import Record
-
-MEAN_HOLD_FRAMES = 6  # as in collecting: for so long the scripted player holds an action
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def scripted_actions(clips: RealClips, num_dreams: int, num_frames: int, seed: i
     if not len(taken):
         raise ValueError("the clips know of no action")
     drawn = taken[rng.integers(len(taken), size=(num_dreams, num_frames))]
-    new = rng.random((num_dreams, num_frames)) < 1 / MEAN_HOLD_FRAMES
+    new = rng.random((num_dreams, num_frames)) < 1 / MEAN_HOLD_STEPS
     new[:, 0] = True
     last_new = np.maximum.accumulate(np.where(new, np.arange(num_frames), 0), axis=1)
     return drawn[np.arange(num_dreams)[:, None], last_new]

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from data.whole import whole_file
+
 KEY = "[0-9a-f]{16}"
 
 
@@ -36,8 +38,8 @@ class Kept:
         if not path.is_file():
             begun = time.perf_counter()
             result = make()
-            text = json.dumps({"secs": time.perf_counter() - begun, "result": result})
-            self._write(path, lambda temporary: temporary.write_text(text))
+            with whole_file(path) as temporary:
+                temporary.write_text(json.dumps({"secs": time.perf_counter() - begun, "result": result}))
         stored = json.loads(path.read_text())  # also when it is new: tuples have become lists, keys strings
         return stored["result"], stored["secs"]
 
@@ -46,20 +48,11 @@ class Kept:
         path = self._folder / f"{name}.npy"
         if not path.is_file():
             result = make()
-            self._write(path, lambda temporary: _save(temporary, result))
+            with whole_file(path) as temporary, temporary.open("wb") as file:  # by name, NumPy would add a suffix
+                np.save(file, result)
         return np.load(path, mmap_mode="r")
 
     def forget_arrays(self) -> None:
         """All values are made: nobody needs the arrays any more."""
         for path in self._folder.glob("*.npy"):
             path.unlink()
-
-    def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
-        temporary = path.with_name(path.name + ".tmp")
-        write(temporary)
-        temporary.rename(path)
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array)

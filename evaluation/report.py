@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.whole import whole_file
 from evaluation.plots import Line, line_plot
 
 SHOWN_FRAMES = (1, 2, 4, 8, 16, 32, 64)
@@ -73,9 +74,8 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
         ("report.html", to_html(title, blocks)),
         ("report.md", to_markdown(title, blocks)),
     ):
-        temporary = folder / (name + ".tmp")
-        temporary.write_text(text)
-        temporary.rename(folder / name)
+        with whole_file(folder / name) as temporary:
+            temporary.write_text(text)
 
 
 def summary(report: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import sys
@@ -30,7 +29,7 @@ from evaluation.fidelity import cases, curves, fidelity, single_step
 from evaluation.inverse_dynamics import ActionGroups, inverse_dynamics, train_reader
 from evaluation.kept import Kept
 from evaluation.pictures import fan_out, film, still
-from model.dit import WorldModel
+from model.dit import WorldModel, check_finite
 from training.distributed import choose_device, describe_device, fast_bf16, for_dreaming
 from training.evaluate import check_fits
 
@@ -57,6 +56,7 @@ class Evaluation:
         self.config, self.sizes = config, _sizes(config)
         self.device = choose_device(config.device)
         self.model = WorldModel.from_pretrained(config.checkpoint)
+        check_finite(self.model)
         room = max(1, self.model.config.window_frames - 1)
         if config.num_prompt_frames > room:
             raise ValueError(
@@ -71,6 +71,7 @@ class Evaluation:
         self.weights_sha256 = _weights_sha256(self.model)
         self.kept = Kept(config.output / PARTS, self._key())
         self.section_secs: dict[str, float] = {}
+        self.not_measured: set[str] = set()  # sections
         print(f"device: {describe_device(self.device)}; {'bfloat16' if self._bf16 else 'float32'}")
         print(f"judged by {self.data}, {self.split} split, {len(self.held_out.index.lengths)} records")
 
@@ -128,6 +129,7 @@ class Evaluation:
             return result
         except (ValueError, NotImplementedError) as error:
             print(f"{name.replace('_', ' ')}: not measured: {error}", file=sys.stderr)
+            self.not_measured.add(name)
             return {"not_measured": str(error)}
 
     # What is judged, and what it is judged by. All of it is made when it is first needed.
@@ -289,13 +291,11 @@ class Evaluation:
         row["gflop_per_frame"] = gflop_per_frame(self.model, num_steps)
         for name_, curve in measured.items():
             row |= {f"{name_}_{frame}": curve[frame - 1] for frame in SWEEP_MOMENTS if frame <= len(curve)}
-        try:
+        if "counterfactuals" not in self.not_measured:
             horizon = min(SWEEP_HORIZON, sizes.branch_frames)
             few = _first(self._branches, sizes.sweep_states, horizon)
             dreams = self._dream_branches(few, f"futures, {name}", dreamer)
             row[f"obedience_{horizon}"] = obedience(few, dreams, (horizon,))[0]["obedience"]
-        except (ValueError, NotImplementedError):
-            pass  # said in the section on counterfactuals
         return row
 
     def _frame_ms(self) -> dict:
@@ -309,7 +309,7 @@ class Evaluation:
         for name, case in cases(truth, self._dreams, lengths).items():
             clip, end = case["clip"], lengths[case["clip"]]
             shown[name] = film([truth[clip, :end], self._dreams[clip, :end]], self.metadata.fps)
-        with contextlib.suppress(ValueError, NotImplementedError):
+        if "counterfactuals" not in self.not_measured:
             shown["futures"] = fan_out(self._branches, self._branch_dreams, self._space, self.metadata.fps)
         moments = np.linspace(0, self.sizes.drift_frames - 1, DRIFT_MOMENTS).astype(int)
         rows = [dreamt[moments] for part in self._drift_parts() for dreamt in part]
@@ -321,14 +321,15 @@ class Evaluation:
     def _key(self) -> str:
         """Of settings, checkpoint, data and code: the same only if all results would be the same."""
         settings = {name: value for name, value in asdict(self.config).items() if name not in _NO_MATTER}
-        sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+        root = Path(__file__).parent.parent
+        sources = [path for package in _CODE for path in sorted((root / package).glob("*.py"))]
         follows = {
             "settings": settings,
             "sizes": asdict(self.sizes),
             "weights": self.weights_sha256,
             "model": self.model.config.to_dict(),
             "data": [str(self.data), self.split, self.metadata.to_dict(), self.held_out.index.lengths.tolist()],
-            "code": hashlib.sha256(sources).hexdigest(),
+            "code": hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest(),
             "device": [str(self.device), self._bf16, torch.__version__],
         }
         return hashlib.sha256(json.dumps(follows, default=str).encode()).hexdigest()[:16]
@@ -361,6 +362,7 @@ PERCEPTUAL = (
     "carry and never downloads. To have them: write the clips out with python -m scripts.infer, and measure those "
     "with the lpips package or a FID tool."
 )
+_CODE = ("data", "model", "training", "evaluation")  # packages that results follow from
 _NO_MATTER = ("checkpoint", "data", "output", "device", "compare")
 
 

@@ -60,7 +60,8 @@ class Tick:
     place: int  # of the frame among those dreamt since the prompt, from 0
     action: int | np.ndarray
     frame: np.ndarray  # uint8 (H, W, C), dreamt
-    real_frame: np.ndarray | None  # uint8 (H, W, C), of the real game if it runs along
+    real_frame: np.ndarray | None = None  # uint8 (H, W, C), of the real game if it runs along
+    real_ended: bool = False  # whose episode has ended since the prompt, and begun anew
 
 
 class Dreams:
@@ -110,8 +111,8 @@ class Dreams:
         for dream, action in jobs:
             dream.actions.append(action)
             real = dream.real  # which the event loop may take away at any time
-            real_frame = real.catch_up(dream.actions) if real else None
-            ticks.append(Tick(len(dream.actions) - 1, action, frames[id(dream)], real_frame))
+            beside = (real.catch_up(dream.actions), real.ended) if real else ()
+            ticks.append(Tick(len(dream.actions) - 1, action, frames[id(dream)], *beside))
         return ticks
 
     def end(self, dream: Dream) -> None:

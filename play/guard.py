@@ -123,7 +123,7 @@ class Guard:
 
     def _same_origin(self, headers: Headers, needed: bool) -> bool:
         origin = headers.get("origin")
-        return not needed if origin is None else urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+        return not needed if origin is None else origin.lower().partition("://")[2] == headers.get("host", "").lower()
 
 
 def _host_name(host: str) -> str:

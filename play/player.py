@@ -42,7 +42,7 @@ class Player:
         self.dream: Dream | None = None
         self.paused, self._single_steps, self._every = True, 0, 1
         self.action = server.space.action_for_keys(())  # the recorded action that its keys mean now
-        self._keys_number = 0  # the page's own of its newest key message
+        self.keys_number = 0  # the page's own of its newest key message, echoed with the frames that heed it
         self._image: Prompt | None = None
         self._recording: Recording | None = None
         self._errors: deque[float] = deque(maxlen=PSNR_TICKS)  # squared, of each picture beside the real one
@@ -120,16 +120,11 @@ class Player:
             error = np.square(result.frame.astype(np.float32) - result.real_frame.astype(np.float32)).mean()
             self._errors.append(float(error))
             told["psnr"] = round(min(99.0, 10 * float(np.log10(255.0**2 / max(1e-6, np.mean(self._errors))))), 1)
-            told["real_ended"] = dream.real.ended
+            told["real_ended"] = result.real_ended
         told |= {"action": to_plain(result.action), "keys": keys_number}
         header = {"type": "frame", "frame": result.place + 1, **told}
         self._picture = with_pixels(header, pictures)
         self._news.set()
-
-    @property
-    def keys_number(self) -> int:
-        """Of the newest key message, echoed with the frames that heed it."""
-        return self._keys_number
 
     async def leave(self) -> None:
         """Free what it holds."""
@@ -183,7 +178,6 @@ class Player:
             "speed": self._take_speed,
             "real": self._switch_real,
             "record": self._switch_recording,
-            "alive": lambda message: None,
         }
         order = orders.get(message["type"])
         if order is None:
@@ -194,7 +188,7 @@ class Player:
 
     def _take_keys(self, message: dict) -> None:
         self.action = self._server.space.action_for_keys(names(message, "held"))
-        self._keys_number = whole(message, "number", 0, 2**53, 0)
+        self.keys_number = whole(message, "number", 0, 2**53, 0)
 
     def _take_speed(self, message: dict) -> None:
         self._every = whole(message, "every", 1, SLOWEST, 1)
@@ -252,7 +246,7 @@ class Player:
         if self.dream.real:
             pictures.append(self.dream.real.frame)
         # In the outbox, so that it comes after "started".
-        header = {"type": "frame", "frame": 0, "action": None, "keys": self._keys_number, "real_ended": False}
+        header = {"type": "frame", "frame": 0, "action": None, "keys": self.keys_number, "real_ended": False}
         self._post(with_pixels(header, pictures))
 
     async def _begin(self, prompt: Prompt, seed: int, settings: DreamSettings) -> Dream:

@@ -32,7 +32,7 @@ from play.dreams import Dreams
 from play.follow import Follower
 from play.gallery import NUM_SHOWN, Gallery
 from play.messages import MAX_MESSAGE_BYTES, with_pixels
-from play.player import MOST_GUIDANCE, MOST_STEPS, Player
+from play.player import MOST_STEPS, Player
 from play.recording import MAX_FRAMES, Recording
 
 MAX_WAITING = 32  # for a place; who comes later is sent away
@@ -146,9 +146,7 @@ class PlayServer:
             "aliases": space.key_aliases,
             "num_steps": self.num_steps,
             "most_steps": MOST_STEPS,
-            "most_guidance": MOST_GUIDANCE,
             "num_records": len(self.gallery),
-            "follows": self._follower is not None,
         }
 
     def _gallery_pictures(self) -> bytes:

@@ -22,6 +22,7 @@ from data.dataset import ClipDataset
 from data.importing import read_clip
 from data.shards import held_out_split
 from data.video import comparison, grid, write_mp4, write_png
+from data.whole import whole_file
 from model import ModelConfig, Sampler, WorldModel
 from play.actions import playable_actions
 from play.dreams import hash_weights
@@ -113,8 +114,8 @@ def main(config: InferConfig) -> None:
         num_steps = config.num_steps or model.config.num_steps
         settings |= {"num_steps": num_steps, "context_noise": config.context_noise, "seed": config.seed}
         settings |= {"guidance": config.guidance, "cache": config.cache}
-        config.metrics.parent.mkdir(parents=True, exist_ok=True)
-        config.metrics.write_text(json.dumps({**settings, "record_ids": clips.record_ids, **report}, indent=2) + "\n")
+        with whole_file(config.metrics) as temporary:
+            temporary.write_text(json.dumps({**settings, "record_ids": clips.record_ids, **report}, indent=2) + "\n")
         print(f"wrote {config.metrics}")
     if config.grid:
         moments = np.linspace(max(0, config.num_prompt_frames - 1), config.num_frames - 1, 8).round().astype(int)
@@ -216,8 +217,8 @@ def plot_psnr(path: Path, report: dict) -> None:
     axes.set(xlabel="dreamt frame", ylabel="PSNR (dB)", title=f"{report['num_samples']} held-out episodes")
     axes.grid(alpha=0.3)
     axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, format="png")
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
     plt.close(figure)
 
 

@@ -54,7 +54,7 @@ train $plan $((left + 60))
 "$python" -m scripts.export_checkpoint --checkpoint "$run/checkpoints/latest" --out "checkpoints/$game-$preset" \
   --report "$run/report/report.md"
 mkdir -p "$out"
-rm -f "$out"/*
+rm -f "$out"/model.safetensors.*
 split --bytes=15M --numeric-suffixes "checkpoints/$game-$preset/model.safetensors" "$out/model.safetensors."
 cp "checkpoints/$game-$preset/config.json" "checkpoints/$game-$preset/README.md" "$run/metrics.jsonl" \
   "$run"/report/report.{json,html} "$out"

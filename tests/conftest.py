@@ -1,5 +1,6 @@
 """Tiny data sets that several tests share."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,33 @@ def pong_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sets") / "pong"
     collect(CollectConfig(env="pong", out=out, records=24, val_records=4, test_records=3, workers=2), lambda _: None)
     return out
+
+
+@pytest.fixture(scope="session")
+def play_config(tmp_path_factory: pytest.TempPathFactory, pong_set: Path):
+    """How a network of random weights is played, from `pong_set`."""
+    from playing import PlayConfig, random_checkpoint  # here, as a server takes a while to import
+
+    checkpoint = random_checkpoint(tmp_path_factory.mktemp("checkpoints") / "random", pong_set)
+    return PlayConfig(checkpoint=str(checkpoint), data=pong_set, port=0, fps=30.0, num_steps=2, max_players=3)
+
+
+@pytest.fixture(scope="module")
+def address(play_config):
+    """The address of a server of it, that runs while a module is tested."""
+    from playing import serving
+
+    with serving(play_config) as address:
+        yield address
+
+
+@pytest.fixture
+def play(address):
+    """play(): a player at that server, who has a place. All hang up at the end."""
+    from playing import Client
+
+    with contextlib.ExitStack() as clients:
+        yield lambda: clients.enter_context(Client(address)).enter()
 
 
 @pytest.fixture

@@ -5,14 +5,16 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tiny import CONTROLS
 
 from data import collect as collecting
-from data.collect import MAX_FRAMES, POLICIES, CollectConfig, bring_to, collect, play
+from data.collect import MAX_FRAMES, POLICIES, CollectConfig, FunctionPolicy, bring_to, collect, play
 from data.environments import SPLIT_LEVELS, make_environment
-from data.records import Record
+from data.records import Record, decode_record, encode_record
 from data.shards import METADATA_FILE, SUFFIX, ShardReader, read_metadata, split_shards
 
 SMALL = {"env": "pong", "records": 9, "val_records": 3, "test_records": 2, "workers": 1}
@@ -368,3 +370,18 @@ def test_explore_policy_follows_the_ball_of_pong_half_of_the_time():
         agreed.append(actions == environment.suggested_actions())
         environment.step(actions)
     assert 0.55 < np.mean(agreed) < 0.8  # half of the time, and in a third of the rest by chance
+
+
+@pytest.mark.parametrize("pressed", [True, 1, 1.0])
+def test_buttons_that_a_policy_presses_can_be_read_again_whatever_it_counts_in(pressed):
+    game = SimpleNamespace(actions=CONTROLS, num_envs=2)
+    actions = FunctionPolicy(lambda *_: np.full((2, 6), pressed), game, None).act(game)
+    record = Record(np.zeros((2, 4, 4, 3), np.uint8), actions)
+    assert decode_record(encode_record(record), (4, 4, 3), CONTROLS).actions.tolist() == np.ones((2, 6)).tolist()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, None, "left"])
+def test_a_policy_that_gives_no_numbers_is_refused(wrong):
+    game = SimpleNamespace(actions=CONTROLS, num_envs=2)
+    with pytest.raises(ValueError, match=r"expected finite numbers of shape \(2, 6\)"):
+        FunctionPolicy(lambda *_: np.full((2, 6), wrong), game, None).act(game)

@@ -12,7 +12,7 @@ import pytest
 from tiny import CONTROLS
 
 from data import EpisodeWriter, episodes
-from data.actions import numbered
+from data.actions import ActionSpace, numbered
 from data.records import Record
 from data.shards import ShardReader, read_metadata, split_shards
 
@@ -74,6 +74,14 @@ def test_shards_have_a_hundred_records_and_a_writer_goes_on(tmp_path, monkeypatc
     names = [path.name for path in split_shards(tmp_path / "set", "train")]
     assert names == [f"data_{number:04d}.array_record" for number in range(6)]
     assert len(read_all(tmp_path / "set")) == 14
+
+
+def test_a_space_of_lists_is_the_same_when_the_next_split_is_written(tmp_path):
+    space = ActionSpace(names=["stay", "right"], keys=[[], ["RIGHT"]], acting=[0, 1])
+    for split in ("train", "val"):
+        with EpisodeWriter(tmp_path / "set", space, split=split) as writer:
+            write_episodes(writer, [4])
+    assert read_metadata(tmp_path / "set").actions == space and space.stay == 0
 
 
 def test_an_error_keeps_whole_records_and_drops_the_episode_under_way(tmp_path):

@@ -1,24 +1,21 @@
 """The metrics have a truth of their own: artificial dreams whose figures are known beforehand."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import CONTROLS, LITTLE, SMALLEST, TINY, assert_one_line, command, random_model
+from tiny import CONTROLS
 
 from data.actions import NO_ACTION, ActionSpace, procgen_actions
 from data.collect import bring_to
 from data.dataset import ClipDataset
-from data.environments import PongVectorEnv, make_environment
+from data.environments import make_environment
 from data.records import Record
 from evaluation.clips import RealClips, draw_clips, draw_records, scripted_actions
 from evaluation.counterfactuals import Branches, branch, held_actions, obedience, obedience_by_state, which_alike
 from evaluation.drift import RealPlay, drift
 from evaluation.fidelity import cases, fidelity
 from evaluation.inverse_dynamics import ActionGroups, inverse_dynamics, train_reader
-from evaluation.kept import Kept
-from evaluation.report import write_report
 from evaluation.statistics import decibels, estimate
 
 PROMPT = 4
@@ -332,191 +329,3 @@ def test_clips_are_drawn_by_seed_and_end_with_their_record(held_out):
     assert (one.other_actions(4)[:, 4:] != NO_ACTION).all()
     with pytest.raises(ValueError, match=r"no record of .* has 1000 frames: the longest has 1"):
         draw_clips(held_out, 3, 300, 1000, seed=0)
-
-
-# The command.
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoints") / "random"
-    random_model(replace(SMALLEST, num_actions=3, num_steps=2, environment="pong")).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path, checkpoint, pong_set):
-    """run(*options): judge a network of random weights, quickly, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.run.QUICK", LITTLE)
-    monkeypatch.setattr("evaluation.run.COLLECTED", {True: (4, 3)})
-
-    def evaluate(*options, data=pong_set):
-        given = ("--data", data) if data else ()
-        return command(monkeypatch, capsys, "scripts.evaluate", "--checkpoint", checkpoint, "--quick", *given, *options)
-
-    return evaluate
-
-
-def read(folder):
-    report = json.loads((folder / "report.json").read_text())
-    del report["timings"]
-    return report
-
-
-def test_two_evaluations_agree_to_the_last_digit_and_write_one_file(run, tmp_path):
-    for out in ("a", "b"):
-        code, printed, err = run("--output", out)
-        assert code == 0, err
-        assert "Obedience at frame 1" in printed and "Collapsed" in printed
-    assert read(tmp_path / "a") == read(tmp_path / "b")
-    report = read(tmp_path / "a")
-    for name in ("fidelity", "single_step", "counterfactuals", "inverse_dynamics", "drift", "sweep", "cost"):
-        assert "not_measured" not in report[name], report[name]
-    assert [(row["num_steps"], row["context_noise"]) for row in report["sweep"]] == [
-        (1, 0.02), (2, 0.0), (2, 0.02), (2, 0.1)
-    ]  # fmt: skip
-    page = (tmp_path / "a" / "report.html").read_text()
-    assert page.count("<svg") == 6 and page.count("data:image/webp") == 5
-    assert "http://" not in page.replace("http://www.w3.org", "") and 'src="data:' in page
-    assert "| obedience |" in (tmp_path / "a" / "report.md").read_text()
-    code, printed, _ = run("--compare", "a/report.json", "b")
-    assert code == 0 and "\n0 of " in printed
-
-
-def test_another_network_and_another_seed_are_told_apart(run, tmp_path, monkeypatch):
-    assert run("--output", "a")[0] == 0
-    random_model(replace(SMALLEST, num_actions=3, num_steps=2), seed=1).save_pretrained(tmp_path / "other")
-    assert run("--output", "b", "--seed", "1", "--checkpoint", tmp_path / "other")[0] == 0
-    code, printed, _ = run("--compare", "a/report.json", "b/report.json")
-    assert code == 0 and "note: settings, seed: 0 in the first, 1 in the second" in printed
-
-
-def test_comparing_names_what_differs(run, tmp_path):
-    assert run("--output", "a")[0] == 0
-    report = json.loads((tmp_path / "a" / "report.json").read_text())
-    report["fidelity"]["dream"]["psnr"][3] = {"value": 90.0, "low": 89.0, "high": 91.0, "n": 3}
-    (tmp_path / "b.json").write_text(json.dumps(report))
-    code, printed, _ = run("--compare", "a/report.json", "b.json")
-    assert code == 0 and "fidelity dream psnr 4: " in printed and "-> 90 [89, 91]" in printed and "\n1 of " in printed
-
-
-def test_what_is_done_is_not_done_again(run, tmp_path, monkeypatch):
-    def stop(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("evaluation.run.drift", stop)
-    assert run("--output", "a")[0] == 130
-    assert not (tmp_path / "a" / "report.json").exists()
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.run.QUICK", LITTLE)
-    monkeypatch.setattr("evaluation.run.fidelity", stop)  # it is done, and so are the dreams that it was made of
-    assert run("--output", "a")[0] == 0
-    assert run("--output", "b")[0] == 130  # elsewhere it is not
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.run.QUICK", LITTLE)
-    assert run("--output", "b")[0] == 0
-    assert read(tmp_path / "a") == read(tmp_path / "b")
-    assert not list(tmp_path.glob("a/parts/*/*.npy"))
-
-
-def test_what_others_keep_beside_the_report_stays(tmp_path):
-    (tmp_path / "photos").mkdir()
-    old = Kept(tmp_path, "0" * 16)
-    assert old.values("x", lambda: 1)[0] == 1
-    assert Kept(tmp_path, "0" * 16).values("x", lambda: 2)[0] == 1
-    assert Kept(tmp_path, "1" * 16).values("x", lambda: 2)[0] == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1" * 16, "photos"]
-
-
-def test_without_data_play_is_collected_from_the_game(run, tmp_path):
-    code, printed, err = run("--output", "a", data=None)
-    assert code == 0, err
-    assert "collecting 7 records of pong" in printed
-    assert len(list(tmp_path.glob("a/parts/play-*/test/*.array_record"))) == 1
-    assert "obedience" in read(tmp_path / "a")["counterfactuals"]["by_frame"][0]
-    code, printed, _ = run("--output", "a", "--num-steps", 1, data=None)  # the same play again
-    assert code == 0 and "collecting" not in printed
-
-
-def test_a_game_whose_state_cannot_be_saved_is_said_and_the_rest_measured(run, tmp_path, monkeypatch):
-    def cannot(self):
-        raise NotImplementedError
-
-    monkeypatch.setattr(PongVectorEnv, "get_state", cannot)
-    code, _, err = run("--output", "a")
-    assert code == 0, err
-    report = read(tmp_path / "a")
-    assert report["counterfactuals"] == {"not_measured": "the state of pong cannot be saved and restored"}
-    assert "the state of pong cannot be saved" in err
-    assert "dream" in report["fidelity"] and "obedience_4" not in report["sweep"][0]
-    assert "cannot be saved and restored" in (tmp_path / "a" / "report.html").read_text()
-
-
-def test_a_game_that_is_not_at_hand(run, tmp_path, monkeypatch, checkpoint):
-    def missing(*arguments, **options):
-        raise ValueError("Procgen is not installed: run ./setup.sh, or use --env pong")
-
-    monkeypatch.setattr("evaluation.run.make_environment", missing)
-    assert run("--output", "a")[0] == 0
-    assert "Procgen is not installed" in read(tmp_path / "a")["counterfactuals"]["not_measured"]
-    monkeypatch.setattr("evaluation.run.collect", missing)
-    code, _, err = run("--output", "b", data=None)
-    assert_one_line(code, err, "give --data DIR", "Procgen is not installed")
-
-
-def test_clips_too_short_for_a_part(run, tmp_path, monkeypatch):
-    """Longer dreams than there are records: each frame is judged by the clips that reach it."""
-    monkeypatch.setattr("evaluation.run.QUICK", replace(LITTLE, drift_frames=20))
-    assert run("--output", "a", "--num-frames", "400", "--num-clips", 2)[0] == 0
-    report = read(tmp_path / "a")
-    assert report["drift"] == {"not_measured": "20 frames are less than a window, 30"}
-    psnr = report["fidelity"]["dream"]["psnr"]
-    assert len(psnr) < 160 and psnr[-1]["n"] <= psnr[0]["n"] == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--data", "nowhere"), ("no data set at nowhere",)),
-        (("--checkpoint", "nowhere/at/all"), ("no checkpoint at nowhere/at/all",)),
-        (("--num-steps", 0), ("num_steps is 0",)),
-        (("--num-prompt-frames", 9), ("num_prompt_frames is 9", "room for 5")),
-        (("--context-noise", 1), ("context_noise is 1",)),
-        (("--compare", "a", "b"), ("no report at a",)),
-    ],
-)
-def test_mistakes(run, options, words):
-    code, _, err = run(*options)
-    assert_one_line(code, err, *words)
-
-
-def test_mistakes_of_the_checkpoint(run, tmp_path, monkeypatch, capsys):
-    random_model(TINY).save_pretrained(tmp_path / "small_frames")
-    code, _, err = run("--checkpoint", tmp_path / "small_frames")
-    assert_one_line(code, err, "frames of 24x16", "64x64")
-    code, _, err = run("--checkpoint", tmp_path / "small_frames", data=None)
-    assert_one_line(code, err, "give --data DIR", "unknown environment")
-    (tmp_path / "text.json").write_text("{}")
-    code, _, err = run("--compare", "text.json", "text.json")
-    assert_one_line(code, err, "is not a report.json")
-    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", "--quick")
-    assert_one_line(code, err, "--checkpoint", "--compare")
-
-
-def test_a_report_without_anything_measured_can_still_be_read(tmp_path):
-    missing = {"not_measured": "there was nothing"}
-    names = ("fidelity", "single_step", "counterfactuals", "inverse_dynamics", "drift", "sweep", "pictures")
-    report = dict.fromkeys((*names, "perceptual"), missing) | {
-        "checkpoint": {"name": "x", "weights_sha256": "0" * 64, "parameters": 1, "config": {}},
-        "data": {"folder": "d", "split": "test", "environment": "pong", "environment_options": {}, "records": 0},
-        "settings": {
-            "num_prompt_frames": 4, "num_steps": 2, "context_noise": 0.0, "seed": 0, "quick": True, "drift_frames": 1
-        },
-        "cost": {"gflop_per_frame": 1.0},
-        "timings": {"device": "CPU", "frame_ms": {"2": 10.0}, "section_secs": {}},
-    }  # fmt: skip
-    write_report(tmp_path, report)
-    assert (tmp_path / "report.md").read_text().count("Not measured: there was nothing.") == 7

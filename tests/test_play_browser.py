@@ -12,12 +12,13 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from playing import own_game, random_checkpoint, serving
+from playing import own_game, serving
 from screenshots import CHROMIUM, DESKTOP, PHONE, chromium
 from tiny import CONTROLS
 
 from data.actions import UNCONDITIONAL
 from model import WorldModel
+from play.gallery import Gallery
 from play.launch import PlayConfig
 from play.replay import Replay
 from training.distributed import choose_device, for_dreaming
@@ -35,9 +36,9 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory, pong_set):
-    checkpoint = random_checkpoint(tmp_path_factory.mktemp("checkpoints") / "random", pong_set)
-    return PlayConfig(checkpoint=str(checkpoint), data=pong_set, port=0, num_steps=1, max_players=2)
+def config(play_config):
+    """At the game's own rate, for two."""
+    return replace(play_config, fps=None, num_steps=1, max_players=2)
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +269,18 @@ def test_the_real_game_is_shown_beside_the_dream(visit):
     page.wait_for_selector("#real-screen", state="hidden")
 
 
+def test_the_switch_stays_on_while_the_real_game_is_brought(visit, monkeypatch):
+    real_game = Gallery.real_game
+    monkeypatch.setattr(Gallery, "real_game", lambda *arguments: time.sleep(1.5) or real_game(*arguments))
+    page = visit()
+    begin(page)
+    page.check("#real-switch", force=True)
+    number = frame_number(page)
+    wait_until(lambda: frame_number(page) > number + 3)
+    assert page.is_checked("#real-switch") and page.is_hidden("#real-screen")
+    page.wait_for_selector("#real-screen:not([hidden])")
+
+
 def test_any_record_any_moment_or_a_picture_can_be_begun_from(visit, tmp_path):
     page = visit()
     start = picture(page)
@@ -307,14 +320,18 @@ def test_two_browsers_play_on_their_own_and_a_closed_tab_frees_its_place(visit):
     wait_until(lambda: frame_number(two) > number and frame_number(third) > 2)
 
 
-def test_a_lost_connection_is_told_and_can_be_made_again(visit, config):
+def test_a_lost_connection_is_told_and_can_be_made_again(visit, config, tmp_path):
+    Image.new("RGB", (64, 64), (250, 40, 10)).save(tmp_path / "red.png")
     with serving(config) as address:
         page = visit(address)
+        page.set_input_files("#image", tmp_path / "red.png")
+        wait_until(lambda: picture(page)[32, 32].tolist() == [250, 40, 10, 255])
         page.evaluate("socket.close()")
         page.wait_for_selector("body[data-phase=lost]")
         assert "lost" in page.inner_text("#veil")
         page.click("#veil button")
         page.wait_for_selector("body[data-phase=ready]")
+        wait_until(lambda: picture(page)[32, 32].tolist() == [250, 40, 10, 255])
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])

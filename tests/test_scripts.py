@@ -11,11 +11,11 @@ from recordings import play, write_video
 from tiny import SMALLEST, TINY, assert_one_line, command, random_inputs, random_model
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.steps import clip_flops
 from data.actions import numbered
 from data.records import Record, encode_record
 from data.shards import METADATA_FILE, Metadata, write_shard
 from model import PRESETS, ModelConfig
-from scripts.benchmark import clip_flops
 
 PONG_SIZED = ModelConfig(patch_size=16, dim=32, num_blocks=1, num_heads=2, window_frames=6, num_actions=3)
 
@@ -331,6 +331,7 @@ def test_benchmark_importer_ends_in_json(run, tmp_path):
         (("rollout", "--frames", 0), ("frames is 0",)),
         (("rollout", "--num-steps", 0), ("num_steps is 0",)),
         (("loader", "--data", "nowhere"), ("no data set at nowhere",)),
+        (("loader", "--data", "nowhere", "--batch-size", 0), ("batch_size is 0",)),
         (("flight",), ("flight",)),
     ],
 )

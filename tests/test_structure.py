@@ -1,5 +1,5 @@
-"""The import directions: `model` and `data` know nobody, `training` both, `evaluation` and `play` all three, scripts
-know all, nobody a script."""
+"""The import directions: `model` and `data` know nobody, `training` both, `evaluation` and `play` all three,
+`benchmarks` these and `play`, scripts all, nobody a script."""
 
 import ast
 from pathlib import Path
@@ -13,7 +13,8 @@ ALLOWED = {
     "training": {"training", "model", "data"},
     "evaluation": {"evaluation", "training", "model", "data"},
     "play": {"play", "training", "model", "data"},
-    "scripts": {"model", "data", "training", "evaluation", "play", "cli"},
+    "benchmarks": {"benchmarks", "play", "training", "model", "data"},
+    "scripts": {"model", "data", "training", "evaluation", "play", "benchmarks", "cli"},
     "train_world_model.py": {"training", "cli"},
     "cli.py": set(),
 }

@@ -311,6 +311,7 @@ def test_metrics_of_steps_after_a_resume_are_dropped(tmp_path):
         log.log(step, {"x": step})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "x"')  # killed while writing
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     MetricsLog(tmp_path, 2, "off", "p", None, {}).log(3, {"x": 30})
     assert [(line["step"], line["x"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == [(1, 1), (2, 2), (3, 30)]
 

@@ -80,9 +80,6 @@ class TrainConfig:
             "rollout_every",
             "accumulate",
             "max_bad_steps",
-        ):
-            self._at_least(name, 1)
-        for name in (
             "checkpoint_every",
             "keep_checkpoints",
             "patch_size",
@@ -90,9 +87,9 @@ class TrainConfig:
             "clip_frames",
             "max_steps",
             "epochs",
+            "epoch_clips",
         ):
             self._at_least(name, 1)
-        self._at_least("epoch_clips", 1)
         self._at_least("warmup_steps", 0)
         for name in ("decay_fraction", "ema_decay", "action_dropout", "own_frames", "max_bad_fraction"):
             if not 0 <= (getattr(self, name) or 0) <= 1:

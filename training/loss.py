@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.pixels import to_levels
 from model.config import ModelConfig
 from model.diffusion import add_noise, frame_alpha_bar, v_from_x0_eps, x0_from_prediction
 
@@ -161,5 +162,5 @@ def with_own_frames(
         turned = Noise(spread(uniform, kind), noise.eps[own], noise.coins[own], uniform, past)
         x_u, prediction = _run(model, x0[own], actions[own], turned, seen[own])
         made = x0_from_prediction(prediction, x_u, frame_alpha_bar(turned.levels), config.prediction)
-        seen[own] = ((made.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+        seen[own] = to_levels(made) / 127.5 - 1
     return seen

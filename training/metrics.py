@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from data.whole import whole_file
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -70,24 +72,23 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The objects of a metrics file."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    """The objects of a metrics file; a line that was cut off by a kill is passed over."""
+    return [values for line in path.read_text().splitlines() if (values := _values(line))]
 
 
 def _drop_later_lines(path: Path, step: int) -> None:
     if not path.is_file():
         return
-    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    temporary.rename(path)
+    kept = [values for values in read_metrics(path) if values["step"] <= step]
+    with whole_file(path) as temporary:
+        temporary.write_text("".join(json.dumps(values) + "\n" for values in kept))
 
 
-def _step_of(line: str) -> float:
+def _values(line: str) -> dict | None:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # half-written by a killed run
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def _logged_in() -> bool:

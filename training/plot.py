@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+from data.whole import whole_file
+from training.evaluate import NOISE_BINS
 from training.metrics import METRICS_FILE, read_metrics
 
 PICTURE = "metrics.png"
@@ -13,7 +15,7 @@ LEAST_SECS = 30.0  # between two drawings, each of which takes up to a second
 # Title and unit of each part, and the metrics it shows.
 PANELS = {
     "loss": ("train/loss", "val/loss", "epoch/val_loss"),
-    "val loss by noise level": tuple(f"val/loss_noise_{number / 8:.3f}" for number in range(8)),
+    "val loss by noise level": tuple(f"val/loss_noise_{n / NOISE_BINS:.3f}" for n in range(NOISE_BINS)),
     "PSNR (dB)": ("epoch/psnr", *(f"rollout/psnr_{n}" for n in (1, 4, 8, 16))),
     "val SSIM, and loss under wrong actions / val loss": ("epoch/ssim", "val/action_ratio"),
     "gradient norm, learning rate": ("train/grad_norm", "train/lr"),
@@ -59,9 +61,5 @@ def draw_metrics(run_folder: Path) -> None:
             if title in LOGARITHMIC:
                 axes.set_yscale("log", nonpositive="mask")
         axes.grid(alpha=0.3)
-    temporary = run_folder / (PICTURE + ".tmp")
-    try:
+    with whole_file(run_folder / PICTURE) as temporary:
         figure.savefig(temporary, dpi=80, format="png")
-        temporary.rename(run_folder / PICTURE)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ let game = null; // the server's greeting
 let phase = "connecting"; // then waiting, ready, playing, paused, dozing (paused by the server) or lost
 let prompt = { record: 0, moment: null }; // record null: the image that was sent
 let imagePixels = null;
+let bringing = false; // the real game, which takes seconds: until then its switch stays as it was put
 
 function enter(next) {
   phase = document.body.dataset.phase = next;
@@ -45,7 +46,7 @@ function onMessage(message) {
     },
     started: onStarted,
     paused: onPaused,
-    real: ({ on }) => { showReal(on); say(""); },
+    real: ({ on }) => { bringing = false; showReal(on); say(""); },
     recording: () => setRecording(true),
     recorded: onRecorded,
     image: () => start(),
@@ -67,6 +68,7 @@ function onPixels(data) {
 
 function onError({ text }) {
   say(text, true);
+  bringing = false;
   showReal(!$("real-screen").hidden);
 }
 
@@ -88,7 +90,8 @@ function greet(hello) {
     `Hold ${Object.keys(game.keys).map((key) => GLYPHS[key] ?? key).join(" ")}` +
     `${aliases.length ? ` or ${aliases.join(" ")}` : ""}, several at once if you like.`;
   fit();
-  start();
+  if (prompt.record === null) socket.send(imagePixels); // on a new connection nobody knows it
+  else start();
 }
 
 // Whether there is nothing to press.
@@ -233,7 +236,7 @@ let lastTick = null;
 function onFrame(header, pictures) {
   draw($("dream"), pictures[0]);
   if (pictures[1]) draw($("real"), pictures[1]);
-  showReal(pictures.length > 1);
+  if (!bringing) showReal(pictures.length > 1);
   $("real-tag").hidden = !header.real_ended;
   $("real-tag").textContent = "its episode ended, and began anew";
   document.body.dataset.frame = header.frame;
@@ -283,6 +286,7 @@ function start() {
 function onStarted(started) {
   enter("ready");
   setPaused(false);
+  bringing = false;
   arrivals.length = delays.length = 0;
   lastTick = null;
   $("this-dream").textContent = `This dream: seed ${started.seed}, ${started.num_steps} steps, guidance ${started.guidance}, from ${started.prompt_frames} frames.`;
@@ -420,7 +424,8 @@ function showReal(on) {
 }
 
 $("real-switch").addEventListener("change", ({ target }) => {
-  if (target.checked) say("Bringing the real game to this moment …");
+  bringing = target.checked;
+  if (bringing) say("Bringing the real game to this moment …");
   send("real", { on: target.checked });
 });
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 import websockets
 
+from benchmarks.machine import random_model
 from data.shards import read_metadata
-from model import PRESETS, WorldModel
+from model import PRESETS
 from play.messages import split_pixels
 from training.setup import made_for
 
@@ -28,7 +28,7 @@ _WARM_UP_SECS = 2.0  # not measured
 
 
 @dataclass(frozen=True)
-class PlayBenchmark:
+class PlayingConfig:
     """Playing, through the server's own socket."""
 
     preset: str = "nano"  # random weights: they cost what trained ones do
@@ -58,14 +58,16 @@ class Seen:
     delays: list[float] = field(default_factory=list)  # seconds from a key message to the first frame that heeds it
 
 
-def measure_playing(config: PlayBenchmark) -> dict:
+def measure(config: PlayingConfig) -> dict:
     """Frames, drops and delays of some players at once, and how long the start took.
 
     Raises:
-        ValueError: the server could not be started.
+        ValueError: the server could not be started, or there was too little to measure.
     """
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = config.checkpoint or _random_checkpoint(config, Path(folder) / config.preset)
+        checkpoint = config.checkpoint or Path(folder) / config.preset
+        if not config.checkpoint:
+            random_model(made_for(PRESETS[config.preset], read_metadata(config.data))).save_pretrained(checkpoint)
         options = ["--checkpoint", checkpoint, "--data", config.data, "--split", config.split, "--port", 0]
         options += ["--max-players", config.players]
         options += ["--num-steps", config.num_steps] if config.num_steps else []
@@ -99,17 +101,7 @@ def running_server(*options) -> Iterator[tuple[subprocess.Popen, str]]:
             process.communicate()
 
 
-def _random_checkpoint(config: PlayBenchmark, folder: Path) -> Path:
-    torch.manual_seed(0)
-    model = WorldModel(made_for(PRESETS[config.preset], read_metadata(config.data)))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.02)
-    model.save_pretrained(folder)
-    return folder
-
-
-async def _play_together(address: str, config: PlayBenchmark) -> list[Seen]:
+async def _play_together(address: str, config: PlayingConfig) -> list[Seen]:
     return await asyncio.gather(*(_play(address, config.seconds, player) for player in range(config.players)))
 
 
@@ -151,7 +143,9 @@ async def _press(socket: websockets.ClientConnection, keys: list[str], rng: np.r
         await socket.send(json.dumps({"type": "keys", "held": held, "number": number}))
 
 
-def _results(config: PlayBenchmark, seen: list[Seen], begun: float, resident: float) -> dict:
+def _results(config: PlayingConfig, seen: list[Seen], begun: float, resident: float) -> dict:
+    if not all(len(player.times) > 1 and player.delays for player in seen):
+        raise ValueError(f"too little came in {config.seconds:g} seconds to be measured: give more --seconds")
     fps = seen[0].fps
     rates = [(len(player.times) - 1) / (player.times[-1] - player.times[0]) for player in seen]
     expected = sum(player.ticks[-1] - player.ticks[0] + 1 for player in seen)

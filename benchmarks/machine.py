@@ -1,0 +1,54 @@
+"""What this machine can do, and a network to try it with."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from model import ModelConfig, WorldModel
+
+
+def random_model(config: ModelConfig) -> WorldModel:
+    """Random weights, which cost what trained ones do; the zeros of a fresh network would be quicker."""
+    torch.manual_seed(0)
+    model = WorldModel(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.02)
+    return model
+
+
+def milliseconds(work: Callable[[], torch.Tensor], device: torch.device) -> float:
+    """That some work takes, the device's part of it included."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return 1000.0 * (time.perf_counter() - start)
+
+
+def matmul_flops_per_sec(device: torch.device, dtype: torch.dtype) -> float:
+    """The rate of a large matrix product, the best of some."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best = min(milliseconds(lambda: a @ b, device) for _ in range(10))
+    return 1000.0 * 2.0 * size**3 / best
+
+
+def memory_bytes(device: torch.device) -> int:
+    """In use now: on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that was in use."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,113 @@
+"""Dreaming, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.machine import matmul_flops_per_sec, memory_bytes, milliseconds, peak_memory_bytes, random_model
+from model import PRESETS, Sampler, WorldModel
+from training.distributed import choose_device, describe_device, fast_bf16, for_dreaming
+
+WARM_UP_FRAMES = 5  # libraries set themselves up, and a GPU's graph is captured
+REFERENCE_FRAMES = 5  # measured of the reference, which takes seconds each
+ENDS = 100  # a dream so many frames old is compared with one at the end of a long run
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Dreaming, frame by frame, with the window full."""
+
+    preset: str = "nano"  # random weights: they cost what trained ones do
+    checkpoint: Path | None = None  # in place of a preset
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    bf16: bool | None = None  # bfloat16 weights; None: where the device is fast at it
+    batch_size: int = 1  # dreams side by side
+    num_steps: int | None = None  # denoising steps a frame; None: as the network says
+    frames: int = 100  # measured, all at a full window
+    compare: Literal["reference"] | None = None  # also measure without the cache, in turn, and print the ratio
+
+    def __post_init__(self):
+        for name in ("batch_size", "frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if not self.checkpoint and self.preset not in PRESETS:
+            raise ValueError(f"unknown preset {self.preset!r}: choose {', '.join(PRESETS)}")
+
+
+@torch.inference_mode()
+def measure(config: RolloutConfig) -> dict:
+    """Frames a second of the sampler."""
+    device = choose_device(config.device)
+    bf16 = fast_bf16(device) if config.bf16 is None else config.bf16
+    model = WorldModel.from_pretrained(config.checkpoint) if config.checkpoint else random_model(PRESETS[config.preset])
+    num_steps = model.config.num_steps if config.num_steps is None else config.num_steps
+    print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")
+    samplers = {"cached": Sampler(for_dreaming(model, device, bf16), num_steps)}
+    if config.compare:
+        # The plain network over the whole window, and, to tell the cache's share, the packed one.
+        samplers["reference"] = Sampler(for_dreaming(model, device, bf16, packed=False), num_steps, cache=False)
+        samplers["packed_reference"] = Sampler(for_dreaming(model, device, bf16), num_steps, cache=False)
+    actions = torch.eye(model.config.num_actions)[torch.arange(config.batch_size) % model.config.num_actions]
+    prompt = torch.zeros(config.batch_size, max(1, model.config.window_frames - 1), *model.config.frame_shape)
+    taken = {}
+    for name, sampler in samplers.items():
+        sampler.reset(prompt)
+        frames = config.frames if name == "cached" else min(config.frames, REFERENCE_FRAMES)
+        warm_up = WARM_UP_FRAMES if name == "cached" else 1
+        taken[name], memory = _time_frames(partial(sampler.step, actions), device, warm_up, frames, name)
+        if name == "cached":
+            early_bytes, late_bytes = memory
+    cached = taken["cached"]
+    median = float(np.median(cached))
+    matmul = matmul_flops_per_sec(device, torch.bfloat16 if bf16 else torch.float32)
+    # The finished frame is run on once more, to stand in the cache.
+    frame_flops = (num_steps + 1) * model.config.run_flops
+    frames_per_sec = 1000.0 * config.batch_size / median
+    results = {
+        "network": str(config.checkpoint or config.preset),
+        "batch_size": config.batch_size,
+        "num_steps": num_steps,
+        "frames_per_sec": frames_per_sec,
+        "ms_per_frame_median": median,
+        **{f"ms_per_frame_p{p}": float(np.percentile(cached, p)) for p in (95, 99)},
+        "ms_per_frame_worst": float(cached.max()),
+        "peak_memory_mib": peak_memory_bytes(device) / 2**20,
+        "cache_mib": samplers["cached"].num_bytes / 2**20,
+        "gflop_per_frame": frame_flops / 1e9,
+        "matmul_gflop_per_sec": matmul / 1e9,
+        "share_of_matmul_rate": frame_flops * frames_per_sec / matmul,
+    }
+    if config.frames >= 4 * ENDS:  # a long dream beside a young one, in turn, so that noise strikes both
+        young = Sampler(samplers["cached"].model, num_steps)
+        young.reset(prompt)
+        pairs = []
+        for _ in range(2 * ENDS):
+            pairs.append([milliseconds(partial(s.step, actions), device) for s in (young, samplers["cached"])])
+        results["ms_at_frame_100"], results["ms_at_end"] = np.median(pairs, axis=0).tolist()
+        results["memory_mib_at_frame_100"], results["memory_mib_at_end"] = early_bytes / 2**20, late_bytes / 2**20
+    if config.compare:
+        for name in ("packed_reference", "reference"):
+            results[f"{name}_ms_per_frame_median"] = float(np.median(taken[name]))
+        results["ratio_by_cache_alone"] = results["packed_reference_ms_per_frame_median"] / median
+        results["ratio"] = results["reference_ms_per_frame_median"] / median
+    return results
+
+
+def _time_frames(
+    step: Callable[[], torch.Tensor], device: torch.device, warm_up: int, frames: int, name: str
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Milliseconds of each frame after the warm-up, and the memory in use at frame 100 and at the end."""
+    times, early = [], 0
+    for number in tqdm(range(warm_up + frames), desc=name, unit=" frames", mininterval=1.0):
+        times.append(milliseconds(step, device))
+        if number <= ENDS:
+            early = memory_bytes(device)
+    return np.array(times[warm_up:]), (early, memory_bytes(device))

@@ -1,0 +1,128 @@
+"""Training steps as they are in a run."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.machine import matmul_flops_per_sec, peak_memory_bytes
+from data.records import Record, encode_record
+from data.shards import SUFFIX, Metadata, write_shard
+from model import ModelConfig
+from training.config import TrainConfig
+from training.distributed import describe_device, fast_bf16
+from training.loop import Trainer
+
+WARM_UP_STEPS = 3  # torch.compile makes its code, and the optimizer its moments
+SYNTHETIC_FRAMES = 160  # of a record made up, as in real data sets
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """Training steps as they are in a run: batches from disk, forward, backward, optimizer, average of the weights."""
+
+    preset: str = "nano"
+    data: Path | None = None  # data set folder; None: records made up for the occasion
+    batch_size: int = 16  # clips a step
+    clip_frames: int | None = None  # None: the window
+    accumulate: int = 1  # parts that a batch is taken in
+    steps: int = 20  # measured
+    compile: bool = False  # torch.compile, block by block
+    recompute: bool = False  # run each block again for its gradient
+    bf16: bool | None = None  # bfloat16 autocast; None: where the device is fast at it
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self):
+        for name in ("batch_size", "accumulate", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+
+
+def measure(config: StepConfig) -> dict:
+    """Seconds of training steps, and the share of the matmul rate that they reach."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = {name: value for name, value in vars(config).items() if name not in ("data", "steps")}
+        num_steps = WARM_UP_STEPS + config.steps
+        data = config.data or _made_up(Path(folder) / "data", config.batch_size)
+        trainer = Trainer(TrainConfig(data=data, out=Path(folder) / "run", wandb="off", max_steps=num_steps, **options))
+        trainer.resume()  # from nothing: compiles
+        return _time_steps(trainer, config)
+
+
+def _time_steps(trainer: Trainer, config: StepConfig) -> dict:
+    device, bf16 = trainer.device, fast_bf16(trainer.device) if config.bf16 is None else config.bf16
+    clip_frames = trainer.data.clip_frames
+    print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")
+    moments, waits = [], []
+    for waited in tqdm(trainer.steps(WARM_UP_STEPS + config.steps), "training", WARM_UP_STEPS + config.steps):
+        moments.append(_moment(device))  # the device is not waited for: the host runs ahead of it, as in a run
+        waits.append(waited)
+    secs = np.array([_secs_between(*pair) for pair in pairwise(moments)][WARM_UP_STEPS - 1 :])
+    waited = sum(waits[WARM_UP_STEPS:])
+    peak = peak_memory_bytes(device)  # before the matrix product below adds to it
+    matmul = matmul_flops_per_sec(device, torch.bfloat16 if bf16 else torch.float32)
+    clips_per_sec = config.batch_size / secs.mean()
+    copies = 2 if trainer.config.noise_levels == "teacher-forcing" else 1
+    flops = clip_flops(trainer.model_config, copies * clip_frames)
+    return {
+        "network": config.preset,
+        "batch_size": config.batch_size,
+        "clip_frames": clip_frames,
+        "clips_per_sec": clips_per_sec,
+        "steps_per_sec": 1.0 / secs.mean(),
+        "ms_per_step_median": 1000.0 * float(np.median(secs)),
+        "ms_per_step_p90": 1000.0 * float(np.percentile(secs, 90)),
+        "gflop_per_clip": flops / 1e9,
+        "matmul_gflop_per_sec": matmul / 1e9,
+        "flop_utilisation": flops * clips_per_sec / matmul,
+        "peak_memory_mib": peak / 2**20,
+        "data_wait_secs": waited,
+        "data_wait_share": waited / secs.sum(),
+    }
+
+
+def _made_up(folder: Path, num_records: int) -> Path:
+    """A data set of coarse noise that drifts to the side."""
+    rng = np.random.default_rng(0)
+    scene = rng.integers(0, 256, (8, 8 + SYNTHETIC_FRAMES // 8, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    frames = np.stack([scene[:, t : t + 64] for t in range(SYNTHETIC_FRAMES)])
+    for split, count in (("train", num_records), ("val", 1)):
+        records = (Record(frames, rng.integers(0, len(Metadata().actions), len(frames))) for _ in range(count))
+        (folder / split).mkdir(parents=True)
+        write_shard(folder / split / f"data_0000{SUFFIX}", map(encode_record, records))
+    return folder
+
+
+def _moment(device: torch.device) -> float | torch.cuda.Event:
+    """Now; on a GPU, when it will have done what it has been given."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _secs_between(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
+    if isinstance(start, float):
+        return end - start
+    end.synchronize()
+    return start.elapsed_time(end) / 1000.0
+
+
+def clip_flops(config: ModelConfig, num_frames: int) -> float:
+    """Floating-point operations of training on so many frames at once: the forward pass three times, no recomputation.
+
+    Of all linear maps and attention products, what a causal mask hides included, as on the CPU.
+    """
+    dim, frequencies = config.dim, 256
+    patches = replace(config, window_frames=num_frames).run_flops
+    vectors = (12 * config.num_blocks + 2) * dim**2 + frequencies * dim + dim**2 + config.num_actions * dim
+    return 3.0 * num_frames * (patches + 2.0 * vectors)
