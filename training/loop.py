@@ -21,6 +21,7 @@ from tqdm import tqdm
 from data.dataset import Batch, prefetch
 from data.pixels import to_float
 from data.video import write_mp4, write_png
+from data.whole import whole_file
 from model.dit import WorldModel
 from training.card import TRAIN_CONFIG_FILE
 from training.checkpoint import CheckpointWriter, find_resume, list_checkpoints, load_state
@@ -407,8 +408,8 @@ class Trainer:
 
     def _open_log(self) -> MetricsLog:
         config = self.config
-        config.out.mkdir(parents=True, exist_ok=True)
-        (config.out / TRAIN_CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
+        with whole_file(config.out / TRAIN_CONFIG_FILE) as path:
+            path.write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
         settings = {**asdict(config), "model": self.model_config.to_dict()}
         where = (config.wandb, config.wandb_project, config.wandb_entity)
         return MetricsLog(config.out, self.step, *where, settings, self.wandb_id)
