@@ -57,8 +57,6 @@ class Description:
             ValueError: it means none.
         """
         space = self.space
-        if "keyboard" in fields or "mouse" in fields:
-            fields = _contractor_fields(fields)
         if "action" in fields:
             return self._from_value(fields["action"])
         if space.discrete:
@@ -198,11 +196,30 @@ def _split_keys(keys: Any) -> list[str]:
     return re.findall(r"[^+,;\s]+", str(keys))
 
 
-def _contractor_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    """A line of OpenAI's Minecraft play (VPT): keys as `key.keyboard.w`, mouse buttons as `mouse.0`, and its motion."""
-    mouse, keyboard = fields.get("mouse") or {}, fields.get("keyboard") or {}
-    keys = [*keyboard.get("keys", ()), *(f"mouse.{button}" for button in mouse.get("buttons", ()))]
-    return {"keys": keys, "mouse.dx": mouse.get("dx", 0.0), "mouse.dy": mouse.get("dy", 0.0)}
+class _Contractor:
+    """Lines of OpenAI's Minecraft play (VPT): keys as `key.keyboard.w`, mouse buttons as `mouse.0`, and its motion.
+
+    Two faults of the recorder are mended, as OpenAI's own loader does: a button 0 that is down from the first line on
+    is stuck until it is really pressed, and a slot of the hotbar that the wheel chose counts as its number key.
+    """
+
+    def __init__(self):
+        self._stuck: bool | None = None
+        self._slot: int | None = None
+
+    def __call__(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The next line's fields, as `Description.action` takes them; those of other files as they are."""
+        if "keyboard" not in fields and "mouse" not in fields:
+            return fields
+        mouse, keyboard = fields.get("mouse") or {}, fields.get("keyboard") or {}
+        pressed = mouse.get("newButtons", [])
+        self._stuck = pressed == [0] if self._stuck is None else self._stuck and 0 not in pressed
+        buttons = [button for button in mouse.get("buttons", ()) if button or not self._stuck]
+        keys = [*keyboard.get("keys", ()), *(f"mouse.{button}" for button in buttons)]
+        before, self._slot = self._slot, fields.get("hotbar")
+        if None not in (before, self._slot) and before != self._slot:
+            keys.append(f"key.keyboard.{self._slot + 1}")
+        return {"keys": keys, "mouse.dx": mouse.get("dx", 0.0), "mouse.dy": mouse.get("dy", 0.0)}
 
 
 def read_actions(path: Path, description: Description, frame_times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -223,13 +240,13 @@ def read_actions(path: Path, description: Description, frame_times: np.ndarray) 
         times, actions = _read_npz(path, description)
         frames = None
     else:
-        places, found = [], []
+        places, found, plain = [], [], _Contractor()
         for number, fields in _rows(path):
             try:
                 if not isinstance(fields, dict):
                     raise ValueError("not an object")
                 places.append([fields.get(name) for name in _PLACES])
-                found.append(description.action(fields))
+                found.append(description.action(plain(fields)))
             except (ValueError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path.name}, line {number}: {error}") from None
         if not found:
