@@ -48,7 +48,7 @@ class Description:
                 return i
         if wanted in self.ignored or "*" in self.ignored:
             return None
-        raise ValueError(f"unknown key {key.strip()!r}: actions.toml knows {', '.join(space.names)}")
+        raise ValueError(f"unknown key or column {key.strip()!r}: actions.toml knows {', '.join(space.names)}")
 
     def action(self, fields: dict[str, Any]) -> int | np.ndarray:
         """The recorded action that a row of a file means.
@@ -234,7 +234,8 @@ def read_actions(path: Path, description: Description, frame_times: np.ndarray) 
         (R,) times in order, and recorded actions (R,) or (R, names).
 
     Raises:
-        ValueError: it cannot be read, or has more or fewer rows than there are pictures; says what is wrong.
+        ValueError: it cannot be read, has more or fewer rows than there are pictures, or is from another time than they
+            are; says what is wrong.
     """
     if path.suffix == ".npz":
         times, actions = _read_npz(path, description)
@@ -256,6 +257,10 @@ def read_actions(path: Path, description: Description, frame_times: np.ndarray) 
     if times is None:
         times = _times_of(path, frames, len(actions), frame_times)
         actions = actions[: len(times)]
+    num_outside = np.count_nonzero((times < 0) | (times > frame_times[-1] + 1))
+    if num_outside > len(times) / 2:
+        secs = f"0 to {frame_times[-1]:.1f} seconds after its first picture"
+        raise ValueError(f"{path.name}: {num_outside} of its {len(times)} times lie outside of the video, {secs}")
     order = np.argsort(times, kind="stable")
     return times[order], actions[order]
 

@@ -411,7 +411,8 @@ def import_command(monkeypatch, capsys, folder, out, *options):
 
 def test_bad_recordings_are_named_skipped_and_counted(folder, tmp_path, monkeypatch, capsys):
     frames, speed = play(200)
-    for name in ("good1", "good2", "broken", "cut", "no_actions", "short_actions", "unknown_key", "not_a_number"):
+    names = "good1 good2 broken cut no_actions short_actions unknown_key not_a_number clock"
+    for name in names.split():
         write_video(folder / f"{name}.mp4", frames, 20)
         write_csv(folder / f"{name}.csv", speed)
     (folder / "broken.mp4").write_bytes(b"not a video at all")
@@ -421,18 +422,20 @@ def test_bad_recordings_are_named_skipped_and_counted(folder, tmp_path, monkeypa
     write_csv(folder / "short_actions.csv", speed[:50])
     (folder / "unknown_key.csv").write_text("keys\n" + "q\n" * 200)
     (folder / "not_a_number.csv").write_text("dx\n" + "much\n" * 200)
+    write_csv(folder / "clock.csv", speed, np.arange(200) * 50)  # milliseconds
     (folder / "sound.mp4").write_bytes(b"")
     np.savez(folder / "flat.npz", frames=np.zeros((5, 5), np.uint8), actions=np.zeros((5, 6)))
     (folder / "damaged.npz").write_bytes(b"PK not a zip")
     code, out, err = import_command(monkeypatch, capsys, folder, tmp_path / "set")
     assert code == 0, err
-    assert "2 recordings, 9 skipped" in out
+    assert "2 recordings, 10 skipped" in out
     lines = {line.split(": ", 1)[0]: line for line in out.splitlines() if line.startswith("skipped")}
     expected = {
         "broken.mp4": "cannot be read", "cut.mp4": "cannot be read", "sound.mp4": "cannot be read",
         "no_actions.mp4": "no actions beside it (no_actions.csv, no_actions.jsonl, no_actions.npz)",
         "short_actions.mp4": "short_actions.csv has 50 actions for 200 pictures",
-        "unknown_key.mp4": "unknown_key.csv, line 2: unknown key 'q': actions.toml knows left, right, jump",
+        "unknown_key.mp4": "unknown_key.csv, line 2: unknown key or column 'q': actions.toml knows left, right, jump",
+        "clock.mp4": "clock.csv: 199 of its 200 times lie outside of the video, 0 to 10.0 seconds after",
         "not_a_number.mp4": "not_a_number.csv, line 2: dx is 'much': expected a number",
         "flat.npz": "expected uint8 (frames, height, width, 3)", "damaged.npz": "cannot be read",
     }  # fmt: skip
