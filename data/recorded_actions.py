@@ -212,6 +212,8 @@ class _Contractor:
         if "keyboard" not in fields and "mouse" not in fields:
             return fields
         mouse, keyboard = fields.get("mouse") or {}, fields.get("keyboard") or {}
+        if not (isinstance(mouse, dict) and isinstance(keyboard, dict)):
+            raise ValueError("its mouse or keyboard is not an object")
         pressed = mouse.get("newButtons", [])
         self._stuck = pressed == [0] if self._stuck is None else self._stuck and 0 not in pressed
         buttons = [button for button in mouse.get("buttons", ()) if button or not self._stuck]
@@ -270,7 +272,8 @@ def _times_of(path: Path, frames: np.ndarray | None, num_rows: int, frame_times:
     num_frames = len(frame_times)
     if frames is not None:
         if frames.min() < 0 or frames.max() >= num_frames:
-            raise ValueError(f"{path.name} speaks of frames {frames.min():.0f} to {frames.max():.0f}, of {num_frames}")
+            spoken = f"{frames.min():.0f} to {frames.max():.0f}"
+            raise ValueError(f"{path.name} speaks of frames {spoken}: there are 0 to {num_frames - 1}")
         return frame_times[frames.astype(int)]
     if abs(num_rows - num_frames) > max(2, 0.01 * num_frames):
         raise ValueError(f"{path.name} has {num_rows} actions for {num_frames} pictures: give a column time or frame")

@@ -23,6 +23,7 @@ from data.actions import PROCGEN_GAMES, ActionSpace, numbered, procgen_actions
 from data.records import Record, decode_record
 
 RECORDS_A_SHARD = 100
+MOST_PIXELS = 1024  # of a frame's width or height: a record of larger ones would fill the memory
 SUFFIX = ".array_record"
 METADATA_FILE, INDEX_FILE = "metadata.json", "index.json"
 # Levels of zstd, which read equally fast. Of CoinRun, 9 makes three quarters of the bytes that 3 does, in 100 us a
@@ -59,11 +60,13 @@ def parse_size(size: str) -> tuple[int, int]:
     """ "96x64" -> width and height.
 
     Raises:
-        ValueError: it is spelt otherwise.
+        ValueError: it is spelt otherwise, or is none of a frame.
     """
     width, _, height = size.lower().partition("x")
     if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
         raise ValueError(f"size is {size!r}: expected width x height in pixels, 96x64 say")
+    if max(int(width), int(height)) > MOST_PIXELS:
+        raise ValueError(f"size is {size!r}: frames are at most {MOST_PIXELS} pixels wide and high")
     return int(width), int(height)
 
 

@@ -485,6 +485,7 @@ def test_a_video_damaged_in_its_middle(folder, importing_of, tmp_path):
         (lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("[axes]\nx=0")), (), ("must be above 0",)),
         (lambda d: write_clips(d, 1, num_frames=3), ("--min-frames", 8), ("only 3 frames",)),
         (lambda d: write_clips(d, 1), ("--size", "big"), ("size is 'big': expected width x height",)),
+        (lambda d: write_clips(d, 1), ("--size", "9600x6400"), ("size is '9600x6400': frames are at most",)),
         (lambda d: write_clips(d, 1), ("--fps", 0), ("fps is 0",)),
         (lambda d: (write_clips(d, 1), (d / "clip0.gif").write_bytes(b"")), (), ("have the same name",)),
     ],
