@@ -11,7 +11,7 @@ import numpy as np
 
 from data.actions import ActionSpace
 from data.records import Record, encode_record
-from data.shards import METADATA_FILE, RECORDS_A_SHARD, SUFFIX, Metadata, ShardWriter, read_metadata
+from data.shards import METADATA_FILE, QUICK, RECORDS_A_SHARD, SUFFIX, Metadata, ShardWriter, read_metadata
 from data.whole import whole_file
 
 MAX_FRAMES = 160  # of a record; longer episodes are cut
@@ -168,7 +168,7 @@ class EpisodeWriter:
     def _write(self, record: Record) -> None:
         if self._shard is None:
             self._split_folder.mkdir(exist_ok=True)
-            self._shard = ShardWriter(self._free_path())
+            self._shard = ShardWriter(self._free_path(), QUICK)
         self._shard.write(encode_record(record))
         self.num_records, self.num_frames = self.num_records + 1, self.num_frames + len(record)
         self._records_in_shard += 1

@@ -5,6 +5,7 @@ They step one by one in a loop. A level is the seed of a reset: where nothing el
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -155,6 +156,7 @@ class AtariVectorEnv(GymVectorEnv):
 
 
 def _make(name: str) -> gymnasium.Env:
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory, and needs no screen for it
     kind, _, game_id = name.partition(":")
     options: dict[str, Any] = {"render_mode": "rgb_array", "disable_env_checker": True}
     if kind == "ale":

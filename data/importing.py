@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +30,7 @@ SPLITS = ("train", "val", "test")
 ENOUGH_RECORDINGS = 10  # for whole ones to be held out
 HELD_OUT = 0.05  # share of the recordings, or of each one, that is for val, and again for test
 MOST_FPS = 20.0  # of the data set, if it is not said
-READ_AHEAD_FRAMES = 64  # decoded in a thread of its own, while records are packed and written
+AT_ONCE = 32  # frames that are handed over by the thread that decodes to the one that packs and writes records
 JOURNAL = "imported.jsonl"  # in the partial folder: a line for each recording that is done
 
 
@@ -152,8 +153,8 @@ class Importer:
         shown = ticks(times, self.fps)
         actions = self._actions(source, times, len(shown))
         stretches, splits = self._stretches(source, len(shown)), {}
-        ahead = prefetch(self._frames(source, shown, len(times)), READ_AHEAD_FRAMES)
-        with closing(ahead) as frames:
+        with closing(prefetch(_lists(self._frames(source, shown, len(times))))) as ahead:
+            frames = chain.from_iterable(ahead)
             for split, start, end in stretches:
                 name, space, least = _shard_name(source), self.description.space, self.config.min_frames
                 with EpisodeWriter(partial, space, self.fps, split, shard_name=name, min_frames=least) as writer:
@@ -261,6 +262,12 @@ def _fill_splits(partial: Path, done: dict[str, dict]) -> None:
     for path in (partial / "train").glob(f"{_shard_name_of(train[-1])}_*{SUFFIX}"):
         path.rename(partial / split / path.name)
     done[train[-1]]["splits"] = {split: done[train[-1]]["splits"]["train"]}
+
+
+def _lists(frames: Iterator[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """A list of AT_ONCE at a time, as handing them over one by one takes time."""
+    while some := list(islice(frames, AT_ONCE)):
+        yield some
 
 
 def _shard_name(source: Source) -> str:

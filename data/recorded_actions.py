@@ -48,7 +48,7 @@ class Description:
                 return i
         if wanted in self.ignored or "*" in self.ignored:
             return None
-        raise ValueError(f"unknown key {key.strip()!r}: actions.toml knows {', '.join(space.names)}")
+        raise ValueError(f"unknown key or column {key.strip()!r}: actions.toml knows {', '.join(space.names)}")
 
     def action(self, fields: dict[str, Any]) -> int | np.ndarray:
         """The recorded action that a row of a file means.
@@ -57,8 +57,6 @@ class Description:
             ValueError: it means none.
         """
         space = self.space
-        if "keyboard" in fields or "mouse" in fields:
-            fields = _contractor_fields(fields)
         if "action" in fields:
             return self._from_value(fields["action"])
         if space.discrete:
@@ -198,11 +196,32 @@ def _split_keys(keys: Any) -> list[str]:
     return re.findall(r"[^+,;\s]+", str(keys))
 
 
-def _contractor_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    """A line of OpenAI's Minecraft play (VPT): keys as `key.keyboard.w`, mouse buttons as `mouse.0`, and its motion."""
-    mouse, keyboard = fields.get("mouse") or {}, fields.get("keyboard") or {}
-    keys = [*keyboard.get("keys", ()), *(f"mouse.{button}" for button in mouse.get("buttons", ()))]
-    return {"keys": keys, "mouse.dx": mouse.get("dx", 0.0), "mouse.dy": mouse.get("dy", 0.0)}
+class _Contractor:
+    """Lines of OpenAI's Minecraft play (VPT): keys as `key.keyboard.w`, mouse buttons as `mouse.0`, and its motion.
+
+    Two faults of the recorder are mended, as OpenAI's own loader does: a button 0 that is down from the first line on
+    is stuck until it is really pressed, and a slot of the hotbar that the wheel chose counts as its number key.
+    """
+
+    def __init__(self):
+        self._stuck: bool | None = None
+        self._slot: int | None = None
+
+    def __call__(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The next line's fields, as `Description.action` takes them; those of other files as they are."""
+        if "keyboard" not in fields and "mouse" not in fields:
+            return fields
+        mouse, keyboard = fields.get("mouse") or {}, fields.get("keyboard") or {}
+        if not (isinstance(mouse, dict) and isinstance(keyboard, dict)):
+            raise ValueError("its mouse or keyboard is not an object")
+        pressed = mouse.get("newButtons", [])
+        self._stuck = pressed == [0] if self._stuck is None else self._stuck and 0 not in pressed
+        buttons = [button for button in mouse.get("buttons", ()) if button or not self._stuck]
+        keys = [*keyboard.get("keys", ()), *(f"mouse.{button}" for button in buttons)]
+        before, self._slot = self._slot, fields.get("hotbar")
+        if None not in (before, self._slot) and before != self._slot:
+            keys.append(f"key.keyboard.{self._slot + 1}")
+        return {"keys": keys, "mouse.dx": mouse.get("dx", 0.0), "mouse.dy": mouse.get("dy", 0.0)}
 
 
 def read_actions(path: Path, description: Description, frame_times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -217,19 +236,20 @@ def read_actions(path: Path, description: Description, frame_times: np.ndarray) 
         (R,) times in order, and recorded actions (R,) or (R, names).
 
     Raises:
-        ValueError: it cannot be read, or has more or fewer rows than there are pictures; says what is wrong.
+        ValueError: it cannot be read, has more or fewer rows than there are pictures, or is from another time than they
+            are; says what is wrong.
     """
     if path.suffix == ".npz":
         times, actions = _read_npz(path, description)
         frames = None
     else:
-        places, found = [], []
+        places, found, plain = [], [], _Contractor()
         for number, fields in _rows(path):
             try:
                 if not isinstance(fields, dict):
                     raise ValueError("not an object")
                 places.append([fields.get(name) for name in _PLACES])
-                found.append(description.action(fields))
+                found.append(description.action(plain(fields)))
             except (ValueError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path.name}, line {number}: {error}") from None
         if not found:
@@ -239,6 +259,10 @@ def read_actions(path: Path, description: Description, frame_times: np.ndarray) 
     if times is None:
         times = _times_of(path, frames, len(actions), frame_times)
         actions = actions[: len(times)]
+    num_outside = np.count_nonzero((times < 0) | (times > frame_times[-1] + 1))
+    if num_outside > len(times) / 2:
+        secs = f"0 to {frame_times[-1]:.1f} seconds after its first picture"
+        raise ValueError(f"{path.name}: {num_outside} of its {len(times)} times lie outside of the video, {secs}")
     order = np.argsort(times, kind="stable")
     return times[order], actions[order]
 
@@ -248,7 +272,8 @@ def _times_of(path: Path, frames: np.ndarray | None, num_rows: int, frame_times:
     num_frames = len(frame_times)
     if frames is not None:
         if frames.min() < 0 or frames.max() >= num_frames:
-            raise ValueError(f"{path.name} speaks of frames {frames.min():.0f} to {frames.max():.0f}, of {num_frames}")
+            spoken = f"{frames.min():.0f} to {frames.max():.0f}"
+            raise ValueError(f"{path.name} speaks of frames {spoken}: there are 0 to {num_frames - 1}")
         return frame_times[frames.astype(int)]
     if abs(num_rows - num_frames) > max(2, 0.01 * num_frames):
         raise ValueError(f"{path.name} has {num_rows} actions for {num_frames} pictures: give a column time or frame")

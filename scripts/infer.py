@@ -65,6 +65,8 @@ class InferConfig:
             raise ValueError(f"num_prompt_frames is {self.num_prompt_frames}: it cannot be negative")
         if self.data and self.clip:
             raise ValueError("give either --data or --clip: a dream goes on from one of them")
+        if self.clip and not self.num_prompt_frames:
+            raise ValueError("num_prompt_frames is 0: --clip has nothing to give then")
         if not self.truth and (self.metrics or self.grid or self.plot):
             raise ValueError("--metrics, --grid and --plot compare with the truth: give --data")
         if self.num_frames <= self.num_prompt_frames:

@@ -97,6 +97,6 @@ if __name__ == "__main__":
     folder.mkdir(parents=True)
     (folder / "actions.toml").write_text(DESCRIBED)
     for seed in range(3):
-        pictures, pressed = play(1800, 384, 256, seed)
-        write_video(folder / f"play{seed}.mp4", pictures, 30)
+        pictures, pressed = play(1800, seed=seed)
+        write_video(folder / f"play{seed}.mp4", pictures.repeat(4, axis=1).repeat(4, axis=2), 30)
         write_csv(folder / f"play{seed}.csv", pressed)

@@ -199,6 +199,14 @@ def test_actions_that_cannot_be_recorded(monkeypatch):
         make_environment("gym:TestWalk-v0", 1)
 
 
+def test_what_draws_gymnasiums_own_games_is_not_installed(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    code, _, err = command(
+        monkeypatch, capsys, "scripts.collect", "--env", "gym:CartPole-v1", "--out", tmp_path / "set"
+    )
+    assert_one_line(code, err, "cannot play gym:CartPole-v1", 'pip install "gymnasium[classic')
+
+
 def test_atari_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(ValueError, match=r"pip install -r requirements-atari.txt"):

@@ -158,19 +158,25 @@ def test_variable_frame_rate_goes_by_time_stamps(folder, importing_of, tmp_path)
 
 
 def test_folders_of_pictures_with_a_byte_of_buttons_in_their_names(folder, importing_of, tmp_path):
-    (folder / "actions.toml").write_text(
-        "[buttons]\nselect=[]\ndown='DOWN'\nright='RIGHT'\nstart=[]\nb='X'\nup='UP'\nleft='LEFT'\na='Z'\n"
-    )
+    """As the published play of Super Mario Bros. names them: palettes, memory behind the picture, no leading zeros."""
     frames, _ = play(30)
+    frames = np.repeat(frames[..., :1], 3, axis=3)  # of few colours
+    values = {"select": 1, "down": 2, "right": 4, "start": 8, "b": 16, "left": 32, "up": 64, "a": 128}
     bytes_held = np.random.default_rng(0).integers(0, 256, 30)
-    (folder / "run1").mkdir()
+    run = "Rafael_dp2a9j4i_e0_1-1"
+    (folder / f"{run}_win").mkdir()
     for i, (frame, held) in enumerate(zip(frames, bytes_held, strict=True)):
-        Image.fromarray(frame).save(folder / "run1" / f"run_f{i + 1}_a{held}_x.png")
-    metadata, told = importing_of(source_fps=15)
+        path = folder / f"{run}_win" / f"{run}_f{i + 1}_a{held}_2019-04-13_20-13-{i // 15:02d}.win.png"
+        Image.fromarray(frame).quantize(256).save(path)
+        with path.open("ab") as file:
+            file.write(b"tEXtRAM\0" + bytes(2048))
+    metadata, told = importing_of(describe=ROOT / "docs" / "actions" / "nes.toml", source_fps=15)
     assert not told and metadata["fps"] == 15
     got, actions = whole(tmp_path / "set")
     assert np.array_equal(got, frames)
-    assert np.array_equal(actions, (bytes_held[:, None] >> np.arange(8)) & 1)
+    held = dict(zip(metadata["action_names"], actions.T, strict=True))
+    assert held.keys() == values.keys()
+    assert all(np.array_equal(held[name], (bytes_held & value) > 0) for name, value in values.items())
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -186,29 +192,30 @@ def test_arrays_come_bit_by_bit(folder, importing_of, tmp_path, compressed):
 
 
 def test_contractors_play_of_minecraft(folder, importing_of, tmp_path):
-    """A line of JSON a frame, as VPT's recordings have it."""
-    shutil.copy(ROOT / "docs" / "actions" / "minecraft.toml", folder / "actions.toml")
+    """A line of JSON a frame, as VPT's recordings have it, with the faults of its recorder."""
     frames, _ = play(40)
     write_video(folder / "clip.mp4", frames, 20)
+    number = np.arange(40)
+    down = (number < 10) | (number % 2 == 1)  # stuck until the press at 11
     lines = [
         {
-            "mouse": {"x": 640.0, "y": 360.0, "dx": float(i), "dy": -2.0, "dwheel": 0.0, "buttons": [0] * (i % 2)},
+            "mouse": {"x": 640.0, "y": 360.0, "dx": float(i), "dy": -2.0, "scaledX": 0.0, "scaledY": 0.0, "dwheel": 0.0,
+                      "buttons": [0] * int(down[i]), "newButtons": [0] * (i in (0, 11, 13))},
             "keyboard": {"keys": ["key.keyboard.w", "key.keyboard.f3"][: 2 * (i % 3 == 0)], "newKeys": [], "chars": ""},
-            "isGuiOpen": False, "hotbar": 1, "tick": i, "milli": 50 * i,
+            "hotbar": 0 if i < 30 else 3, "tick": i, "isGuiOpen": False, "milli": 50 * i, "inventory": [], "yaw": 0.0,
         }
         for i in range(40)
     ]  # fmt: skip
     write_jsonl(folder / "clip.jsonl", lines)
-    assert not importing_of()[1]
+    assert not importing_of(describe=ROOT / "docs" / "actions" / "minecraft.toml")[1]
     _, actions = whole(tmp_path / "set")
     space = read_metadata(tmp_path / "set").actions
     held = dict(zip(space.names, actions.T, strict=True))
-    number = np.arange(40)
-    assert np.array_equal(held["forward"], number % 3 == 0) and np.array_equal(held["attack"], number % 2)
+    assert np.array_equal(held["forward"], number % 3 == 0)
+    assert np.array_equal(held["attack"], (number > 10) & down)
+    assert np.array_equal(held["hotbar4"], number == 30) and not held["hotbar1"].any()
     scale = space.scales[space.index("camera_x")]
-    assert (
-        held["camera_x"] == pytest.approx(np.arange(40) / scale) and (held["camera_y"] == np.float32(-2 / scale)).all()
-    )
+    assert held["camera_x"] == pytest.approx(number / scale) and (held["camera_y"] == np.float32(-2 / scale)).all()
 
 
 # Actions
@@ -404,7 +411,8 @@ def import_command(monkeypatch, capsys, folder, out, *options):
 
 def test_bad_recordings_are_named_skipped_and_counted(folder, tmp_path, monkeypatch, capsys):
     frames, speed = play(200)
-    for name in ("good1", "good2", "broken", "cut", "no_actions", "short_actions", "unknown_key", "not_a_number"):
+    names = "good1 good2 broken cut no_actions short_actions unknown_key not_a_number clock"
+    for name in names.split():
         write_video(folder / f"{name}.mp4", frames, 20)
         write_csv(folder / f"{name}.csv", speed)
     (folder / "broken.mp4").write_bytes(b"not a video at all")
@@ -414,18 +422,20 @@ def test_bad_recordings_are_named_skipped_and_counted(folder, tmp_path, monkeypa
     write_csv(folder / "short_actions.csv", speed[:50])
     (folder / "unknown_key.csv").write_text("keys\n" + "q\n" * 200)
     (folder / "not_a_number.csv").write_text("dx\n" + "much\n" * 200)
+    write_csv(folder / "clock.csv", speed, np.arange(200) * 50)  # milliseconds
     (folder / "sound.mp4").write_bytes(b"")
     np.savez(folder / "flat.npz", frames=np.zeros((5, 5), np.uint8), actions=np.zeros((5, 6)))
     (folder / "damaged.npz").write_bytes(b"PK not a zip")
     code, out, err = import_command(monkeypatch, capsys, folder, tmp_path / "set")
     assert code == 0, err
-    assert "2 recordings, 9 skipped" in out
+    assert "2 recordings, 10 skipped" in out
     lines = {line.split(": ", 1)[0]: line for line in out.splitlines() if line.startswith("skipped")}
     expected = {
         "broken.mp4": "cannot be read", "cut.mp4": "cannot be read", "sound.mp4": "cannot be read",
         "no_actions.mp4": "no actions beside it (no_actions.csv, no_actions.jsonl, no_actions.npz)",
         "short_actions.mp4": "short_actions.csv has 50 actions for 200 pictures",
-        "unknown_key.mp4": "unknown_key.csv, line 2: unknown key 'q': actions.toml knows left, right, jump",
+        "unknown_key.mp4": "unknown_key.csv, line 2: unknown key or column 'q': actions.toml knows left, right, jump",
+        "clock.mp4": "clock.csv: 199 of its 200 times lie outside of the video, 0 to 10.0 seconds after",
         "not_a_number.mp4": "not_a_number.csv, line 2: dx is 'much': expected a number",
         "flat.npz": "expected uint8 (frames, height, width, 3)", "damaged.npz": "cannot be read",
     }  # fmt: skip
@@ -475,6 +485,7 @@ def test_a_video_damaged_in_its_middle(folder, importing_of, tmp_path):
         (lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("[axes]\nx=0")), (), ("must be above 0",)),
         (lambda d: write_clips(d, 1, num_frames=3), ("--min-frames", 8), ("only 3 frames",)),
         (lambda d: write_clips(d, 1), ("--size", "big"), ("size is 'big': expected width x height",)),
+        (lambda d: write_clips(d, 1), ("--size", "9600x6400"), ("size is '9600x6400': frames are at most",)),
         (lambda d: write_clips(d, 1), ("--fps", 0), ("fps is 0",)),
         (lambda d: (write_clips(d, 1), (d / "clip0.gif").write_bytes(b"")), (), ("have the same name",)),
     ],

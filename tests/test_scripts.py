@@ -157,6 +157,7 @@ def test_a_clip_is_continued(run, checkpoint, tmp_path):
         (("--clip", "mine.mp4", "--num-prompt-frames", 30, "--num-frames", 40), ("mine.mp4 has only 20 frames",)),
         ((), ("no data set at checkpoints/samples",)),
         (("--clip", "mine.mp4", "--metrics", "m.json"), ("give --data",)),
+        (("--clip", "mine.mp4", "--num-prompt-frames", 0), ("--clip has nothing to give",)),
     ):
         code, _, err = run("infer", "--checkpoint", checkpoint, *options)
         assert_one_line(code, err, *words)
