@@ -7,11 +7,9 @@ writes the same files, and an interrupted collection goes on where it stopped.
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +20,7 @@ from data.environments import SPLIT_LEVELS, GameVectorEnv, describe_environment,
 from data.episodes import MAX_FRAMES, Episode, begin_partial, finish_partial
 from data.records import Record, encode_record
 from data.shards import RECORDS_A_SHARD, SUFFIX, Metadata, ShardReader, write_shard
+from data.workers import worker_pool
 
 GAMES_AT_ONCE = 16  # few, so that little is played that no shard has room for
 MEAN_HOLD_STEPS = 6  # for which the explore policy holds an action
@@ -128,24 +127,14 @@ def _run_jobs(config: CollectConfig, partial: Path, progress: Callable[[int], No
     counts = {split: {"records": num_records, "frames": 0} for split, num_records in wanted.items() if num_records}
     for split in counts:
         (partial / split).mkdir(exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(config.workers, mp_context=context, initializer=_ignore_interrupts) as pool:
+    with worker_pool(config.workers) as pool:  # shards under way are finished, whatever happens, and kept
         pending = {pool.submit(collect_shard, config, job, partial / job.split): job for job in jobs}
-        try:
-            while pending:
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    num_frames = future.result()
-                    counts[pending.pop(future).split]["frames"] += num_frames
-                    progress(num_frames)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)  # shards under way are finished, and kept
-            raise
+        while pending:
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                num_frames = future.result()
+                counts[pending.pop(future).split]["frames"] += num_frames
+                progress(num_frames)
     return counts
-
-
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches the whole process group; the parent alone decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _environment(config: CollectConfig, split: str, num_envs: int, seed: int) -> GameVectorEnv:

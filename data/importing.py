@@ -1,17 +1,20 @@
 """Recordings of any game -> a data set.
 
-A recording is the unit of work: its shards are its own, and an interrupted import goes on with the next one. Whatever
-is wrong with one is told, and it is left out.
+A recording is the unit of work: its shards are its own, so several processes share the work, and an interrupted import
+goes on with the recordings that are not done. Whatever is wrong with one is told, and it is left out.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
@@ -25,12 +28,15 @@ from data.fitting import Fit, Fitter
 from data.recorded_actions import ACTION_SUFFIXES, Description, read_actions, read_description, resample, ticks
 from data.recordings import Source, buttons_in_names, find_sources, frame_rate, frame_times, pictures
 from data.shards import SUFFIX, Metadata, parse_size
+from data.workers import CONTEXT, worker_pool
 
 SPLITS = ("train", "val", "test")
 ENOUGH_RECORDINGS = 10  # for whole ones to be held out
 HELD_OUT = 0.05  # share of the recordings, or of each one, that is for val, and again for test
 MOST_FPS = 20.0  # of the data set, if it is not said
 AT_ONCE = 32  # frames that are handed over by the thread that decodes to the one that packs and writes records
+TELL_SECS = 0.2  # between looks at how far the other processes are
+FRAMES_A_WORKER = 3000  # fewer take no longer than a process does to start
 JOURNAL = "imported.jsonl"  # in the partial folder: a line for each recording that is done
 
 
@@ -50,9 +56,12 @@ class ImportVideoConfig:
     environment: str | None = None  # the game's name; None: that of the folder
     min_frames: int = 8  # a tail shorter than this is left out
     overwrite: bool = False  # replace what is in the folder
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes, a recording each at a time
 
     def __post_init__(self):
         parse_size(self.size)
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}: at least one process is needed")
         if self.fps is not None and not 0 < self.fps < float("inf"):
             raise ValueError(f"fps is {self.fps}: it must be positive")
         if not 0 < self.source_fps < float("inf"):
@@ -108,23 +117,25 @@ class Importer:
         metadata = self._metadata()
         partial = begin_partial(self.config.out, self.config.overwrite, metadata, key="import")
         done = _read_journal(partial)
-        for source in self.sources:
-            if source.name in done:
-                progress(done[source.name]["frames"])
-                continue
-            try:
-                entry = self._import(source, partial, progress)
-            except ValueError as error:
-                _remove_shards(partial, source)
-                self.skipped[source.name] = str(error)
-                self.tell(f"skipped {source.path}: {error}")
+        for entry in done.values():
+            progress(entry["frames"])
+        todo = [source for source in self.sources if source.name not in done]
+        for source, entry, trouble in self._outcomes(todo, partial, progress):
+            if trouble:
+                self.skipped[source.name] = trouble
+                self.tell(f"skipped {source.path}: {trouble}")
                 continue
             done[source.name] = entry
             with (partial / JOURNAL).open("a") as file:
                 file.write(json.dumps({"name": source.name, **entry}) + "\n")
         if not done:
-            first = next(iter(self.skipped.values()))
+            first = next(self.skipped[source.name] for source in todo)
             raise ValueError(f"nothing in {self.config.videos} could be imported; the first: {first}")
+        # Whichever was done first, the data set is the same.
+        done, self.skipped = (
+            {source.name: some[source.name] for source in self.sources if source.name in some}
+            for some in (done, self.skipped)
+        )
         _fill_splits(partial, done)
         metadata["splits"] = {
             split: {kind: sum(entry["splits"].get(split, {}).get(kind, 0) for entry in done.values())
@@ -145,6 +156,36 @@ class Importer:
         settings |= {"videos": str(config.videos), "fps": self.fps, "sources": [source.name for source in self.sources]}
         settings |= {"ignored": self.description.ignored, "recorded": self.description.recorded}
         return {**described.to_dict(), "import": settings | space.to_dict()}
+
+    def _outcomes(
+        self, sources: list[Source], partial: Path, progress: Callable[[int], None]
+    ) -> Iterator[tuple[Source, dict | None, str]]:
+        """Import recordings; of each, in the order they are done, its entry of the journal, or what was wrong."""
+        num_frames = sum(self.lengths.get(source.name, 0) for source in sources)
+        workers = min(self.config.workers, len(sources), num_frames // FRAMES_A_WORKER)
+        if workers <= 1:
+            yield from ((source, *self._outcome(source, partial, progress)) for source in sources)
+            return
+        worker, frames_done, stop = copy.copy(self), CONTEXT.SimpleQueue(), CONTEXT.Event()
+        worker.tell = None  # the parent tells
+        with worker_pool(workers, _share, worker, partial, frames_done, stop) as pool:
+            pending = {pool.submit(_outcome_in_worker, source): source for source in sources}
+            try:
+                while pending:
+                    finished = wait(pending, TELL_SECS, FIRST_COMPLETED).done
+                    while not frames_done.empty():
+                        progress(frames_done.get())
+                    for future in finished:
+                        yield pending.pop(future), *future.result()
+            finally:
+                stop.set()
+
+    def _outcome(self, source: Source, partial: Path, progress: Callable[[int], None]) -> tuple[dict | None, str]:
+        try:
+            return self._import(source, partial, progress), ""
+        except ValueError as error:
+            _remove_shards(partial, source)
+            return None, str(error)
 
     def _import(self, source: Source, partial: Path, progress: Callable[[int], None]) -> dict:
         """Import a recording; what became of it, for the journal. Raises ValueError if it cannot be used."""
@@ -216,6 +257,25 @@ class Importer:
             raise ValueError(f"only {decoded} of its {num_pictures} pictures can be decoded")
         for _ in range(tick, len(shown)):  # the last ones are not decoded by all
             yield frame
+
+
+_worker: tuple = ()  # in another process: an importer, the partial folder, a queue of frames done, an event to stop by
+
+
+def _share(*shared) -> None:
+    global _worker
+    _worker = shared
+
+
+def _outcome_in_worker(source: Source) -> tuple[dict | None, str]:
+    importer, partial, frames_done, stop = _worker
+
+    def progress(num_frames: int) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        frames_done.put(num_frames)
+
+    return importer._outcome(source, partial, progress)
 
 
 def read_clip(path: Path, num_frames: int, width: int, height: int, fps: float) -> np.ndarray:

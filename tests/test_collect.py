@@ -2,14 +2,13 @@
 
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny import CONTROLS
+from tiny import CONTROLS, in_this_process
 
 from data import collect as collecting
 from data.collect import MAX_FRAMES, POLICIES, CollectConfig, FunctionPolicy, bring_to, collect, play
@@ -39,11 +38,7 @@ def records_of(folder: Path, split: str = "train") -> list[Record]:
 def in_process(monkeypatch):
     """Shards of four short records, collected here and one after another: quick, and a test can reach into it."""
 
-    class Pool(ThreadPoolExecutor):
-        def __init__(self, workers, mp_context, initializer):
-            super().__init__(1)
-
-    monkeypatch.setattr(collecting, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(collecting, "worker_pool", in_this_process)
     monkeypatch.setattr(collecting, "RECORDS_A_SHARD", 4)
     monkeypatch.setattr(collecting, "MAX_FRAMES", 40)
 

@@ -1,13 +1,12 @@
 """Games by way of Gymnasium, and Atari: recorded, replayed, brought back to a saved state."""
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium
 import numpy as np
 import pytest
 from playing import Client, random_checkpoint, serving
-from tiny import LITTLE, assert_one_line, command
+from tiny import LITTLE, assert_one_line, command, in_this_process
 
 from data import collect as collecting
 from data.collect import CollectConfig, bring_to, collect, make_policy
@@ -71,7 +70,7 @@ def records_of(folder):
 def here():
     """Collected in this process, where the environment above is known."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collecting, "ProcessPoolExecutor", lambda workers, mp_context, initializer: ThreadPoolExecutor(1))
+        patch.setattr(collecting, "worker_pool", in_this_process)
         patch.setattr(collecting, "GAMES_AT_ONCE", 3)
         yield
 

@@ -1,6 +1,7 @@
 """Recordings of any game: every kind of video, every spelling of actions, and whatever can be wrong with them."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -358,6 +359,39 @@ def test_the_same_files_come_out_whenever_and_after_a_stop(folder, importing_of,
     assert files[0] == files[1] and len(files[0]) == 12
     assert not (tmp_path / "set.partial").exists() and not (tmp_path / "set" / JOURNAL).exists()
     assert metadata["splits"]["val"]["records"] == metadata["splits"]["test"]["records"] == 1
+
+
+def test_several_processes_make_the_same_files(folder, importing_of, tmp_path, monkeypatch):
+    write_clips(folder, 5)
+    frames = np.load(folder / "clip2.npz")["frames"]
+    np.savez(folder / "clip2.npz", frames=frames)  # without actions
+    monkeypatch.setattr(importing, "FRAMES_A_WORKER", 1)
+    for workers in (1, 3):
+        metadata, told = importing_of(out=tmp_path / str(workers), workers=workers)
+        assert [*metadata["recordings"]] == ["clip0", "clip1", "clip3", "clip4"] and len(told) == 1
+        assert [*metadata["skipped"]] == ["clip2"] and metadata["splits"]["val"]["records"] > 0
+    one, three = (
+        {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        for out in (tmp_path / "1", tmp_path / "3")
+    )
+    assert one == three and len(one) > 4
+
+
+def end_at_once(source):
+    """As a process ends that the system kills for its memory."""
+    os._exit(1)
+
+
+def test_a_killed_worker_is_one_line_and_the_same_command_goes_on(folder, importing_of, tmp_path, monkeypatch):
+    write_clips(folder, 4)
+    monkeypatch.setattr(importing, "FRAMES_A_WORKER", 1)
+    original = importing._outcome_in_worker
+    monkeypatch.setattr(importing, "_outcome_in_worker", end_at_once)
+    with pytest.raises(ValueError, match=r"a worker process was killed.*fewer --workers"):
+        importing_of(workers=2)
+    assert not (tmp_path / "set").exists()
+    monkeypatch.setattr(importing, "_outcome_in_worker", original)
+    assert len(importing_of(workers=2)[0]["recordings"]) == 4
 
 
 def test_another_command_begins_anew(folder, importing_of, tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import json
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 from playing import Client, own_game, serving
 from recordings import DESCRIBED, play, write_csv, write_video
-from tiny import CONTROLS, LITTLE, SMALLEST, command, random_model
+from tiny import CONTROLS, LITTLE, SMALLEST, command, in_this_process, random_model
 
 from data import collect as collecting
 from data.actions import UNCONDITIONAL, ActionSpace
@@ -108,7 +107,7 @@ def test_videos_without_actions_train_and_say_so(run, recordings_folder):
 def test_atari_is_trained_on_and_dreamt(run, monkeypatch):
     pytest.importorskip("ale_py")
     monkeypatch.setattr(collecting, "GAMES_AT_ONCE", 2)  # collected in this process, which knows of it
-    monkeypatch.setattr(collecting, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr(collecting, "worker_pool", in_this_process)
     options = ("--records", 4, "--val-records", 2, "--test-records", 0, "--workers", 1, "--size", "64x96")
     run("scripts.collect", "--env", "ale:pong", "--out", "set", *options)
     run("train_world_model", "--data", "set", *FEW)
@@ -214,7 +213,7 @@ def test_video_without_actions_is_watched_and_judged(watched, run):
 def test_atari_is_judged_by_what_really_follows(run, monkeypatch, tmp_path):
     pytest.importorskip("ale_py")
     monkeypatch.setattr(collecting, "GAMES_AT_ONCE", 2)
-    monkeypatch.setattr(collecting, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr(collecting, "worker_pool", in_this_process)
     game = describe_environment("ale:pong", size="48x32", frame_skip=3)
     random_model(made_for(SMALLEST, game)).save_pretrained(tmp_path / "random")
     report = judged(run, "--checkpoint", "random")  # play is collected

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 
@@ -55,6 +57,16 @@ def random_inputs(config: ModelConfig = TINY, batch: int = 2, num_frames: int | 
     levels = torch.rand(batch, num_frames, generator=generator)
     actions = torch.eye(config.num_actions)[torch.randint(config.num_actions, (batch, num_frames), generator=generator)]
     return frames, levels, actions
+
+
+@contextmanager
+def in_this_process(*_):
+    """In place of `data.workers.worker_pool`: a thread, so that a test can reach into what it does."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def command(monkeypatch, capsys, name: str, *arguments) -> tuple[int, str, str]:
