@@ -1,5 +1,5 @@
 PYTHON := .venv/bin/python
-DEMO_STEPS := 100
+DEMO_STEPS := 60
 
 .PHONY: setup test test-slow lint demo play
 
@@ -29,7 +29,8 @@ demo: datasets/demo/metadata.json
 	@echo "after some minutes more of training: runs/demo/trained.mp4. The validation loss from before to after stands above,"
 	@echo "and in runs/demo/metrics.png."
 	@echo "To play it: make play. To go on with the training for an hour:"
-	@echo "  $(PYTHON) train_world_model.py --data datasets/demo --out runs/demo --batch-size 8 --max-steps 2000 --resume auto"
+	@echo "  $(PYTHON) train_world_model.py --data datasets/demo --out runs/demo --batch-size 8 --learning-rate 5e-4" \
+	    "--max-steps 1000 --resume auto"
 
 play: setup
 	$(PYTHON) -m scripts.play
