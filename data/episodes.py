@@ -107,6 +107,8 @@ class EpisodeWriter:
         try:
             if kind is None:
                 self.end_episode()
+            else:
+                self._cut()
         finally:
             self._finish_shard()
 
@@ -126,10 +128,9 @@ class EpisodeWriter:
             self._begin(frame)
         if frame.dtype != np.uint8 or frame.shape != self._shape:
             raise ValueError(f"a frame is {frame.dtype} {frame.shape}: expected uint8 {self._shape}")
-        self._episode.add(frame, self._checked(action), reward)
-        if len(self._episode) == MAX_FRAMES:
-            self._write(self._episode.record(terminal=False))
-            self._episode = Episode()  # without a level, it cannot be replayed: no prefix is kept
+        action = self._checked(action)
+        self._cut()  # only now is it known that the episode goes on
+        self._episode.add(frame, action, reward)
 
     def end_episode(self, terminal: bool | None = None) -> None:
         """The next frame belongs to another episode.
@@ -140,6 +141,11 @@ class EpisodeWriter:
         if len(self._episode) >= max(1, self.min_frames):
             self._write(self._episode.record(terminal))
         self._episode = Episode()
+
+    def _cut(self) -> None:
+        if len(self._episode) == MAX_FRAMES:
+            self._write(self._episode.record(terminal=False))
+            self._episode = Episode()  # without a level, it cannot be replayed: no prefix is kept
 
     def _begin(self, frame: np.ndarray) -> None:
         """With the first frame: its size, and metadata.json."""

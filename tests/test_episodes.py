@@ -45,7 +45,7 @@ def test_frames_and_actions_come_back_bit_by_bit(tmp_path, space):
     assert writer.num_records == 1 + 1 + 3 + 1 and writer.num_frames == 499
     records = read_all(tmp_path / "set")
     assert [len(record) for record in records] == [5, 160, 160, 160, 13, 1]
-    assert [record.terminal for record in records] == [False, False, False, False, False, False]
+    assert [record.terminal for record in records] == [False, True, False, False, False, False]
     for column, name in enumerate(("frames", "actions", "rewards")):
         got = np.concatenate([getattr(record, name) for record in records])
         wanted = np.concatenate([episode[column] for episode in played])
@@ -84,12 +84,14 @@ def test_a_space_of_lists_is_the_same_when_the_next_split_is_written(tmp_path):
     assert read_metadata(tmp_path / "set").actions == space and space.stay == 0
 
 
-def test_an_error_keeps_whole_records_and_drops_the_episode_under_way(tmp_path):
+@pytest.mark.parametrize("unfinished, kept", [(1, []), (160, [160]), (161, [160])])
+def test_an_error_keeps_whole_records_and_drops_the_episode_under_way(tmp_path, unfinished, kept):
     with pytest.raises(RuntimeError), EpisodeWriter(tmp_path / "set", numbered(2)) as writer:
         write_episodes(writer, [4, 5])
-        writer.add(np.zeros((6, 10, 3), np.uint8), 0)
+        for _ in range(unfinished):
+            writer.add(np.zeros((6, 10, 3), np.uint8), 0)
         raise RuntimeError
-    assert [len(record) for record in read_all(tmp_path / "set")] == [4, 5]
+    assert [len(record) for record in read_all(tmp_path / "set")] == [4, 5, *kept]
     assert not list((tmp_path / "set").rglob("*.tmp"))
 
 
