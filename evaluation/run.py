@@ -30,6 +30,7 @@ from evaluation.inverse_dynamics import ActionGroups, inverse_dynamics, train_re
 from evaluation.kept import Kept
 from evaluation.pictures import fan_out, film, still
 from model.dit import WorldModel, check_finite
+from training.checkpoint import hash_weights
 from training.distributed import choose_device, describe_device, fast_bf16, for_dreaming
 from training.evaluate import check_fits
 
@@ -68,7 +69,7 @@ class Evaluation:
         self.held_out = ClipDataset(self.data, self.split, clip_frames=1)
         self.metadata = self.held_out.metadata
         check_fits(self.model.config, self.metadata, self.data)
-        self.weights_sha256 = _weights_sha256(self.model)
+        self.weights_sha256 = hash_weights(self.model)
         self.kept = Kept(config.output / PARTS, self._key())
         self.section_secs: dict[str, float] = {}
         self.not_measured: set[str] = set()  # sections
@@ -377,11 +378,3 @@ def _first(branches: Branches, num_states: int, num_frames: int) -> Branches:
     lengths = np.minimum(branches.lengths[:num_states], num_frames)
     prompt, prompt_actions = branches.prompt[:num_states], branches.prompt_actions[:num_states]
     return Branches(prompt, prompt_actions, branches.actions, branches.futures[:num_states, :, :num_frames], lengths)
-
-
-def _weights_sha256(model: WorldModel) -> str:
-    digest = hashlib.sha256()
-    for name, weight in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weight.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

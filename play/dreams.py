@@ -5,7 +5,6 @@ Shapes: T frames, H x W pixels, C channels.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -69,7 +68,7 @@ class Dreams:
 
     Args:
         model: ready to dream, as from `for_dreaming`.
-        weights: hash of its weights, as from `hash_weights`.
+        weights: hash of its weights, as from `training.checkpoint.hash_weights`.
     """
 
     def __init__(self, model: WorldModel, weights: str):
@@ -157,15 +156,6 @@ def as_tensors(prompt: Prompt, space: ActionSpace) -> tuple[torch.Tensor, torch.
     """A batch of one, as `Sampler.reset` takes it: frames (1, T, C, H, W) in [-1, 1], actions (1, T, A)."""
     vectors = torch.from_numpy(space.vectors(prompt.actions))
     return to_float(np.array(prompt.frames))[None], vectors[None]
-
-
-def hash_weights(model: WorldModel) -> str:
-    """SHA-256 of a model's settings and weights as they were saved, wherever they were loaded from."""
-    digest = hashlib.sha256(repr(sorted(model.config.to_dict().items())).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def image_prompt(pixels: bytes, config: ModelConfig) -> Prompt:

@@ -10,8 +10,7 @@ from typing import ClassVar
 import torch
 
 from model import WorldModel
-from play.dreams import hash_weights
-from training.checkpoint import LATEST
+from training.checkpoint import LATEST, hash_weights
 from training.distributed import for_dreaming
 
 

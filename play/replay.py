@@ -32,7 +32,7 @@ class Replay:
     seed: int
     settings: DreamSettings
     context_noise: float
-    weights: str  # hash of the checkpoint's, as from `hash_weights`
+    weights: str  # hash of the checkpoint's, as from `training.checkpoint.hash_weights`
     actions: np.ndarray  # recorded ones, since the prompt
     first: int  # place of the recording's first frame among those that the actions led to
     checkpoint: str = ""  # what it was called there, for people

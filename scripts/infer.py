@@ -25,9 +25,9 @@ from data.video import comparison, grid, write_mp4, write_png
 from data.whole import whole_file
 from model import ModelConfig, Sampler, WorldModel
 from play.actions import playable_actions
-from play.dreams import hash_weights
 from play.recording import dream_video
 from play.replay import Replay
+from training.checkpoint import hash_weights
 from training.distributed import choose_device, describe_device, for_dreaming
 from training.evaluate import Clips, by_frame, check_fits, dream, held_out_clips
 

@@ -17,10 +17,11 @@ from tiny import assert_one_line, command, random_model
 from data.actions import NO_ACTION
 from model import WorldModel
 from play import recording
-from play.dreams import Dreams, DreamSettings, Prompt, hash_weights
+from play.dreams import Dreams, DreamSettings, Prompt
 from play.follow import Follower
 from play.recording import Recording
 from play.replay import Replay
+from training.checkpoint import hash_weights
 from training.distributed import for_dreaming
 
 

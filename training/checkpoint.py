@@ -123,6 +123,15 @@ def load_state(checkpoint: Path) -> dict:
         raise ValueError(f"{checkpoint / STATE_FILE} is damaged: {error}") from None
 
 
+def hash_weights(model: WorldModel) -> str:
+    """SHA-256 of a model's weights as they were saved, wherever they were loaded from."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def on_cpu(state: Any) -> Any:
     """A copy of nested dicts and lists, its tensors on the CPU, that what happens next does not change."""
     if isinstance(state, torch.Tensor):
