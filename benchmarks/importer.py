@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -10,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.importing import Importer, ImportVideoConfig
 from data.recordings import find_sources, pictures
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,13 @@ class ImporterConfig:
 
 
 def measure(config: ImporterConfig) -> dict:
-    """Seconds of the clock and of the processor; the median of three runs each, in turn."""
+    """Seconds of the clock and of the processor; the median of three runs each, in turn.
+
+    The import is the command that people run, in processes of its own: what it takes to start counts.
+
+    Raises:
+        ValueError: nothing can be imported; with what the command says.
+    """
     sources, counts, measured = find_sources(config.videos), [], {"decode": [], "import": []}
 
     def decode() -> None:
@@ -32,8 +41,12 @@ def measure(config: ImporterConfig) -> dict:
 
     def import_all() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            wanted = ImportVideoConfig(config.videos, Path(folder) / "set", config.size, "crop", config.fps, "none")
-            Importer(wanted, print).run(lambda num_frames: None)
+            command = [sys.executable, "-m", "scripts.import_video", "--videos", config.videos.resolve(), "--out"]
+            command += [f"{folder}/set", "--size", config.size, "--actions", "none"]
+            command += ["--fps", str(config.fps)] if config.fps is not None else []
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
 
     for _ in range(3):
         for name, work in (("decode", decode), ("import", import_all)):
