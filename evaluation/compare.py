@@ -72,7 +72,7 @@ def figures(report: Any, name: str = "") -> Iterator[tuple[str, dict]]:
 def _label(part: Any, number: int) -> str:
     """Of an item in a list: what tells it apart, or its place."""
     if isinstance(part, dict):
-        told = [f"{key} {part[key]}" for key in ("frame", "num_steps", "context_noise") if key in part]
+        told = [f"{key} {part[key]}" for key in ("frame", "num_steps", "guidance", "context_noise") if key in part]
         return " ".join(told) or str(number)
     return str(number)
 

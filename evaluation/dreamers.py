@@ -36,18 +36,34 @@ class Dreamer(Protocol):
         """
 
 
+@dataclass(frozen=True, order=True)
+class Denoising:
+    """How a dream's frames are denoised, as `Sampler` takes it."""
+
+    num_steps: int
+    guidance: float
+    context_noise: float
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{self.num_steps} steps, guidance {self.guidance:g}, noise {self.context_noise:g}"
+
+    def sampler(self, model: WorldModel) -> Sampler:
+        """One that does so."""
+        return Sampler(model, self.num_steps, self.context_noise, guidance=self.guidance)
+
+
 @dataclass(frozen=True)
 class ModelDreamer:
     """A world model's dreams."""
 
     model: WorldModel  # as from `for_dreaming`
     space: ActionSpace
-    num_steps: int
-    context_noise: float
+    denoising: Denoising
     seed: int
 
     def __call__(self, prompt: np.ndarray, actions: np.ndarray, numbers: np.ndarray, progress: str = "") -> np.ndarray:
-        sampler = Sampler(self.model, self.num_steps, self.context_noise)
+        sampler = self.denoising.sampler(self.model)
         seeds = [self.seed + int(number) for number in numbers]
         num_prompt = prompt.shape[1]
         return dream(sampler, prompt, actions, self.space, num_prompt, progress, seeds)[:, num_prompt:]

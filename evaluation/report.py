@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.whole import whole_file
+from evaluation.cost import pace
 from evaluation.plots import Line, line_plot
 
 SHOWN_FRAMES = (1, 2, 4, 8, 16, 32, 64)
@@ -91,9 +92,10 @@ def report_blocks(report: dict[str, Any]) -> Iterator[Block]:
         f"Checkpoint {checkpoint['name']} (weights {checkpoint['weights_sha256'][:12]}), "
         f"{checkpoint['parameters'] / 1e6:.2f} M parameters. Judged by {data['environment']}"
         f"{f' ({options})' if options else ''}, {data['split']} split of {data['folder']}, held out of training. "
-        f"{settings['num_prompt_frames']} prompt frames, {settings['num_steps']} denoising steps, context noise "
-        f"{settings['context_noise']}, seed {settings['seed']}{', quick' if settings['quick'] else ''}. In brackets: "
-        "95 % intervals, by bootstrap over clips, moments or dreams, whose number n is stated."
+        f"{settings['num_prompt_frames']} prompt frames, {settings['num_steps']} denoising steps, guidance "
+        f"{settings['guidance']:g}, context noise {settings['context_noise']:g}, seed {settings['seed']}"
+        f"{', quick' if settings['quick'] else ''}. In brackets: 95 % intervals, by bootstrap over "
+        "clips, moments or dreams, whose number n is stated."
     )
     yield Heading("At a glance")
     yield Table(["", "the dream", "beside it"], _headlines(report))
@@ -127,8 +129,7 @@ def _headlines(report: dict[str, Any]) -> list[list[str]]:
     if "collapsed" in report["drift"]:
         frames, share = report["settings"]["drift_frames"], report["drift"]["collapsed"]
         rows.append([f"Collapsed after {frames} frames", _percent(share), f"{share['n']} dreams"])
-    steps = str(report["settings"]["num_steps"])
-    milliseconds = report["timings"]["frame_ms"][steps]
+    milliseconds = report["timings"]["frame_ms"][pace(report["settings"])]
     cost = f"{report['cost']['gflop_per_frame']:.1f} GFLOP a frame; {_device(report)}"
     rows.append(["Speed, one dream", f"{1000 / milliseconds:.1f} frames/s", cost])
     return rows
@@ -239,15 +240,13 @@ def _sweep(report: dict) -> Iterator[Block]:
         shown = [
             _percent(row[name]) if "obed" in name else _show(row[name], 3 if "ssim" in name else 1) for name in names
         ]
-        speed = f"{1000 / frame_ms[str(row['num_steps'])]:.1f}"
-        table.append(
-            [str(row["num_steps"]), f"{row['context_noise']:g}", f"{row['gflop_per_frame']:.1f}", speed, *shown]
-        )
+        settings = [f"{row[name]:g}" for name in ("num_steps", "guidance", "context_noise")]
+        table.append([*settings, f"{row['gflop_per_frame']:.1f}", f"{1000 / frame_ms[pace(row)]:.1f}", *shown])
     yield Text(
         f"On {rows[0][names[0]]['n']} clips. Speed is that of one dream at a full window on this machine "
         f"({_device(report)})."
     )
-    yield Table(["steps", "context noise", "GFLOP a frame", "frames/s", *head], table)
+    yield Table(["steps", "guidance", "context noise", "GFLOP a frame", "frames/s", *head], table)
 
 
 _SECTIONS: list[tuple[str, str, Callable[[dict], Iterator[Block]]]] = [

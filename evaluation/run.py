@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from data.environments import SPLIT_LEVELS, make_environment
 from data.shards import held_out_split
 from evaluation.clips import RealClips, draw_clips, draw_records, scripted_actions
 from evaluation.config import FULL, QUICK, EvaluateConfig, Sizes
-from evaluation.cost import gflop_per_frame, ms_per_frame
+from evaluation.cost import ms_per_frame, pace
 from evaluation.counterfactuals import Branches, branch, obedience
-from evaluation.dreamers import Dreamer, ModelDreamer, dream_in_parts
+from evaluation.dreamers import Denoising, Dreamer, ModelDreamer, dream_in_parts
 from evaluation.drift import REFERENCE_FRAMES, RealPlay, drift
 from evaluation.fidelity import cases, curves, fidelity, single_step
 from evaluation.inverse_dynamics import ActionGroups, inverse_dynamics, train_reader
@@ -63,7 +63,9 @@ class Evaluation:
             raise ValueError(
                 f"num_prompt_frames is {config.num_prompt_frames}: this model's window has room for {room}"
             )
-        self.num_steps = config.num_steps or self.model.config.num_steps
+        given = {name: getattr(config, name) for name in ("num_steps", "guidance")}
+        own = {name: getattr(self.model.config, name) if value is None else value for name, value in given.items()}
+        self.denoising = Denoising(**own, context_noise=config.context_noise)
         self.data = config.data or self._collected()
         self.split = config.split or held_out_split(self.data)
         self.held_out = ClipDataset(self.data, self.split, clip_frames=1)
@@ -86,7 +88,7 @@ class Evaluation:
             "inverse_dynamics": self._inverse_dynamics,
             "drift": self._drift,
             "sweep": self._sweep,
-            "cost": lambda: {"gflop_per_frame": gflop_per_frame(self.model, self.num_steps)},
+            "cost": lambda: {"gflop_per_frame": self._gflop_per_frame(self.denoising)},
             "pictures": self._pictures,
         }
         results = {name: self._section(name, make) for name, make in sections.items()}
@@ -107,8 +109,8 @@ class Evaluation:
                 "environment_options": dict(self.metadata.environment_options),
             },
             "settings": {
-                **{name: getattr(config, name) for name in ("quick", "num_prompt_frames", "context_noise", "seed")},
-                "num_steps": self.num_steps,
+                **{name: getattr(config, name) for name in ("quick", "num_prompt_frames", "seed")},
+                **asdict(self.denoising),
                 "batch_size": config.batch_size,
                 "bf16": self._bf16,
                 **asdict(self.sizes),
@@ -143,8 +145,8 @@ class Evaluation:
     def _ready(self) -> WorldModel:
         return for_dreaming(self.model, self.device, self._bf16)
 
-    def _dreamer(self, num_steps: int, context_noise: float) -> Dreamer:
-        return ModelDreamer(self._ready, self._space, num_steps, context_noise, self.config.seed)
+    def _dreamer(self, denoising: Denoising | None = None) -> Dreamer:
+        return ModelDreamer(self._ready, self._space, denoising or self.denoising, self.config.seed)
 
     @property
     def _space(self) -> ActionSpace:
@@ -179,7 +181,7 @@ class Evaluation:
     def _dream_along(self, actions: np.ndarray, name: str, dreamer: Dreamer | None = None) -> np.ndarray:
         """uint8 (S, T, H, W, C), without the prompt, of as many clips as there are actions, (S, P + T, ...)."""
         prompt = self._clips.frames[: len(actions), : self.config.num_prompt_frames]
-        dreamer = dreamer or self._dreamer(self.num_steps, self.config.context_noise)
+        dreamer = dreamer or self._dreamer()
         numbers = np.arange(len(actions))
         parts = dream_in_parts(dreamer, prompt, actions, numbers, self.config.batch_size, self.kept, name)
         return np.concatenate(list(parts))
@@ -207,7 +209,7 @@ class Evaluation:
 
     def _dream_branches(self, branches: Branches, name: str, dreamer: Dreamer | None = None) -> np.ndarray:
         """uint8, shaped as the futures."""
-        dreamer = dreamer or self._dreamer(self.num_steps, self.config.context_noise)
+        dreamer = dreamer or self._dreamer()
         parts = dream_in_parts(dreamer, *branches.under_each(), self.config.batch_size, self.kept, name)
         return np.concatenate(list(parts)).reshape(branches.futures.shape)
 
@@ -263,7 +265,7 @@ class Evaluation:
         script = scripted_actions(clips, len(chosen), sizes.drift_frames, self.config.seed)
         actions = np.concatenate((clips.actions[chosen, :num_prompt], script), axis=1)
         prompt = clips.frames[chosen, :num_prompt]
-        dreamer = self._dreamer(self.num_steps, self.config.context_noise)
+        dreamer = self._dreamer()
         return dream_in_parts(dreamer, prompt, actions, chosen, self.config.batch_size, self.kept, "long dreams")
 
     def _drift(self) -> dict:
@@ -272,24 +274,26 @@ class Evaluation:
         windows = [self._real_play.statistics(dreamt)[1] for part in self._drift_parts() for dreamt in part]
         return drift(np.stack(windows), self._real_play)
 
-    def _sweep(self) -> list[dict]:
-        sizes, config = self.sizes, self.config
-        settings = [(num_steps, config.context_noise) for num_steps in {*sizes.sweep_steps, self.num_steps}]
-        settings += [(self.num_steps, context_noise) for context_noise in {*sizes.sweep_noise, config.context_noise}]
-        return [
-            self.kept.values(f"sweep {n} {u}", lambda n=n, u=u: self._sweep_row(n, u))[0]
-            for n, u in sorted(set(settings))
-        ]
+    @property
+    def _swept(self) -> list[Denoising]:
+        """Around that which is judged, one setting changed at a time."""
+        swept = {"num_steps": self.sizes.sweep_steps, "context_noise": self.sizes.sweep_noise}
+        if not self._space.unconditional:
+            swept["guidance"] = self.sizes.sweep_guidance
+        changes = ({name: value} for name, values in swept.items() for value in values)
+        return sorted({self.denoising, *(replace(self.denoising, **change) for change in changes)})
 
-    def _sweep_row(self, num_steps: int, context_noise: float) -> dict:
+    def _sweep(self) -> list[dict]:
+        return [self.kept.values(f"sweep {one}", partial(self._sweep_row, one))[0] for one in self._swept]
+
+    def _sweep_row(self, denoising: Denoising) -> dict:
         sizes, num_prompt = self.sizes, self.config.num_prompt_frames
         truth, lengths, _ = (array[: sizes.sweep_clips] for array in self._truth())
         num_frames = min(sizes.sweep_frames, truth.shape[1])
-        name, dreamer = f"{num_steps} steps, noise {context_noise}", self._dreamer(num_steps, context_noise)
+        name, dreamer = str(denoising), self._dreamer(denoising)
         dreams = self._dream_along(self._clips.actions[: len(truth), : num_prompt + num_frames], name, dreamer)
         measured = curves(truth[:, :num_frames], dreams, np.minimum(lengths, num_frames))
-        row = {"num_steps": num_steps, "context_noise": context_noise}
-        row["gflop_per_frame"] = gflop_per_frame(self.model, num_steps)
+        row = asdict(denoising) | {"gflop_per_frame": self._gflop_per_frame(denoising)}
         for name_, curve in measured.items():
             row |= {f"{name_}_{frame}": curve[frame - 1] for frame in SWEEP_MOMENTS if frame <= len(curve)}
         if "counterfactuals" not in self.not_measured:
@@ -299,9 +303,12 @@ class Evaluation:
             row[f"obedience_{horizon}"] = obedience(few, dreams, (horizon,))[0]["obedience"]
         return row
 
+    def _gflop_per_frame(self, denoising: Denoising) -> float:
+        return self.model.config.frame_flops(denoising.num_steps, denoising.guidance) / 1e9
+
     def _frame_ms(self) -> dict:
-        steps = sorted({*self.sizes.sweep_steps, self.num_steps})
-        return {str(n): ms_per_frame(self._ready, n, self.sizes.timed_frames) for n in steps}
+        paces = {pace(asdict(denoising)): denoising for denoising in self._swept}
+        return {name: ms_per_frame(self._ready, paces[name], self.sizes.timed_frames) for name in paces}
 
     def _pictures(self) -> dict[str, Any]:
         """Moving and still pictures, ready to stand in a page."""

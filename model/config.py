@@ -21,6 +21,7 @@ class ModelConfig:
     num_actions: int = 15  # A, length of an action vector; with buttons and axes one more than their names
     prediction: Literal["v", "x0"] = "v"  # what the network puts out
     num_steps: int = 10  # denoising steps a frame that its dreams are made with, unless told otherwise
+    guidance: float = 1.0  # likewise; above 1 they obey more than the network would by itself, at twice the cost a step
     environment: str = ""  # the game, as the data set named it
     environment_options: tuple[tuple[str, Any], ...] = ()  # (name, value) pairs the game was made with
     # What a player can do: `data.actions.ActionSpace.from_dict(config.to_dict())`.
@@ -44,6 +45,8 @@ class ModelConfig:
         for name in ("num_channels", "num_blocks", "window_frames", "num_actions", "num_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if not self.guidance >= 0:
+            raise ValueError(f"guidance is {self.guidance}: it cannot be negative")
         if self.action_names and len(self.action_names) + bool(self.action_kinds) != self.num_actions:
             raise ValueError(f"{len(self.action_names)} action names for num_actions {self.num_actions}")
 
@@ -70,13 +73,14 @@ class ModelConfig:
 
     @property
     def run_flops(self) -> float:
-        """Floating-point operations of one run over one frame that looks back at a full window, modulations looked up.
-
-        A dreamt frame costs `num_steps + 1` runs: once finished it is run on once more, to stand in the cache.
-        """
+        """Floating-point operations of one run over one frame that looks back at a full window, modulations given."""
         maps = self.num_blocks * 24 * self.dim**2 + 2 * self.patch_size**2 * self.num_channels * self.dim
         attention = self.num_blocks * 2 * self.dim * (self.num_patches + self.window_frames)
         return 2.0 * self.num_patches * (maps + attention)
+
+    def frame_flops(self, num_steps: int, guidance: float) -> float:
+        """Of a dreamt frame: a step is a run, or two if guided; and the frame is run on once more, for the cache."""
+        return (num_steps * (1 if guidance == 1.0 else 2) + 1) * self.run_flops
 
     def to_dict(self) -> dict[str, Any]:
         """Plain fields, ready for JSON."""
@@ -105,7 +109,7 @@ def _as_tuples(value: Any) -> Any:
 
 
 _SMALL = ModelConfig()
-_NANO = ModelConfig(dim=256, num_blocks=4, num_heads=4, window_frames=16, prediction="x0", num_steps=4)
+_NANO = ModelConfig(dim=256, num_blocks=4, num_heads=4, window_frames=16, prediction="x0", num_steps=2, guidance=1.5)
 
 # Parameter counts as `sum(p.numel() for p in WorldModel(config).parameters())` gives them.
 PRESETS: dict[str, ModelConfig] = {

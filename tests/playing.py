@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,8 @@ WAIT_SECS = 20.0
 
 def random_checkpoint(folder: Path, data: Path, seed: int = 0) -> Path:
     """Random weights that fit a data set."""
-    random_model(made_for(SMALLEST, read_metadata(data)), seed).save_pretrained(folder)
+    config = made_for(replace(SMALLEST, guidance=1.25), read_metadata(data))
+    random_model(config, seed).save_pretrained(folder)
     return folder
 
 

@@ -47,9 +47,12 @@ def test_two_evaluations_agree_to_the_last_digit_and_write_one_file(run, tmp_pat
     report = read(tmp_path / "a")
     for name in ("fidelity", "single_step", "counterfactuals", "inverse_dynamics", "drift", "sweep", "cost"):
         assert "not_measured" not in report[name], report[name]
-    assert [(row["num_steps"], row["context_noise"]) for row in report["sweep"]] == [
-        (1, 0.02), (2, 0.0), (2, 0.02), (2, 0.1)
+    assert [(row["num_steps"], row["guidance"], row["context_noise"]) for row in report["sweep"]] == [
+        (1, 1, 0.02), (2, 1, 0.0), (2, 1, 0.02), (2, 1, 0.1), (2, 1.5, 0.02)
     ]  # fmt: skip
+    plain, guided = report["sweep"][2], report["sweep"][4]
+    assert guided["gflop_per_frame"] == pytest.approx(plain["gflop_per_frame"] * 5 / 3)
+    assert guided["psnr_4"] != plain["psnr_4"]
     page = (tmp_path / "a" / "report.html").read_text()
     assert page.count("<svg") == 6 and page.count("data:image/webp") == 5
     assert "http://" not in page.replace("http://www.w3.org", "") and 'src="data:' in page
@@ -161,6 +164,7 @@ def test_clips_too_short_for_a_part(run, tmp_path, monkeypatch):
         (("--data", "nowhere"), ("no data set at nowhere",)),
         (("--checkpoint", "nowhere/at/all"), ("no checkpoint at nowhere/at/all",)),
         (("--num-steps", 0), ("num_steps is 0",)),
+        (("--guidance", -1), ("guidance is -1",)),
         (("--num-prompt-frames", 9), ("num_prompt_frames is 9", "room for 5")),
         (("--context-noise", 1), ("context_noise is 1",)),
         (("--compare", "a", "b"), ("no report at a",)),
@@ -196,10 +200,11 @@ def test_a_report_without_anything_measured_can_still_be_read(tmp_path):
         "checkpoint": {"name": "x", "weights_sha256": "0" * 64, "parameters": 1, "config": {}},
         "data": {"folder": "d", "split": "test", "environment": "pong", "environment_options": {}, "records": 0},
         "settings": {
-            "num_prompt_frames": 4, "num_steps": 2, "context_noise": 0.0, "seed": 0, "quick": True, "drift_frames": 1
+            "num_prompt_frames": 4, "num_steps": 2, "guidance": 1.0, "context_noise": 0.0, "seed": 0, "quick": True,
+            "drift_frames": 1,
         },
         "cost": {"gflop_per_frame": 1.0},
-        "timings": {"device": "CPU", "frame_ms": {"2": 10.0}, "section_secs": {}},
+        "timings": {"device": "CPU", "frame_ms": {"2 steps, guidance 1": 10.0}, "section_secs": {}},
     }  # fmt: skip
     write_report(tmp_path, report)
     assert (tmp_path / "report.md").read_text().count("Not measured: there was nothing.") == 7
