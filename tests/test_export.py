@@ -8,6 +8,7 @@ from tiny import assert_one_line, command, random_model
 
 from data.collect import CollectConfig
 from model import WorldModel
+from training.card import budget, commands
 from training.config import TrainConfig
 
 
@@ -35,6 +36,20 @@ def test_an_exported_checkpoint_is_small_and_says_how_it_was_made(train_command,
     trained = tyro.cli(TrainConfig, args=shlex.split(train)[2:])
     assert (trained.preset, trained.bf16, trained.seed, trained.max_steps) == ("smallest", False, 3, 4)
     assert str(trained.data) == "datasets/pong" and str(trained.out) == "runs/run"
+
+
+def test_a_card_tells_all_legs_of_a_training(train_command, tmp_path):
+    first = tmp_path / "run" / "checkpoints" / "step_0000002"
+    assert train_command("--max-steps", 3, "--decay-fraction", 0, "--checkpoint-every", 2)[0] == 0
+    options = ("--max-steps", 4, "--init-from", first, "--out", tmp_path / "runs" / "second")
+    assert train_command(*options)[0] == 0
+    second = tmp_path / "runs" / "second" / "checkpoints" / "step_0000004"
+    collect, *legs = commands(second)
+    assert collect.startswith("python -m scripts.collect") and len(legs) == 2
+    stopped, last = (tyro.cli(TrainConfig, args=shlex.split(leg)[2:]) for leg in legs)
+    assert (stopped.max_steps, str(stopped.out), stopped.init_from) == (2, "runs/run", "")
+    assert (last.max_steps, str(last.out)) == (4, "runs/second")
+    assert budget(second).startswith("6 steps, 24 clips, ")
 
 
 def test_mistakes(monkeypatch, capsys, tmp_path):

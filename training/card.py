@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import MISSING, fields
-from itertools import pairwise
 from pathlib import Path
 
 from data.collect import CollectConfig
@@ -72,24 +71,34 @@ def last_metrics(checkpoint: Path) -> dict[str, float]:
 
 
 def budget(checkpoint: Path) -> str:
-    """How many clips a checkpoint has seen and how long that took, as the run's metrics tell; "" without them."""
-    settings = _settings(checkpoint)
-    lines = [line for line in _metrics(checkpoint) if line.get("train/clips_per_sec")]
-    if not settings or not lines:
-        return ""
-    batch_size = settings["batch_size"]
-    steps = [0, *(line["step"] for line in lines)]
-    clips = [(after - before) * batch_size for before, after in pairwise(steps)]
-    secs = sum(count / line["train/clips_per_sec"] for count, line in zip(clips, lines, strict=True))
-    return f"{steps[-1]} steps, {sum(clips)} clips, {secs / 3600:.1f} hours of training."
+    """How many clips a checkpoint has seen and how long that took, as its runs' metrics tell; "" without them."""
+    num_steps = num_clips = secs = 0
+    for leg in _legs(checkpoint):
+        done = 0
+        for line in _metrics(leg):
+            if line.get("train/clips_per_sec"):
+                clips = (line["step"] - done) * _settings(leg)["batch_size"]
+                num_clips, secs, done = num_clips + clips, secs + clips / line["train/clips_per_sec"], line["step"]
+        num_steps += done
+    return f"{num_steps} steps, {num_clips} clips, {secs / 3600:.1f} hours of training." if num_steps else ""
 
 
 def commands(checkpoint: Path) -> list[str]:
-    """The command lines that collect the data and train, options left at their defaults left out."""
+    """The command lines that collect the data and train, leg by leg, options left at their defaults left out."""
+    lines = [line for leg in _legs(checkpoint) for line in _leg_commands(leg)]
+    return list(dict.fromkeys(lines))  # legs of the same data collect it once
+
+
+def _legs(checkpoint: Path) -> list[Path]:
+    """The checkpoints that the runs behind a checkpoint ended with, oldest first, as far back as their folders are."""
     settings = _settings(checkpoint)
     if not settings:
         return []
-    lines = []
+    return [*(_legs(Path(settings["init_from"])) if settings["init_from"] else []), checkpoint]
+
+
+def _leg_commands(checkpoint: Path) -> list[str]:
+    settings, lines = _settings(checkpoint), []
     metadata = Path(settings["data"]) / METADATA_FILE
     collected = json.loads(metadata.read_text()).get("collect") if metadata.is_file() else None
     data = f"datasets/{Path(settings['data']).name}"
@@ -99,6 +108,8 @@ def commands(checkpoint: Path) -> list[str]:
     is_run = begun_with[-4:-3] == ("runs",)  # runs/NAME/checkpoints/STEP, or checkpoints/NAME, wherever that was
     begun_with = "/".join(begun_with[-4:] if is_run else begun_with[-2:])
     run = {"data": data, "out": f"runs/{Path(settings['out']).name}", "resume": "", "init_from": begun_with}
+    if not settings["decay_fraction"] and (step := checkpoint.name.removeprefix("step_")).isdigit():
+        run["max_steps"] = int(step)  # it may have been stopped: with a constant learning rate, that is the same
     return [*lines, _command("python train_world_model.py", TrainConfig, settings | run)]
 
 
