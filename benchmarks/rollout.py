@@ -31,7 +31,7 @@ class RolloutConfig:
     bf16: bool | None = None  # bfloat16 weights; None: where the device is fast at it
     batch_size: int = 1  # dreams side by side
     num_steps: int | None = None  # denoising steps a frame; None: as the network says
-    guidance: float | None = None  # likewise; unless it is 1, each step costs double
+    guidance: float = 1.0  # unless it is 1, each step costs double
     frames: int = 100  # measured, all at a full window
     compare: Literal["reference"] | None = None  # also measure without the cache, in turn, and print the ratio
 
@@ -50,14 +50,13 @@ def measure(config: RolloutConfig) -> dict:
     bf16 = fast_bf16(device) if config.bf16 is None else config.bf16
     model = WorldModel.from_pretrained(config.checkpoint) if config.checkpoint else random_model(PRESETS[config.preset])
     num_steps = model.config.num_steps if config.num_steps is None else config.num_steps
-    guidance = model.config.guidance if config.guidance is None else config.guidance
     print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")
-    samplers = {"cached": Sampler(for_dreaming(model, device, bf16), num_steps, guidance=guidance)}
+    samplers = {"cached": Sampler(for_dreaming(model, device, bf16), num_steps, guidance=config.guidance)}
     if config.compare:
         # The plain network over the whole window, and, to tell the cache's share, the packed one.
         for name, packed in (("reference", False), ("packed_reference", True)):
             ready = for_dreaming(model, device, bf16, packed)
-            samplers[name] = Sampler(ready, num_steps, cache=False, guidance=guidance)
+            samplers[name] = Sampler(ready, num_steps, cache=False, guidance=config.guidance)
     actions = torch.eye(model.config.num_actions)[torch.arange(config.batch_size) % model.config.num_actions]
     prompt = torch.zeros(config.batch_size, max(1, model.config.window_frames - 1), *model.config.frame_shape)
     taken = {}
@@ -71,13 +70,13 @@ def measure(config: RolloutConfig) -> dict:
     cached = taken["cached"]
     median = float(np.median(cached))
     matmul = matmul_flops_per_sec(device, torch.bfloat16 if bf16 else torch.float32)
-    frame_flops = model.config.frame_flops(num_steps, guidance)
+    frame_flops = model.config.frame_flops(num_steps, config.guidance)
     frames_per_sec = 1000.0 * config.batch_size / median
     results = {
         "network": str(config.checkpoint or config.preset),
         "batch_size": config.batch_size,
         "num_steps": num_steps,
-        "guidance": guidance,
+        "guidance": config.guidance,
         "frames_per_sec": frames_per_sec,
         "ms_per_frame_median": median,
         **{f"ms_per_frame_p{p}": float(np.percentile(cached, p)) for p in (95, 99)},
@@ -89,7 +88,7 @@ def measure(config: RolloutConfig) -> dict:
         "share_of_matmul_rate": frame_flops * frames_per_sec / matmul,
     }
     if config.frames >= 4 * ENDS:  # a long dream beside a young one, in turn, so that noise strikes both
-        young = Sampler(samplers["cached"].model, num_steps, guidance=guidance)
+        young = Sampler(samplers["cached"].model, num_steps, guidance=config.guidance)
         young.reset(prompt)
         pairs = []
         for _ in range(2 * ENDS):

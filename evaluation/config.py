@@ -40,8 +40,8 @@ FULL = Sizes(
     sweep_clips=24,
     sweep_frames=16,
     sweep_states=24,
-    sweep_steps=(1, 2, 4, 6, 10, 20),
-    sweep_guidance=(1.0, 1.5, 2.0, 3.0),
+    sweep_steps=(1, 2, 4, 10, 20),
+    sweep_guidance=(1.0, 1.5, 2.0),
     sweep_noise=(0.0, 0.02, 0.05, 0.1),
     timed_frames=40,
 )
@@ -79,7 +79,7 @@ class EvaluateConfig:
     drift_dreams: int | None = None  # long dreams, of 900 frames, or 90 when quick; None: 32, or 4 when quick
     num_prompt_frames: int = 4
     num_steps: int | None = None  # denoising steps a frame; None: as the checkpoint says
-    guidance: float | None = None  # above 1: obey actions more, at twice the cost a step; None: as the checkpoint says
+    guidance: float = 1.0  # above 1: obey actions more than the network would by itself, at twice the cost a step
     context_noise: float = 0.02  # of the frames that are looked back at
     seed: int = 0  # of clips, moments, and noise
     batch_size: int = 16  # dreams side by side
@@ -102,7 +102,7 @@ class EvaluateConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")
-        if self.guidance is not None and not self.guidance >= 0:
+        if not self.guidance >= 0:
             raise ValueError(f"guidance is {self.guidance}: it cannot be negative")
         if not 0.0 <= self.context_noise < 1.0:
             raise ValueError(f"context_noise is {self.context_noise}: it must lie in [0, 1)")

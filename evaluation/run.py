@@ -63,9 +63,8 @@ class Evaluation:
             raise ValueError(
                 f"num_prompt_frames is {config.num_prompt_frames}: this model's window has room for {room}"
             )
-        given = {name: getattr(config, name) for name in ("num_steps", "guidance")}
-        own = {name: getattr(self.model.config, name) if value is None else value for name, value in given.items()}
-        self.denoising = Denoising(**own, context_noise=config.context_noise)
+        num_steps = config.num_steps or self.model.config.num_steps
+        self.denoising = Denoising(num_steps, config.guidance, config.context_noise)
         self.data = config.data or self._collected()
         self.split = config.split or held_out_split(self.data)
         self.held_out = ClipDataset(self.data, self.split, clip_frames=1)

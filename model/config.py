@@ -21,7 +21,6 @@ class ModelConfig:
     num_actions: int = 15  # A, length of an action vector; with buttons and axes one more than their names
     prediction: Literal["v", "x0"] = "v"  # what the network puts out
     num_steps: int = 10  # denoising steps a frame that its dreams are made with, unless told otherwise
-    guidance: float = 1.0  # likewise; above 1 they obey more than the network would by itself, at twice the cost a step
     environment: str = ""  # the game, as the data set named it
     environment_options: tuple[tuple[str, Any], ...] = ()  # (name, value) pairs the game was made with
     # What a player can do: `data.actions.ActionSpace.from_dict(config.to_dict())`.
@@ -45,8 +44,6 @@ class ModelConfig:
         for name in ("num_channels", "num_blocks", "window_frames", "num_actions", "num_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if not self.guidance >= 0:
-            raise ValueError(f"guidance is {self.guidance}: it cannot be negative")
         if self.action_names and len(self.action_names) + bool(self.action_kinds) != self.num_actions:
             raise ValueError(f"{len(self.action_names)} action names for num_actions {self.num_actions}")
 
@@ -109,7 +106,7 @@ def _as_tuples(value: Any) -> Any:
 
 
 _SMALL = ModelConfig()
-_NANO = ModelConfig(dim=256, num_blocks=4, num_heads=4, window_frames=16, prediction="x0", num_steps=2, guidance=1.5)
+_NANO = ModelConfig(dim=256, num_blocks=4, num_heads=4, window_frames=16, prediction="x0", num_steps=4)
 
 # Parameter counts as `sum(p.numel() for p in WorldModel(config).parameters())` gives them.
 PRESETS: dict[str, ModelConfig] = {

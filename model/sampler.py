@@ -47,8 +47,7 @@ class Sampler:
         context_noise: noise level u in [0, 1) of the frames that are looked back at.
         seed: slot i draws its noise from `seed + i`, unless `reset` says otherwise.
         cache: False for the reference.
-        guidance: above 1, away from what the network makes of the zero action (arXiv 2207.12598); unless it is 1,
-            each step costs double; None: `model.config.guidance`.
+        guidance: above 1, away from what the network makes of the zero action; doubles the cost unless it is 1.
 
     Raises:
         ValueError: a setting out of its range, or weights that are not finite.
@@ -61,7 +60,7 @@ class Sampler:
         context_noise: float = 0.02,
         seed: int = 0,
         cache: bool = True,
-        guidance: float | None = None,
+        guidance: float = 1.0,
     ):
         if not 0.0 <= context_noise < 1.0:
             raise ValueError(f"context_noise is {context_noise}: it must lie in [0, 1)")
@@ -69,11 +68,7 @@ class Sampler:
         self._dreams: dict[int, _Dream] = {}
         self._cache: KVCache | None = None
         self._graph: CapturedFrame | None = None
-        self.rebuild(
-            model,
-            model.config.num_steps if num_steps is None else num_steps,
-            model.config.guidance if guidance is None else guidance,
-        )
+        self.rebuild(model, model.config.num_steps if num_steps is None else num_steps, guidance)
 
     @torch.inference_mode()
     def rebuild(

@@ -35,7 +35,7 @@ class DreamSettings:
     """How frames are denoised. Dreams of the same settings share a sampler, and its batches."""
 
     num_steps: int
-    guidance: float
+    guidance: float = 1.0
 
 
 @dataclass

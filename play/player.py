@@ -214,7 +214,7 @@ class Player:
         server = self._server
         settings = DreamSettings(
             num_steps=whole(message, "num_steps", 1, MOST_STEPS, server.num_steps),
-            guidance=real(message, "guidance", 0.0, MOST_GUIDANCE, server.config.guidance),
+            guidance=real(message, "guidance", 0.0, MOST_GUIDANCE, 1.0),
         )
         seed = whole(message, "seed", 0, MAX_SEED)
         seed = secrets.randbelow(MAX_SEED + 1) if seed is None else seed

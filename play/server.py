@@ -145,7 +145,6 @@ class PlayServer:
             "keys": key_labels(space),
             "aliases": space.key_aliases,
             "num_steps": self.num_steps,
-            "guidance": self.config.guidance,
             "most_steps": MOST_STEPS,
             "num_records": len(self.gallery),
         }

@@ -49,7 +49,7 @@ class InferConfig:
     actions: str = "gt"  # gt: the recording's, or none; random: any that act; or names, over and over: right,right+jump
     num_steps: int | None = None  # denoising steps a frame; None: as the checkpoint says
     context_noise: float = 0.02  # noise level of the frames that are looked back at
-    guidance: float | None = None  # above 1: obey actions more, at twice the cost a step; None: as the checkpoint says
+    guidance: float = 1.0  # above 1: obey actions more than the network would by itself, at twice the cost
     cache: bool = True  # --no-cache: the slow reference, which runs over the whole window at every step
     fps: float | None = None  # of the mp4; None: the game's own
     output: Path = Path("dream.mp4")
@@ -113,9 +113,9 @@ def main(config: InferConfig) -> None:
     print(f"wrote {config.output}{rest}")
     if config.metrics:
         settings = {"checkpoint": str(config.checkpoint), "data": str(config.truth), "actions": config.actions}
-        used = {name: getattr(config, name) for name in ("num_steps", "guidance")}
-        used = {name: getattr(model.config, name) if value is None else value for name, value in used.items()}
-        settings |= used | {"context_noise": config.context_noise, "seed": config.seed, "cache": config.cache}
+        num_steps = config.num_steps or model.config.num_steps
+        settings |= {"num_steps": num_steps, "context_noise": config.context_noise, "seed": config.seed}
+        settings |= {"guidance": config.guidance, "cache": config.cache}
         with whole_file(config.metrics) as temporary:
             temporary.write_text(json.dumps({**settings, "record_ids": clips.record_ids, **report}, indent=2) + "\n")
         print(f"wrote {config.metrics}")

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,7 @@ WAIT_SECS = 20.0
 
 def random_checkpoint(folder: Path, data: Path, seed: int = 0) -> Path:
     """Random weights that fit a data set."""
-    config = made_for(replace(SMALLEST, guidance=1.25), read_metadata(data))
-    random_model(config, seed).save_pretrained(folder)
+    random_model(made_for(SMALLEST, read_metadata(data)), seed).save_pretrained(folder)
     return folder
 
 

@@ -144,7 +144,7 @@ def test_infer_replays_a_recording(play, address, play_config, model, tmp_path, 
 )
 def test_files_that_are_no_replays(model, tmp_path, change, words):
     prompt = Prompt(np.zeros((1, 64, 64, 3), np.uint8), np.array([NO_ACTION]))
-    fields = json.loads(Replay(prompt, 0, DreamSettings(1, 1.0), 0.02, "x", np.array([0, 1]), 0).to_json())
+    fields = json.loads(Replay(prompt, 0, DreamSettings(1), 0.02, "x", np.array([0, 1]), 0).to_json())
     path = tmp_path / "dream.json"
     path.write_text(json.dumps(fields))
     assert Replay.read(path, model.config).actions.tolist() == [0, 1]
@@ -186,7 +186,7 @@ def test_recordings_go_with_their_player(play, address):
 
 def test_a_recording_keeps_its_dream(model):
     dreams, prompt = Dreams(model, "x"), Prompt(np.zeros((2, 64, 64, 3), np.uint8), np.array([NO_ACTION, 1]))
-    dream = dreams.start(prompt, 0, DreamSettings(1, 1.0))
+    dream = dreams.start(prompt, 0, DreamSettings(1))
     dreams.step([(dream, 1)])
     kept = Recording(dream)
     assert kept.add(dreams.step([(dream, 2)])[0]) and kept.ticks[0].place == 1

@@ -181,6 +181,3 @@ def test_guidance_moves_away_from_the_zero_action():
             torch.testing.assert_close(got[inside], expected[inside], atol=1e-5, rtol=0)
         zero = torch.zeros(1, 3)
         torch.testing.assert_close(newest(3.0, zero, cache), newest(1.0, zero, cache), atol=1e-5, rtol=0)
-        guided = newest(1.5, actions[:, 0], cache)
-        model.config = replace(model.config, guidance=1.5)
-        assert torch.equal(newest(None, actions[:, 0], cache), guided)

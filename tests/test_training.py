@@ -16,7 +16,6 @@ from model import ModelConfig, WorldModel
 from model.diffusion import add_noise, alpha_bar, frame_alpha_bar, x0_from_prediction
 from training import loop, plot
 from training.checkpoint import find_resume, list_checkpoints, load_state, save_checkpoint
-from training.config import TrainConfig
 from training.evaluate import (
     by_frame,
     epoch_metrics,
@@ -40,13 +39,6 @@ from training.loss import (
 )
 from training.metrics import MetricsLog, read_metrics
 from training.optimizer import make_optimizer, orthogonal
-from training.setup import architecture
-
-
-def test_where_no_hidden_action_is_seen_none_guides(tmp_path):
-    given = {"data": tmp_path, "out": tmp_path / "run", "preset": "nano"}
-    assert architecture(TrainConfig(**given)).guidance > 1
-    assert architecture(TrainConfig(**given, action_dropout=0.0)).guidance == 1
 
 
 def test_a_short_run_leaves_everything_behind(train_command, tmp_path, pong_set):

@@ -32,7 +32,6 @@ def model_card(name: str, config: ModelConfig, checkpoint: Path, report: str = "
         "window": f"{config.window_frames} frames",
         "prediction": config.prediction,
         "denoising steps": config.num_steps,
-        "guidance": f"{config.guidance:g}",
         "actions": ", ".join(config.action_names) or config.num_actions,
     }
     options = ", ".join(f"{name}={value}" for name, value in config.environment_options)

@@ -31,8 +31,6 @@ def architecture(config: TrainConfig) -> ModelConfig:
     chosen = replace(PRESETS[config.preset], **{name: value for name, value in given.items() if value is not None})
     if config.clip_frames and config.clip_frames > chosen.window_frames:
         raise ValueError(f"clips of {config.clip_frames} frames do not fit a window of {chosen.window_frames}")
-    if not config.action_dropout:  # then it never learns what a hidden action looks like
-        chosen = replace(chosen, guidance=1.0)
     return chosen
 
 
@@ -41,7 +39,6 @@ def made_for(config: ModelConfig, metadata: Metadata) -> ModelConfig:
     height, width, channels = metadata.frame_shape
     return replace(
         config,
-        guidance=1.0 if metadata.actions.unconditional else config.guidance,
         frame_height=height,
         frame_width=width,
         num_channels=channels,

@@ -84,7 +84,6 @@ function greet(hello) {
   $("num-steps").max = Math.min(16, game.most_steps);
   $("num-steps").value = game.num_steps;
   $("num-steps-text").textContent = game.num_steps;
-  $("guidance").value = $("guidance-text").textContent = game.guidance;
   makePad();
   const aliases = Object.keys(game.aliases);
   $("hint").textContent = watching() ? "This dream takes no keys: it was learnt from video without actions. Watch it go on by itself." :
