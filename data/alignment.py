@@ -6,6 +6,7 @@ correlate most with the change of direction held in `actions[t]`, not with that 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,14 +43,32 @@ class Alignment:
         return f"NOT ALIGNED: what moves follows actions by {self.best_lag:+d} frames; 0 is right"
 
 
-def check_alignment(records: list[Record], space: ActionSpace) -> Alignment:
-    """Correlate changes of the direction pushed with the picture's acceleration, where that tells most."""
-    held = [space.held(record.actions) for record in records]
-    found = [
-        _check(records, what, [each @ pushes for each in held], frame_axis)
-        for what, pushes, frame_axis in _directions(space)
+def check_alignment(records: Iterable[Record], space: ActionSpace) -> Alignment:
+    """Correlate changes of the direction pushed with the picture's acceleration, where that tells most.
+
+    One record is held at a time.
+    """
+    directions = _directions(space)
+    accelerations: dict[int, list[np.ndarray]] = {1: [], 2: []}  # by axis of frames
+    changes: list[list[np.ndarray]] = [[] for _ in directions]
+    for record in records:
+        if len(record) <= len(LAGS) + 2:
+            continue
+        # Position i: what happens from frame i + 1 to i + 2, and the action that should lead there.
+        for frame_axis, found in accelerations.items():
+            found.append(np.diff(_motion(record.frames, frame_axis)))
+        held = space.held(record.actions)
+        for found, (_, pushes, _) in zip(changes, directions, strict=True):
+            found.append(np.diff(held @ pushes)[:-1])
+    alignments = [
+        Alignment(
+            what,
+            {lag: _correlation(change, accelerations[frame_axis], lag) for lag in LAGS},
+            int(sum(np.count_nonzero(each) for each in change)),
+        )
+        for change, (what, _, frame_axis) in zip(changes, directions, strict=True)
     ]
-    return max(found, key=lambda alignment: max(alignment.correlations.values()))
+    return max(alignments, key=lambda alignment: max(alignment.correlations.values()))
 
 
 def _directions(space: ActionSpace) -> list[tuple[str, np.ndarray, int]]:
@@ -61,17 +80,6 @@ def _directions(space: ActionSpace) -> list[tuple[str, np.ndarray, int]]:
         found.append((f"{what} keys", pushes, frame_axis))
     axes = [i for i, kind in enumerate(space.kinds) if kind == "axis"]
     return found + [(space.names[i], np.eye(len(space.names))[i], frame_axis) for i in axes for frame_axis in (1, 2)]
-
-
-def _check(records: list[Record], what: str, directions: list[np.ndarray], frame_axis: int) -> Alignment:
-    changes, accelerations = [], []
-    for record, direction in zip(records, directions, strict=True):
-        if len(record) > len(LAGS) + 2:
-            # Position i: what happens from frame i + 1 to i + 2, and the action that should lead there.
-            accelerations.append(np.diff(_motion(record.frames, frame_axis)))
-            changes.append(np.diff(direction)[:-1])
-    correlations = {lag: _correlation(changes, accelerations, lag) for lag in LAGS}
-    return Alignment(what, correlations, int(sum(np.count_nonzero(change) for change in changes)))
 
 
 def _motion(frames: np.ndarray, axis: int) -> np.ndarray:

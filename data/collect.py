@@ -23,6 +23,7 @@ from data.shards import RECORDS_A_SHARD, SUFFIX, Metadata, ShardReader, write_sh
 from data.workers import worker_pool
 
 GAMES_AT_ONCE = 16  # few, so that little is played that no shard has room for
+MOST_SHORT = 1000  # episodes in a row without a record, until it is told that all are too short
 MEAN_HOLD_STEPS = 6  # for which the explore policy holds an action
 
 
@@ -254,7 +255,11 @@ def play(environment: GameVectorEnv, policy: UniformPolicy | ExplorePolicy | Fun
     """Play for ever and yield a `Record` whenever one is complete.
 
     Records are at most MAX_FRAMES of one episode: long ones are cut, a tail shorter than `min_frames` is left out.
+
+    Raises:
+        ValueError: nothing but episodes that are shorter.
     """
+    num_short = 0  # in a row
     episodes = [Episode() for _ in range(environment.num_envs)]
     frames, info = environment.reset()
     while True:
@@ -264,7 +269,12 @@ def play(environment: GameVectorEnv, policy: UniformPolicy | ExplorePolicy | Fun
             episode.add(frames[game], actions[game], float(rewards[game]))
             ended = bool(terminations[game] or truncations[game])
             if ended or len(episode) == MAX_FRAMES:
-                if len(episode) >= min_frames:
+                if len(episode) < min_frames:
+                    num_short += 1
+                    if num_short == MOST_SHORT:
+                        raise ValueError(f"{num_short} episodes in a row are shorter than --min-frames {min_frames}")
+                else:
+                    num_short = 0
                     yield episode.record(bool(terminations[game]), int(info["level_seed"][game]))
                 episodes[game] = Episode() if ended else episode.rest()
         frames, info = next_frames, next_info

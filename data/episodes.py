@@ -207,7 +207,7 @@ def begin_partial(out: Path, overwrite: bool, metadata: dict, key: str) -> Path:
         ValueError: there is something at `out` already.
     """
     check_free(out, overwrite)
-    partial = out.with_name(out.name + ".partial")
+    partial = _partial(out)
     if partial.is_dir():
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # whatever is wrong, it is begun anew
             if json.loads((partial / METADATA_FILE).read_text())[key] == json.loads(json.dumps(metadata[key])):
@@ -217,8 +217,14 @@ def begin_partial(out: Path, overwrite: bool, metadata: dict, key: str) -> Path:
     return partial
 
 
+def _partial(out: Path) -> Path:
+    out = out.resolve()  # a link to a larger disk stays one
+    return out.with_name(out.name + ".partial")
+
+
 def finish_partial(partial: Path, out: Path, metadata: dict) -> None:
     """The data set is whole: it appears at `out` at once."""
+    out = out.resolve()
     _write_metadata(partial, metadata)
     if out.is_dir():
         shutil.rmtree(out)
@@ -229,6 +235,8 @@ def check_free(out: Path, overwrite: bool) -> None:
     """Raises ValueError if there is something at `out` that may not be replaced."""
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not overwrite):
         raise ValueError(f"{out} is not empty: choose another --out, or replace it with --overwrite")
+    if out.is_mount():
+        raise ValueError(f"{out} is where a disk is mounted: choose a folder on it")
 
 
 def _write_metadata(folder: Path, metadata: dict) -> None:

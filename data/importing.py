@@ -26,7 +26,7 @@ from data.dataset import prefetch
 from data.episodes import MAX_FRAMES, EpisodeWriter, begin_partial, check_free, finish_partial
 from data.fitting import Fit, Fitter
 from data.recorded_actions import ACTION_SUFFIXES, Description, read_actions, read_description, resample, ticks
-from data.recordings import Source, buttons_in_names, find_sources, frame_rate, frame_times, pictures
+from data.recordings import Source, buttons_in_names, find_sources, frame_rate, frame_times, pictures, stamp
 from data.shards import SUFFIX, Metadata, parse_size
 from data.workers import CONTEXT, worker_pool
 
@@ -84,11 +84,18 @@ class Importer:
         self.config, self.tell = config, tell
         check_free(config.out, config.overwrite)
         self.sources = find_sources(config.videos)
+        for path in (config.videos, config.describe):
+            if path and path.resolve().is_relative_to(config.out.resolve()):
+                raise ValueError(f"{path} lies in {config.out}, and would be replaced: choose another --out")
         if config.actions == "none":
             self.description = Description(UNCONDITIONAL, {}, ())
         else:
             self.description = read_description(config.describe or config.videos / "actions.toml")
-        rates = {source.name: rate for source in self.sources if (rate := frame_rate(source, config.source_fps))}
+        rates = {
+            source.name: rate
+            for source in self.sources
+            if self._has_actions(source) and (rate := frame_rate(source, config.source_fps))
+        }
         self.fps = config.fps or round(min([MOST_FPS, *(rate for rate, _ in rates.values())]), 3)
         self.lengths = {name: int(seconds * self.fps) for name, (_, seconds) in rates.items()}
         self.skipped: dict[str, str] = {}
@@ -116,7 +123,8 @@ class Importer:
         """
         metadata = self._metadata()
         partial = begin_partial(self.config.out, self.config.overwrite, metadata, key="import")
-        done = _read_journal(partial)
+        stamps = {source.name: stamp(source, self._action_file(source)) for source in self.sources}
+        done = {name: entry for name, entry in _read_journal(partial).items() if entry["stamp"] == stamps.get(name)}
         for entry in done.values():
             progress(entry["frames"])
         todo = [source for source in self.sources if source.name not in done]
@@ -127,7 +135,9 @@ class Importer:
                 continue
             done[source.name] = entry
             with (partial / JOURNAL).open("a") as file:
-                file.write(json.dumps({"name": source.name, **entry}) + "\n")
+                file.write(json.dumps({"name": source.name, "stamp": stamps[source.name], **entry}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         if not done:
             first = next(self.skipped[source.name] for source in todo)
             raise ValueError(f"nothing in {self.config.videos} could be imported; the first: {first}")
@@ -144,8 +154,8 @@ class Importer:
         }  # fmt: skip
         metadata["recordings"] = {name: {"splits": entry["splits"]} for name, entry in done.items()}
         metadata["skipped"] = self.skipped
-        (partial / JOURNAL).unlink()
         finish_partial(partial, self.config.out, metadata)
+        (self.config.out / JOURNAL).unlink(missing_ok=True)
         return metadata
 
     def _metadata(self) -> dict:
@@ -194,7 +204,7 @@ class Importer:
         shown = ticks(times, self.fps)
         actions = self._actions(source, times, len(shown))
         stretches, splits = self._stretches(source, len(shown)), {}
-        with closing(prefetch(_lists(self._frames(source, shown, len(times))))) as ahead:
+        with closing(prefetch(_lists(self._frames(source, shown, times)))) as ahead:
             frames = chain.from_iterable(ahead)
             for split, start, end in stretches:
                 name, space, least = _shard_name(source), self.description.space, self.config.min_frames
@@ -231,10 +241,16 @@ class Importer:
                 return resample(times, self.description.from_array(bits), space, num_ticks, self.fps)
         path = self._action_file(source)
         if not path:
-            kinds = ACTION_SUFFIXES if wanted in ("auto", "names") else (f".{wanted}",)
+            if wanted == "names":
+                raise ValueError("the names of its pictures tell no buttons (..._a20_...)")
+            kinds = ACTION_SUFFIXES if wanted == "auto" else (f".{wanted}",)
             names = ", ".join(f"{Path(source.name).name}{kind}" for kind in kinds)
             raise ValueError(f"it has no actions beside it ({names}): --actions none imports pictures alone")
         return resample(*read_actions(path, self.description, times), space, num_ticks, self.fps)
+
+    def _has_actions(self, source: Source) -> bool:
+        """Whether there are some, or none are wanted."""
+        return bool(self.config.actions == "none" or self._action_file(source) or buttons_in_names(source) is not None)
 
     def _action_file(self, source: Source) -> Path | None:
         wanted = self.config.actions
@@ -242,19 +258,22 @@ class Importer:
         paths = [source.path.with_name(Path(source.name).name + kind) for kind in kinds]
         return next((path for path in paths if path.is_file()), None)
 
-    def _frames(self, source: Source, shown: np.ndarray, num_pictures: int) -> Iterator[np.ndarray]:
+    def _frames(self, source: Source, shown: np.ndarray, times: np.ndarray) -> Iterator[np.ndarray]:
         """The frame of each tick, uint8 (H, W, 3); a picture that no tick shows is decoded, no more."""
-        tick = decoded = 0
+        tick = num_decoded = 0
         frame = None
-        for picture in pictures(source):
-            if tick < len(shown) and shown[tick] <= decoded:
+        for number, picture in pictures(source, times):
+            while frame is not None and tick < len(shown) and shown[tick] < number:  # of pictures that are lost
+                tick += 1
+                yield frame
+            if tick < len(shown) and shown[tick] <= number:
                 frame = self._fitter(picture)
-                while tick < len(shown) and shown[tick] <= decoded:
+                while tick < len(shown) and shown[tick] <= number:
                     tick += 1
                     yield frame
-            decoded += 1
-        if not decoded or abs(num_pictures - decoded) > max(2, 0.01 * num_pictures):
-            raise ValueError(f"only {decoded} of its {num_pictures} pictures can be decoded")
+            num_decoded += 1
+        if not num_decoded or abs(len(times) - num_decoded) > max(2, 0.01 * len(times)):
+            raise ValueError(f"only {num_decoded} of its {len(times)} pictures can be decoded")
         for _ in range(tick, len(shown)):  # the last ones are not decoded by all
             yield frame
 
@@ -288,8 +307,9 @@ def read_clip(path: Path, num_frames: int, width: int, height: int, fps: float) 
         raise ValueError(f"no video at {path}")
     source, fitter = Source(path.stem, path), Fitter(width, height, "crop")
     try:
-        wanted = ticks(frame_times(source, fps), fps)[-num_frames:]
-        frames = {i: fitter(picture) for i, picture in enumerate(pictures(source)) if i in wanted}
+        times = frame_times(source, fps)
+        wanted = ticks(times, fps)[-num_frames:]
+        frames = {i: fitter(picture) for i, picture in pictures(source, times) if i in wanted}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if len(wanted) < num_frames or not frames:

@@ -9,7 +9,6 @@ import csv
 import json
 import re
 import tomllib
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,14 @@ from typing import Any
 import numpy as np
 
 from data.actions import ActionSpace
+from data.recordings import READ_ERRORS, pictures_in
 
 ACTION_SUFFIXES = (".csv", ".jsonl", ".npz")
 JITTER = 0.25  # of an interval, by which a time stamp may be early
+MOST_ROWS_OFF = 10  # by which rows without time may be more or fewer than the pictures
 _PLACES = ("frame", "time")  # columns that tell where a row belongs
+_COLUMNS = ("action", "keys", "buttons", *_PLACES)  # which mean the same in every file
+_SETTINGS = ("stand_still", "ignored")  # of an actions.toml, above its tables
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,28 @@ class Description:
         Raises:
             ValueError: there is none, and it is not among those to be ignored.
         """
-        space, wanted = self.space, key.strip().lower()
-        wanted = self.recorded.get(wanted, wanted)
+        space, wanted = self.space, self._renamed(key)
         for i, name in enumerate(space.names):
             if wanted == name.lower():
                 return i
         for i, keys in enumerate(space.keys):
             if not space.discrete and space.kinds[i] == "button" and wanted in [k.lower() for k in keys]:
                 return i
-        if wanted in self.ignored or "*" in self.ignored:
-            return None
-        raise ValueError(f"unknown key or column {key.strip()!r}: actions.toml knows {', '.join(space.names)}")
+        self._ignore(key)
+        return None
+
+    def _renamed(self, key: str) -> str:
+        """What actions.toml calls a recorded key, lower case."""
+        wanted = key.strip().lower()
+        return self.recorded.get(wanted, wanted)
+
+    def _ignore(self, key: str) -> None:
+        """Raises ValueError unless a key or column is among those to be ignored."""
+        if not {self._renamed(key), "*"} & set(self.ignored):
+            known = ", ".join(self.space.names)
+            raise ValueError(
+                f"unknown key or column {key.strip()!r}: actions.toml knows {known}, and no such `ignored`"
+            )
 
     def action(self, fields: dict[str, Any]) -> int | np.ndarray:
         """The recorded action that a row of a file means.
@@ -57,22 +71,36 @@ class Description:
             ValueError: it means none.
         """
         space = self.space
-        if "action" in fields:
-            return self._from_value(fields["action"])
         if space.discrete:
-            if "keys" not in fields:
+            if "action" not in fields and "keys" not in fields:
                 raise ValueError("it has neither action nor keys, and actions.toml has one action at a time")
-            held = [self.recorded.get(key.lower(), key) for key in _split_keys(fields["keys"])]
+            for key in fields.keys() - {"action", "keys", *_PLACES}:
+                self._ignore(key)
+            if "action" in fields:
+                return self._from_value(fields["action"])
+            held = [key for recorded in _split_keys(fields["keys"]) for key in self._held(recorded)]
             return space.action_for_keys(held, among=range(len(space.names)))
-        vector = space.stay
+        vector = self._from_value(fields["action"]) if "action" in fields else space.stay
         for key in _split_keys(fields.get("keys", ())):
             self._set(vector, key, 1.0)
         if "buttons" in fields:
             vector = np.maximum(vector, self.from_bits(np.array(int(fields["buttons"]))))
         for key, value in fields.items():
-            if key not in ("keys", "buttons", *_PLACES):
+            if key not in _COLUMNS:
                 self._set(vector, key, value)
         return vector
+
+    def _held(self, key: str) -> tuple[str, ...]:
+        """The keyboard's keys that a recorded one stands for in a discrete space: itself, or those of an action."""
+        wanted = self._renamed(key)
+        for name, keys in zip(self.space.names, self.space.keys, strict=True):
+            if wanted == name.lower():
+                return keys
+        known = {key.upper() for keys in self.space.keys for key in keys} | self.space.key_aliases.keys()
+        if wanted.upper() in known:
+            return (wanted,)
+        self._ignore(key)
+        return ()
 
     def from_bits(self, numbers: np.ndarray) -> np.ndarray:
         """Numbers (...) whose lowest bit is the first button -> vectors (..., names).
@@ -80,7 +108,7 @@ class Description:
         Raises:
             ValueError: more bits than buttons.
         """
-        space = self.space
+        space, numbers = self.space, numbers.astype(np.int64)
         buttons = [i for i, kind in enumerate(space.kinds) if kind == "button"]
         if not buttons or (numbers.size and not 0 <= numbers.min() <= numbers.max() < 1 << len(buttons)):
             raise ValueError(f"the buttons are {numbers.max()}, but actions.toml has {len(buttons)} of them")
@@ -105,7 +133,8 @@ class Description:
             raise ValueError(f"its actions are {values.dtype} {values.shape}: that is not what actions.toml describes")
         if not np.isfinite(values).all():
             raise ValueError("its actions are not finite")
-        return (values / np.array(space.scales)).astype(np.float32)
+        is_axis = np.array(space.kinds) == "axis"
+        return np.where(is_axis, values / np.array(space.scales), values > 0).astype(np.float32)
 
     def _from_value(self, value: Any) -> int | np.ndarray:
         if isinstance(value, list):
@@ -144,11 +173,14 @@ def read_description(path: Path) -> Description:
             raise ValueError(f"it says {', '.join(unknown)}, which means nothing here")
         if ("actions" in values) == ("buttons" in values or "axes" in values):
             raise ValueError("give [actions], one at a time, or [buttons] and [axes], held together")
-        recorded = {str(theirs).lower(): str(ours) for theirs, ours in values.get("recorded", {}).items()}
+        for name in _SETTINGS:
+            if not isinstance(values.get(name, []), list):
+                raise ValueError(f'{name} is {values[name]!r}: expected a list, ["F3"] say')
+        recorded = {str(theirs).lower(): str(ours).lower() for theirs, ours in values.get("recorded", {}).items()}
         ignored = tuple(str(key).lower() for key in values.get("ignored", ()))
         description = Description(_space(values), recorded, ignored)
         for name in recorded.values():
-            if name.lower() not in [known.lower() for known in description.space.names]:
+            if name not in [known.lower() for known in description.space.names]:
                 raise ValueError(f"[recorded] speaks of {name!r}, which is not described")
         return description
     except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -159,6 +191,11 @@ def _space(values: dict[str, Any]) -> ActionSpace:
     still = {str(name) for name in values.get("stand_still", ())}
     tables = [values.get(kind, {}) for kind in ("actions", "buttons", "axes")]
     names = [name for table in tables for name in table]
+    for name in names:
+        if name in _SETTINGS:
+            raise ValueError(f"{name} stands in a table: give it above the first one")
+        if name.lower() in _COLUMNS and "actions" not in values:
+            raise ValueError(f"{name!r} cannot be the name of a button or axis: as a column it means something else")
     if still - set(names):
         raise ValueError(f"stand_still speaks of {', '.join(sorted(still - set(names)))}, which is not described")
     if "actions" in values:
@@ -190,10 +227,9 @@ def _keys(name: str, described: Any) -> tuple[str, ...]:
 
 
 def _split_keys(keys: Any) -> list[str]:
-    """A list of keys, or a text of keys with +, commas or spaces between them."""
-    if isinstance(keys, list | tuple):
-        return [str(key) for key in keys]
-    return re.findall(r"[^+,;\s]+", str(keys))
+    """A list of keys, or a text of keys with + or commas between them; "left shift" is one key."""
+    parts = keys if isinstance(keys, list | tuple) else re.split("[+,;]", str(keys))
+    return [key for part in parts if (key := str(part).strip())]
 
 
 class _Contractor:
@@ -239,9 +275,8 @@ def read_actions(path: Path, description: Description, frame_times: np.ndarray) 
         ValueError: it cannot be read, has more or fewer rows than there are pictures, or is from another time than they
             are; says what is wrong.
     """
-    if path.suffix == ".npz":
-        times, actions = _read_npz(path, description)
-        frames = None
+    if path.suffix.lower() == ".npz":
+        frames, times, actions = _read_npz(path, description)
     else:
         places, found, plain = [], [], _Contractor()
         for number, fields in _rows(path):
@@ -275,7 +310,7 @@ def _times_of(path: Path, frames: np.ndarray | None, num_rows: int, frame_times:
             spoken = f"{frames.min():.0f} to {frames.max():.0f}"
             raise ValueError(f"{path.name} speaks of frames {spoken}: there are 0 to {num_frames - 1}")
         return frame_times[frames.astype(int)]
-    if abs(num_rows - num_frames) > max(2, 0.01 * num_frames):
+    if abs(num_rows - num_frames) > np.clip(0.01 * num_frames, 2, MOST_ROWS_OFF):
         raise ValueError(f"{path.name} has {num_rows} actions for {num_frames} pictures: give a column time or frame")
     return frame_times[: min(num_rows, num_frames)]
 
@@ -287,11 +322,12 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
             if path.suffix == ".jsonl":
                 yield from ((number, json.loads(line)) for number, line in enumerate(file, start=1) if line.strip())
             else:
-                reader = csv.DictReader(file, skipinitialspace=True, restkey="")
+                reader = csv.DictReader(file, skipinitialspace=True)
                 for fields in reader:
-                    if "" in fields or None in fields.values():
+                    if None in fields or None in fields.values():
                         raise ValueError(f"line {reader.line_num} has other columns than the first line")
-                    yield reader.line_num, {name.strip(): value for name, value in fields.items()}
+                    # A column without a name numbers the rows, as pandas writes it.
+                    yield reader.line_num, {name.strip(): value for name, value in fields.items() if name.strip()}
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"{path.name} cannot be read: {error}") from None
 
@@ -309,18 +345,22 @@ def _numbers(path: Path, name: str, column: Iterable[Any]) -> np.ndarray | None:
     return numbers
 
 
-def _read_npz(path: Path, description: Description) -> tuple[np.ndarray | None, np.ndarray]:
+def _read_npz(path: Path, description: Description) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
+    """Frame numbers and times, where it tells them, and actions."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if "actions" not in arrays:
                 raise ValueError("it has no array `actions`")
             actions = description.from_array(arrays["actions"])
-            times = arrays["time"].astype(np.float64) if "time" in arrays else None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+            # Beside frames, `time` is when they are from: an action belongs to the frame of its number.
+            columns = {name: arrays[name] for name in _PLACES if name in arrays and not pictures_in(path)}
+    except READ_ERRORS as error:
         raise ValueError(f"{path.name}: {error}") from None
-    if times is not None and times.shape != actions.shape[:1]:
-        raise ValueError(f"{path.name}: {len(actions)} actions, with `time` of shape {times.shape}")
-    return times, actions
+    for name, column in columns.items():
+        if column.shape != actions.shape[:1]:
+            raise ValueError(f"{path.name}: {len(actions)} actions, with `{name}` of shape {column.shape}")
+    frames, times = (_numbers(path, name, columns[name]) if name in columns else None for name in _PLACES)
+    return frames, times, actions
 
 
 def ticks(frame_times: np.ndarray, fps: float) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -107,6 +108,15 @@ def read_metadata(folder: Path) -> Metadata:
         raise ValueError(f"{path} makes no sense: {type(error).__name__}: {error}") from None
 
 
+@contextlib.contextmanager
+def _as_os_error():
+    """array_record tells of a full disk by a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"a shard cannot be written: {error}") from None
+
+
 class ShardWriter:
     """Writes a shard, record by record; it stands under its name only once it is closed.
 
@@ -122,12 +132,16 @@ class ShardWriter:
 
     def write(self, payload: bytes) -> None:
         """One more record."""
-        self._writer.write(payload)
+        with _as_os_error():
+            self._writer.write(payload)
 
     def close(self) -> None:
         """The shard is whole."""
         try:
-            self._writer.close()
+            with _as_os_error():
+                self._writer.close()
+            with self._temporary.open("rb") as file:
+                os.fsync(file.fileno())  # a power cut must not leave a name without its records
             self._temporary.rename(self.path)
         finally:
             self._temporary.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ def main(config: ImportVideoConfig) -> None:
             metadata = importer.run(bar.update)
         except KeyboardInterrupt:
             bar.close()
-            print(f"interrupted: the same command goes on from {config.out}.partial")
+            print("interrupted: the same command goes on")
             raise
         bar.total = bar.n
     seconds = time.perf_counter() - start
@@ -40,7 +40,8 @@ def main(config: ImportVideoConfig) -> None:
     print(f"{config.out}: {whole} recordings, {left_out} skipped; {num_frames / seconds:,.0f} frames/s")
     if "val" not in metadata["splits"]:
         print("there is nothing to validate with: training needs more recordings, or longer ones")
-    check(config)
+    if "train" in metadata["splits"]:
+        check(config)
 
 
 def check(config: ImportVideoConfig) -> None:
@@ -52,7 +53,7 @@ def check(config: ImportVideoConfig) -> None:
     paths = split_shards(config.out, "train")
     reader = ShardReader(paths, described)
     places = [(shard, number) for shard in range(len(paths)) for number in range(reader.num_records(shard))]
-    records = [reader.read(*place) for place in places[:: -(-len(places) // CHECKED_RECORDS)]]
+    records = (reader.read(*place) for place in places[:: -(-len(places) // CHECKED_RECORDS)])
     alignment = check_alignment(records, described.actions)
     print(f"actions and frames ({alignment.what}): {alignment.verdict}")
 

@@ -41,15 +41,21 @@ def play(num_frames: int, width: int = 96, height: int = 64, seed: int = 0) -> t
 
 
 def write_video(
-    path: Path, frames: np.ndarray, fps: float = 20, codec: str = "libx264", stamps_ms=None, sound: bool = False
+    path: Path,
+    frames: np.ndarray,
+    fps: float = 20,
+    codec: str = "libx264",
+    stamps_ms=None,
+    sound: bool = False,
+    gop: int = 12,
 ) -> None:
-    """A video; `stamps_ms` in place of a constant rate."""
+    """A video; `stamps_ms` in place of a constant rate, `gop` pictures from one key frame to the next."""
     pixel_format = {"mjpeg": "yuvj420p", "ffv1": "yuv444p", "gif": "rgb8"}.get(codec, "yuv420p")
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixel_format
         if codec == "libx264":
-            stream.options = {"crf": "10", "preset": "veryfast"}
+            stream.options = {"crf": "10", "preset": "veryfast", "x264-params": f"keyint={gop}:scenecut=0:open-gop=0"}
             stream.pix_fmt = "yuv444p" if frames.shape[1] % 2 or frames.shape[2] % 2 else "yuv420p"
         noise = container.add_stream("aac", rate=16000, layout="mono") if sound else None
         if stamps_ms is not None:

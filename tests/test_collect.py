@@ -186,6 +186,15 @@ def test_tails_are_kept_from_min_frames_on(min_frames):
     assert min_frames == MAX_FRAMES or min(lengths) < MAX_FRAMES
 
 
+def test_a_game_of_episodes_that_are_all_too_short_is_told_of(monkeypatch):
+    monkeypatch.setattr(collecting, "MOST_SHORT", 5)
+    environment = make_environment("pong", 4)
+    environment.max_steps = 20
+    records = play(environment, POLICIES["uniform"](environment, np.random.default_rng(0)), 32)
+    with pytest.raises(ValueError, match="5 episodes in a row are shorter than --min-frames 32"):
+        next(records)
+
+
 # The same files, however they are made
 
 

@@ -16,6 +16,7 @@ from recordings import DESCRIBED, play, turn, write_csv, write_jsonl, write_vide
 from tiny import CONTROLS, assert_one_line, command
 
 from data import importing
+from data import recordings as recordings_of
 from data.importing import JOURNAL, Importer, ImportVideoConfig, plan_splits
 from data.recorded_actions import read_description, resample, ticks
 from data.recordings import find_sources, frame_times
@@ -296,6 +297,66 @@ def test_spellings_of_actions(folder, importing_of, tmp_path, kind):
     assert whole(tmp_path / "set")[1] == pytest.approx(vectors)
 
 
+ONE_AT_A_TIME = '[actions]\nstay=[]\ngo_left="LEFT"\ngo_right="RIGHT"\n[recorded]\n"key.left"="Go_Left"\n'
+TOGETHER = 'ignored=["F3"]\n[buttons]\nLeft="A"\nsneak="SHIFT"\n[axes]\ndx=20\n[recorded]\n"key.left"="LEFT"\n'
+
+
+@pytest.mark.parametrize(
+    ("described", "fields", "meant"),
+    [
+        (ONE_AT_A_TIME, {"keys": "right"}, 2),
+        (ONE_AT_A_TIME, {"keys": ["D"]}, 2),  # W A S D are arrows, where they mean nothing of their own
+        (ONE_AT_A_TIME, {"keys": "key.left"}, 1),
+        (ONE_AT_A_TIME, {"keys": "go_right"}, 2),
+        (ONE_AT_A_TIME, {"keys": ""}, 0),
+        (ONE_AT_A_TIME, {"keys": "nonsense"}, "unknown key or column 'nonsense'"),
+        (ONE_AT_A_TIME, {"keys": "left", "dx": "3"}, "unknown key or column 'dx'"),
+        (ONE_AT_A_TIME, {"buttons": "1"}, "neither action nor keys"),
+        ('ignored=["*"]\n' + ONE_AT_A_TIME, {"keys": "left+nonsense", "dx": "3"}, 1),
+        (TOGETHER, {"keys": "key.left + F3"}, [1, 0, 0]),
+        ('ignored=["*"]\n' + TOGETHER.partition("\n")[2], {"keys": "key.left"}, [1, 0, 0]),
+        (TOGETHER, {"keys": "left shift"}, "unknown key or column 'left shift'"),
+        (TOGETHER, {"action": "sneak", "dx": 40}, [0, 1, 2]),
+        (TOGETHER, {"action": [255, 0, -20]}, [1, 0, -1]),
+    ],
+)
+def test_a_row_means_what_is_described_or_nothing(tmp_path, described, fields, meant):
+    (tmp_path / "actions.toml").write_text(described)
+    description = read_description(tmp_path / "actions.toml")
+    if isinstance(meant, str):
+        with pytest.raises(ValueError, match=meant):
+            description.action(fields)
+    else:
+        assert np.asarray(description.action(fields)).tolist() == meant
+
+
+def test_arrays_that_tell_their_times(folder, importing_of, tmp_path):
+    frames, speed = play(60, 96, 64)
+    np.savez(
+        folder / "clip.npz", frames=frames, actions=vectors_of(speed) * CONTROLS.scales, time=5 + np.arange(60) / 30
+    )
+    metadata, told = importing_of(fps=30)
+    assert not told and metadata["fps"] == 30
+    found = whole(tmp_path / "set")
+    assert (found[0] == frames).all() and found[1] == pytest.approx(vectors_of(speed))
+    write_video(folder / "clip.mp4", frames, 20)
+    order = np.arange(60)[::-1]
+    np.savez(folder / "clip.npz", actions=(vectors_of(speed) * CONTROLS.scales)[order], frame=order)
+    assert not importing_of(overwrite=True)[1]
+    assert whole(tmp_path / "set")[1] == pytest.approx(vectors_of(speed))
+
+
+def test_a_table_of_pandas_with_its_numbers_of_rows(folder, importing_of, tmp_path):
+    frames, speed = play(60)
+    write_video(folder / "clip.mp4", frames, 20)
+    write_csv(folder / "clip.csv", speed)
+    lines = (folder / "clip.csv").read_text().splitlines()
+    numbered = [f",{lines[0]}", *(f"{i},{line}" for i, line in enumerate(lines[1:]))]
+    (folder / "clip.csv").write_text("\n".join(numbered))
+    assert not importing_of()[1]
+    assert whole(tmp_path / "set")[1] == pytest.approx(vectors_of(speed))
+
+
 # Many recordings
 
 
@@ -359,6 +420,25 @@ def test_the_same_files_come_out_whenever_and_after_a_stop(folder, importing_of,
     assert files[0] == files[1] and len(files[0]) == 12
     assert not (tmp_path / "set.partial").exists() and not (tmp_path / "set" / JOURNAL).exists()
     assert metadata["splits"]["val"]["records"] == metadata["splits"]["test"]["records"] == 1
+
+
+def test_a_recording_that_has_changed_since_a_stop_is_imported_again(folder, importing_of, tmp_path, monkeypatch):
+    frames, speed = play(60)
+    for name in ("a", "b"):
+        np.savez(folder / f"{name}.npz", frames=frames)
+        write_csv(folder / f"{name}.csv", speed)
+    original = Importer._import
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Importer, "_import", lambda *args: original(*args) if args[1].name == "a" else stop())
+        importing_of()
+    write_csv(folder / "a.csv", -speed)
+    importing_of()
+    truth = np.concatenate([vectors_of(-speed), vectors_of(speed)])
+    assert sorted(map(tuple, whole(tmp_path / "set")[1])) == sorted(map(tuple, truth))
+
+
+def stop():
+    raise KeyboardInterrupt
 
 
 def test_several_processes_make_the_same_files(folder, importing_of, tmp_path, monkeypatch):
@@ -517,6 +597,21 @@ def test_a_video_damaged_in_its_middle(folder, importing_of, tmp_path):
         ),
         (lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("")), (), ("give [actions]", "or [buttons]")),
         (lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("[axes]\nx=0")), (), ("must be above 0",)),
+        (
+            lambda d: (write_clips(d, 1), (d / "actions.toml").write_text('[buttons]\na="A"\nignored=["*"]')),
+            (),
+            ("ignored stands in a table: give it above the first one",),
+        ),
+        (
+            lambda d: (write_clips(d, 1), (d / "actions.toml").write_text('ignored="F3"\n[buttons]\na="A"')),
+            (),
+            ("ignored is 'F3': expected a list",),
+        ),
+        (
+            lambda d: (write_clips(d, 1), (d / "actions.toml").write_text('[buttons]\naction="A"')),
+            (),
+            ("'action' cannot be the name of a button or axis",),
+        ),
         (lambda d: write_clips(d, 1, num_frames=3), ("--min-frames", 8), ("only 3 frames",)),
         (lambda d: write_clips(d, 1), ("--size", "big"), ("size is 'big': expected width x height",)),
         (lambda d: write_clips(d, 1), ("--size", "9600x6400"), ("size is '9600x6400': frames are at most",)),
@@ -531,6 +626,66 @@ def test_mistakes(folder, tmp_path, monkeypatch, capsys, make, options, words):
     assert not (tmp_path / "set").exists()
 
 
+def test_what_would_be_in_a_damaged_file_does_not_stop_the_others(folder, importing_of):
+    """Each of these is told of, and left out; only one has something wrong with its name."""
+    frames, speed = play(60)
+    np.savez(folder / "good.npz", frames=frames, actions=vectors_of(speed))
+    (folder / "shots").mkdir()
+    for i in range(20):
+        Image.fromarray(frames[i]).save(folder / "shots" / f"x_f{i}_a1.png")
+    path = folder / "shots" / "x_f7_a1.png"
+    data = bytearray(path.read_bytes())
+    at = data.index(b"IDAT")
+    data[at - 4 : at + 60] = bytes(64)
+    path.write_bytes(data)
+    np.savez_compressed(folder / "packed.npz", frames=frames, actions=vectors_of(speed))
+    data = bytearray((folder / "packed.npz").read_bytes())
+    data[2000:2400] = bytes(400)
+    (folder / "packed.npz").write_bytes(data)
+    write_video(folder / "clip.mp4", frames)
+    (folder / "clip.npz").write_bytes(b"")
+    np.save(folder / "other.npy", frames)
+    (folder / "other.npy").rename(folder / "other.npz")
+    (folder / "nothing.ts").mkdir()
+    metadata, told = importing_of()
+    assert list(metadata["recordings"]) == ["good"] and set(metadata["skipped"]) == {"shots", "packed", "clip", "other"}
+    assert "x_f7_a1.png cannot be read" in metadata["skipped"]["shots"]
+    assert metadata["skipped"]["clip"].startswith("clip.npz") and len(told) == 4
+
+
+def test_what_cannot_be_imported_does_not_set_the_rate(folder, importing_of):
+    frames, speed = play(60)
+    write_video(folder / "clip.mp4", frames, 20)
+    write_csv(folder / "clip.csv", speed)
+    write_video(folder / "note.gif", frames[:4], 1, "gif")
+    metadata, told = importing_of()
+    assert metadata["fps"] == 20 and len(told) == 1
+
+
+def test_recordings_are_never_replaced(folder, tmp_path, monkeypatch, capsys):
+    write_clips(folder, 1)
+    for out in (folder, tmp_path):
+        code, _, err = import_command(monkeypatch, capsys, folder, out, "--overwrite")
+        assert_one_line(code, err, "lies in", "would be replaced")
+    assert (folder / "clip0.npz").exists()
+
+
+def test_a_link_to_another_disk_stays_one(folder, importing_of, tmp_path):
+    write_clips(folder, 1)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "set").symlink_to(tmp_path / "disk")
+    importing_of()
+    assert (tmp_path / "set").is_symlink() and (tmp_path / "disk" / "metadata.json").is_file()
+    assert not [*tmp_path.glob("*.partial")] and not (tmp_path / "disk" / JOURNAL).exists()
+
+
+def test_recordings_for_validation_alone(folder, tmp_path, monkeypatch, capsys):
+    (folder / "val").mkdir()
+    write_clips(folder / "val", 1)
+    code, out, err = import_command(monkeypatch, capsys, folder, tmp_path / "set")
+    assert code == 0 and "val: 1 records" in out, err
+
+
 def test_what_is_there_is_not_replaced(folder, tmp_path, monkeypatch, capsys):
     write_clips(folder, 2)
     (tmp_path / "set").mkdir()
@@ -539,6 +694,36 @@ def test_what_is_there_is_not_replaced(folder, tmp_path, monkeypatch, capsys):
     assert_one_line(code, err, "is not empty", "--overwrite")
     assert import_command(monkeypatch, capsys, folder, tmp_path / "set", "--overwrite")[0] == 0
     assert not (tmp_path / "set" / "precious").exists()
+
+
+def test_a_stream_that_begins_between_its_key_frames(folder, importing_of, tmp_path):
+    """The first picture that can be decoded is the first: what was pressed stands beside it, and the others."""
+    frames, speed = play(150)
+    write_video(tmp_path / "whole.mkv", frames, 20, gop=50)
+    with av.open(str(tmp_path / "whole.mkv")) as whole_one, av.open(str(folder / "clip.mkv"), "w") as container:
+        stream = container.add_stream_from_template(whole_one.streams.video[0])
+        for packet in list(whole_one.demux(video=0))[25:]:
+            if packet.size:
+                packet.stream = stream
+                container.mux(packet)
+    write_csv(folder / "clip.csv", speed[50:])
+    assert not importing_of()[1]
+    found = whole(tmp_path / "set")
+    assert len(found[0]) == 100 and psnr(frames[50:], found[0]) > 25
+    assert found[1] == pytest.approx(vectors_of(speed[50:]))
+
+
+def test_a_picture_that_is_lost_moves_no_other(folder, importing_of, tmp_path, monkeypatch):
+    frames, speed = play(400)
+    write_video(folder / "clip.mkv", frames, 20, "ffv1")
+    write_csv(folder / "clip.csv", speed)
+    decoded = recordings_of._decoded
+    lost = lambda path: (picture for i, picture in enumerate(decoded(path)) if i != 7)  # noqa: E731
+    monkeypatch.setattr(recordings_of, "_decoded", lost)
+    assert not importing_of()[1]
+    found = whole(tmp_path / "set")[0]
+    assert len(found) == 400
+    assert psnr(frames[8:], found[8:]) > 40 and psnr(frames[6], found[7]) > 40
 
 
 def test_two_sources_of_times_agree(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from data.shards import (
     SUFFIX,
     Metadata,
     ShardReader,
+    ShardWriter,
     index_split,
     open_shard,
     read_metadata,
@@ -384,3 +386,18 @@ def test_shards_are_written_one_record_a_group(tmp_path, make_record):
     writer.close()
     assert "group_size:1" in open_shard(ours).writer_options_string()
     assert open_shard(grouped).read([1]) == payloads[1:2]
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = ShardWriter(tmp_path / f"a{SUFFIX}")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        with pytest.raises(OSError, match="cannot be written"):
+            for _ in range(10):
+                writer.write(np.random.default_rng(0).bytes(100_000))
+            writer.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        writer.discard()
+    assert not [*tmp_path.iterdir()]
