@@ -48,11 +48,6 @@ def x0_from_v(x_u: Tensor, v: Tensor, ab: Tensor) -> Tensor:
     return ab.sqrt() * x_u - (1 - ab).sqrt() * v
 
 
-def eps_from_v(x_u: Tensor, v: Tensor, ab: Tensor) -> Tensor:
-    """`eps = sqrt(1 - alpha_bar) x_u + sqrt(alpha_bar) v`, for every u."""
-    return (1 - ab).sqrt() * x_u + ab.sqrt() * v
-
-
 def eps_from_x0(x_u: Tensor, x0: Tensor, ab: Tensor) -> Tensor:
     """`eps = (x_u - sqrt(alpha_bar) x0) / sqrt(1 - alpha_bar)`, for u > 0."""
     return (x_u - ab.sqrt() * x0) / (1 - ab).sqrt()

@@ -321,7 +321,8 @@ class CapturedFrame:
                 work(*self._tensors, view)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Other threads may use the device meanwhile: the loader pins memory, newer weights come in.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._outputs = work(*self._tensors, view)
 
     def __call__(self, *inputs) -> tuple[Tensor, ...]:

@@ -64,6 +64,13 @@ def test_a_short_run_leaves_everything_behind(train_command, tmp_path, pong_set)
     assert not list(run.rglob("*.tmp"))
 
 
+def test_a_dream_that_fails_costs_no_run(train_command, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "rollout", lambda *_: (_ for _ in ()).throw(RuntimeError("no kernel")))
+    code, _, err = train_command("--max-steps", 2)
+    assert code == 0 and "warning: no dream at step 2: no kernel" in err
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step_0000002"]
+
+
 @pytest.mark.parametrize("prediction", ["v", "x0"])
 def test_loss_falls_on_few_clips(prediction):
     """Twelve hundred pixels under ten noises to learn by heart: a loop that does not learn cannot pass."""

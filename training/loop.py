@@ -292,6 +292,7 @@ class Trainer:
         actions = drop_actions(actions, self.config.action_dropout, noise.coins)
         with self._autocast():
             seen = with_own_frames(self.model, self.model_config, x0, actions, noise, kind, self.config.own_frames)
+        with self._autocast():  # a block of its own: weights that the other one cast without gradients are forgotten
             losses, _ = diffusion_loss(self.network, self.model_config, x0, actions, noise, seen)
         return losses.mean()
 
@@ -341,7 +342,13 @@ class Trainer:
 
     def _rollout(self) -> None:
         """Dream along with held-out play; a picture of how far the run has come."""
-        dreamt = rollout(for_dreaming(self.ema, self.device, self.config.bf16), self.val_data)
+        try:
+            dreamt = rollout(for_dreaming(self.ema, self.device, self.config.bf16), self.val_data)
+        except RuntimeError as error:  # pictures must not cost the run; other ranks, though, would wait for this one's
+            if world_size() > 1:
+                raise
+            say(f"warning: no dream at step {self.step}: {error}", sys.stderr)
+            return
         if not dreamt or not self.log:
             return
         self._write(dreamt.metrics)

@@ -152,7 +152,9 @@ def with_own_frames(
         share: of the clips; those whose coins are highest, as those with the lowest have their actions hidden. A third
             of them goes through one pass, a third through two, a third through three.
     """
-    seen = x0.clone() if share else x0
+    if not share:
+        return x0
+    seen = x0.clone()
     for number in range(OWN_PASSES):
         own = noise.coins >= 1 - share * (1 - number / OWN_PASSES)
         if not own.any():

@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
     def _step(self, matrices: list[Tensor], learning_rate: float, weight_decay: float) -> None:
         momenta = [self.state[matrix]["momentum"] for matrix in matrices]
         momentum, gradient = torch.stack(momenta), torch.stack([matrix.grad for matrix in matrices])
-        rate = torch.tensor(learning_rate, device=gradient.device)
+        rate = torch.full((), learning_rate, device=gradient.device)
         if self.found_inf is not None:
             gradient = torch.where(self.found_inf > 0, momentum, gradient)
             rate = rate * (1 - self.found_inf)
