@@ -16,24 +16,25 @@ lint: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
-# The shipped CoinRun dreams beside the real game; then it is trained further on a little real play collected here.
-# A second call goes on where the first one stopped.
+# The shipped CoinRun dreams beside the real game. Then it learns a look that it has never seen, from a little real play
+# collected here: CoinRun's plain graphics. A second call goes on where the first one stopped.
 demo: datasets/demo/metadata.json
 	$(PYTHON) -m scripts.infer --output runs/demo/shipped.mp4 --grid runs/demo/shipped.png --plot runs/demo/psnr.png
 	$(PYTHON) train_world_model.py --data datasets/demo --out runs/demo --init-from checkpoints/coinrun-nano \
-	    --batch-size 8 --learning-rate 5e-4 --max-steps $(DEMO_STEPS) --warmup-steps 20 --decay-fraction 0.5 \
-	    --ema-decay 0.98 --val-every 50 --val-batches 8 --rollout-every 1000000 --checkpoint-every 50 --resume auto
-	$(PYTHON) -m scripts.infer --checkpoint runs/demo/checkpoints/latest --output runs/demo/trained.mp4
+	    --batch-size 8 --learning-rate 1.5e-3 --max-steps $(DEMO_STEPS) --warmup-steps 10 --decay-fraction 0.6 \
+	    --ema-decay 0.98 --val-every 30 --val-batches 8 --rollout-every 1000000 --checkpoint-every 30 --resume auto
+	$(PYTHON) -m scripts.infer --checkpoint runs/demo/checkpoints/latest --data datasets/demo --split val \
+	    --output runs/demo/trained.mp4 --grid runs/demo/trained.png
 	@echo
 	@echo "The shipped dream beside the real game: runs/demo/shipped.mp4; as a picture: runs/demo/shipped.png;"
-	@echo "after some minutes more of training: runs/demo/trained.mp4. The validation loss from before to after stands above,"
-	@echo "and in runs/demo/metrics.png."
+	@echo "CoinRun's plain graphics, new to it, after some minutes of training: runs/demo/trained.mp4 and trained.png."
+	@echo "The validation loss from before to after stands above, and in runs/demo/metrics.png."
 	@echo "To play it: make play. To go on with the training for an hour:"
-	@echo "  $(PYTHON) train_world_model.py --data datasets/demo --out runs/demo --batch-size 8 --learning-rate 5e-4" \
+	@echo "  $(PYTHON) train_world_model.py --data datasets/demo --out runs/demo --batch-size 8 --learning-rate 1.5e-3" \
 	    "--max-steps 1000 --resume auto"
 
 play: setup
 	$(PYTHON) -m scripts.play
 
 datasets/demo/metadata.json: | setup
-	$(PYTHON) -m scripts.collect --env coinrun --records 600 --out datasets/demo
+	$(PYTHON) -m scripts.collect --env coinrun --simple --records 600 --out datasets/demo
