@@ -9,6 +9,7 @@ import contextlib
 import re
 import zipfile
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,13 +153,13 @@ def pictures(source: Source, times: np.ndarray) -> Iterator[tuple[int, av.VideoF
     elif source.is_array:
         yield from enumerate(_array_pictures(source.path))
     else:
-        number, first = -1, None
+        number, first, shown = -1, None, times.tolist()
         for picture in _decoded(source.path):
             number += 1
-            first = picture.pts if first is None else first
-            if None not in (picture.pts, picture.time_base, first):  # some before it may not have been decoded
-                seconds = float((picture.pts - first) * picture.time_base)
-                number = max(number, int(np.searchsorted(times, seconds - STAMP_SECS)))
+            if picture.pts is not None:  # some before it may not have been decoded
+                if first is None:
+                    first, secs = picture.pts, float(picture.time_base)
+                number = max(number, bisect_left(shown, (picture.pts - first) * secs - STAMP_SECS))
             yield number, picture
 
 
