@@ -16,8 +16,8 @@ lint: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
-# The shipped CoinRun dreams beside the real game. Then it learns a look that it has never seen, from a little real play
-# collected here: CoinRun's plain graphics. A second call goes on where the first one stopped.
+# The shipped CoinRun dreams beside the real game. Then it learns another look, CoinRun's plain graphics, from a
+# little real play collected here. A second call goes on where the first one stopped.
 demo: datasets/demo/metadata.json
 	$(PYTHON) -m scripts.infer --output runs/demo/shipped.mp4 --grid runs/demo/shipped.png --plot runs/demo/psnr.png
 	$(PYTHON) train_world_model.py --data datasets/demo --out runs/demo --init-from checkpoints/coinrun-nano \
@@ -27,7 +27,7 @@ demo: datasets/demo/metadata.json
 	    --output runs/demo/trained.mp4 --grid runs/demo/trained.png
 	@echo
 	@echo "The shipped dream beside the real game: runs/demo/shipped.mp4; as a picture: runs/demo/shipped.png;"
-	@echo "CoinRun's plain graphics, new to it, after some minutes of training: runs/demo/trained.mp4 and trained.png."
+	@echo "CoinRun's plain graphics, after some minutes of training: runs/demo/trained.mp4 and trained.png."
 	@echo "The validation loss from before to after stands above, and in runs/demo/metrics.png."
 	@echo "To play it: make play. To go on with the training for an hour:"
 	@echo "  $(PYTHON) train_world_model.py --data datasets/demo --out runs/demo --batch-size 8 --learning-rate 1.5e-3" \
