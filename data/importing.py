@@ -124,7 +124,7 @@ class Importer:
         metadata = self._metadata()
         partial = begin_partial(self.config.out, self.config.overwrite, metadata, key="import")
         stamps = {source.name: stamp(source, self._action_file(source)) for source in self.sources}
-        done = {name: entry for name, entry in _read_journal(partial).items() if entry["stamp"] == stamps.get(name)}
+        done = {name: entry for name, entry in _read_journal(partial).items() if entry.get("stamp") == stamps.get(name)}
         for entry in done.values():
             progress(entry["frames"])
         todo = [source for source in self.sources if source.name not in done]

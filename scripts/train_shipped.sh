@@ -45,7 +45,8 @@ carry() { # options...: export the newest weights of the run, and lay them into 
   mkdir -p "$out"
   rm -f "$out"/model.safetensors.*
   split --bytes=15M --numeric-suffixes "$exported/model.safetensors" "$out/model.safetensors."
-  cp "$exported/config.json" "$run/metrics.jsonl" "$out"
+  cp "$exported/config.json" "$out"
+  [ ! -f "$run/metrics.jsonl" ] || cp "$run/metrics.jsonl" "$out" # not there yet after a very short leg
   sed "s#$exported#checkpoints/$game-$preset#g" "$exported/README.md" > "$out/README.md"
 }
 

@@ -409,6 +409,7 @@ def test_the_same_files_come_out_whenever_and_after_a_stop(folder, importing_of,
         importing_of(out=tmp_path / "set")
     assert not (tmp_path / "set").exists() and len((tmp_path / "set.partial" / JOURNAL).read_text().splitlines()) == 5
     with (tmp_path / "set.partial" / JOURNAL).open("a") as journal:
+        journal.write('{"name": "clip9", "frames": 1, "splits": {}}\n')  # as it was before files were watched
         journal.write('{"name": "cl')  # killed while it was written
     monkeypatch.setattr(Importer, "_import", lambda *args: imported.append(args[1].name) or original(*args))
     metadata, _ = importing_of(out=tmp_path / "set")
