@@ -14,6 +14,12 @@ from typing import Any
 import tyro
 
 MISTAKE = 2  # exit code
+# Old spelling of an option -> the one of today. The old ones work and stand in no help text.
+RENAMED_OPTIONS = {
+    "--own-frames": "--scheduled-sampling",
+    "--recompute": "--activation-checkpointing",
+    "--no-recompute": "--no-activation-checkpointing",
+}
 LAST_WORD_SECS = 5.0  # torchrun ends all ranks when one has ended; so long the others leave rank 0 to say why
 
 
@@ -46,7 +52,7 @@ def _parse(config_class: type, description: str | None) -> Any:
         description = re.sub(r"(?<!\n)\n(?!\n)", "\n\n", description)
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(config_class, description=description)
+            return tyro.cli(config_class, description=description, args=[_rename_option(word) for word in sys.argv[1:]])
     except SystemExit as stop:
         if stop.code:
             framed = re.sub(r"^│ ─+ │$", "; ", message.getvalue(), flags=re.MULTILINE)
@@ -56,6 +62,12 @@ def _parse(config_class: type, description: str | None) -> Any:
                 time.sleep(LAST_WORD_SECS)
             sys.exit(MISTAKE)
         raise
+
+
+def _rename_option(word: str) -> str:
+    """Today's spelling of an option, `--name` or `--name=value`; other words stay as they are."""
+    name, equals, value = word.partition("=")
+    return RENAMED_OPTIONS.get(name.replace("_", "-"), name) + equals + value if name.startswith("--") else word
 
 
 def _is_first() -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import cli
 from training.config import TrainConfig
-from training.distributed import say
+from training.distributed import print0
 from training.loop import train
 
 
@@ -17,9 +17,9 @@ def main(config: TrainConfig) -> None:
     """Train, and say where the result is."""
     checkpoint = train(config)
     if checkpoint is None:
-        return say("done, but no checkpoint could be saved")
-    say(f"done: {checkpoint}")
-    say(f"dream with it: python -m scripts.infer --checkpoint {checkpoint} --data {config.data}")
+        return print0("done, but no checkpoint could be saved")
+    print0(f"done: {checkpoint}")
+    print0(f"dream with it: python -m scripts.infer --checkpoint {checkpoint} --data {config.data}")
 
 
 if __name__ == "__main__":

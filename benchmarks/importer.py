@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.recordings import find_sources, pictures
+from data.importing.sources import find_sources, pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 

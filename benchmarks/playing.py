@@ -18,10 +18,10 @@ import numpy as np
 import websockets
 
 from benchmarks.machine import random_model
-from data.shards import read_metadata
+from data.metadata import read_metadata
 from model import PRESETS
 from play.messages import split_pixels
-from training.setup import made_for
+from training.setup import fit_config_to_data
 
 _START_SECS = 120.0  # in which a server must have begun
 _WARM_UP_SECS = 2.0  # not measured
@@ -33,7 +33,7 @@ class PlayingConfig:
 
     preset: str = "nano"  # random weights: they cost what trained ones do
     checkpoint: Path | None = None  # in place of a preset
-    data: Path = Path("checkpoints/samples")
+    data: Path = Path("samples/coinrun")
     split: str = "test"
     players: int = 1
     seconds: float = 120.0
@@ -67,7 +67,9 @@ def measure(config: PlayingConfig) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = config.checkpoint or Path(folder) / config.preset
         if not config.checkpoint:
-            random_model(made_for(PRESETS[config.preset], read_metadata(config.data))).save_pretrained(checkpoint)
+            random_model(fit_config_to_data(PRESETS[config.preset], read_metadata(config.data))).save_pretrained(
+                checkpoint
+            )
         options = ["--checkpoint", checkpoint, "--data", config.data, "--split", config.split, "--port", 0]
         options += ["--max-players", config.players]
         options += ["--num-steps", config.num_steps] if config.num_steps else []

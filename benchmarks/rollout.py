@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from benchmarks.machine import matmul_flops_per_sec, memory_bytes, milliseconds, peak_memory_bytes, random_model
 from model import PRESETS, Sampler, WorldModel
-from training.distributed import choose_device, describe_device, fast_bf16, for_dreaming
+from training.device import choose_device, describe_device, has_native_bf16, prepare_for_inference
 
 WARM_UP_FRAMES = 5  # libraries set themselves up, and a GPU's graph is captured
 REFERENCE_FRAMES = 5  # measured of the reference, which takes seconds each
@@ -47,15 +47,15 @@ class RolloutConfig:
 def measure(config: RolloutConfig) -> dict:
     """Frames a second of the sampler."""
     device = choose_device(config.device)
-    bf16 = fast_bf16(device) if config.bf16 is None else config.bf16
+    bf16 = has_native_bf16(device) if config.bf16 is None else config.bf16
     model = WorldModel.from_pretrained(config.checkpoint) if config.checkpoint else random_model(PRESETS[config.preset])
     num_steps = model.config.num_steps if config.num_steps is None else config.num_steps
     print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")
-    samplers = {"cached": Sampler(for_dreaming(model, device, bf16), num_steps, guidance=config.guidance)}
+    samplers = {"cached": Sampler(prepare_for_inference(model, device, bf16), num_steps, guidance=config.guidance)}
     if config.compare:
         # The plain network over the whole window, and, to tell the cache's share, the packed one.
         for name, packed in (("reference", False), ("packed_reference", True)):
-            ready = for_dreaming(model, device, bf16, packed)
+            ready = prepare_for_inference(model, device, bf16, packed)
             samplers[name] = Sampler(ready, num_steps, cache=False, guidance=config.guidance)
     actions = torch.eye(model.config.num_actions)[torch.arange(config.batch_size) % model.config.num_actions]
     prompt = torch.zeros(config.batch_size, max(1, model.config.window_frames - 1), *model.config.frame_shape)
@@ -70,7 +70,7 @@ def measure(config: RolloutConfig) -> dict:
     cached = taken["cached"]
     median = float(np.median(cached))
     matmul = matmul_flops_per_sec(device, torch.bfloat16 if bf16 else torch.float32)
-    frame_flops = model.config.frame_flops(num_steps, config.guidance)
+    flops_per_frame = model.config.flops_per_frame(num_steps, config.guidance)
     frames_per_sec = 1000.0 * config.batch_size / median
     results = {
         "network": str(config.checkpoint or config.preset),
@@ -83,9 +83,9 @@ def measure(config: RolloutConfig) -> dict:
         "ms_per_frame_worst": float(cached.max()),
         "peak_memory_mib": peak_memory_bytes(device) / 2**20,
         "cache_mib": samplers["cached"].num_bytes / 2**20,
-        "gflop_per_frame": frame_flops / 1e9,
+        "gflop_per_frame": flops_per_frame / 1e9,
         "matmul_gflop_per_sec": matmul / 1e9,
-        "share_of_matmul_rate": frame_flops * frames_per_sec / matmul,
+        "share_of_matmul_rate": flops_per_frame * frames_per_sec / matmul,
     }
     if config.frames >= 4 * ENDS:  # a long dream beside a young one, in turn, so that noise strikes both
         young = Sampler(samplers["cached"].model, num_steps, guidance=config.guidance)

@@ -14,11 +14,12 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.machine import matmul_flops_per_sec, peak_memory_bytes
+from data.metadata import Metadata
 from data.records import Record, encode_record
-from data.shards import SUFFIX, Metadata, write_shard
+from data.shards import SUFFIX, write_shard
 from model import ModelConfig
 from training.config import TrainConfig
-from training.distributed import describe_device, fast_bf16
+from training.device import describe_device, has_native_bf16
 from training.loop import Trainer
 
 WARM_UP_STEPS = 3  # torch.compile makes its code, and the optimizer its moments
@@ -36,7 +37,7 @@ class StepConfig:
     accumulate: int = 1  # parts that a batch is taken in
     steps: int = 20  # measured
     compile: bool = False  # torch.compile, block by block
-    recompute: bool = False  # run each block again for its gradient
+    activation_checkpointing: bool = False  # run each block again for its gradient
     bf16: bool | None = None  # bfloat16 autocast; None: where the device is fast at it
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -58,7 +59,7 @@ def measure(config: StepConfig) -> dict:
 
 
 def _time_steps(trainer: Trainer, config: StepConfig) -> dict:
-    device, bf16 = trainer.device, fast_bf16(trainer.device) if config.bf16 is None else config.bf16
+    device, bf16 = trainer.device, has_native_bf16(trainer.device) if config.bf16 is None else config.bf16
     clip_frames = trainer.data.clip_frames
     print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")
     moments, waits = [], []
@@ -123,6 +124,6 @@ def clip_flops(config: ModelConfig, num_frames: int) -> float:
     Of all linear maps and attention products, what a causal mask hides included, as on the CPU.
     """
     dim, frequencies = config.dim, 256
-    patches = replace(config, window_frames=num_frames).run_flops
+    patches = replace(config, window_frames=num_frames).flops_per_pass
     vectors = (12 * config.num_blocks + 2) * dim**2 + frequencies * dim + dim**2 + config.num_actions * dim
     return 3.0 * num_frames * (patches + 2.0 * vectors)

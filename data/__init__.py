@@ -4,6 +4,6 @@
 """
 
 from data.actions import ActionSpace
-from data.episodes import EpisodeWriter
+from data.episode_writer import EpisodeWriter
 
 __all__ = ["ActionSpace", "EpisodeWriter"]

@@ -8,27 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-NO_ACTION = -1  # "no action known", where actions are ids
+NOOP_NAMES = ("noop", "stay")  # accepted for the action of holding no key; older data sets call it "stay"
+UNKNOWN_ACTION = -1  # "no action known", where actions are ids
 
-PROCGEN_GAMES = (
-    *("bigfish", "bossfight", "caveflyer", "chaser", "climber", "coinrun", "dodgeball", "fruitbot"),
-    *("heist", "jumper", "leaper", "maze", "miner", "ninja", "plunder", "starpilot"),
-)
-_PROCGEN_KEYS = (
-    *(("LEFT", "DOWN"), ("LEFT",), ("LEFT", "UP"), ("DOWN",), (), ("UP",), ("RIGHT", "DOWN"), ("RIGHT",)),
-    *(("RIGHT", "UP"), ("D",), ("A",), ("W",), ("S",), ("Q",), ("E",)),
-)
-_JUMPING_GAMES = ("coinrun", "climber", "jumper", "ninja")
-# Keys that change nothing within four steps, measured over 384 states of each game by saving and restoring its state
-# (DOWN in CoinRun: in 1 % of them).
-_IDLE_KEYS = {
-    **dict.fromkeys(("bigfish", "chaser", "heist", "leaper", "maze", "miner"), "D A W S Q E"),
-    **dict.fromkeys(("bossfight", "caveflyer", "dodgeball"), "A W S Q E"),
-    **dict.fromkeys(("climber", "coinrun", "jumper"), "DOWN D A W S Q E"),
-    **dict.fromkeys(("fruitbot", "plunder"), "UP DOWN A W S Q E"),
-    **{"ninja": "DOWN", "starpilot": ""},
-}
-_NO_DIAGONALS = ("leaper", "maze", "miner")  # two arrows held do what the sideways one does
 _ARROW_ALIASES = {"W": "UP", "A": "LEFT", "S": "DOWN", "D": "RIGHT"}
 
 
@@ -78,7 +60,7 @@ class ActionSpace:
         return self.discrete and len(self.names) == 1
 
     @property
-    def stay(self) -> int | np.ndarray:
+    def noop(self) -> int | np.ndarray:
         """The action of holding no key (the first if there is none), or a vector of zeros."""
         if not self.discrete:
             return np.zeros(len(self.names), np.float32)
@@ -109,13 +91,13 @@ class ActionSpace:
         if self.discrete:
             return (actions[..., None] == np.arange(len(self))).astype(np.float32)
         assert actions.shape[-1:] == (len(self.names),), actions.shape
-        is_known = known(actions)[..., None]
-        return np.where(is_known, np.concatenate((actions, is_known), axis=-1), 0).astype(np.float32)
+        mask = is_known(actions)[..., None]
+        return np.where(mask, np.concatenate((actions, mask), axis=-1), 0).astype(np.float32)
 
     def unknown(self, *shape: int) -> np.ndarray:
         """Recorded actions of that shape, none of them known."""
         if self.discrete:
-            return np.full(shape, NO_ACTION, np.int32)
+            return np.full(shape, UNKNOWN_ACTION, np.int32)
         return np.full((*shape, len(self.names)), np.nan, np.float32)
 
     def random(self, rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -131,10 +113,10 @@ class ActionSpace:
         """Recorded actions (...) -> how much of each name is in them, (..., len(names)); zeros where none is known."""
         return self.vectors(actions)[..., : len(self.names)]
 
-    def named(self, name: str) -> int | np.ndarray:
+    def parse(self, name: str) -> int | np.ndarray:
         """The recorded action called `name`, in any case.
 
-        Of buttons and axes, several may be held together, "right+jump", an axis with its number, "mouse_x=-0.5"; "stay"
+        Of buttons and axes, several may be held together, "right+jump", an axis with its number, "mouse_x=-0.5"; "noop"
         holds none.
 
         Raises:
@@ -142,10 +124,10 @@ class ActionSpace:
         """
         if self.discrete:
             return self.index(name)
-        vector = self.stay
+        vector = self.noop
         for part in filter(None, name.strip().lower().split("+")):
             what, _, number = part.partition("=")
-            if what.strip() == "stay" and "stay" not in self.names:
+            if what.strip() in NOOP_NAMES and what.strip() not in self.names:
                 continue
             try:
                 vector[self.index(what)] = float(number or 1)
@@ -153,8 +135,8 @@ class ActionSpace:
                 raise ValueError(f"{error} (in {name.strip()!r})") from None
         return vector
 
-    def name(self, action: int | np.ndarray) -> str:
-        """What a recorded action is called, as `named` takes it."""
+    def format(self, action: int | np.ndarray) -> str:
+        """What a recorded action is called, as `parse` takes it."""
         if self.discrete:
             return self.names[int(action)]
         parts = [
@@ -162,7 +144,7 @@ class ActionSpace:
             for name, kind, value in zip(self.names, self.kinds, action, strict=True)
             if value
         ]
-        return "+".join(parts) or "stay"
+        return "+".join(parts) or "noop"
 
     def action_for_keys(self, held: Collection[str], among: Collection[int] | None = None) -> int | np.ndarray:
         """The recorded action for keys of the keyboard that are held.
@@ -177,7 +159,7 @@ class ActionSpace:
         aliases = self.key_aliases
         ages = {aliases.get(key.upper(), key.upper()): age for age, key in enumerate(held)}
         if not self.discrete:
-            vector = self.stay
+            vector = self.noop
             for i, (kind, keys) in enumerate(zip(self.kinds, self.keys, strict=True)):
                 down = [key.upper() in ages for key in keys]
                 vector[i] = any(down) if kind == "button" else sum(down[1:]) - sum(down[:1])
@@ -189,7 +171,7 @@ class ActionSpace:
             newest_first = sorted((ages[key] for key in needed[action]), reverse=True)
             return len(newest_first), newest_first, action in self.acting
 
-        return max(fitting, key=weight, default=self.stay)
+        return max(fitting, key=weight, default=self.noop)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain fields, ready for JSON; named as in metadata.json and in a checkpoint's config.json."""
@@ -223,9 +205,11 @@ class ActionSpace:
             ValueError: no such action; lists those that there are.
         """
         wanted = _words(name)
-        for index, known in enumerate(self.names):
-            if _words(known) == wanted:
+        for index, own in enumerate(self.names):
+            if _words(own) == wanted:
                 return index
+        if name.strip().lower() in NOOP_NAMES and () in self.keys:
+            return self.keys.index(())
         raise ValueError(f"unknown action {name.strip()!r}: the actions are {', '.join(self.names)}")
 
 
@@ -234,17 +218,17 @@ def _words(name: str) -> list[str]:
     return sorted(word.strip() for word in name.lower().split("+"))
 
 
-def no_action(actions: np.ndarray) -> float:
+def unknown_action_value(actions: np.ndarray) -> float:
     """What stands in recorded actions, ids or vectors, where none is known."""
-    return NO_ACTION if actions.dtype.kind == "i" else np.nan
+    return UNKNOWN_ACTION if actions.dtype.kind == "i" else np.nan
 
 
-def known(actions: np.ndarray) -> np.ndarray:
+def is_known(actions: np.ndarray) -> np.ndarray:
     """Which of recorded actions, ids (...) or vectors (..., names), are known: bool (...)."""
-    return actions != NO_ACTION if actions.dtype.kind == "i" else ~np.isnan(actions).any(-1)
+    return actions != UNKNOWN_ACTION if actions.dtype.kind == "i" else ~np.isnan(actions).any(-1)
 
 
-def numbered(num_actions: int) -> ActionSpace:
+def unnamed_actions(num_actions: int) -> ActionSpace:
     """A space of which only the number of actions is known: named by index, without keys."""
     return ActionSpace(
         names=tuple(str(action) for action in range(num_actions)),
@@ -255,22 +239,3 @@ def numbered(num_actions: int) -> ActionSpace:
 
 # A recording of which no actions are known: there is one, and it says nothing.
 UNCONDITIONAL = ActionSpace(names=("none",), keys=((),), acting=(0,))
-
-
-def procgen_actions(game: str) -> ActionSpace:
-    """The 15 actions of a Procgen game; those that do something of their own, standing still included, are acting."""
-    idle, most_keys = _IDLE_KEYS[game].split(), 1 if game in _NO_DIAGONALS else 2
-    return ActionSpace(
-        names=tuple(_procgen_action_name(keys, game in _JUMPING_GAMES) for keys in _PROCGEN_KEYS),
-        keys=_PROCGEN_KEYS,
-        acting=tuple(
-            action
-            for action, keys in enumerate(_PROCGEN_KEYS)
-            if len(keys) <= most_keys and not any(key in idle for key in keys)
-        ),
-    )
-
-
-def _procgen_action_name(keys: tuple[str, ...], jumps: bool) -> str:
-    words = [key if len(key) == 1 else key.lower() for key in keys]
-    return "+".join("jump" if word == "up" and jumps else word for word in words) or "stay"

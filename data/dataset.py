@@ -24,9 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.actions import no_action
+from data.actions import unknown_action_value
+from data.index import SplitIndex, index_split
+from data.metadata import read_metadata
 from data.records import Record
-from data.shards import ShardReader, SplitIndex, index_split, read_metadata
+from data.shards import ShardReader
 
 # About 1 GB decoded, twice, over all ranks. The more, the further apart the clips of one record come to stand.
 POOL_RECORDS = 512
@@ -76,7 +78,7 @@ def cut_clip(record: Record, start: int, clip_frames: int, know_leading: bool) -
     """
     actions = record.leading_actions()[start : start + clip_frames].copy()
     if not know_leading:
-        actions[0] = no_action(actions)
+        actions[0] = unknown_action_value(actions)
     return record.frames[start : start + clip_frames], actions
 
 
@@ -118,8 +120,8 @@ class ClipDataset:
         self.metadata = read_metadata(folder)
         self.index = index_split(folder, split, self.metadata, num_threads, progress)
         if rank == 0:
-            name_bad(self.index, f"{folder}/{split}")
-        check_bad(self.index, f"{folder}/{split}", max_bad_fraction)
+            warn_of_bad_parts(self.index, f"{folder}/{split}")
+        check_bad_fraction(self.index, f"{folder}/{split}", max_bad_fraction)
         self._clips_of = count_clips(self.index.lengths, clip_frames, stride)
         if self.num_clips == 0:
             longest = max(self.index.lengths, default=0)
@@ -150,7 +152,7 @@ class ClipDataset:
             raise ValueError(f"batch_size {batch_size} cannot be shared evenly by {self.world_size} ranks")
         return self._batches(batch_size, epoch, skip_batches)
 
-    def order_key(self, batch_size: int) -> dict[str, int]:
+    def order_fingerprint(self, batch_size: int) -> dict[str, int]:
         """What the order of batches depends on, besides the epoch: the same for two sets with the same order."""
         return {
             "seed": self.seed,
@@ -160,7 +162,7 @@ class ClipDataset:
             "records": zlib.crc32(np.asarray(self.index.lengths, "<i4").tobytes()),
         }
 
-    def passes(self, batch_size: int, most: int | None = None) -> Iterator[Batch]:
+    def sequential_batches(self, batch_size: int, most: int | None = None) -> Iterator[Batch]:
         """This rank's part of clips that follow one another, so that each frame is seen once (and a few at a record's
         end twice, as its last clip is flush with it); the same clips for any number of ranks.
 
@@ -263,7 +265,7 @@ class ClipDataset:
         )
 
 
-def name_bad(index: SplitIndex, where: str) -> None:
+def warn_of_bad_parts(index: SplitIndex, where: str) -> None:
     """Warn of what cannot be read."""
     for part in index.bad[:MAX_NAMED_PARTS]:
         print(f"warning: skipped: {part.reason}", file=sys.stderr)
@@ -271,15 +273,15 @@ def name_bad(index: SplitIndex, where: str) -> None:
         print(f"warning: and {len(index.bad) - MAX_NAMED_PARTS} more in {where}", file=sys.stderr)
 
 
-def check_bad(index: SplitIndex, where: str, max_bad_fraction: float) -> None:
+def check_bad_fraction(index: SplitIndex, where: str, max_bad_fraction: float) -> None:
     """Whether enough can be read.
 
     Raises:
         ValueError: more than `max_bad_fraction` of the split is bad.
     """
-    if index.bad_share > max_bad_fraction:
+    if index.bad_fraction > max_bad_fraction:
         raise ValueError(
-            f"{index.bad_share:.1%} of {where} cannot be read, more than --max-bad-fraction {max_bad_fraction:.1%}; "
+            f"{index.bad_fraction:.1%} of {where} cannot be read, more than --max-bad-fraction {max_bad_fraction:.1%}; "
             f"the first: {index.bad[0].reason}"
         )
 

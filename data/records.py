@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.actions import ActionSpace, no_action
+from data.actions import ActionSpace, unknown_action_value
 
 # What a pickled dict of bytes, numbers and arrays refers to, under NumPy 1 and 2, pickle protocols 2 to 5.
 _ADMITTED = {
@@ -55,7 +55,7 @@ class Record:
 
     def leading_actions(self) -> np.ndarray:
         """Shaped as `actions`: the one that leads *into* each frame; none is known for frame 0."""
-        return np.concatenate((np.full_like(self.actions[:1], no_action(self.actions)), self.actions[:-1]))
+        return np.concatenate((np.full_like(self.actions[:1], unknown_action_value(self.actions)), self.actions[:-1]))
 
 
 def encode_record(record: Record) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data.actions import ActionSpace
-from data.whole import whole_file
+from data.atomic import atomic_file
 
 UPSCALE = 4  # nearest neighbour, before H.264 halves the colour resolution: 40 dB in place of 30
 _INK, _PAPER, _LIT = (225, 225, 230), (24, 24, 28), (255, 196, 60)
@@ -30,7 +30,7 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
     """Write uint8 (T, H, W, 3) as H.264, under its name only once it is whole; odd sizes gain a black row or column."""
     assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3, frames.shape
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)))
-    with whole_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with atomic_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.options = "yuv420p", {"crf": "16", "preset": "medium"}
@@ -160,7 +160,7 @@ def grid(truth: np.ndarray, dream: np.ndarray, moments: list[int], factor: int =
 
 def write_png(path: Path, picture: np.ndarray) -> None:
     """Write uint8 (H, W, 3), under its name only once it is whole."""
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         Image.fromarray(picture).save(temporary, format="png")
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.actions import known
-from data.collect import MEAN_HOLD_STEPS
+from data.actions import is_known
 from data.dataset import ClipDataset, cut_clip
+from data.games.policies import MEAN_HOLD_STEPS
 from data.records import Record
 
 
@@ -70,7 +70,7 @@ def scripted_actions(clips: RealClips, num_dreams: int, num_frames: int, seed: i
         ValueError: none is known.
     """
     rng = np.random.default_rng(seed)
-    taken = clips.actions[known(clips.actions)]
+    taken = clips.actions[is_known(clips.actions)]
     if not len(taken):
         raise ValueError("the clips know of no action")
     drawn = taken[rng.integers(len(taken), size=(num_dreams, num_frames))]

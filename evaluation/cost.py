@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaluation.dreamers import Denoising
+from evaluation.rollouts import SamplerSettings
 from model.dit import WorldModel
 
 WARM_UP_FRAMES = 3
@@ -19,7 +19,7 @@ def pace(settings: dict[str, Any]) -> str:
     return f"{settings['num_steps']} steps, guidance {settings['guidance']:g}"
 
 
-def ms_per_frame(model: WorldModel, denoising: Denoising, num_frames: int) -> float:
+def ms_per_frame(model: WorldModel, denoising: SamplerSettings, num_frames: int) -> float:
     """The median over so many frames of one dream whose window is full.
 
     Args:

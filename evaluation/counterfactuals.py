@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from data.actions import ActionSpace
-from data.collect import ExplorePolicy
-from data.environments import GameVectorEnv
+from data.games.base import GameVectorEnv
+from data.games.policies import ExplorePolicy
 from evaluation.statistics import estimate
 
 HORIZONS = (1, 2, 4, 8, 16, 32)  # frames
@@ -47,7 +47,7 @@ def held_actions(space: ActionSpace) -> np.ndarray:
     and each axis pushed up and down. (K,) or (K, names)."""
     if not space.discrete:
         signs = [(i, sign) for i in space.acting for sign in ((1, -1) if space.kinds[i] == "axis" else (1,))]
-        actions = np.tile(space.stay, (1 + len(signs), 1))
+        actions = np.tile(space.noop, (1 + len(signs), 1))
         for action, (i, sign) in zip(actions[1:], signs, strict=True):
             action[i] = sign
         return actions[:MAX_ACTIONS]
@@ -112,12 +112,12 @@ def which_alike(frames: np.ndarray) -> np.ndarray:
     return np.array([numbers.setdefault(frame.tobytes(), len(numbers)) for frame in frames])
 
 
-def obedience_by_state(branches: Branches, dreams: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+def controllability_by_state(branches: Branches, dreams: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     """How far the dreams of each moment obey, at the frame `horizon` after it.
 
     Futures whose frames are the same there count as one, and a moment counts if at least two are left. A dream obeys
-    if its frame is nearer, in squared error, to the future of its own action than to every other; a tie is no
-    obedience. A dreamer that is blind to actions comes nearest to the same future under all of them: it can be right
+    if its frame is nearer, in squared error, to the future of its own action than to every other; a tie is
+    no success. A model that is blind to actions comes nearest to the same future under all of them: it can be right
     for one future at most, which is chance.
 
     Args:
@@ -145,11 +145,13 @@ def obedience_by_state(branches: Branches, dreams: np.ndarray, horizon: int) -> 
     return obeyed, chance
 
 
-def obedience(branches: Branches, dreams: np.ndarray, horizons: tuple[int, ...] = HORIZONS) -> list[dict[str, Any]]:
-    """Obedience and chance by horizon, and the difference of the two moment by moment: its interval is narrower."""
+def controllability(
+    branches: Branches, dreams: np.ndarray, horizons: tuple[int, ...] = HORIZONS
+) -> list[dict[str, Any]]:
+    """Controllability and chance by horizon, and their difference by moment, whose interval is narrower."""
     table = []
     for horizon in (h for h in horizons if h <= branches.futures.shape[2]):
-        obeyed, chance = obedience_by_state(branches, dreams, horizon)
-        figures = {"obedience": obeyed, "chance": chance, "above_chance": obeyed - chance}
+        obeyed, chance = controllability_by_state(branches, dreams, horizon)
+        figures = {"controllability": obeyed, "chance": chance, "above_chance": obeyed - chance}
         table.append({"frame": horizon, **{name: estimate(figure) for name, figure in figures.items()}})
     return table

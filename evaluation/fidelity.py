@@ -15,8 +15,8 @@ from data.dataset import ClipDataset
 from data.pixels import to_float, to_uint8
 from evaluation.statistics import decibels, estimate
 from model.dit import WorldModel
-from training.distributed import autocast
-from training.loss import as_dreamt, diffusion_loss
+from training.device import autocast
+from training.loss import diffusion_loss, validation_noise
 
 CASE_FRAME = 16  # best, median and worst clips are those by PSNR at this dreamt frame
 
@@ -98,7 +98,7 @@ def single_step(model: WorldModel, dataset: ClipDataset, num_clips: int, batch_s
     for batch in dataset.batches(batch_size):
         frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
         x0 = to_float(frames)
-        noise = as_dreamt(x0.shape, batch.seeds, model.device)
+        noise = validation_noise(x0.shape, batch.seeds, model.device)
         with autocast(model.device):
             own, seen = diffusion_loss(model, model.config, x0, actions, noise)
             other, _ = diffusion_loss(model, model.config, x0, actions.roll(1, dims=0), noise)

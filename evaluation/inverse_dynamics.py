@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.actions import ActionSpace, known
+from data.actions import ActionSpace, is_known
 from data.pixels import to_float
 from data.records import Record
 from evaluation.statistics import estimate
@@ -41,9 +41,9 @@ class ActionGroups:
         self._space = space
         if not space.discrete:
             taken = np.concatenate([record.actions for record in records])
-            held, counts = np.unique(self._held(taken[known(taken)]), axis=0, return_counts=True)
+            held, counts = np.unique(self._held(taken[is_known(taken)]), axis=0, return_counts=True)
             self._groups = held[np.argsort(-counts, kind="stable")][:MOST_GROUPS]
-            self.names = [space.name(group) for group in self._groups]
+            self.names = [space.format(group) for group in self._groups]
         elif not space.all_keys:  # nothing is known of them
             self.names, self._group_of = list(space.names), np.arange(len(space))
         else:
@@ -58,9 +58,9 @@ class ActionGroups:
     def __call__(self, actions: np.ndarray) -> np.ndarray:
         """Recorded actions (...) -> the group of each, int (...); -1 where none is known, or it is of no group."""
         if self._space.discrete:
-            return np.where(known(actions), self._group_of[actions], -1)
+            return np.where(is_known(actions), self._group_of[actions], -1)
         alike = (self._held(actions)[..., None, :] == self._groups).all(-1)
-        return np.where(known(actions) & alike.any(-1), alike.argmax(-1), -1)
+        return np.where(is_known(actions) & alike.any(-1), alike.argmax(-1), -1)
 
     def _held(self, vectors: np.ndarray) -> np.ndarray:
         """Vectors (..., names) -> 1 for what is held or pushed up, -1 for what is pushed down, else 0."""
@@ -69,7 +69,7 @@ class ActionGroups:
         return np.where(counted & (np.abs(vectors) > LEAST_PUSH), np.sign(vectors), 0).astype(np.int8)
 
 
-class KeyReader(nn.Module):
+class InverseDynamicsModel(nn.Module):
     """The last frames -> which group of keys led into the newest.
 
     What it sees first is how well each frame fits the one before, shifted by some pixels (a cost volume, as in
@@ -99,9 +99,9 @@ class KeyReader(nn.Module):
         return self.last(torch.cat((features.mean((2, 3)), features.amax((2, 3))), dim=1))
 
 
-def train_reader(
+def train_inverse_dynamics(
     records: list[Record], groups: ActionGroups, num_steps: int, seed: int
-) -> tuple[KeyReader, np.ndarray]:
+) -> tuple[InverseDynamicsModel, np.ndarray]:
     """On the CPU, in seconds to a minute, the same for the same records and seed.
 
     Returns:
@@ -118,7 +118,7 @@ def train_reader(
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        reader = KeyReader(records[0].frames.shape[-1], len(groups.names))
+        reader = InverseDynamicsModel(records[0].frames.shape[-1], len(groups.names))
     optimizer = torch.optim.AdamW(reader.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps)
     for _ in range(num_steps):
@@ -136,7 +136,12 @@ def train_reader(
 
 @torch.inference_mode()
 def confusions(
-    reader: KeyReader, frames: np.ndarray, actions: np.ndarray, lengths: np.ndarray, first: int, groups: ActionGroups
+    reader: InverseDynamicsModel,
+    frames: np.ndarray,
+    actions: np.ndarray,
+    lengths: np.ndarray,
+    first: int,
+    groups: ActionGroups,
 ) -> np.ndarray:
     """int (S, G, G), by clip: how often keys of the first group were held and those of the second were named.
 
@@ -159,7 +164,7 @@ def confusions(
 
 
 def inverse_dynamics(
-    reader: KeyReader,
+    reader: InverseDynamicsModel,
     taken: np.ndarray,
     real: np.ndarray,
     dreams: np.ndarray,

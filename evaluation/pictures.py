@@ -16,7 +16,7 @@ QUALITY = 80  # of WebP
 FACTOR = 2  # upscaled by, before WebP halves the colour resolution
 
 
-def film(rows: list[np.ndarray], fps: float) -> str:
+def animation(rows: list[np.ndarray], fps: float) -> str:
     """Truth and dream, each uint8 (T, H, W, C), side by side with their difference; loops."""
     truth, dream = rows
     difference = np.abs(truth.astype(np.int16) - dream).astype(np.uint8)
@@ -34,11 +34,11 @@ def fan_out(branches: Branches, dreams: np.ndarray, space: ActionSpace, fps: flo
     for k, action in enumerate(branches.actions):
         going_on = (np.arange(branches.futures.shape[2]) < branches.lengths[state, k])[:, None, None, None]
         pair = np.concatenate((branches.futures[state, k], dreams[state, k]), axis=1) * going_on
-        columns.append(titled(upscale(pair.astype(np.uint8), FACTOR), space.name(action)))
+        columns.append(titled(upscale(pair.astype(np.uint8), FACTOR), space.format(action)))
     return _animation(np.concatenate(columns, axis=2), fps)
 
 
-def still(frames: np.ndarray) -> str:
+def still_image(frames: np.ndarray) -> str:
     """uint8 (S, M, H, W, C): a row a dream, a column a moment."""
     picture = upscale(np.concatenate(list(np.concatenate(list(frames.swapaxes(0, 1)), axis=2)), axis=0), FACTOR)
     return _encoded([Image.fromarray(picture)], {})

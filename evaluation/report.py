@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.whole import whole_file
+from data.atomic import atomic_file
 from evaluation.cost import pace
-from evaluation.plots import Line, line_plot
+from training.plots import Line, line_plot
 
 SHOWN_FRAMES = (1, 2, 4, 8, 16, 32, 64)
 ROWS = {
@@ -23,7 +23,7 @@ ROWS = {
 FUTURES = (
     "From one real moment the game is played on under each of several held actions, its state being saved and "
     "restored; and the dream goes on from the same real frames under each. A dream obeys if, at that frame, it is "
-    "nearer (squared error) to the true future of its own action than to every other; a tie is no obedience. Futures "
+    "nearer (squared error) to the true future of its own action than to every other; a tie is no success. Futures "
     "that are the same there count as one. Chance is the mean of 1 / number of distinct futures: what any dreamer "
     "reaches that is blind to actions."
 )
@@ -75,7 +75,7 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
         ("report.html", to_html(title, blocks)),
         ("report.md", to_markdown(title, blocks)),
     ):
-        with whole_file(folder / name) as temporary:
+        with atomic_file(folder / name) as temporary:
             temporary.write_text(text)
 
 
@@ -117,9 +117,9 @@ def _headlines(report: dict[str, Any]) -> list[list[str]]:
                 rows.append([f"PSNR at frame {frame}", _show(own, 1, " dB"), f"repeating: {_show(repeated, 1, ' dB')}"])
     if "by_frame" in futures:
         for row in futures["by_frame"]:
-            if row["frame"] in (1, 8, 32) and row["obedience"]:
-                text = f"chance: {_percent(row['chance'])}; {row['obedience']['n']} moments"
-                rows.append([f"Obedience at frame {row['frame']}", _percent(row["obedience"]), text])
+            if row["frame"] in (1, 8, 32) and row["controllability"]:
+                text = f"chance: {_percent(row['chance'])}; {row['controllability']['n']} moments"
+                rows.append([f"Controllability at frame {row['frame']}", _percent(row["controllability"]), text])
     if report["single_step"].get("action_ratio"):
         rows.append(["Loss under wrong actions", _show(report["single_step"]["action_ratio"], 2, " times"), "blind: 1"])
     reader = report["inverse_dynamics"]
@@ -169,17 +169,17 @@ def _single_step(report: dict) -> Iterator[Block]:
 def _counterfactuals(report: dict) -> Iterator[Block]:
     section = report["counterfactuals"]
     yield Text(f"{FUTURES} Actions: {', '.join(section['actions'])}.")
-    rows = [row for row in section["by_frame"] if row["obedience"]]
+    rows = [row for row in section["by_frame"] if row["controllability"]]
     table = [
-        ["obedience", *(_percent(row["obedience"]) for row in rows)],
+        ["controllability", *(_percent(row["controllability"]) for row in rows)],
         ["chance", *(_percent(row["chance"]) for row in rows)],
         ["above chance, moment by moment", *(_percent(row["above_chance"]) for row in rows)],
-        ["n moments", *(str(row["obedience"]["n"]) for row in rows)],
+        ["n moments", *(str(row["controllability"]["n"]) for row in rows)],
     ]
     yield Table(["frame", *(str(row["frame"]) for row in rows)], table)
     frames = [row["frame"] for row in rows]
-    lines = [Line(name, frames, [row[name] for row in rows]) for name in ("obedience", "chance")]
-    yield Picture("Obedience by frame", line_plot("obedience", "frame after the moment", lines, top=1.0))
+    lines = [Line(name, frames, [row[name] for row in rows]) for name in ("controllability", "chance")]
+    yield Picture("Controllability by frame", line_plot("controllability", "frame after the moment", lines, top=1.0))
     if "futures" in report["pictures"].get("shown", {}):
         yield Picture("One moment: true futures above, dreams below", report["pictures"]["shown"]["futures"], wide=True)
 
@@ -233,7 +233,7 @@ def _drift(report: dict) -> Iterator[Block]:
 
 def _sweep(report: dict) -> Iterator[Block]:
     rows, frame_ms = report["sweep"], report["timings"]["frame_ms"]
-    names = [name for name in rows[0] if name.startswith(("psnr", "ssim", "obedience"))]
+    names = [name for name in rows[0] if name.startswith(("psnr", "ssim", "controllability"))]
     head = [name.replace("_", " at ").replace("psnr", "PSNR").replace("ssim", "SSIM") for name in names]
     table = []
     for row in rows:

@@ -2,6 +2,7 @@
 
 from model.config import PRESETS, ModelConfig
 from model.dit import WorldModel
+from model.game_info import GameInfo
 from model.sampler import Sampler
 
-__all__ = ["PRESETS", "ModelConfig", "Sampler", "WorldModel"]
+__all__ = ["PRESETS", "GameInfo", "ModelConfig", "Sampler", "WorldModel"]

@@ -9,63 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from rotary_embedding_torch import RotaryEmbedding
 from torch import Tensor, nn
+
+from model.rotary import (
+    RotaryTable,
+    apply_rotary_emb,
+)
 
 if TYPE_CHECKING:
     from model.kv_cache import CacheView
-
-
-def spatial_turns(head_dim: int, grid: tuple[int, int]) -> Tensor:
-    """Axial "pixel" frequencies over rows and columns, half a head each, max_freq 256: float32 (P, K/2, 2)."""
-    angles = RotaryEmbedding(dim=head_dim // 2, freqs_for="pixel", max_freq=256).get_axial_freqs(*grid)
-    return _turns(angles.reshape(-1, head_dim))
-
-
-def temporal_turns(head_dim: int, num_positions: int) -> Tensor:
-    """Theta 10000 over frames: float32 (positions, K/2, 2)."""
-    rotary = RotaryEmbedding(dim=head_dim, cache_if_possible=False)
-    return _turns(rotary(torch.arange(num_positions, dtype=torch.float32)))
-
-
-def _turns(angles: Tensor) -> Tensor:
-    """Angles (positions, K) in radians, each twice in a row, as the library lays them out -> cosines and sines."""
-    angles = angles.detach()[:, ::2]
-    return torch.stack((angles.cos(), angles.sin()), dim=-1)
-
-
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Rotary position embedding (RoFormer, arXiv 2104.09864): pairs of numbers in x (..., K) turn by (..., K/2, 2).
-
-    In float32 whatever the type of x, which is kept. `turns` are cosines and sines; the complex product is the fast
-    path, six times as fast on a CPU, but torch.compile makes no code for complex numbers.
-    """
-    pairs = x.float().unflatten(-1, (-1, 2))
-    if torch.compiler.is_compiling():
-        return rotate_real(pairs, turns).flatten(-2).type_as(x)
-    product = torch.view_as_complex(pairs) * torch.view_as_complex(turns)
-    return torch.view_as_real(product).flatten(-2).type_as(x)
-
-
-def rotate_real(pairs: Tensor, turns: Tensor) -> Tensor:
-    """`(a cos - b sin, a sin + b cos)` of pairs (..., 2) and their turns (..., 2)."""
-    (a, b), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
-    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)
-
-
-class RotaryTable(nn.Module):
-    """The turn of every position, cosines and sines (positions, K/2, 2), float32 whatever the weights' type."""
-
-    def __init__(self, turns: Tensor):
-        super().__init__()
-        self.register_buffer("turns", turns, persistent=False)
-
-    def _apply(self, fn, recurse=True):
-        """Moves with the module but never changes type: bfloat16 angles would round positions."""
-        turns, self.turns = self.turns, self.turns[:0]
-        super()._apply(fn, recurse)
-        self.turns = turns.to(self.turns.device)
-        return self
 
 
 class Attention(nn.Module):
@@ -78,10 +30,10 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(dim, dim)
         self.rotary = rotary
 
-    def qkv(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (..., D), turns that broadcast to (..., 1, K/2, 2) -> rotated q and k, and v, each (..., N, K)."""
+    def qkv(self, x: Tensor, cos_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (..., D), cos_sin that broadcasts to (..., 1, K/2, 2) -> rotated q and k, and v, each (..., N, K)."""
         qkv = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        q, k = rotate(qkv[..., :2, :, :], turns.unsqueeze(-4)).unbind(-3)
+        q, k = apply_rotary_emb(qkv[..., :2, :, :], cos_sin.unsqueeze(-4)).unbind(-3)
         return q, k, qkv[..., 2, :, :]
 
     def project(self, out: Tensor) -> Tensor:
@@ -94,7 +46,7 @@ class SpatialAttention(Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, P, D) -> (B, T, P, D)."""
-        q, k, v = (t.transpose(1, 2) for t in self.qkv(x.flatten(0, 1), self.rotary.turns[:, None]))
+        q, k, v = (t.transpose(1, 2) for t in self.qkv(x.flatten(0, 1), self.rotary.cos_sin[:, None]))
         return self.project(attend(q, k, v)).unflatten(0, x.shape[:2])
 
 
@@ -109,16 +61,16 @@ class TemporalAttention(Attention):
             positions: (T,) of the frames in time; replace 0 to T - 1.
         """
         batch, num_frames = x.shape[:2]
-        turns = self.rotary.turns[:num_frames] if positions is None else self.rotary.turns[positions]
+        cos_sin = self.rotary.cos_sin[:num_frames] if positions is None else self.rotary.cos_sin[positions]
         # One copy of x, in place of one each of q, k and v.
         x = x.transpose(1, 2).flatten(0, 1)
-        q, k, v = (t.transpose(1, 2) for t in self.qkv(x, turns[:, None]))
+        q, k, v = (t.transpose(1, 2) for t in self.qkv(x, cos_sin[:, None]))
         return self.project(attend(q, k, v, mask, causal=mask is None)).unflatten(0, (batch, -1)).transpose(1, 2)
 
-    def continued(self, x: Tensor, block: int, cache: CacheView) -> Tensor:
+    def forward_cached(self, x: Tensor, block: int, cache: CacheView) -> Tensor:
         """The same for frames (B, T, P, D) that come after those of a `CacheView`, whose block number this is."""
         # (B, T, P, N, K) -> (B, P, N, T, K): views for a single frame, and a linear map is slow on a strided x.
-        q, k, v = (t.permute(0, 2, 3, 1, 4) for t in self.qkv(x, cache.turns))
+        q, k, v = (t.permute(0, 2, 3, 1, 4) for t in self.qkv(x, cache.cos_sin))
         keys, values = cache.update(block, k, v)
         out = attend(q.flatten(0, 1), keys, values, cache.mask).unflatten(0, q.shape[:2])
         return self.to_out(out.permute(0, 3, 1, 2, 4).flatten(3))

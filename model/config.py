@@ -1,14 +1,16 @@
-"""What a world model is made of, and the game it was made for."""
+"""Architecture of the network, and the presets."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+
+from model.game_info import dataclass_from_json
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Architecture of a `WorldModel`, and plain fields about its game. Saved as `config.json` in every checkpoint."""
+    """Architecture of a `WorldModel`. Saved as `config.json` in every checkpoint."""
 
     frame_height: int = 64  # pixels; a multiple of patch_size
     frame_width: int = 64  # pixels; a multiple of patch_size
@@ -21,15 +23,6 @@ class ModelConfig:
     num_actions: int = 15  # A, length of an action vector; with buttons and axes one more than their names
     prediction: Literal["v", "x0"] = "v"  # what the network puts out
     num_steps: int = 10  # denoising steps a frame that its dreams are made with, unless told otherwise
-    environment: str = ""  # the game, as the data set named it
-    environment_options: tuple[tuple[str, Any], ...] = ()  # (name, value) pairs the game was made with
-    # What a player can do: `data.actions.ActionSpace.from_dict(config.to_dict())`.
-    action_names: tuple[str, ...] = ()  # one name per action, button or axis
-    action_keys: tuple[tuple[str, ...], ...] = ()  # keyboard keys of each
-    acting_actions: tuple[int, ...] = ()  # those that ever do something
-    action_kinds: tuple[str, ...] = ()  # "button" or "axis", where several are held together; empty: one at a time
-    action_scales: tuple[float, ...] = ()  # how much of each axis is 1 in a vector
-    fps: float = 15.0  # frames a second of the game
 
     def __post_init__(self):
         for name in ("frame_height", "frame_width"):
@@ -44,8 +37,6 @@ class ModelConfig:
         for name in ("num_channels", "num_blocks", "window_frames", "num_actions", "num_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.action_names and len(self.action_names) + bool(self.action_kinds) != self.num_actions:
-            raise ValueError(f"{len(self.action_names)} action names for num_actions {self.num_actions}")
 
     @property
     def head_dim(self) -> int:
@@ -69,15 +60,15 @@ class ModelConfig:
         return self.num_channels, self.frame_height, self.frame_width
 
     @property
-    def run_flops(self) -> float:
+    def flops_per_pass(self) -> float:
         """Floating-point operations of one run over one frame that looks back at a full window, modulations given."""
         maps = self.num_blocks * 24 * self.dim**2 + 2 * self.patch_size**2 * self.num_channels * self.dim
         attention = self.num_blocks * 2 * self.dim * (self.num_patches + self.window_frames)
         return 2.0 * self.num_patches * (maps + attention)
 
-    def frame_flops(self, num_steps: int, guidance: float) -> float:
+    def flops_per_frame(self, num_steps: int, guidance: float) -> float:
         """Of a dreamt frame: a step is a run, or two if guided; and the frame is run on once more, for the cache."""
-        return (num_steps * (1 if guidance == 1.0 else 2) + 1) * self.run_flops
+        return (num_steps * (1 if guidance == 1.0 else 2) + 1) * self.flops_per_pass
 
     def to_dict(self) -> dict[str, Any]:
         """Plain fields, ready for JSON."""
@@ -90,19 +81,7 @@ class ModelConfig:
         Raises:
             ValueError: an unknown field (a checkpoint of another program or a newer version), or a bad value.
         """
-        if not isinstance(values, dict):
-            raise ValueError("it holds no settings")
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown model settings: {', '.join(unknown)}")
-        try:
-            return cls(**{name: _as_tuples(value) for name, value in values.items()})
-        except TypeError as error:
-            raise ValueError(f"bad model settings: {error}") from None
-
-
-def _as_tuples(value: Any) -> Any:
-    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
+        return dataclass_from_json(cls, values, "model settings")
 
 
 _SMALL = ModelConfig()

@@ -6,25 +6,21 @@ The layout of open-oasis (MIT), so that its checkpoints give the same numbers he
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.attention import RotaryTable, SpatialAttention, TemporalAttention, spatial_turns, temporal_turns
+from model.attention import SpatialAttention, TemporalAttention
+from model.checkpoint import CheckpointMixin
 from model.config import ModelConfig
+from model.game_info import GameInfo
 from model.kv_cache import CacheView
-
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+from model.rotary import RotaryTable, spatial_cos_sin, temporal_cos_sin
 
 
 def timestep(noise_level: Tensor) -> Tensor:
@@ -61,12 +57,12 @@ class Modulation(nn.Sequential):
         return super().forward(c).unflatten(-1, (self.num_vectors, -1))
 
 
-def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """`LN(x) (1 + scale) + shift`; the LayerNorm has no weights."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
-def recomputed(function: Callable[..., Tensor], *inputs) -> Tensor:
+def activation_checkpoint(function: Callable[..., Tensor], *inputs) -> Tensor:
     """`function(*inputs)`, of which nothing is kept but the inputs: the backward pass calls it again.
 
     The second call ends with the last thing that the backward pass needs, so a linear map at the end is not done twice.
@@ -74,14 +70,14 @@ def recomputed(function: Callable[..., Tensor], *inputs) -> Tensor:
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing here is random
 
 
-def cheap(function: Callable[..., Tensor], *inputs) -> Tensor:
+def selective_checkpoint(function: Callable[..., Tensor], *inputs) -> Tensor:
     """`recomputed` on a GPU, for what costs next to nothing there: three tenths of what a block keeps.
 
     On a CPU, whose memory is plenty, its slow GELU would make a step 8 % longer. torch.compile chooses by itself.
     """
     if inputs[0].device.type == "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return function(*inputs)
-    return recomputed(function, *inputs)
+    return activation_checkpoint(function, *inputs)
 
 
 class MLP(nn.Module):
@@ -94,13 +90,13 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return cheap(self._out, self.fc1(x))
+        return selective_checkpoint(self._out, self.fc1(x))
 
     def _out(self, hidden: Tensor) -> Tensor:
         return self.fc2(F.gelu(hidden, approximate="tanh"))
 
 
-class HalfBlock(nn.Module):
+class DiTBlock(nn.Module):
     """Attention along one axis, then an MLP, each modulated by the condition and gated onto the residual stream."""
 
     def __init__(self, attention: SpatialAttention | TemporalAttention, dim: int):
@@ -115,14 +111,14 @@ class HalfBlock(nn.Module):
         `attention` stands in for this half's own, with the same weights: over a cache, say.
         """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = vectors.unsqueeze(2).unbind(-2)
-        x = x + gate_a * (attention or self.attention)(cheap(modulated_norm, x, shift_a, scale_a))
-        return x + gate_m * self.mlp(cheap(modulated_norm, x, shift_m, scale_m))
+        x = x + gate_a * (attention or self.attention)(selective_checkpoint(modulate, x, shift_a, scale_a))
+        return x + gate_m * self.mlp(selective_checkpoint(modulate, x, shift_m, scale_m))
 
 
-class Block(nn.Module):
+class SpatioTemporalBlock(nn.Module):
     """A spatial half, then a temporal half, each with weights of its own."""
 
-    def __init__(self, spatial: HalfBlock, temporal: HalfBlock):
+    def __init__(self, spatial: DiTBlock, temporal: DiTBlock):
         super().__init__()
         self.spatial = spatial
         self.temporal = temporal
@@ -147,31 +143,34 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, vectors: Tensor) -> Tensor:
         """x (B, T, P, D), vectors (B, T, 2, D) of the modulation -> (B, T, P, patch_numbers)."""
-        return self.linear(modulated_norm(x, *vectors.unsqueeze(2).unbind(-2)))
+        return self.linear(modulate(x, *vectors.unsqueeze(2).unbind(-2)))
 
 
-class WorldModel(nn.Module, PyTorchModelHubMixin):
+class WorldModel(nn.Module, CheckpointMixin):
     """(noisy frames, noise level of each, actions) -> v or x0 of each frame, causal in time.
 
     `save_pretrained(dir)` writes `config.json` and `model.safetensors`; `WorldModel.from_pretrained(dir or
     "user/name")` reads them back, strictly.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, game: GameInfo | None = None):
         super().__init__()
         self.config = config
-        self.recompute = False  # in training, keep of each block its input alone, and run it again for the gradient
+        self.game = game or GameInfo()  # not used by the network: a checkpoint carries it
+        self.activation_checkpointing = (
+            False  # in training, keep of each block its input alone, and run it again for the gradient
+        )
         patch, dim = config.patch_size, config.dim
         self.patch_embedding = nn.Conv2d(config.num_channels, dim, kernel_size=patch, stride=patch)
         self.noise_level_embedding = NoiseLevelEmbedding(dim)
         self.action_embedding = nn.Linear(config.num_actions, dim)
         # One table of each serves all blocks.
-        spatial_table = RotaryTable(spatial_turns(config.head_dim, config.grid))
-        temporal_table = RotaryTable(temporal_turns(config.head_dim, config.window_frames))
+        spatial_table = RotaryTable(spatial_cos_sin(config.head_dim, config.grid))
+        temporal_table = RotaryTable(temporal_cos_sin(config.head_dim, config.window_frames))
         self.blocks = nn.ModuleList(
-            Block(
-                HalfBlock(SpatialAttention(dim, config.num_heads, spatial_table), dim),
-                HalfBlock(TemporalAttention(dim, config.num_heads, temporal_table), dim),
+            SpatioTemporalBlock(
+                DiTBlock(SpatialAttention(dim, config.num_heads, spatial_table), dim),
+                DiTBlock(TemporalAttention(dim, config.num_heads, temporal_table), dim),
             )
             for _ in range(config.num_blocks)
         )
@@ -197,7 +196,7 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
         """Where the weights are."""
         return self.action_embedding.weight.device
 
-    def tokens(self, frames: Tensor) -> Tensor:
+    def patchify(self, frames: Tensor) -> Tensor:
         """(B, T, C, H, W) -> (B, T, P, D), patches row by row."""
         # A convolution whose kernel is its stride is a linear map of patches, and faster as one.
         conv, (rows, columns), patch = self.patch_embedding, self.config.grid, self.config.patch_size
@@ -211,7 +210,7 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
         weight = self.action_embedding.weight
         return self.noise_level_embedding(noise_level) + self.action_embedding(actions.to(weight.dtype))
 
-    def pixels(self, patches: Tensor) -> Tensor:
+    def unpatchify(self, patches: Tensor) -> Tensor:
         """(B, T, P, patch * patch * C), each laid out (row, column, channel) -> (B, T, C, H, W) float32."""
         rows, columns = self.config.grid
         patch = self.config.patch_size
@@ -243,21 +242,21 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
         assert frames.shape[2:] == self.config.frame_shape, f"frames {tuple(frames.shape)}"
         assert noise_level.shape == (batch, num_frames), f"noise_level {tuple(noise_level.shape)}"
         assert actions.shape == (batch, num_frames, self.config.num_actions), f"actions {tuple(actions.shape)}"
-        x, c = self.tokens(frames), self.condition(noise_level, actions)
-        recompute = self.recompute and torch.is_grad_enabled()
+        x, c = self.patchify(frames), self.condition(noise_level, actions)
+        checkpointing = self.activation_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
             look_back = partial(block.temporal.attention, mask=temporal_mask, positions=positions)
             run = partial(block, temporal_attention=look_back)
             vectors = block.modulations(c)
-            x = recomputed(run, x, vectors) if recompute else run(x, vectors)
-        return self.pixels(self.final_layer(x, self.final_layer.modulation(c)))
+            x = activation_checkpoint(run, x, vectors) if checkpointing else run(x, vectors)
+        return self.unpatchify(self.final_layer(x, self.final_layer.modulation(c)))
 
     def modulations(self, noise_level: Tensor, actions: Tensor) -> Tensor:
         """All that the network makes of the condition: (B, T) levels, (B, T, A) actions -> (B, T, 12 blocks + 2, D)."""
         c = self.condition(noise_level, actions)
         return torch.cat([*(block.modulations(c) for block in self.blocks), self.final_layer.modulation(c)], dim=-2)
 
-    def continued(self, frames: Tensor, modulations: Tensor, cache: CacheView) -> Tensor:
+    def forward_cached(self, frames: Tensor, modulations: Tensor, cache: CacheView) -> Tensor:
         """`forward` for frames that come after those of a cache, into which their keys and values are written.
 
         Args:
@@ -268,93 +267,8 @@ class WorldModel(nn.Module, PyTorchModelHubMixin):
         Returns:
             (B, T, C, H, W) float32.
         """
-        x = self.tokens(frames)
+        x = self.patchify(frames)
         for number, block in enumerate(self.blocks):
             vectors = modulations[..., 12 * number : 12 * (number + 1), :]
-            x = block(x, vectors, partial(block.temporal.attention.continued, block=number, cache=cache))
-        return self.pixels(self.final_layer(x, modulations[..., -2:, :]))
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """Hook of `save_pretrained`."""
-        directory = Path(save_directory)
-        (directory / CONFIG_FILE).write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
-        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        safetensors.torch.save_file(weights, directory / WEIGHTS_FILE, metadata={"format": "pt"})
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub_options) -> WorldModel:
-        """The model of a checkpoint folder, or of a "user/name" repository on the Hub; on the CPU, in eval mode.
-
-        Raises:
-            ValueError: no checkpoint there, or weights that do not fit its config, which the mixin would load silently.
-        """
-        name, folder = str(pretrained_model_name_or_path), Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            if len(folder.parts) > 1 and folder.parent.is_dir():  # meant as a path: the Hub need not be asked
-                raise ValueError(
-                    f"no checkpoint at {name}: train one with train_world_model.py, or name another with --checkpoint"
-                )
-            folder = _from_hub(name, **hub_options)
-        return load_checkpoint(folder)
-
-
-def _from_hub(name: str, **options) -> Path:
-    """The folder that a repository was downloaded to."""
-    try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE], **options))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"no checkpoint at {name}: no such folder, and none on the Hub either ({reason})") from None
-
-
-def check_finite(model: WorldModel) -> None:
-    """Raises ValueError if a weight is infinite or not a number."""
-    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
-    if broken:
-        raise ValueError(f"weights are not finite: {broken[0]} and {len(broken) - 1} more")
-
-
-def load_checkpoint(folder: Path) -> WorldModel:
-    """The model in a checkpoint folder, on the CPU, in eval mode.
-
-    Raises:
-        ValueError: no checkpoint there, or one whose weights do not fit its config; says which.
-    """
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} is not a checkpoint: it has no {name}")
-    try:
-        config = ModelConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text()))
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{folder / CONFIG_FILE} is not the config of a world model: {error}") from None
-    try:
-        weights = safetensors.torch.load_file(folder / WEIGHTS_FILE)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{folder / WEIGHTS_FILE} is damaged: {error}") from None
-    model = WorldModel(config)
-    load_weights(model, weights, str(folder))
-    return model.eval()
-
-
-def load_weights(model: WorldModel, weights: dict[str, Tensor], source: str) -> None:
-    """Load weights strictly.
-
-    Raises:
-        ValueError: names what is missing, unexpected or of another shape.
-    """
-    own = model.state_dict()
-    problems = [
-        _listing("missing", own.keys() - weights.keys()),
-        _listing("unexpected", weights.keys() - own.keys()),
-        _listing("of another shape", {n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape}),
-    ]
-    if any(problems):
-        raise ValueError(f"weights of {source} do not fit: " + "; ".join(filter(None, problems)))
-    model.load_state_dict(weights)
-
-
-def _listing(what: str, names: set[str], most: int = 4) -> str:
-    if not names:
-        return ""
-    shown = ", ".join(sorted(names)[:most]) + (", ..." if len(names) > most else "")
-    return f"{len(names)} {what} ({shown})"
+            x = block(x, vectors, partial(block.temporal.attention.forward_cached, block=number, cache=cache))
+        return self.unpatchify(self.final_layer(x, modulations[..., -2:, :]))

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.attention import rotate, temporal_turns
 from model.config import ModelConfig
+from model.rotary import apply_rotary_emb, temporal_cos_sin
 
 
 class KVCache:
@@ -32,7 +32,7 @@ class KVCache:
         shape = (config.num_blocks, num_slots, config.num_patches, config.num_heads, self.window, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self._turns = temporal_turns(config.head_dim, 2 * self.window).to(device)
+        self._cos_sin = temporal_cos_sin(config.head_dim, 2 * self.window).to(device)
         self.positions = [0] * num_slots  # of the frame that comes next
         self.lengths = [0] * num_slots  # frames before it that it may look at: at most W - 1
 
@@ -71,8 +71,8 @@ class KVCache:
             self.lengths[slot] = min(self.lengths[slot] + num_frames, self.window - 1)
         far = [slot for slot in slots if self.positions[slot] >= 2 * self.window]
         if far:
-            back = self._turns[self.window] * torch.tensor((1.0, -1.0), device=self.keys.device)
-            self.keys[:, far] = rotate(self.keys[:, far], back)
+            back = self._cos_sin[self.window] * torch.tensor((1.0, -1.0), device=self.keys.device)
+            self.keys[:, far] = apply_rotary_emb(self.keys[:, far], back)
             for slot in far:
                 self.positions[slot] -= self.window
 
@@ -94,7 +94,7 @@ class CacheView:
         positions = torch.tensor([cache.positions[slot] for slot in self._slots])[:, None] + torch.arange(num_frames)
         lengths = torch.tensor([cache.lengths[slot] for slot in self._slots])[:, None] + torch.arange(num_frames)
         assert positions.max() < 2 * window and (num_frames == 1 or lengths.max() < window)
-        self.turns = cache._turns[positions.to(device)][:, :, None, None]  # (S, T, 1, 1, K/2, 2)
+        self.cos_sin = cache._cos_sin[positions.to(device)][:, :, None, None]  # (S, T, 1, 1, K/2, 2)
         self._places = (positions % window).to(device)  # (S, T)
         ages = (positions[:, :, None] - torch.arange(window)) % window  # (S, T, W), 0 is the frame itself
         mask = ages <= lengths[:, :, None].clamp(max=window - 1)
@@ -113,7 +113,7 @@ class CacheView:
 
     def become(self, other: CacheView) -> None:
         """Stand where another view of the same dreams stands; tensors stay where they are, for a captured graph."""
-        for mine, its in ((self.turns, other.turns), (self._places, other._places), (self.mask, other.mask)):
+        for mine, its in ((self.cos_sin, other.cos_sin), (self._places, other._places), (self.mask, other.mask)):
             mine.copy_(its)
 
     def keep(self) -> None:

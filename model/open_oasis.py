@@ -8,8 +8,9 @@ import torch
 from rotary_embedding_torch import RotaryEmbedding
 from torch import Tensor
 
+from model.checkpoint import load_weights
 from model.config import ModelConfig
-from model.dit import WorldModel, load_weights
+from model.dit import WorldModel
 
 # Published name -> ours, tried in turn. Wrappers (DDP, torch.compile) may have put a prefix before it.
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import Attention
-from model.dit import MLP, FinalLayer, Modulation, WorldModel, check_finite
+from model.checkpoint import check_finite
+from model.dit import MLP, FinalLayer, Modulation, WorldModel
 
 
 class PackedLinear(nn.Module):

@@ -6,7 +6,7 @@ Shapes: B dreams that tick together, T frames, C channels, H x W pixels, A actio
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,15 +14,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from model.checkpoint import check_finite
+from model.cuda_graph import CUDAGraphRunner
 from model.diffusion import add_noise, alpha_bar, ddim_step, x0_from_prediction
-from model.dit import WorldModel, check_finite
+from model.dit import WorldModel
 from model.kv_cache import CacheView, KVCache
-
-KEPT_ACTIONS = 64  # whose modulations are kept, besides those of one-hot ones; 1 MB each for `small`
+from model.modulation_table import ModulationTable
 
 
 @dataclass
-class _Dream:
+class _Rollout:
     """What is kept of one dream besides the cache: enough to make the cache anew."""
 
     generator: torch.Generator  # of all of its noise, on the model's device
@@ -65,9 +66,9 @@ class Sampler:
         if not 0.0 <= context_noise < 1.0:
             raise ValueError(f"context_noise is {context_noise}: it must lie in [0, 1)")
         self.context_noise, self.seed, self.use_cache = context_noise, seed, cache
-        self._dreams: dict[int, _Dream] = {}
+        self._dreams: dict[int, _Rollout] = {}
         self._cache: KVCache | None = None
-        self._graph: CapturedFrame | None = None
+        self._graph: CUDAGraphRunner | None = None
         self.rebuild(model, model.config.num_steps if num_steps is None else num_steps, guidance)
 
     @torch.inference_mode()
@@ -135,7 +136,7 @@ class Sampler:
         for slot, seed, its_frames, its_actions in zip(slots, seeds, frames, actions, strict=True):
             generator = torch.Generator(frames.device).manual_seed(seed)
             context = self._as_context(its_frames, _noise(its_frames.shape, generator))
-            self._dreams[slot] = _Dream(generator, deque(context, maxlen=kept), deque(its_actions, maxlen=kept))
+            self._dreams[slot] = _Rollout(generator, deque(context, maxlen=kept), deque(its_actions, maxlen=kept))
         if self.use_cache:
             num_slots = 1 + max(self._dreams)
             if self._cache is None or everything:
@@ -205,7 +206,7 @@ class Sampler:
         if x_u.device.type == "cuda" and view.whole:
             # One frame is hundreds of small kernels: captured once, they are launched as one.
             if self._graph is None:
-                self._graph = CapturedFrame(self._run_cached, x_u, eps, given, unknown, view)
+                self._graph = CUDAGraphRunner(self._run_cached, x_u, eps, given, unknown, view)
             frames, context = self._graph(x_u, eps, given, unknown, view)
         else:
             frames, context = self._run_cached(x_u, eps, given, unknown, view)
@@ -217,14 +218,16 @@ class Sampler:
 
         def predict(x_u: Tensor, step: int, known: bool) -> Tensor:
             vectors = (given if known else unknown)[step]
-            return self.model.continued(x_u[:, None], vectors[:, None], view)[:, 0]
+            return self.model.forward_cached(x_u[:, None], vectors[:, None], view)[:, 0]
 
         frames = self._denoise(x_u, predict)
         context = self._as_context(frames, eps)
-        self.model.continued(context[:, None], given[-1][:, None], view)
+        self.model.forward_cached(context[:, None], given[-1][:, None], view)
         return frames, context
 
-    def _step_reference(self, dreams: list[_Dream], actions: Tensor, x_u: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    def _step_reference(
+        self, dreams: list[_Rollout], actions: Tensor, x_u: Tensor, eps: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The same without a cache: dreams whose windows are equally full share a batch."""
         frames = torch.empty_like(x_u)
         actions = actions.to(x_u)
@@ -280,7 +283,7 @@ class Sampler:
             actions = torch.stack([torch.stack([*self._dreams[slot].actions]) for slot in alike])
             levels = torch.full(frames.shape[:2], self.context_noise, device=frames.device)
             view = self._cache.begin(alike, length)
-            self.model.continued(frames, self.model.modulations(levels, actions), view)
+            self.model.forward_cached(frames, self.model.modulations(levels, actions), view)
             view.keep()
 
     def _checked_prompt(self, frames: Tensor, actions: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -301,82 +304,6 @@ class Sampler:
             frames, actions = frames[:, -room:], actions[:, -room:]
         device = self.model.device
         return frames.to(device, torch.float32), actions.to(device, torch.float32)
-
-
-class CapturedFrame:
-    """A CUDA graph of one frame's work; its inputs are copied to where the graph reads them.
-
-    Args:
-        work: a function of tensors and, last, a `CacheView`; returns tensors.
-        inputs: as it will be called with; the graph is captured on them.
-    """
-
-    def __init__(self, work: Callable[..., tuple[Tensor, ...]], *inputs):
-        *tensors, view = inputs
-        self._tensors, self._view = [tensor.clone() for tensor in tensors], view
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries set themselves up in the first runs
-            for _ in range(2):
-                work(*self._tensors, view)
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile: the loader pins memory, newer weights come in.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._outputs = work(*self._tensors, view)
-
-    def __call__(self, *inputs) -> tuple[Tensor, ...]:
-        """The same work on other inputs of the same shapes."""
-        *tensors, view = inputs
-        for mine, its in zip(self._tensors, tensors, strict=True):
-            mine.copy_(its)
-        self._view.become(view)
-        self._graph.replay()
-        return tuple(output.clone() for output in self._outputs)
-
-
-class ModulationTable:
-    """The modulation vectors of all blocks at a few noise levels, for no action and every one-hot one, from the start.
-
-    And for the latest others, buttons held together or axes pushed: as a rule they stay so for many frames.
-
-    Args:
-        model: whose weights they follow from.
-        levels: L noise levels.
-    """
-
-    def __init__(self, model: WorldModel, levels: list[float]):
-        self._model = model
-        self._levels = torch.tensor(levels, device=model.device)
-        num_actions = model.config.num_actions
-        actions = torch.cat((torch.zeros(1, num_actions), torch.eye(num_actions)))
-        self._rows = self._compute(actions)  # (L, 1 + A, M, D)
-        self._latest: OrderedDict[bytes, Tensor] = OrderedDict()  # (L, M, D) of other actions
-
-    def lookup(self, actions: Tensor) -> Tensor:
-        """(B, A), on the CPU if it is to be quick -> (L, B, M, D)."""
-        is_one = actions == 1
-        plain = (is_one | (actions == 0)).all() and (is_one.sum(-1) <= 1).all()
-        if plain:
-            rows = torch.where(is_one.any(-1), 1 + is_one.int().argmax(-1), 0)
-            return self._rows[:, rows.to(self._rows.device)]
-        keys = [row.tobytes() for row in actions.float().cpu().numpy()]
-        new = {key: row for row, key in enumerate(keys) if key not in self._latest}
-        if new:
-            computed = self._compute(actions[list(new.values())]).unbind(1)
-            self._latest.update(zip(new, computed, strict=True))
-        for key in keys:
-            self._latest.move_to_end(key)
-        found = torch.stack([self._latest[key] for key in keys], dim=1)
-        while len(self._latest) > KEPT_ACTIONS:
-            self._latest.popitem(last=False)
-        return found
-
-    def _compute(self, actions: Tensor) -> Tensor:
-        """(B, A) -> (L, B, M, D)."""
-        actions = actions.to(self._levels)
-        grid = self._levels[:, None].expand(-1, len(actions))
-        return self._model.modulations(grid, actions.expand(len(self._levels), -1, -1))
 
 
 def _stacked(tensors: list[Tensor], like: Tensor) -> Tensor:

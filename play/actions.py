@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from data.actions import ActionSpace, known, numbered
-from model import ModelConfig
+from data.actions import ActionSpace, is_known
+from model import WorldModel
 from play.messages import MAX_KEY_LETTERS
+from training.setup import action_space
 
 # For what has no keys. Of two, the first pushes an axis down and the second up; a mouse's y grows downwards.
 _ARROWS = (("LEFT", "RIGHT"), ("UP", "DOWN"))
@@ -17,13 +18,13 @@ _PAIRS = ("JL", "IK", "FH", "TG", "12", "34", "56", "78", "90", "ZX", "CV", "BM"
 _SINGLES = "1234567890QEZXCVBMUOJLIKFHTG"
 
 
-def playable_actions(config: ModelConfig) -> ActionSpace:
+def playable_actions(model: WorldModel) -> ActionSpace:
     """A checkpoint's actions; those that act and have no keys are given some that are free.
 
     Raises:
         ValueError: the checkpoint's actions do not fit together.
     """
-    space = ActionSpace.from_dict(config.to_dict()) if config.action_names else numbered(config.num_actions)
+    space = action_space(model)
     if space.unconditional or (space.discrete and space.all_keys):
         return space  # an action without keys is standing still
     keys, taken = list(space.keys), {key.upper() for own in space.keys for key in own}
@@ -70,7 +71,7 @@ def from_plain(values: Any, space: ActionSpace) -> np.ndarray:
     if actions.ndim != wanted.ndim or actions.shape[1:] != wanted.shape[1:]:
         what = "one number" if space.discrete else f"a row of {len(space.names)} numbers"
         raise ValueError(f"actions of shape {actions.shape}: expected {what} a frame")
-    own = actions[known(actions)]
+    own = actions[is_known(actions)]
     if space.discrete and own.size and not 0 <= own.min() <= own.max() < len(space.names):
         raise ValueError(f"its actions are not numbers from 0 to {len(space.names) - 1}")
     if not np.isfinite(own).all():

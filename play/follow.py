@@ -11,7 +11,7 @@ import torch
 
 from model import WorldModel
 from training.checkpoint import LATEST, hash_weights
-from training.distributed import for_dreaming
+from training.device import prepare_for_inference
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def load_weights(checkpoint: Path | str, device: torch.device) -> Weights:
     path = Path(checkpoint)
     # Players are told the name: not where on this machine it is.
     name = "/".join(path.parts[-3:]) if path.is_absolute() else str(checkpoint)
-    return Weights(for_dreaming(model, device), hash_weights(model), name)
+    return Weights(prepare_for_inference(model, device), hash_weights(model), name)
 
 
 def latest_checkpoint(path: Path) -> Path:

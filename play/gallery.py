@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from data.dataset import ClipDataset
-from data.environments import describe_environment
+from data.games.factory import describe_environment
 from data.records import Record
-from model import ModelConfig
-from play.dreams import Prompt
+from model import WorldModel
 from play.real_game import RealGame
-from training.evaluate import check_fits
+from play.rollout_pool import Prompt
+from training.setup import check_model_fits_data
 
 NUM_SHOWN = 8  # records whose pictures the page shows at once
 
@@ -24,10 +24,10 @@ class Gallery:
         ValueError: no such data, or of another game than the model's.
     """
 
-    def __init__(self, folder: Path, split: str, config: ModelConfig):
+    def __init__(self, folder: Path, split: str, model: WorldModel):
         self._dataset = ClipDataset(folder, split, clip_frames=1)
-        check_fits(config, self._dataset.metadata, folder)
-        self._room = max(1, config.window_frames - 1)
+        check_model_fits_data(model, self._dataset.metadata, folder)
+        self._room = max(1, model.config.window_frames - 1)
 
     def __len__(self) -> int:
         return len(self._dataset.index.lengths)

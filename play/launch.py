@@ -15,14 +15,14 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from data.shards import held_out_split
-from play.dreams import Dreams
+from data.index import held_out_split
+from play.auth import AuthMiddleware
 from play.follow import Follower, latest_checkpoint, load_weights
 from play.gallery import Gallery
-from play.guard import Guard
+from play.rollout_pool import RolloutPool
 from play.server import PlayServer, memory_line, uvicorn_server
 from play.share import share
-from training.distributed import choose_device, describe_device
+from training.device import choose_device, describe_device
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PlayConfig:
     """What to play, and for whom."""
 
     checkpoint: str = "checkpoints/coinrun-nano"  # a checkpoint folder, or user/name on the Hub
-    data: Path = Path("checkpoints/samples")  # the data set that dreams begin from
+    data: Path = Path("samples/coinrun")  # the data set that dreams begin from
     split: str | None = None  # None: test, or val where there is no test
     port: int = 7860  # 0: any that is free
     host: str = "127.0.0.1"  # 0.0.0.0: other machines may come in, with a password
@@ -79,7 +79,7 @@ def prepare(config: PlayConfig) -> tuple[uvicorn.Server, socket.socket, str]:
         public = share(port)
         hosts.add(urlsplit(public).hostname or "")
         print(f"shared at {public}")
-    guard = Guard(server.app(), port, password, hosts)
+    guard = AuthMiddleware(server.app(), port, password, hosts)
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
     name = f"[{name}]" if ":" in name else name
     height, width = server.config.frame_height, server.config.frame_width
@@ -101,10 +101,10 @@ def make_server(config: PlayConfig) -> PlayServer:
         follower = Follower(link, checkpoint, device)
     model_thread = ThreadPoolExecutor(1, "model")
     loaded = model_thread.submit(load_weights, checkpoint, device).result()
-    dreams = Dreams(loaded.model, loaded.weights)
-    gallery = Gallery(config.data, config.split or held_out_split(config.data), dreams.config)
+    dreams = RolloutPool(loaded.model, loaded.weights)
+    gallery = Gallery(config.data, config.split or held_out_split(config.data), loaded.model)
     num_steps = config.num_steps or dreams.config.num_steps
-    fps = config.fps or dreams.config.fps
+    fps = config.fps or dreams.game.fps
     print(f"device: {describe_device(device)}; {loaded.name}, {num_steps} denoising steps, {fps:g} frames/s")
     print(memory_line(dreams, config.max_players))
     return PlayServer(dreams, model_thread, gallery, loaded.name, fps, num_steps, config.max_players, follower)

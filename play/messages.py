@@ -53,7 +53,7 @@ def parse(text: str) -> dict[str, Any]:
     return message
 
 
-def whole(message: dict, name: str, least: int, most: int, default: int | None = None) -> int | None:
+def parse_int(message: dict, name: str, least: int, most: int, default: int | None = None) -> int | None:
     """A whole number of a message; `default` where it is null or left out, if there is a default.
 
     Raises:
@@ -67,7 +67,7 @@ def whole(message: dict, name: str, least: int, most: int, default: int | None =
     return value
 
 
-def real(message: dict, name: str, least: float, most: float, default: float) -> float:
+def parse_float(message: dict, name: str, least: float, most: float, default: float) -> float:
     """A number of a message, as `whole`."""
     value = message.get(name, default)
     if type(value) not in (int, float) or not math.isfinite(value) or not least <= value <= most:
@@ -75,7 +75,7 @@ def real(message: dict, name: str, least: float, most: float, default: float) ->
     return float(value)
 
 
-def flag(message: dict, name: str) -> bool:
+def parse_bool(message: dict, name: str) -> bool:
     """True or false. Raises BadMessage."""
     value = message.get(name)
     if type(value) is not bool:
@@ -83,7 +83,7 @@ def flag(message: dict, name: str) -> bool:
     return value
 
 
-def names(message: dict, name: str, most: int = 16) -> list[str]:
+def parse_names(message: dict, name: str, most: int = 16) -> list[str]:
     """A short list of short words. Raises BadMessage."""
     value = message.get(name)
     if (

@@ -16,10 +16,10 @@ import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from play.actions import to_plain
-from play.dreams import Dream, DreamSettings, Prompt, Tick, image_prompt
-from play.messages import MAX_SEED, BadMessage, flag, names, parse, real, whole, with_pixels
+from play.messages import MAX_SEED, BadMessage, parse, parse_bool, parse_float, parse_int, parse_names, with_pixels
 from play.recording import MAX_REPLAY_FRAMES, Recording
 from play.replay import Replay
+from play.rollout_pool import Prompt, Rollout, RolloutSettings, Tick, image_prompt
 
 if TYPE_CHECKING:
     from play.server import PlayServer
@@ -39,7 +39,7 @@ class Player:
         self._server, self._socket = server, socket
         self.playing = False  # or waiting for a place
         self.last_message = time.monotonic()
-        self.dream: Dream | None = None
+        self.dream: Rollout | None = None
         self.paused, self._single_steps, self._every = True, 0, 1
         self.action = server.space.action_for_keys(())  # the recorded action that its keys mean now
         self.keys_number = 0  # the page's own of its newest key message, echoed with the frames that heed it
@@ -106,7 +106,7 @@ class Player:
         """Whether it makes frames at all at present."""
         return self.dream is not None and (not self.paused or self._single_steps > 0)
 
-    def show(self, dream: Dream, result: Tick, keys_number: int, **told: Any) -> None:
+    def show(self, dream: Rollout, result: Tick, keys_number: int, **told: Any) -> None:
         """A tick's frame, on its way to the screen."""
         if dream is not self.dream:
             return  # it was begun anew meanwhile
@@ -173,7 +173,7 @@ class Player:
         orders: dict[str, Callable] = {
             "keys": self._take_keys,
             "start": self._start,
-            "pause": lambda message: self.pause(flag(message, "on")),
+            "pause": lambda message: self.pause(parse_bool(message, "on")),
             "step": self._step,
             "speed": self._take_speed,
             "real": self._switch_real,
@@ -187,36 +187,36 @@ class Player:
             await waiting
 
     def _take_keys(self, message: dict) -> None:
-        self.action = self._server.space.action_for_keys(names(message, "held"))
-        self.keys_number = whole(message, "number", 0, 2**53, 0)
+        self.action = self._server.space.action_for_keys(parse_names(message, "held"))
+        self.keys_number = parse_int(message, "number", 0, 2**53, 0)
 
     def _take_speed(self, message: dict) -> None:
-        self._every = whole(message, "every", 1, SLOWEST, 1)
+        self._every = parse_int(message, "every", 1, SLOWEST, 1)
 
     def _step(self, message: dict) -> None:
         self._single_steps = min(self._single_steps + 1, 4)
         self._server.wake()
 
     def _take_image(self, pixels: bytes) -> None:
-        self._image = image_prompt(pixels, self._server.config)
+        self._image = image_prompt(pixels, self._server.config, self._server.space)
         self.say("image")
 
     def _where(self, message: dict) -> tuple[int, int]:
         """(record, moment) of a message."""
         gallery = self._server.gallery
-        record_id = whole(message, "record", 0, len(gallery) - 1)
+        record_id = parse_int(message, "record", 0, len(gallery) - 1)
         if record_id is None:
             raise BadMessage("record is missing")
         last = gallery.num_frames(record_id) - 1
-        return record_id, whole(message, "moment", 0, last, gallery.default_moment(record_id))
+        return record_id, parse_int(message, "moment", 0, last, gallery.default_moment(record_id))
 
     async def _start(self, message: dict) -> None:
         server = self._server
-        settings = DreamSettings(
-            num_steps=whole(message, "num_steps", 1, MOST_STEPS, server.num_steps),
-            guidance=real(message, "guidance", 0.0, MOST_GUIDANCE, 1.0),
+        settings = RolloutSettings(
+            num_steps=parse_int(message, "num_steps", 1, MOST_STEPS, server.num_steps),
+            guidance=parse_float(message, "guidance", 0.0, MOST_GUIDANCE, 1.0),
         )
-        seed = whole(message, "seed", 0, MAX_SEED)
+        seed = parse_int(message, "seed", 0, MAX_SEED)
         seed = secrets.randbelow(MAX_SEED + 1) if seed is None else seed
         if message.get("record") is None:
             if self._image is None:
@@ -249,7 +249,7 @@ class Player:
         header = {"type": "frame", "frame": 0, "action": None, "keys": self.keys_number, "real_ended": False}
         self._post(with_pixels(header, pictures))
 
-    async def _begin(self, prompt: Prompt, seed: int, settings: DreamSettings) -> Dream:
+    async def _begin(self, prompt: Prompt, seed: int, settings: RolloutSettings) -> Rollout:
         """A dream of ours; ended again if the player hangs up meanwhile, as nobody else would know of it."""
         server = self._server
         starting = asyncio.ensure_future(server.on_model(server.dreams.start, prompt, seed, settings))
@@ -262,7 +262,7 @@ class Player:
     async def _switch_real(self, message: dict) -> None:
         if self.dream is None:
             return
-        if flag(message, "on"):
+        if parse_bool(message, "on"):
             await self._add_real_game()
         elif self.dream.real:
             self.dream.real, closed = None, self.dream.real
@@ -279,7 +279,7 @@ class Player:
             self._errors.clear()
 
     async def _switch_recording(self, message: dict) -> None:
-        if not flag(message, "on"):
+        if not parse_bool(message, "on"):
             self._stop_recording()
         elif self.dream is not None and self._recording is None:
             if len(self.dream.actions) > MAX_REPLAY_FRAMES:

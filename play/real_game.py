@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.collect import bring_to
+from data.games.replay import replay_to
+from data.metadata import Metadata
 from data.records import Record
-from data.shards import Metadata
 
 
 class RealGame:
@@ -21,7 +21,7 @@ class RealGame:
     """
 
     def __init__(self, record: Record, metadata: Metadata, moment: int):
-        self._environment, self.frame = bring_to(record, metadata, moment)  # frame: uint8 (H, W, C), what it shows
+        self._environment, self.frame = replay_to(record, metadata, moment)  # frame: uint8 (H, W, C), what it shows
         self._num_actions = 0
         self.ended = False  # its episode has ended since, and begun anew
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.actions import ActionSpace
 from data.video import comparison, titled, with_keys, write_mp4
-from play.dreams import Dream, Tick
+from play.rollout_pool import Rollout, Tick
 
 MAX_FRAMES = 1800  # two minutes at 15 frames/s; a recording then stops by itself
 MAX_REPLAY_FRAMES = 200_000  # of a dream from its prompt on; no recording begins later
@@ -18,7 +18,7 @@ MAX_REPLAY_FRAMES = 200_000  # of a dream from its prompt on; no recording begin
 class Recording:
     """Frames of a dream being recorded, in memory."""
 
-    def __init__(self, dream: Dream):
+    def __init__(self, dream: Rollout):
         self.dream = dream
         self.ticks: list[Tick] = []  # one after another
 

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.actions import known
+from data.actions import is_known
 from data.pixels import to_uint8
-from model import ModelConfig, Sampler, WorldModel
+from model import Sampler, WorldModel
 from play.actions import from_plain, playable_actions, to_plain
-from play.dreams import CONTEXT_NOISE, Dream, DreamSettings, Prompt, as_tensors
+from play.rollout_pool import CONTEXT_NOISE, Prompt, Rollout, RolloutSettings, as_tensors
 
 FORMAT = "dreamrun-replay-1"
 
@@ -30,7 +30,7 @@ class Replay:
 
     prompt: Prompt
     seed: int
-    settings: DreamSettings
+    settings: RolloutSettings
     context_noise: float
     weights: str  # hash of the checkpoint's, as from `training.checkpoint.hash_weights`
     actions: np.ndarray  # recorded ones, since the prompt
@@ -38,7 +38,7 @@ class Replay:
     checkpoint: str = ""  # what it was called there, for people
 
     @classmethod
-    def of(cls, dream: Dream, first: int, end: int, checkpoint: str) -> Replay:
+    def of(cls, dream: Rollout, first: int, end: int, checkpoint: str) -> Replay:
         """Frames `first` to `end` of a dream.
 
         Raises:
@@ -65,8 +65,8 @@ class Replay:
         return json.dumps({**fields, "prompt": prompt}) + "\n"
 
     @classmethod
-    def read(cls, path: Path, config: ModelConfig) -> Replay:
-        """A replay for a model of this config.
+    def read(cls, path: Path, model: WorldModel) -> Replay:
+        """Read a replay for this model.
 
         Raises:
             ValueError: not a replay, or one of another game.
@@ -75,15 +75,15 @@ class Replay:
             fields = json.loads(path.read_text())
             if fields["format"] != FORMAT:
                 raise ValueError(f"its format is {fields['format']!r:.40}, not {FORMAT}")
-            prompt, space = fields["prompt"], playable_actions(config)
-            channels, height, width = config.frame_shape
+            prompt, space = fields["prompt"], playable_actions(model)
+            channels, height, width = model.config.frame_shape
             num_frames, *shape = map(int, prompt["shape"])
-            if shape != [height, width, channels] or not 1 <= num_frames <= max(1, config.window_frames - 1):
+            if shape != [height, width, channels] or not 1 <= num_frames <= max(1, model.config.window_frames - 1):
                 raise ValueError(f"its prompt is of shape {prompt['shape']}, which does not fit the checkpoint")
             packed, num_bytes = base64.b64decode(prompt["frames"]), num_frames * height * width * channels
             pixels = zlib.decompressobj().decompress(packed, num_bytes)  # never more than it should be
             actions, leading = from_plain(fields["actions"], space), from_plain(prompt["actions"], space)
-            if not len(actions) or not known(actions).all():
+            if not len(actions) or not is_known(actions).all():
                 raise ValueError("not all of its actions are known")
             if len(leading) != num_frames:
                 raise ValueError("its prompt's actions are not one a frame")
@@ -93,7 +93,7 @@ class Replay:
             return cls(
                 prompt=Prompt(np.frombuffer(pixels, np.uint8).reshape(num_frames, *shape), leading),
                 seed=int(fields["seed"]),
-                settings=DreamSettings(int(fields["num_steps"]), float(fields["guidance"])),
+                settings=RolloutSettings(int(fields["num_steps"]), float(fields["guidance"])),
                 context_noise=float(fields["context_noise"]),
                 weights=str(fields["weights_sha256"]),
                 actions=actions,
@@ -109,7 +109,7 @@ class Replay:
         Args:
             model: ready to dream, as from `for_dreaming`.
         """
-        space = playable_actions(model.config)
+        space = playable_actions(model)
         sampler = Sampler(
             model, self.settings.num_steps, self.context_noise, cache=cache, guidance=self.settings.guidance
         )

@@ -28,12 +28,12 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from play.actions import key_labels
-from play.dreams import Dreams
 from play.follow import Follower
 from play.gallery import NUM_SHOWN, Gallery
 from play.messages import MAX_MESSAGE_BYTES, with_pixels
 from play.player import MOST_STEPS, Player
 from play.recording import MAX_FRAMES, Recording
+from play.rollout_pool import RolloutPool
 
 MAX_WAITING = 32  # for a place; who comes later is sent away
 IDLE_SECS = 120.0  # without a message, after which a dream pauses
@@ -69,7 +69,7 @@ class PlayServer:
 
     def __init__(
         self,
-        dreams: Dreams,
+        dreams: RolloutPool,
         model_thread: ThreadPoolExecutor,
         gallery: Gallery,
         checkpoint_name: str,
@@ -135,7 +135,7 @@ class PlayServer:
         space, (_, height, width) = self.space, self.config.frame_shape
         return {
             "type": "hello",
-            "game": self.config.environment or "a game",
+            "game": self.dreams.game.environment or "a game",
             "checkpoint": self.checkpoint_name,
             "height": height,
             "width": width,
@@ -270,7 +270,7 @@ class PlayServer:
             if newer is None:
                 continue
             try:
-                await self.on_model(self.dreams.take_weights, newer.model, newer.weights)
+                await self.on_model(self.dreams.swap_weights, newer.model, newer.weights)
             except ValueError as error:
                 print(f"warning: {newer.name} cannot be taken over: {error}", file=sys.stderr)
                 continue
@@ -305,9 +305,9 @@ def uvicorn_server(app: ASGIApp, frame_bytes: int, max_players: int) -> uvicorn.
     return uvicorn.Server(config)
 
 
-def memory_line(dreams: Dreams, max_players: int) -> str:
+def memory_line(dreams: RolloutPool, max_players: int) -> str:
     """What players cost, for the log."""
-    dream, frame = dreams.bytes_a_dream, int(np.prod(dreams.config.frame_shape))
+    dream, frame = dreams.bytes_per_rollout, int(np.prod(dreams.config.frame_shape))
     recording = 2 * MAX_FRAMES * frame
     return (
         f"memory: a player takes {dream / 2**20:.1f} MiB, while recording up to {recording / 2**20:.0f} MiB more; "

@@ -11,7 +11,8 @@ import time
 from tqdm import tqdm
 
 import cli
-from data.collect import MAX_FRAMES, CollectConfig, collect
+from data.episode_writer import MAX_FRAMES
+from data.games.collect import CollectConfig, collect
 
 
 def main(config: CollectConfig) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import cli
 from evaluation.compare import compare_reports
 from evaluation.config import EvaluateConfig
+from evaluation.evaluator import evaluate
 from evaluation.report import summary, write_report
-from evaluation.run import evaluate
 
 
 def main(config: EvaluateConfig) -> None:

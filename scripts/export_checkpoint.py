@@ -13,7 +13,7 @@ import torch
 
 import cli
 from model import WorldModel
-from training.card import CARD_FILE, has_card, model_card
+from training.model_card import CARD_FILE, has_card, model_card
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def main(config: ExportConfig) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(partial)
     report = config.report.read_text() if config.report else ""
-    (partial / CARD_FILE).write_text(model_card(str(config.out), model.config, checkpoint, report))
+    (partial / CARD_FILE).write_text(model_card(str(config.out), model, checkpoint, report))
     shutil.rmtree(config.out, ignore_errors=True)
     partial.rename(config.out)
     size = sum(path.stat().st_size for path in config.out.iterdir())

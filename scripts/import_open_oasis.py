@@ -5,7 +5,7 @@ python -m scripts.import_open_oasis CKPT.pt checkpoints/coinrun-public
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,8 @@ import torch
 import tyro
 
 import cli
-from data.actions import procgen_actions
+from data.games.procgen_actions import procgen_actions
+from model.game_info import GameInfo
 from model.open_oasis import import_state_dict
 
 
@@ -43,8 +44,7 @@ def main(config: ImportConfig) -> None:
     model = import_state_dict(weights, (config.frame_height, config.frame_width), config.window_frames)
     coinrun = procgen_actions("coinrun")
     if model.config.num_actions == len(coinrun):
-        model.config = replace(
-            model.config,
+        model.game = GameInfo(
             environment="coinrun",
             action_names=coinrun.names,
             action_keys=coinrun.keys,

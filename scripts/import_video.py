@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 import cli
 from data.alignment import check_alignment
-from data.importing import Importer, ImportVideoConfig
-from data.shards import ShardReader, read_metadata, split_shards
+from data.importing.importer import Importer, ImportVideoConfig
+from data.index import split_shards
+from data.metadata import read_metadata
+from data.shards import ShardReader
 
 CHECKED_RECORDS = 100
 

@@ -17,21 +17,24 @@ from typing import Literal
 import numpy as np
 
 import cli
-from data.actions import ActionSpace, numbered
+from data.actions import ActionSpace
+from data.atomic import atomic_file
+from data.clips import Clips, held_out_clips
 from data.dataset import ClipDataset
-from data.importing import read_clip
-from data.shards import held_out_split
+from data.importing.importer import read_clip
+from data.index import held_out_split
 from data.video import comparison, grid, write_mp4, write_png
-from data.whole import whole_file
-from model import ModelConfig, Sampler, WorldModel
+from model import Sampler, WorldModel
 from play.actions import playable_actions
 from play.recording import dream_video
 from play.replay import Replay
 from training.checkpoint import hash_weights
-from training.distributed import choose_device, describe_device, for_dreaming
-from training.evaluate import Clips, by_frame, check_fits, dream, held_out_clips
+from training.device import choose_device, describe_device, prepare_for_inference
+from training.metrics import metrics_by_frame
+from training.rollout import rollout
+from training.setup import action_space, check_model_fits_data
 
-SAMPLES = Path("checkpoints/samples")
+SAMPLES = Path("samples/coinrun")
 MAX_SHOWN = 8  # samples in the video and the picture; more can be measured
 
 
@@ -40,7 +43,7 @@ class InferConfig:
     """What to dream, and where to put it."""
 
     checkpoint: str = "checkpoints/coinrun-nano"  # a checkpoint folder, or user/name on the Hub
-    data: Path | None = None  # the data set that prompts and truth are from; None: checkpoints/samples, unless
+    data: Path | None = None  # the data set that prompts and truth are from; None: samples/coinrun, unless
     clip: Path | None = None  # a video's last frames are the prompt, or --num-prompt-frames 0
     split: str | None = None  # None: test, or val where there is no test
     num_samples: int = 4  # dreams to make and measure; at most 8 of them are shown
@@ -84,19 +87,19 @@ def main(config: InferConfig) -> None:
     """Dream, measure, write."""
     device = choose_device(config.device)
     saved = WorldModel.from_pretrained(config.checkpoint)
-    model = for_dreaming(saved, device)
+    model = prepare_for_inference(saved, device)
     print(f"device: {describe_device(device)}")
     if config.replay:
         dream_again(config, saved, model)
         return
-    clips = real_play(config, model.config) if config.truth else own_prompt(config, model.config)
+    clips = real_play(config, model) if config.truth else own_prompt(config, model)
     actions = chosen_actions(config.actions, clips, config.num_prompt_frames, config.seed)
 
     def dream_under(some_actions: np.ndarray, what: str) -> np.ndarray:
         sampler = Sampler(
             model, config.num_steps, config.context_noise, config.seed, cache=config.cache, guidance=config.guidance
         )
-        return dream(sampler, clips.frames, some_actions, clips.space, config.num_prompt_frames, progress=what)
+        return rollout(sampler, clips.frames, some_actions, clips.space, config.num_prompt_frames, progress=what)
 
     dreamt = dream_under(actions, "dreaming")
     if config.metrics or config.plot:
@@ -116,7 +119,7 @@ def main(config: InferConfig) -> None:
         num_steps = config.num_steps or model.config.num_steps
         settings |= {"num_steps": num_steps, "context_noise": config.context_noise, "seed": config.seed}
         settings |= {"guidance": config.guidance, "cache": config.cache}
-        with whole_file(config.metrics) as temporary:
+        with atomic_file(config.metrics) as temporary:
             temporary.write_text(json.dumps({**settings, "record_ids": clips.record_ids, **report}, indent=2) + "\n")
         print(f"wrote {config.metrics}")
     if config.grid:
@@ -134,39 +137,39 @@ def dream_again(config: InferConfig, saved: WorldModel, model: WorldModel) -> No
     Raises:
         ValueError: it is none, or one of another checkpoint.
     """
-    replay = Replay.read(config.replay, model.config)
+    replay = Replay.read(config.replay, model)
     if replay.weights != hash_weights(saved):
         raise ValueError(
             f"{config.replay} was dreamt by another checkpoint than {config.checkpoint}: name that one, "
             f"{replay.checkpoint} (weights {replay.weights[:12]}...), by --checkpoint"
         )
     frames = replay.dream(model, config.cache)
-    video = dream_video(frames, replay.actions[replay.first :], playable_actions(model.config))
-    write_mp4(config.output, video, config.fps or model.config.fps)
+    video = dream_video(frames, replay.actions[replay.first :], playable_actions(model))
+    write_mp4(config.output, video, config.fps or model.game.fps)
     print(f"wrote {config.output}: {len(frames)} frames")
 
 
-def real_play(config: InferConfig, model: ModelConfig) -> Clips:
+def real_play(config: InferConfig, model: WorldModel) -> Clips:
     """Held-out play of the data set."""
     dataset = ClipDataset(config.truth, config.split or held_out_split(config.truth), clip_frames=1)
-    check_fits(model, dataset.metadata, config.truth)
+    check_model_fits_data(model, dataset.metadata, config.truth)
     # Under other actions than the recording's, a dream may go on after the recording has ended.
     least_frames = None if config.actions == "gt" else config.num_prompt_frames + 1
     return held_out_clips(dataset, config.num_samples, config.num_frames, config.seed, least_frames)
 
 
-def own_prompt(config: InferConfig, model: ModelConfig) -> Clips:
+def own_prompt(config: InferConfig, model: WorldModel) -> Clips:
     """The end of a video, or nothing, for every sample; what was done in it is not known, after it nothing is."""
     if config.num_samples < 1:
         raise ValueError(f"{config.num_samples} samples: at least 1 is needed")
-    space = ActionSpace.from_dict(model.to_dict()) if model.action_names else numbered(model.num_actions)
-    num_prompt, shape = config.num_prompt_frames, (model.frame_height, model.frame_width, model.num_channels)
+    space, size = action_space(model), model.config
+    num_prompt, shape = config.num_prompt_frames, (size.frame_height, size.frame_width, size.num_channels)
     frames = np.zeros((config.num_samples, config.num_frames, *shape), np.uint8)
     actions = space.unknown(config.num_samples, config.num_frames)
-    actions[:, num_prompt:] = space.stay
+    actions[:, num_prompt:] = space.noop
     if config.clip:
-        frames[:, :num_prompt] = read_clip(config.clip, num_prompt, model.frame_width, model.frame_height, model.fps)
-    return Clips(frames, actions, space, model.fps, record_ids=[], num_true_frames=num_prompt)
+        frames[:, :num_prompt] = read_clip(config.clip, num_prompt, size.frame_width, size.frame_height, model.game.fps)
+    return Clips(frames, actions, space, model.game.fps, record_ids=[], num_true_frames=num_prompt)
 
 
 def chosen_actions(choice: str, clips: Clips, num_prompt: int, seed: int) -> np.ndarray:
@@ -181,7 +184,7 @@ def chosen_actions(choice: str, clips: Clips, num_prompt: int, seed: int) -> np.
     if choice == "random":
         actions[:, num_prompt:] = space.random(np.random.default_rng(seed), num_samples, num_frames)
     elif choice != "gt":
-        named = np.stack([space.named(name) for name in choice.split(",")])
+        named = np.stack([space.parse(name) for name in choice.split(",")])
         actions[:, num_prompt:] = named[np.arange(num_frames) % len(named)]
     return actions
 
@@ -191,12 +194,12 @@ def measure(clips: Clips, dreamt: np.ndarray, swapped: np.ndarray | None, num_pr
     end = clips.num_true_frames
     truth = clips.frames[:, num_prompt:end]
     report = {"num_samples": len(truth), "num_prompt_frames": num_prompt, "first_frame": num_prompt}
-    report["dream"] = by_frame(truth, dreamt[:, num_prompt:end])
+    report["dream"] = metrics_by_frame(truth, dreamt[:, num_prompt:end])
     if num_prompt:
         repeated = np.repeat(clips.frames[:, num_prompt - 1 : num_prompt], truth.shape[1], axis=1)
-        report["repeat_prompt"] = by_frame(truth, repeated)
+        report["repeat_prompt"] = metrics_by_frame(truth, repeated)
     if swapped is not None:
-        report["other_actions"] = by_frame(truth, swapped[:, num_prompt:end])
+        report["other_actions"] = metrics_by_frame(truth, swapped[:, num_prompt:end])
     return report
 
 
@@ -219,7 +222,7 @@ def plot_psnr(path: Path, report: dict) -> None:
     axes.set(xlabel="dreamt frame", ylabel="PSNR (dB)", title=f"{report['num_samples']} held-out episodes")
     axes.grid(alpha=0.3)
     axes.legend()
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
     plt.close(figure)
 

@@ -17,8 +17,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 import cli
 from model import WorldModel
-from model.dit import CONFIG_FILE, WEIGHTS_FILE
-from training.card import CARD_FILE, has_card, model_card
+from model.checkpoint import WEIGHTS_FILE, save_config
+from training.model_card import CARD_FILE, has_card, model_card
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ def main(config: UploadConfig) -> None:
         raise ValueError("not logged in to the Hugging Face Hub: run `hf auth login`, or set HF_TOKEN")
     api = HfApi()
     with tempfile.TemporaryDirectory() as folder:
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            shutil.copy(checkpoint / name, folder)
-        card = model_card(config.repo, model.config, checkpoint)
+        save_config(Path(folder), model.config, model.game)
+        shutil.copy(checkpoint / WEIGHTS_FILE, folder)
+        card = model_card(config.repo, model, checkpoint)
         if has_card(checkpoint):  # it was exported
             card = (checkpoint / CARD_FILE).read_text()
         (Path(folder) / CARD_FILE).write_text(card)

@@ -15,9 +15,11 @@ import numpy as np
 
 import cli
 from data.alignment import check_alignment
-from data.dataset import name_bad
+from data.dataset import warn_of_bad_parts
+from data.index import SplitIndex, index_split
+from data.metadata import METADATA_FILE, Metadata, read_metadata
 from data.records import Record
-from data.shards import METADATA_FILE, Metadata, ShardReader, SplitIndex, index_split, read_metadata
+from data.shards import ShardReader
 from data.video import with_keys, write_mp4
 
 SPLITS = ("train", "val", "test")
@@ -55,7 +57,7 @@ def main(config: VisualizeConfig) -> None:
     else:
         metadata = read_metadata(config.data)
         index = index_split(config.data, config.split, metadata)
-        name_bad(index, f"{config.data}/{config.split}")
+        warn_of_bad_parts(index, f"{config.data}/{config.split}")
         reader = ShardReader(index.paths, metadata)
         places = list(zip(index.shards.tolist(), index.numbers.tolist(), strict=True))
         if not places:

@@ -10,16 +10,17 @@ import pytest
 import torch
 from tiny import SMALLEST, command
 
-from data.actions import numbered
-from data.collect import CollectConfig, collect
+from data.actions import unnamed_actions
+from data.games.collect import CollectConfig, collect
+from data.metadata import METADATA_FILE, Metadata
 from data.records import Record, encode_record
-from data.shards import METADATA_FILE, SUFFIX, Metadata, write_shard
+from data.shards import SUFFIX, write_shard
 from model import PRESETS
-from training import evaluate
+from training import validation
 
 torch.set_num_threads(1)  # the networks are so small that threads cost more than they give
 
-TINY = Metadata(frame_shape=(8, 8, 3), actions=numbered(5))  # so small that a record costs next to nothing
+TINY = Metadata(frame_shape=(8, 8, 3), actions=unnamed_actions(5))  # so small that a record costs next to nothing
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +106,7 @@ def play(address):
 def train_command(monkeypatch, capsys, pong_set, tmp_path):
     """train_command(*more options): train a network that trains in no time on Pong, with few steps of everything."""
     monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
-    monkeypatch.setattr(evaluate, "ROLLOUT_FRAMES", 8)
+    monkeypatch.setattr(validation, "ROLLOUT_FRAMES", 8)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)  # nobody's account
 
     def run(*options):

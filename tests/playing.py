@@ -17,17 +17,18 @@ from websockets.sync.client import connect
 
 from data import EpisodeWriter
 from data.actions import ActionSpace
-from data.shards import read_metadata
+from data.metadata import read_metadata
 from play.launch import PlayConfig, prepare
 from play.messages import split_pixels
-from training.setup import made_for
+from training.setup import fit_config_to_data, game_info
 
 WAIT_SECS = 20.0
 
 
 def random_checkpoint(folder: Path, data: Path, seed: int = 0) -> Path:
     """Random weights that fit a data set."""
-    random_model(made_for(SMALLEST, read_metadata(data)), seed).save_pretrained(folder)
+    metadata = read_metadata(data)
+    random_model(fit_config_to_data(SMALLEST, metadata), seed, game_info(metadata)).save_pretrained(folder)
     return folder
 
 

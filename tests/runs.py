@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from model import WorldModel
-from training.metrics import read_metrics
+from training.logging import read_metrics
 
 ROOT = Path(__file__).parent.parent
 LOG, TIMES = "metrics.jsonl", ("train/clips_per_sec", "train/data_wait")

@@ -12,7 +12,7 @@ import torch
 import cli
 from data.actions import ActionSpace
 from evaluation.config import Sizes
-from model import ModelConfig, WorldModel
+from model import GameInfo, ModelConfig, WorldModel
 
 TINY = ModelConfig(
     frame_height=16, frame_width=24, patch_size=8, dim=32, num_blocks=2, num_heads=2, window_frames=6, num_actions=3
@@ -39,10 +39,10 @@ LITTLE = Sizes(
 )  # fmt: skip
 
 
-def random_model(config: ModelConfig = TINY, seed: int = 0) -> WorldModel:
+def random_model(config: ModelConfig = TINY, seed: int = 0, game: GameInfo | None = None) -> WorldModel:
     """All weights random: the published initialisation puts out exactly zero, so that tests on it prove nothing."""
     torch.manual_seed(seed)
-    model = WorldModel(config).eval()
+    model = WorldModel(config, game).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.2)

@@ -11,12 +11,12 @@ from tiny import SMALLEST
 import cli
 from model import PRESETS
 from train_world_model import main
-from training import evaluate, loop
+from training import loop, validation
 from training.config import TrainConfig
 
 torch.set_num_threads(1)
 PRESETS["smallest"] = SMALLEST
-evaluate.ROLLOUT_FRAMES = 8
+validation.ROLLOUT_FRAMES = 8
 
 
 def note_clips(self, batch):

@@ -68,7 +68,7 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
     return sorted((run_folder / "checkpoints").glob("step_*"))
 
 
-def damage(checkpoint: Path) -> str | None:
+def find_damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, after reading all of it; None: nothing."""
     if not checkpoint.is_dir():
         return "there is no such folder"
@@ -87,7 +87,7 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
-def find_resume(resume: str, run_folder: Path) -> Path | None:
+def find_checkpoint_to_resume(resume: str, run_folder: Path) -> Path | None:
     """The checkpoint that `--resume` means; None for a new run. What is damaged is warned of and passed over.
 
     Raises:
@@ -96,7 +96,7 @@ def find_resume(resume: str, run_folder: Path) -> Path | None:
     if resume == "auto":
         checkpoints = list_checkpoints(run_folder)
         for path in reversed(checkpoints):
-            wrong = damage(path)
+            wrong = find_damage(path)
             if wrong is None:
                 return path
             print(f"warning: {path} is damaged and passed over: {wrong}", file=sys.stderr)
@@ -105,7 +105,7 @@ def find_resume(resume: str, run_folder: Path) -> Path | None:
         return None
     if not resume:
         return None
-    wrong = damage(Path(resume))
+    wrong = find_damage(Path(resume))
     if wrong is not None:
         raise ValueError(f"cannot resume from {resume}: {wrong}")
     return Path(resume)
@@ -132,14 +132,14 @@ def hash_weights(model: WorldModel) -> str:
     return digest.hexdigest()
 
 
-def on_cpu(state: Any) -> Any:
+def copy_to_cpu(state: Any) -> Any:
     """A copy of nested dicts and lists, its tensors on the CPU, that what happens next does not change."""
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
-        return {key: on_cpu(value) for key, value in state.items()}
+        return {key: copy_to_cpu(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(on_cpu(value) for value in state)
+        return type(state)(copy_to_cpu(value) for value in state)
     return state
 
 
@@ -154,7 +154,7 @@ class CheckpointWriter:
     def __init__(self, run_folder: Path, ema: WorldModel, keep: int, saved: Path | None = None):
         self.saved = saved  # the newest whole one
         self._run_folder, self._keep = run_folder, keep
-        self._ema = WorldModel(ema.config)
+        self._ema = WorldModel(ema.config, ema.game)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._in_flight: Future | None = None
         for leftover in (run_folder / "checkpoints").glob(".*.tmp"):  # of a run that was killed while it saved
@@ -165,7 +165,7 @@ class CheckpointWriter:
         if self.wait() == _folder(self._run_folder, step):
             return
         self._ema.load_state_dict(ema.state_dict())
-        self._in_flight = self._thread.submit(self._write, step, on_cpu(state), val_loss)
+        self._in_flight = self._thread.submit(self._write, step, copy_to_cpu(state), val_loss)
 
     def wait(self) -> Path | None:
         """Until nothing is being written; the newest whole checkpoint."""

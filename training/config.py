@@ -16,7 +16,7 @@ class Recipe:
     optimizer: str = "adamw"
     learning_rate: float = 5e-4
     noise_levels: NoiseLevels = "uniform"
-    own_frames: float = 0.0
+    scheduled_sampling: float = 0.0
 
 
 PUBLISHED = Recipe()  # the public CoinRun networks were trained so
@@ -48,13 +48,15 @@ class TrainConfig:
     clip_grad_norm: float = 1.0
     ema_decay: float = 0.999  # of the averaged weights that are saved; ramps up from 0
     noise_levels: NoiseLevels | None = None  # how they are spread, and what is looked back at: see training/loss.py
-    own_frames: float | None = None  # share of the clips in which the network looks back at frames of its own making
+    scheduled_sampling: float | None = (
+        None  # share of the clips in which the network looks back at frames of its own making
+    )
     action_dropout: float = 0.1  # share of clips whose actions are all hidden
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     bf16: bool | None = None  # bfloat16 autocast (weights stay float32); None: where the device is fast at it
     compile: bool = False  # torch.compile, block by block
-    recompute: bool = False  # run each block again for its gradient: slower, in a fraction of the memory
+    activation_checkpointing: bool = False  # run each block again for its gradient: slower, in a fraction of the memory
     log_every: int = 20  # steps
     val_every: int = 500
     val_batches: int = 16
@@ -91,7 +93,7 @@ class TrainConfig:
         ):
             self._at_least(name, 1)
         self._at_least("warmup_steps", 0)
-        for name in ("decay_fraction", "ema_decay", "action_dropout", "own_frames", "max_bad_fraction"):
+        for name in ("decay_fraction", "ema_decay", "action_dropout", "scheduled_sampling", "max_bad_fraction"):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
         if self.learning_rate is not None and self.learning_rate <= 0:

@@ -5,7 +5,6 @@ In a process that stands alone everything here works as if it were the only rank
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +15,6 @@ from typing import Any, TextIO
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from model.dit import WorldModel
-from model.packed import pack
 
 LAST_WORD_SECS = 5.0  # torchrun ends all ranks when one has ended; so long the others leave rank 0 to say why
 MISTAKE = 2  # exit code, as in cli.py
@@ -34,7 +30,7 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def say(message: str, file: TextIO | None = None) -> None:
+def print0(message: str, file: TextIO | None = None) -> None:
     """Print, once over all ranks."""
     if rank() == 0:
         print(message, file=file)
@@ -58,7 +54,7 @@ def process_group() -> Iterator[None]:
     dist.destroy_process_group()  # not after an error: it could wait for ranks that are gone
 
 
-def gather(value: Any) -> list[Any]:
+def all_gather_object(value: Any) -> list[Any]:
     """Every rank's (picklable) value, by rank, on every rank."""
     if not dist.is_initialized():
         return [value]
@@ -67,7 +63,7 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def worst(status: int) -> int:
+def all_reduce_max(status: int) -> int:
     """The highest number that any rank has come with. Goes between CPUs: waits for the ranks, for no device."""
     if not dist.is_initialized():
         return status
@@ -76,7 +72,7 @@ def worst(status: int) -> int:
     return int(box)
 
 
-def average(value: Tensor) -> Tensor:
+def all_reduce_mean(value: Tensor) -> Tensor:
     """The mean of the ranks' tensors, on their device, which is not waited for."""
     if dist.is_initialized():
         dist.all_reduce(value)
@@ -84,7 +80,7 @@ def average(value: Tensor) -> Tensor:
     return value
 
 
-def agreed(function: Callable[[], Any]) -> Any:
+def raise_on_all_ranks(function: Callable[[], Any]) -> Any:
     """Call a function on every rank; a mistake on one ends all, and is told once.
 
     Raises:
@@ -96,7 +92,7 @@ def agreed(function: Callable[[], Any]) -> Any:
         result = function()
     except (ValueError, OSError) as error:
         mistake = str(error)
-    first = next(filter(None, gather(mistake)), None)
+    first = next(filter(None, all_gather_object(mistake)), None)
     if first is None:
         return result
     if rank() == 0:
@@ -107,64 +103,11 @@ def agreed(function: Callable[[], Any]) -> Any:
 
 def rank_zero_first(function: Callable[[], Any]) -> Any:
     """`agreed`, the others after rank 0: they find what it has left on disk."""
-    first = agreed(function if rank() == 0 else lambda: None)
-    others = agreed(function if rank() > 0 else lambda: None)
+    first = raise_on_all_ranks(function if rank() == 0 else lambda: None)
+    others = raise_on_all_ranks(function if rank() > 0 else lambda: None)
     return first if rank() == 0 else others
 
 
-def from_rank_zero(function: Callable[[], Any]) -> Any:
+def broadcast_from_rank_zero(function: Callable[[], Any]) -> Any:
     """What a function returns on rank 0, on every rank; `agreed`."""
-    return gather(agreed(function if rank() == 0 else lambda: None))[0]
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device to train or dream on, "auto" taking a GPU where there is one.
-
-    Raises:
-        ValueError: CUDA asked for and absent, or more processes on this machine than GPUs.
-    """
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        build = f"torch {torch.__version__} was built without CUDA" if not torch.version.cuda else "no GPU is visible"
-        raise ValueError(f"CUDA was asked for, but {build}: use --device cpu, or install another torch build")
-    if wanted == "cuda" and world_size() > 1:
-        local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        if local_rank >= torch.cuda.device_count():
-            raise ValueError(
-                f"{local_rank + 1} processes or more for {torch.cuda.device_count()} GPUs: start one for each"
-            )
-        torch.cuda.set_device(local_rank)  # or all ranks would keep something on the first GPU
-        return torch.device("cuda", local_rank)
-    return torch.device(wanted)
-
-
-def fast_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 natively; where it only emulates it, float32 is faster."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def autocast(device: torch.device, bf16: bool | None = None) -> torch.autocast:
-    """bfloat16 autocast; None: if `fast_bf16`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device) if bf16 is None else bf16)
-
-
-def for_dreaming(model: WorldModel, device: torch.device, bf16: bool | None = None, packed: bool = True) -> WorldModel:
-    """A copy of a model to dream with, in eval mode.
-
-    Args:
-        bf16: bfloat16 weights; None: if `fast_bf16`.
-        packed: on the CPU, weights laid out for its matrix unit (model/packed.py); False: the plain reference.
-    """
-    fast = fast_bf16(device) if bf16 is None else bf16
-    copied = copy.deepcopy(model).to(device, torch.bfloat16 if fast else torch.float32).eval().requires_grad_(False)
-    return pack(copied) if packed and device.type == "cpu" else copied
-
-
-def describe_device(device: torch.device) -> str:
-    """For people: what the work runs on."""
-    if device.type == "cuda":
-        return f"GPU, {torch.cuda.get_device_name(device)}"
-    return f"CPU, {torch.get_num_threads()} threads (no GPU in use: fit for small models only)"
+    return all_gather_object(raise_on_all_ranks(function if rank() == 0 else lambda: None))[0]

@@ -18,47 +18,46 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from data.atomic import atomic_file
 from data.dataset import Batch, prefetch
 from data.pixels import to_float
 from data.video import write_mp4, write_png
-from data.whole import whole_file
 from model.dit import WorldModel
-from training.card import TRAIN_CONFIG_FILE
-from training.checkpoint import CheckpointWriter, find_resume, list_checkpoints, load_state
+from training.checkpoint import CheckpointWriter, find_checkpoint_to_resume, list_checkpoints, load_state
 from training.config import TrainConfig, with_recipe
+from training.device import autocast, choose_device, describe_device, prepare_for_inference
 from training.distributed import (
-    agreed,
-    autocast,
-    average,
-    choose_device,
-    describe_device,
-    for_dreaming,
-    from_rank_zero,
-    gather,
+    all_gather_object,
+    all_reduce_max,
+    all_reduce_mean,
+    broadcast_from_rank_zero,
     num_restarts,
+    print0,
     process_group,
+    raise_on_all_ranks,
     rank,
     rank_zero_first,
-    say,
     world_size,
-    worst,
 )
-from training.evaluate import epoch_metrics, epoch_sums, rollout, validation_metrics, validation_sums
-from training.guard import StepCounts, StopRequest
-from training.loss import diffusion_loss, draw_noise, drop_actions, with_own_frames
+from training.logging import MetricsLog
+from training.loss import apply_scheduled_sampling, diffusion_loss, draw_noise, drop_actions
 from training.memory import memory_advice, out_of_memory
-from training.metrics import MetricsLog
+from training.model_card import TRAIN_CONFIG_FILE
 from training.optimizer import make_optimizer
-from training.plot import MetricsPlot
+from training.plots import MetricsPlot
 from training.setup import (
-    architecture,
     check_batch_size,
-    fixed_batches,
-    initial_weights,
+    fit_config_to_data,
+    fixed_validation_batches,
+    game_info,
     learning_rate,
-    made_for,
-    open_data,
+    load_initial_weights,
+    open_split,
+    select_model_config,
 )
+from training.step_stats import StepStats
+from training.stop_request import StopRequest
+from training.validation import epoch_metrics, epoch_sums, validation_metrics, validation_rollout, validation_sums
 
 GO, STOP, FAILED = range(3)  # what a rank has to say before a step; the highest counts for all
 
@@ -83,23 +82,24 @@ class Trainer:
     def __init__(self, config: TrainConfig):
         self.config = config = with_recipe(config)
         self.device = choose_device(config.device)
-        wanted = architecture(config)
+        wanted = select_model_config(config)
         self.data, self.val_data = (
-            open_data(config, split, config.clip_frames or wanted.window_frames) for split in ("train", "val")
+            open_split(config, split, config.clip_frames or wanted.window_frames) for split in ("train", "val")
         )
         check_batch_size(config, self.data.num_clips)
         if self.val_data.num_clips < world_size():
             raise ValueError(f"{config.data}/val has fewer clips than there are ranks: {self.val_data.num_clips}")
-        self.model_config = made_for(wanted, self.data.metadata)
+        self.model_config = fit_config_to_data(wanted, self.data.metadata)
+        self.game = game_info(self.data.metadata)
         torch.manual_seed(config.seed)
-        self.model = WorldModel(self.model_config)
-        weights = initial_weights(config, self.model_config)
+        self.model = WorldModel(self.model_config, self.game)
+        weights = load_initial_weights(config, self.model_config)
         if weights:
             self.model.load_state_dict(weights)
         self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = make_optimizer(self.model, config.optimizer, config.learning_rate, config.weight_decay)
-        self.counts = StepCounts(self.device)
+        self.counts = StepStats(self.device)
         self.num_batches = self.data.num_batches(config.batch_size)
         self.max_steps = config.max_steps or (config.epochs or 1) * self.num_batches
         if config.epochs:
@@ -111,11 +111,11 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the checkpoint that the config, or a restart by torchrun, asks for."""
-        self.checkpoint = from_rank_zero(self._find_checkpoint)
+        self.checkpoint = broadcast_from_rank_zero(self._find_checkpoint)
         if self.checkpoint:
-            agreed(lambda: self._load(self.checkpoint))
-            say(f"resumed from {self.checkpoint}, step {self.step}")
-        self.model.recompute = self.config.recompute
+            raise_on_all_ranks(lambda: self._load(self.checkpoint))
+            print0(f"resumed from {self.checkpoint}, step {self.step}")
+        self.model.activation_checkpointing = self.config.activation_checkpointing
         if self.config.compile:
             for block in self.model.blocks:
                 block.compile()
@@ -129,12 +129,12 @@ class Trainer:
     def run(self) -> Path | None:
         """Train to the end."""
         if self.step >= self.max_steps:
-            say(f"nothing left to do: {self.step} steps are done, of {self.max_steps}")
+            print0(f"nothing left to do: {self.step} steps are done, of {self.max_steps}")
             return self.checkpoint
-        self.log = agreed(self._open_log if rank() == 0 else lambda: None)
+        self.log = raise_on_all_ranks(self._open_log if rank() == 0 else lambda: None)
         self._say_what_runs()
         self.plot = MetricsPlot(self.config.out) if self.log else None
-        self.val_batches = fixed_batches(self.val_data, self.config.batch_size, self.config.val_batches)
+        self.val_batches = fixed_validation_batches(self.val_data, self.config.batch_size, self.config.val_batches)
         config = self.config
         if rank() == 0:
             self.writer = CheckpointWriter(config.out, self.ema, config.keep_checkpoints, self.checkpoint)
@@ -150,7 +150,7 @@ class Trainer:
             if self.log:
                 self.log.close()
         if stopped:
-            say(f"stopped at step {self.step}, saved in {saved}: the same command with --resume auto goes on")
+            print0(f"stopped at step {self.step}, saved in {saved}: the same command with --resume auto goes on")
             raise KeyboardInterrupt
         return saved
 
@@ -161,10 +161,10 @@ class Trainer:
                 self._validate()  # what the run has to improve on
             while self.step < self.max_steps:
                 batch, trouble = self._next(batches)
-                status = worst(FAILED if trouble else STOP if stop.asked else GO)
+                status = all_reduce_max(FAILED if trouble else STOP if stop.asked else GO)
                 if status != GO:
                     self._save()
-                    agreed(lambda trouble=trouble: self._give_up(trouble))
+                    raise_on_all_ranks(lambda trouble=trouble: self._give_up(trouble))
                     return True
                 grad_norm = self._train_step(batch)
                 if self._due(self.config.log_every):
@@ -204,7 +204,7 @@ class Trainer:
 
     def _saved(self) -> Path | None:
         """The newest whole checkpoint, once nothing is being written; known to all ranks."""
-        return gather(self.writer.wait() if self.writer else None)[0]
+        return all_gather_object(self.writer.wait() if self.writer else None)[0]
 
     def steps(self, num_steps: int) -> Iterator[float]:
         """Train so many steps and nothing else, to be measured; after each, the seconds its batch was waited for."""
@@ -232,7 +232,7 @@ class Trainer:
 
     def _log_training(self, grad_norm: Tensor, bar: tqdm) -> None:
         reading = self.counts.read()  # the only wait for the device
-        self._check_streak(reading.worst_streak)
+        self._check_streak(reading.max_bad_streak)
         now = time.perf_counter()
         secs, waited = now - self._since, self._waited
         clips_per_sec = (self.step - self._logged) * self.config.batch_size / secs
@@ -259,7 +259,9 @@ class Trainer:
 
     def _end(self, trouble: str) -> None:
         saved = self._saved() or "the start"
-        agreed(lambda: _mistake(f"{trouble}: go on from {saved} with a lower --learning-rate, or check the data"))
+        raise_on_all_ranks(
+            lambda: _mistake(f"{trouble}: go on from {saved} with a lower --learning-rate, or check the data")
+        )
 
     def _update(self, batch: Batch) -> Tensor:
         """One optimizer step; the gradient's norm, on the device."""
@@ -275,7 +277,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step, self.max_steps)
         # By this flag the optimizer leaves weights and moments as they were, without waiting for the device.
-        self.optimizer.found_inf = self.counts.add(average(total), grad_norm)
+        self.optimizer.found_inf = self.counts.add(all_reduce_mean(total), grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         # The average forgets the first steps quickly: (1 + n) / (10 + n), as in TensorFlow's.
@@ -291,7 +293,9 @@ class Trainer:
         noise = draw_noise(x0.shape, seeds, self.device, kind)
         actions = drop_actions(actions, self.config.action_dropout, noise.coins)
         with self._autocast():
-            seen = with_own_frames(self.model, self.model_config, x0, actions, noise, kind, self.config.own_frames)
+            seen = apply_scheduled_sampling(
+                self.model, self.model_config, x0, actions, noise, kind, self.config.scheduled_sampling
+            )
         with self._autocast():  # a block of its own: weights that the other one cast without gradients are forgotten
             losses, _ = diffusion_loss(self.network, self.model_config, x0, actions, noise, seen)
         return losses.mean()
@@ -316,7 +320,7 @@ class Trainer:
 
     def _validate(self) -> float:
         with self._autocast():
-            metrics = validation_metrics(average(validation_sums(self.ema, self.val_batches)))
+            metrics = validation_metrics(all_reduce_mean(validation_sums(self.ema, self.val_batches)))
         self._write(metrics)
         if rank() == 0:
             loss, ratio = metrics["val/loss"], metrics["val/action_ratio"]
@@ -327,13 +331,13 @@ class Trainer:
         """Loss, PSNR and SSIM over all of val, each rank's share by itself: they meet only in the end."""
         config = self.config
         size = config.batch_size // (world_size() * config.accumulate)
-        batches = prefetch(self.val_data.passes(size, config.epoch_clips))
+        batches = prefetch(self.val_data.sequential_batches(size, config.epoch_clips))
 
         def sums() -> Tensor:
             with closing(batches), self._autocast():
                 return epoch_sums(self.ema, tqdm(batches, "measuring val", leave=False, disable=rank() > 0 or None))
 
-        metrics = epoch_metrics(average(agreed(sums)))
+        metrics = epoch_metrics(all_reduce_mean(raise_on_all_ranks(sums)))
         self._write(metrics)
         if rank() == 0:
             loss, psnr, ssim = metrics.values()
@@ -343,11 +347,11 @@ class Trainer:
     def _rollout(self) -> None:
         """Dream along with held-out play; a picture of how far the run has come."""
         try:
-            dreamt = rollout(for_dreaming(self.ema, self.device, self.config.bf16), self.val_data)
+            dreamt = validation_rollout(prepare_for_inference(self.ema, self.device, self.config.bf16), self.val_data)
         except RuntimeError as error:  # pictures must not cost the run; other ranks, though, would wait for this one's
             if world_size() > 1:
                 raise
-            say(f"warning: no dream at step {self.step}: {error}", sys.stderr)
+            print0(f"warning: no dream at step {self.step}: {error}", sys.stderr)
             return
         if not dreamt or not self.log:
             return
@@ -360,14 +364,14 @@ class Trainer:
             write_png(path, dreamt.picture)
             self.log.show(self.step, "rollout/grid", path)
         except OSError as error:  # a full disk must not cost the run
-            say(f"warning: {path} could not be written: {error}", sys.stderr)
+            print0(f"warning: {path} could not be written: {error}", sys.stderr)
 
     def _write(self, values: dict[str, float]) -> None:
         if self.log:  # what is not finite is left out: JSON has no word for it
             self.log.log(self.step, {name: value for name, value in values.items() if math.isfinite(value)})
 
     def _save(self, val_loss: float | None = None) -> None:
-        self._check_streak(self.counts.worst_streak())
+        self._check_streak(self.counts.max_bad_streak())
         if not torch.stack(torch._foreach_norm(list(self.model.parameters()))).isfinite().all():
             self._end(f"the weights are no longer finite at step {self.step}")
         if not self.writer:
@@ -376,7 +380,7 @@ class Trainer:
             "step": self.step,
             "epoch": self.epoch,
             "batch": self.batch,
-            "order": self.data.order_key(self.config.batch_size),
+            "order": self.data.order_fingerprint(self.config.batch_size),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "counts": self.counts.state_dict(),
@@ -386,9 +390,9 @@ class Trainer:
 
     def _find_checkpoint(self) -> Path | None:
         config = self.config
-        found = find_resume("auto" if num_restarts() else config.resume, config.out)
+        found = find_checkpoint_to_resume("auto" if num_restarts() else config.resume, config.out)
         if found is None and config.resume != "auto":
-            found = find_resume(config.resume, config.out)
+            found = find_checkpoint_to_resume(config.resume, config.out)
         here = (config.out / "checkpoints").resolve()
         if (found is None or found.resolve().parent != here) and list_checkpoints(config.out):
             raise ValueError(f"{config.out} holds a run already: go on with --resume auto, or choose another --out")
@@ -396,7 +400,7 @@ class Trainer:
 
     def _load(self, checkpoint: Path) -> None:
         ema = WorldModel.from_pretrained(str(checkpoint))
-        if ema.config != self.model_config:
+        if (ema.config, ema.game) != (self.model_config, self.game):
             raise ValueError(f"cannot resume from {checkpoint}: its network or its game is another ({ema.config})")
         state = load_state(checkpoint)
         self.ema.load_state_dict(ema.state_dict())
@@ -405,19 +409,19 @@ class Trainer:
         self.counts.load_state_dict(state["counts"])
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
         self.wandb_id = state["wandb_id"]
-        order = self.data.order_key(self.config.batch_size)
+        order = self.data.order_fingerprint(self.config.batch_size)
         changed = [
             f"{name} {state['order'][name]} -> {order[name]}" for name in order if state["order"][name] != order[name]
         ]
         if changed:
-            say(f"warning: the batches are others now ({', '.join(changed)}): a new epoch begins", sys.stderr)
+            print0(f"warning: the batches are others now ({', '.join(changed)}): a new epoch begins", sys.stderr)
             self.epoch, self.batch = self.epoch + 1, 0
 
     def _open_log(self) -> MetricsLog:
         config = self.config
-        with whole_file(config.out / TRAIN_CONFIG_FILE) as path:
+        with atomic_file(config.out / TRAIN_CONFIG_FILE) as path:
             path.write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
-        settings = {**asdict(config), "model": self.model_config.to_dict()}
+        settings = {**asdict(config), "model": self.model_config.to_dict(), "game": self.game.to_dict()}
         where = (config.wandb, config.wandb_project, config.wandb_entity)
         return MetricsLog(config.out, self.step, *where, settings, self.wandb_id)
 
@@ -429,17 +433,17 @@ class Trainer:
     def _say_what_runs(self) -> None:
         config, model = self.config, self.model_config
         num_parameters = sum(p.numel() for p in self.model.parameters())
-        say(f"device: {describe_device(self.device)}; {'bfloat16' if self._autocast()._enabled else 'float32'}")
+        print0(f"device: {describe_device(self.device)}; {'bfloat16' if self._autocast()._enabled else 'float32'}")
         if world_size() > 1:
-            say(f"ranks: {world_size()}, each with {config.batch_size // world_size()} clips of a batch")
-        say(f"model: {config.preset}, {num_parameters / 1e6:.2f} M parameters, {model.prediction} prediction")
-        say(
+            print0(f"ranks: {world_size()}, each with {config.batch_size // world_size()} clips of a batch")
+        print0(f"model: {config.preset}, {num_parameters / 1e6:.2f} M parameters, {model.prediction} prediction")
+        print0(
             f"data: {config.data}: {len(self.data.index.lengths)} records, {self.data.num_clips} clips of "
             f"{self.data.clip_frames} frames, {self.num_batches} batches of {config.batch_size} an epoch"
         )
         if self.data.metadata.actions.unconditional:
-            say("this data has no actions: the network learns to go on by itself, and its dream cannot be steered")
-        say(f"run: {config.out}, {self.max_steps} steps")
+            print0("this data has no actions: the network learns to go on by itself, and its dream cannot be steered")
+        print0(f"run: {config.out}, {self.max_steps} steps")
 
 
 def _mistake(message: str) -> None:

@@ -20,7 +20,7 @@ from model.diffusion import add_noise, frame_alpha_bar, v_from_x0_eps, x0_from_p
 MIN_NOISE_POWER = 0.01
 PAST_LEVEL = 0.1  # teacher forcing: levels of the past lie below it, as does the context noise of a dream
 SHIFT = 3.0  # teacher forcing: levels lie nearer to pure noise, where a frame is dreamt from its past alone
-OWN_PASSES = 3  # of `with_own_frames`
+SCHEDULED_SAMPLING_PASSES = 3  # of `with_own_frames`
 
 NoiseLevels = Literal["uniform", "logit-normal", "teacher-forcing"]  # see `draw_noise`
 
@@ -59,16 +59,16 @@ def draw_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device, kind:
         eps[clip].normal_(generator=generator)
     coins, own, rest = uniform.split((1, num_frames, num_drawn - num_frames), dim=1)
     past = (PAST_LEVEL * rest, eps[:, num_frames:]) if kind == "teacher-forcing" else None
-    return Noise(spread(own, kind), eps[:, :num_frames], coins[:, 0], own, past)
+    return Noise(to_noise_levels(own, kind), eps[:, :num_frames], coins[:, 0], own, past)
 
 
-def as_dreamt(shape: torch.Size, seeds: np.ndarray, device: torch.device) -> Noise:
+def validation_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device) -> Noise:
     """Noise as in `draw_noise` to judge by, whatever the training: a nearly clean past, and uniform levels."""
     noise = draw_noise(shape, seeds, device, "teacher-forcing")
     return replace(noise, levels=noise.uniform)
 
 
-def spread(uniform: Tensor, kind: NoiseLevels) -> Tensor:
+def to_noise_levels(uniform: Tensor, kind: NoiseLevels) -> Tensor:
     """Uniform numbers in [0, 1) -> noise levels of the same shape."""
     if kind == "uniform":
         return uniform
@@ -136,7 +136,7 @@ def teacher_forcing_mask(num_frames: int, device: torch.device) -> tuple[Tensor,
 
 
 @torch.no_grad()
-def with_own_frames(
+def apply_scheduled_sampling(
     model, config: ModelConfig, x0: Tensor, actions: Tensor, noise: Noise, kind: NoiseLevels, share: float
 ) -> Tensor:
     """x0 with the frames of a share of the clips as the network itself makes them, for it to learn from its errors.
@@ -155,13 +155,13 @@ def with_own_frames(
     if not share:
         return x0
     seen = x0.clone()
-    for number in range(OWN_PASSES):
-        own = noise.coins >= 1 - share * (1 - number / OWN_PASSES)
+    for number in range(SCHEDULED_SAMPLING_PASSES):
+        own = noise.coins >= 1 - share * (1 - number / SCHEDULED_SAMPLING_PASSES)
         if not own.any():
             break
-        uniform = (noise.uniform[own] + (number + 1) / (OWN_PASSES + 1)) % 1
+        uniform = (noise.uniform[own] + (number + 1) / (SCHEDULED_SAMPLING_PASSES + 1)) % 1
         past = noise.past and tuple(drawn[own] for drawn in noise.past)
-        turned = Noise(spread(uniform, kind), noise.eps[own], noise.coins[own], uniform, past)
+        turned = Noise(to_noise_levels(uniform, kind), noise.eps[own], noise.coins[own], uniform, past)
         x_u, prediction = _run(model, x0[own], actions[own], turned, seen[own])
         made = x0_from_prediction(prediction, x_u, frame_alpha_bar(turned.levels), config.prediction)
         seen[own] = to_levels(made) / 127.5 - 1

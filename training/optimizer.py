@@ -60,12 +60,12 @@ class Muon(torch.optim.Optimizer):
             rate = rate * (1 - self.found_inf)
         momentum.lerp_(gradient, 1 - MOMENTUM)
         torch._foreach_copy_(momenta, list(momentum.unbind()))
-        update = orthogonal(gradient.lerp(momentum, MOMENTUM)) * (ADAMW_RMS * max(gradient.shape[1:]) ** 0.5)
+        update = newton_schulz(gradient.lerp(momentum, MOMENTUM)) * (ADAMW_RMS * max(gradient.shape[1:]) ** 0.5)
         weights = torch.stack(matrices)
         torch._foreach_copy_(matrices, list((weights * (1 - rate * weight_decay) - rate * update).unbind()))
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
+def newton_schulz(matrices: Tensor) -> Tensor:
     """(N, R, C) -> about `U V^T` of each one's singular value decomposition `U S V^T`, by Newton-Schulz in bfloat16."""
     a, b, c = NEWTON_SCHULZ
     x = matrices.bfloat16()

@@ -6,20 +6,23 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import torch
 
+from data.actions import ActionSpace, unnamed_actions
 from data.dataset import Batch, ClipDataset
-from data.shards import Metadata
+from data.metadata import Metadata
 from model.config import PRESETS, ModelConfig
 from model.dit import WorldModel
+from model.game_info import GameInfo
 from training.config import TrainConfig
 from training.distributed import rank, world_size
 
 VAL_SEED = 1_000_000  # order and noise of the validation clips: the same at every step and in every run
 
 
-def architecture(config: TrainConfig) -> ModelConfig:
+def select_model_config(config: TrainConfig) -> ModelConfig:
     """The preset, with what was asked for in its place.
 
     Raises:
@@ -34,15 +37,17 @@ def architecture(config: TrainConfig) -> ModelConfig:
     return chosen
 
 
-def made_for(config: ModelConfig, metadata: Metadata) -> ModelConfig:
-    """An architecture, made to measure for the data."""
+def fit_config_to_data(config: ModelConfig, metadata: Metadata) -> ModelConfig:
+    """An architecture with the data set's frame size and action vectors."""
     height, width, channels = metadata.frame_shape
     return replace(
-        config,
-        frame_height=height,
-        frame_width=width,
-        num_channels=channels,
-        num_actions=len(metadata.actions),
+        config, frame_height=height, frame_width=width, num_channels=channels, num_actions=len(metadata.actions)
+    )
+
+
+def game_info(metadata: Metadata) -> GameInfo:
+    """What a checkpoint says about the data set's game."""
+    return GameInfo(
         environment=metadata.environment,
         environment_options=metadata.environment_options,
         action_names=metadata.actions.names,
@@ -54,7 +59,18 @@ def made_for(config: ModelConfig, metadata: Metadata) -> ModelConfig:
     )
 
 
-def open_data(config: TrainConfig, split: str, clip_frames: int) -> ClipDataset:
+def action_space(model: WorldModel) -> ActionSpace:
+    """The action space of a checkpoint's game; actions are numbered where the checkpoint does not name them.
+
+    Raises:
+        KeyError, TypeError, ValueError: the checkpoint's actions do not fit together.
+    """
+    if model.game.action_names:
+        return ActionSpace.from_dict(model.game.to_dict())
+    return unnamed_actions(model.config.num_actions)
+
+
+def open_split(config: TrainConfig, split: str, clip_frames: int) -> ClipDataset:
     """This rank's part of a split. Raises ValueError as `ClipDataset` does."""
     return ClipDataset(
         config.data,
@@ -92,14 +108,14 @@ def learning_rate(config: TrainConfig, step: int, max_steps: int) -> float:
     return config.learning_rate * min(warmup, (max_steps - step) / decay_steps, 1.0)
 
 
-def fixed_batches(data: ClipDataset, batch_size: int, most: int) -> list[Batch]:
+def fixed_validation_batches(data: ClipDataset, batch_size: int, most: int) -> list[Batch]:
     """This rank's part of the first batches of a split, at most so many; smaller ones if it has too few clips."""
     size = min(batch_size, data.num_clips // world_size() * world_size())
     with closing(data.batches(size)) as batches:
         return list(islice(batches, most))
 
 
-def initial_weights(config: TrainConfig, wanted: ModelConfig) -> dict[str, torch.Tensor] | None:
+def load_initial_weights(config: TrainConfig, wanted: ModelConfig) -> dict[str, torch.Tensor] | None:
     """The weights that --init-from names, if it names any.
 
     Raises:
@@ -118,3 +134,28 @@ def initial_weights(config: TrainConfig, wanted: ModelConfig) -> dict[str, torch
 def _progress(what: str, done: int, todo: int) -> None:
     end = "\n" if done == todo else ""
     print(f"\r{what}: {done} of {todo} shards", end=end, file=sys.stderr, flush=True)
+
+
+def check_model_fits_data(model: WorldModel, metadata: Metadata, where: Path | str) -> None:
+    """Check that a model can be used with a data set.
+
+    Raises:
+        ValueError: another frame size or other actions.
+    """
+    config, game = model.config, model.game
+    height, width, channels = metadata.frame_shape
+    if config.frame_shape != (channels, height, width):
+        expected = f"{config.frame_width}x{config.frame_height}"
+        raise ValueError(
+            f"the model makes frames of {expected}, but those of {where} are {width}x{height} (width x height)"
+        )
+    if config.num_actions != len(metadata.actions) or game.action_kinds != metadata.actions.kinds:
+        count = len(game.action_names) or config.num_actions
+        raise ValueError(
+            f"the model knows {count} {_what(game.action_kinds)}, but {where} has "
+            f"{len(metadata.actions.names)} {_what(metadata.actions.kinds)}"
+        )
+
+
+def _what(kinds: tuple[str, ...]) -> str:
+    return "buttons and axes" if kinds else "actions"

@@ -1,0 +1,184 @@
+"""Any Gymnasium environment that renders itself: `gym:ID`.
+
+The games step one by one in a loop. A level is the seed of a reset, so an episode can be replayed where nothing else
+is random.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from PIL import Image
+
+from data.actions import ActionSpace, unnamed_actions
+from data.games.base import GameVectorEnv
+from data.metadata import Metadata, parse_size
+from data.splitmix import splitmix64_next
+
+
+class GymVectorEnv(GameVectorEnv):
+    """N games of `gym:ID`."""
+
+    default_frame_skip = 1  # steps of the game that an action is held for
+    num_pooled = 1  # the last frames of a step, shown as their maximum
+
+    @classmethod
+    def describe(cls, name: str, frame_skip: int, size: str) -> Metadata:
+        """The metadata of this game's data sets.
+
+        Args:
+            name: "gym:ID" or "ale:GAME".
+            frame_skip: steps of the game that an action is held for.
+            size: width x height of a frame, "64x64".
+
+        Raises:
+            ValueError: no such game, one that is not installed, or one whose actions or frames cannot be recorded.
+        """
+        width, height = parse_size(size)
+        game = cls.make_game(name)
+        try:
+            return Metadata(
+                environment=name,
+                environment_options=(("frame_skip", frame_skip), ("size", size)),
+                frame_shape=(height, width, 3),
+                fps=round(cls.read_fps(game) / frame_skip, 3),
+                actions=cls.read_actions(name, game),
+            )
+        finally:
+            game.close()
+
+    @staticmethod
+    def make_game(name: str) -> gymnasium.Env:
+        """One game. Raises ValueError as `describe` does."""
+        return make_checked(name, name.removeprefix("gym:"))
+
+    @staticmethod
+    def read_fps(game: gymnasium.Env) -> float:
+        """Frames per second without frame skip."""
+        return float(game.metadata.get("render_fps") or 30)
+
+    @staticmethod
+    def read_actions(name: str, game: gymnasium.Env) -> ActionSpace:
+        """The action space. Raises ValueError if it cannot be recorded."""
+        space = game.action_space
+        if isinstance(space, gymnasium.spaces.Discrete):
+            return unnamed_actions(int(space.n))
+        if isinstance(space, gymnasium.spaces.MultiBinary) and len(space.shape) == 1:
+            return _controls("button", space.shape[0])
+        if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
+            return _controls("axis", space.shape[0])
+        raise ValueError(f"cannot record the actions of {name}: {space} is neither one of several nor a row of numbers")
+
+    def __init__(self, described: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
+        super().__init__(described, num_envs)
+        self._frame_skip = self.options["frame_skip"]
+        self._games = [self.make_game(described.environment) for _ in range(num_envs)]
+        self._convert = _converter(self._games[0].action_space)
+        self._levels = levels
+        # Streams of levels: 64-bit counters, hashed, one a game.
+        self._streams = np.arange(num_envs, dtype=np.uint64) + np.uint64(seed) * np.uint64(1 << 32)
+        self._level_seeds = np.zeros(num_envs, np.int64)
+        height, width, _ = described.frame_shape
+        self._frames = np.zeros((num_envs, height, width, 3), np.uint8)
+        for game in range(num_envs):
+            self._start(game)
+
+    def reset(self, *, seed=None, options=None):
+        """The first frames; `seed` belongs in the maker."""
+        return self._frames.copy(), self._info()
+
+    def step(self, actions):
+        rewards = np.zeros(self.num_envs, np.float32)
+        terminations, truncations = np.zeros((2, self.num_envs), bool)
+        for number, game in enumerate(self._games):
+            action, pictures = self._convert(actions[number]), []
+            for skipped in range(self._frame_skip):
+                _, reward, terminated, truncated, _ = game.step(action)
+                rewards[number] += reward
+                ended = terminated or truncated
+                if ended or skipped >= self._frame_skip - self.num_pooled:
+                    pictures.append(game.render())
+                if ended:
+                    break
+            terminations[number], truncations[number] = terminated, truncated
+            if ended:
+                self._start(number)
+            else:
+                self._show(number, pictures)
+        return self._frames.copy(), rewards, terminations, truncations, self._info()
+
+    def get_state(self) -> list[bytes]:
+        raise NotImplementedError(
+            f"the state of {self.name} cannot be saved: Gymnasium has no word for it (pong, Procgen and ale: games can)"
+        )
+
+    def set_state(self, states: list[bytes]) -> np.ndarray:
+        return self.get_state()
+
+    def close_extras(self, **kwargs):
+        for game in self._games:
+            game.close()
+
+    def _start(self, number: int) -> None:
+        """A new level in that game, drawn from its stream."""
+        first, count = self._levels
+        self._streams[number] = splitmix64_next(self._streams[number : number + 1])[0]
+        self._level_seeds[number] = first + int(self._streams[number] % np.uint64(count))
+        game = self._games[number]
+        game.reset(seed=int(self._level_seeds[number]))
+        self._show(number, [game.render()])
+
+    def _show(self, number: int, pictures: list[np.ndarray]) -> None:
+        picture = pictures[0] if len(pictures) == 1 else np.maximum.reduce(pictures)
+        height, width = self._frames.shape[1:3]
+        if picture.shape[:2] != (height, width):
+            picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
+        self._frames[number] = picture
+
+    def _info(self) -> dict[str, Any]:
+        return {"level_seed": self._level_seeds.copy()}
+
+
+def make_checked(name: str, game_id: str, **options: Any) -> gymnasium.Env:
+    """`gymnasium.make(game_id, **options)`, tried out.
+
+    Raises:
+        ValueError: it cannot be made, or does not render RGB frames.
+    """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame then renders into memory and needs no screen
+    try:
+        game = gymnasium.make(game_id, render_mode="rgb_array", disable_env_checker=True, **options)
+        game.reset(seed=0)
+        frame = game.render()
+    except Exception as error:  # a foreign environment can raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"cannot play {name}: {reason}") from None
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape[2:] != (3,):
+        game.close()
+        raise ValueError(f"cannot play {name}: it does not draw itself as rgb_array")
+    return game
+
+
+def _controls(kind: str, count: int) -> ActionSpace:
+    return ActionSpace(
+        names=tuple(f"{kind}{i}" for i in range(count)),
+        keys=((),) * count,
+        acting=tuple(range(count)),
+        kinds=(kind,) * count,
+        scales=(1.0,) * count,
+    )
+
+
+def _converter(space: gymnasium.Space) -> Callable[[Any], Any]:
+    """From recorded actions to those that a game takes; an axis from -1 to 1 goes over its whole range."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return lambda action: int(action) + int(space.start)
+    if isinstance(space, gymnasium.spaces.MultiBinary):
+        return lambda action: (np.asarray(action) > 0.5).astype(space.dtype)
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
+    return lambda action: (low + (np.clip(action, -1, 1) + 1) / 2 * (high - low)).astype(space.dtype)

@@ -1,0 +1,137 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from data.games.base import GameVectorEnv
+from data.metadata import Metadata
+from data.splitmix import splitmix64_hash, splitmix64_next
+
+
+class PongVectorEnv(GameVectorEnv):
+    """A small Pong of our own: the player is the left paddle, the right one follows the ball, not quite fast enough.
+
+    64x64 RGB. A rally starts with a serve from the middle; an episode is three points, or 1 000 steps at most.
+    Everything that happens follows from the level's number and the actions.
+    """
+
+    size, paddle_height, ball_size, paddle_x = 64, 12, 3, 4
+    ball_speed, player_speed, opponent_speed = 2.0, 2.0, 1.4
+    points_an_episode, max_steps = 3, 1000
+
+    def __init__(self, described: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
+        super().__init__(described, num_envs)
+        self._levels = levels
+        # One row a game. Random streams are 64-bit counters, hashed: copied with the state, stepped in a batch.
+        self._state = np.zeros(
+            num_envs,
+            dtype=[
+                *(("level_stream", "u8"), ("serve_stream", "u8"), ("level_seed", "i8"), ("steps", "i4")),
+                *(("points", "i4"), ("ball", "f8", 2), ("velocity", "f8", 2), ("player", "f8"), ("opponent", "f8")),
+            ],
+        )
+        self._state["level_stream"] = splitmix64_hash(
+            np.arange(num_envs, dtype=np.uint64) + np.uint64(seed) * np.uint64(1 << 32)
+        )
+        self._start(np.ones(num_envs, bool))
+
+    def reset(self, *, seed=None, options=None):
+        return self._render(), self._info()
+
+    def step(self, actions):
+        state, middle = self._state, (self.size - 1) / 2
+        half = self.paddle_height / 2
+        move = np.array([0.0, -1.0, 1.0])[np.asarray(actions)] * self.player_speed
+        state["player"] = np.clip(state["player"] + move, half, self.size - half)
+        follow = np.clip(state["ball"][:, 1] - state["opponent"], -self.opponent_speed, self.opponent_speed)
+        state["opponent"] = np.clip(state["opponent"] + follow, half, self.size - half)
+
+        ball, velocity = state["ball"], state["velocity"]
+        ball += velocity
+        margin = self.ball_size / 2
+        low, high = ball[:, 1] < margin, ball[:, 1] > self.size - margin
+        ball[:, 1] = np.where(low, 2 * margin - ball[:, 1], ball[:, 1])
+        ball[:, 1] = np.where(high, 2 * (self.size - margin) - ball[:, 1], ball[:, 1])
+        velocity[:, 1] = np.where(low | high, -velocity[:, 1], velocity[:, 1])
+
+        face = self.paddle_x + margin  # where the ball's middle is when it touches a paddle
+        for paddle, beyond, direction in (
+            ("player", ball[:, 0] <= face, 1.0),
+            ("opponent", ball[:, 0] >= self.size - face, -1.0),
+        ):
+            offset = (ball[:, 1] - state[paddle]) / (half + margin)
+            hit = beyond & (np.abs(offset) <= 1) & (velocity[:, 0] * direction < 0)
+            velocity[:, 0] = np.where(hit, direction * self.ball_speed, velocity[:, 0])
+            velocity[:, 1] = np.where(hit, offset * self.ball_speed, velocity[:, 1])
+        lost, won = ball[:, 0] < 0, ball[:, 0] > self.size
+        rewards = won.astype(np.float32) - lost.astype(np.float32)
+        state["points"] += lost | won
+        state["steps"] += 1
+        self._serve(lost | won, middle)
+        terminations = state["points"] >= self.points_an_episode
+        truncations = ~terminations & (state["steps"] >= self.max_steps)
+        self._start(terminations | truncations)
+        return self._render(), rewards, terminations, truncations, self._info()
+
+    def get_state(self) -> list[bytes]:
+        return [row.tobytes() for row in self._state]
+
+    def set_state(self, states: list[bytes]) -> np.ndarray:
+        self._state = np.frombuffer(b"".join(states), self._state.dtype).copy()
+        return self._render()
+
+    def suggested_actions(self) -> np.ndarray:
+        """Follow the ball."""
+        distance = self._state["ball"][:, 1] - self._state["player"]
+        return np.where(np.abs(distance) < self.player_speed, 0, np.where(distance < 0, 1, 2))
+
+    def _start(self, games: np.ndarray) -> None:
+        """A new level in those games, drawn from each one's stream."""
+        state, (first, count) = self._state, self._levels
+        draw = splitmix64_next(state["level_stream"])
+        state["level_stream"] = np.where(games, draw, state["level_stream"])
+        state["level_seed"] = np.where(games, first + (draw % np.uint64(count)).astype(np.int64), state["level_seed"])
+        state["serve_stream"] = np.where(
+            games, splitmix64_hash(state["level_seed"].astype(np.uint64)), state["serve_stream"]
+        )
+        for name, value in (("points", 0), ("steps", 0), ("player", self.size / 2), ("opponent", self.size / 2)):
+            state[name] = np.where(games, value, state[name])
+        self._serve(games, (self.size - 1) / 2)
+
+    def _serve(self, games: np.ndarray, middle: float) -> None:
+        """The ball in the middle, going left or right at a random angle."""
+        state = self._state
+        draw = splitmix64_next(state["serve_stream"])
+        state["serve_stream"] = np.where(games, draw, state["serve_stream"])
+        side = np.where(draw & np.uint64(1), 1.0, -1.0) * self.ball_speed
+        slope = ((draw >> np.uint64(11)) / 2.0**53 * 2 - 1) * self.ball_speed
+        state["ball"] = np.where(games[:, None], middle, state["ball"])
+        state["velocity"] = np.where(games[:, None], np.stack((side, slope), -1), state["velocity"])
+
+    def _info(self) -> dict[str, Any]:
+        return {"level_seed": self._state["level_seed"].copy()}
+
+    def _render(self) -> np.ndarray:
+        state, line = self._state, np.arange(self.size)
+        frames = np.empty((self.num_envs, self.size, self.size, 3), np.uint8)
+        frames[:] = (16, 24, 48)
+        frames[:, line % 8 < 4, self.size // 2 - 1 : self.size // 2 + 1] = (60, 70, 100)
+
+        def span(middle, length):
+            """(N, size) True on the `length` pixels around each middle."""
+            start = np.round(middle - length / 2)[:, None]
+            return (line >= start) & (line < start + length)
+
+        for paddle, left, colour in (
+            ("player", self.paddle_x - 2, (90, 220, 120)),
+            ("opponent", self.size - self.paddle_x, (230, 110, 90)),
+        ):
+            rows = span(state[paddle], self.paddle_height)
+            columns = (line >= left) & (line < left + 2)
+            frames[rows[:, :, None] & columns[None, None, :]] = colour
+        columns, rows = (span(state["ball"][:, axis], self.ball_size) for axis in (0, 1))
+        frames[rows[:, :, None] & columns[:, None]] = (250, 250, 240)
+        return frames

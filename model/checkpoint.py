@@ -1,0 +1,134 @@
+"""Checkpoint folders and the Hugging Face Hub: load and save a `WorldModel`.
+
+A checkpoint folder holds `config.json` (`ModelConfig`), `game.json` (`GameInfo`) and `model.safetensors` (weights).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import safetensors.torch
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.game_info import GameInfo
+
+CONFIG_FILE, GAME_FILE, WEIGHTS_FILE = "config.json", "game.json", "model.safetensors"
+
+
+class CheckpointMixin(PyTorchModelHubMixin):
+    """Gives a network `save_pretrained(folder)`, `from_pretrained(folder or "user/name")` and `push_to_hub`.
+
+    The network is made by `cls(config, game)` and has the attributes `config` and `game`.
+    """
+
+    config: ModelConfig
+    game: GameInfo
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Hook of `save_pretrained`."""
+        directory = Path(save_directory)
+        save_config(directory, self.config, self.game)
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        safetensors.torch.save_file(weights, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub_options) -> Self:
+        """Load a checkpoint folder, or a "user/name" repository of the Hub. The model is on the CPU, in eval mode.
+
+        Raises:
+            ValueError: no checkpoint there, or weights that do not fit its config (the Hub's own mixin would load
+                those silently).
+        """
+        name, folder = str(pretrained_model_name_or_path), Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            if len(folder.parts) > 1 and folder.parent.is_dir():  # meant as a path: do not ask the Hub
+                raise ValueError(f"no checkpoint at {name}: train one with train_world_model.py, or name another one")
+            folder = _download(name, **hub_options)
+        config, game = load_config(folder)
+        try:
+            weights = safetensors.torch.load_file(folder / WEIGHTS_FILE)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ValueError(f"{folder / WEIGHTS_FILE} is damaged: {error}") from None
+        model = cls(config, game)
+        load_weights(model, weights, str(folder))
+        return model.eval()
+
+
+def save_config(folder: Path, config: ModelConfig, game: GameInfo) -> None:
+    """Write `config.json` and `game.json`."""
+    for name, values in ((CONFIG_FILE, config.to_dict()), (GAME_FILE, game.to_dict())):
+        (folder / name).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def load_config(folder: Path) -> tuple[ModelConfig, GameInfo]:
+    """Read `config.json` and `game.json`. In old checkpoints `config.json` holds the fields of both.
+
+    Raises:
+        ValueError: not a checkpoint folder, or settings that make no sense.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is not a checkpoint: it has no {name}")
+    try:
+        values = _read_json(folder / CONFIG_FILE)
+        if (folder / GAME_FILE).is_file():
+            game_values = _read_json(folder / GAME_FILE)
+        else:
+            game_values = {name: values.pop(name) for name in GameInfo.field_names() & values.keys()}
+        config, game = ModelConfig.from_dict(values), GameInfo.from_dict(game_values)
+        game.check(config.num_actions)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{folder / CONFIG_FILE} is not the config of a world model: {error}") from None
+    return config, game
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raises ValueError if a weight is infinite or not a number."""
+    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise ValueError(f"weights are not finite: {broken[0]} and {len(broken) - 1} more")
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Load weights strictly.
+
+    Raises:
+        ValueError: names the weights that are missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
+    problems = [
+        _list_names("missing", own.keys() - weights.keys()),
+        _list_names("unexpected", weights.keys() - own.keys()),
+        _list_names("of another shape", {n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape}),
+    ]
+    if any(problems):
+        raise ValueError(f"weights of {source} do not fit: " + "; ".join(filter(None, problems)))
+    model.load_state_dict(weights)
+
+
+def _download(name: str, **options) -> Path:
+    """The folder that a repository of the Hub was downloaded to."""
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, GAME_FILE, WEIGHTS_FILE], **options))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"no checkpoint at {name}: no such folder, and none on the Hub either ({reason})") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    values = json.loads(path.read_text())
+    if not isinstance(values, dict):
+        raise ValueError("it holds no settings")
+    return values
+
+
+def _list_names(what: str, names: set[str], limit: int = 4) -> str:
+    if not names:
+        return ""
+    shown = ", ".join(sorted(names)[:limit]) + (", ..." if len(names) > limit else "")
+    return f"{len(names)} {what} ({shown})"

@@ -1,0 +1,253 @@
+"""Records: the round trip, the public format in all its spellings, and what is refused."""
+
+import builtins
+import contextlib
+import os
+import pickle
+
+import numpy as np
+import pytest
+from numpy._core import multiarray, numeric
+
+from data.actions import UNKNOWN_ACTION, ActionSpace, unnamed_actions
+from data.records import Record, decode_record, encode_record
+
+SHAPE, NUM_ACTIONS, NUM_FRAMES = (4, 6, 3), 15, 5
+
+
+def full_record(**changes) -> Record:
+    rng = np.random.default_rng(0)
+    values = {
+        "frames": rng.integers(0, 256, (NUM_FRAMES, *SHAPE), np.uint8),
+        "actions": rng.integers(0, NUM_ACTIONS, NUM_FRAMES).astype(np.int32),
+        "rewards": rng.normal(size=NUM_FRAMES).astype(np.float32),
+        "terminal": True,
+        "level_seed": 1_234_567_890,
+        "start_step": 3,
+        "prefix_actions": np.array([4, 0, 14], np.int32),
+    }
+    return Record(**{**values, **changes})
+
+
+def public_fields(**changes) -> dict:
+    """What a record of the public set holds."""
+    record = full_record()
+    values = {"raw_video": record.frames.tobytes(), "sequence_length": NUM_FRAMES, "actions": record.actions}
+    return {**values, **changes}
+
+
+def decode(payload: bytes) -> Record:
+    return decode_record(payload, SHAPE, unnamed_actions(NUM_ACTIONS))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_round_trip_is_bit_identical(terminal):
+    record = full_record(terminal=terminal)
+    again = decode(encode_record(record))
+    for name in ("frames", "actions", "rewards", "prefix_actions"):
+        before, after = getattr(record, name), getattr(again, name)
+        assert after.dtype == before.dtype and np.array_equal(after, before), name
+    assert (again.terminal, again.level_seed, again.start_step) == (terminal, 1_234_567_890, 3)
+    assert len(again) == NUM_FRAMES
+
+
+def test_round_trip_from_frames_that_are_not_contiguous():
+    record = full_record(frames=full_record().frames[:, :, ::-1])
+    assert np.array_equal(decode(encode_record(record)).frames, record.frames)
+
+
+def test_public_record_reads_and_knows_no_more_than_it_says():
+    record = decode(pickle.dumps(public_fields()))
+    assert np.array_equal(record.frames, full_record().frames)
+    assert np.array_equal(record.actions, full_record().actions)
+    assert record.rewards is record.terminal is record.level_seed is None
+    assert record.start_step == 0 and len(record.prefix_actions) == 0
+
+
+def test_our_records_hold_the_public_keys_as_the_public_readers_expect_them():
+    fields = pickle.loads(encode_record(full_record()))
+    assert isinstance(fields["raw_video"], bytes) and fields["sequence_length"] == NUM_FRAMES
+    assert np.array_equal(np.frombuffer(fields["raw_video"], np.uint8).reshape(-1, *SHAPE), full_record().frames)
+    assert fields["actions"].dtype == np.int32
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
+@pytest.mark.parametrize("ours", [False, True])
+@pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")
+def test_pickles_of_either_numpy_and_any_protocol_are_read(monkeypatch, ours, core, protocol):
+    """NumPy 1 and 2 name the two functions that arrays are rebuilt with by different modules."""
+    record = full_record(start_step=0, prefix_actions=np.zeros(0, np.int32))
+    fields = pickle.loads(encode_record(record)) if ours else public_fields()
+    monkeypatch.setattr(multiarray._reconstruct, "__module__", f"{core}.multiarray")
+    monkeypatch.setattr(numeric._frombuffer, "__module__", f"{core}.numeric")
+    payload = pickle.dumps(fields, protocol)
+    assert f"{core}.".encode() in payload
+    again = decode(payload)
+    assert np.array_equal(again.frames, record.frames) and np.array_equal(again.actions, record.actions)
+    assert again.level_seed == (record.level_seed if ours else None)
+
+
+class _Calls:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("spot", ["instead", "beside", "actions", "inside an array"])
+@pytest.mark.parametrize("function", [os.system, builtins.eval, builtins.exec, builtins.open, os.mkdir])
+def test_hostile_pickles_are_refused_and_do_nothing(tmp_path, function, spot):
+    victim = tmp_path / "victim"
+    argument = {
+        "system": f"touch {victim}",
+        "eval": f"open({str(victim)!r}, 'w')",
+        "exec": f"open({str(victim)!r}, 'w')",
+    }.get(function.__name__, str(victim))
+    call = _Calls(function, argument, "w") if function is open else _Calls(function, argument)
+    payload = pickle.dumps(
+        {
+            "instead": call,
+            "beside": public_fields(more=call),
+            "actions": public_fields(actions=call),
+            "inside an array": public_fields(actions=np.array([call] * NUM_FRAMES, object)),
+        }[spot]
+    )
+    with pytest.raises(ValueError, match=f"refers to .*{function.__name__}"):
+        decode(payload)
+    assert not victim.exists()
+    pickle.loads(payload)  # and it would have done something
+    assert victim.exists()
+
+
+@pytest.mark.parametrize("name", ["numpy.load", "numpy.core.multiarray.fromfile", "builtins.getattr", "codecs.decode"])
+def test_only_what_arrays_need_is_admitted(name):
+    module, function = name.rsplit(".", 1)
+    with pytest.raises(ValueError, match=f"refers to {name}"):
+        decode(f"c{module}\n{function}\n.".encode())
+
+
+def test_the_encoding_that_protocol_2_asks_for_can_only_be_its_own():
+    with pytest.raises(ValueError, match="encodes text as 'zip'"):
+        decode(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sequence_length": NUM_FRAMES + 1}, "raw_video holds 360, not 6 frames of 4x6x3"),
+        ({"sequence_length": 0}, "sequence_length is 0"),
+        ({"sequence_length": -1}, "sequence_length is -1"),
+        ({"sequence_length": 5.0}, "sequence_length is 5.0"),
+        ({"sequence_length": "five"}, "sequence_length is 'five'"),
+        ({"sequence_length": None}, "sequence_length is None"),
+        ({"raw_video": b""}, "raw_video holds 0"),
+        ({"raw_video": full_record().frames.tobytes()[:-1]}, "raw_video holds 359"),
+        ({"raw_video": full_record().frames}, "raw_video holds ndarray"),
+        ({"raw_video": "text"}, "raw_video holds str"),
+        ({"actions": np.zeros(NUM_FRAMES - 1, np.int32)}, "4 actions for 5 frames"),
+        ({"actions": np.zeros(NUM_FRAMES + 1, np.int32)}, "6 actions for 5 frames"),
+        ({"actions": np.zeros((NUM_FRAMES, 1), np.int32)}, "actions are not a row of whole numbers"),
+        ({"actions": np.zeros(NUM_FRAMES, np.float32)}, "actions are not a row of whole numbers"),
+        ({"actions": np.zeros(NUM_FRAMES, bool)}, "actions are not a row of whole numbers"),
+        ({"actions": np.array([0] * NUM_FRAMES, object)}, "actions are not a row of whole numbers"),
+        ({"actions": [0] * NUM_FRAMES}, "actions are not a row of whole numbers"),
+        ({"actions": np.full(NUM_FRAMES, NUM_ACTIONS, np.int32)}, "actions run from 15 to 15: expected 0 to 14"),
+        ({"actions": np.array([0, 1, 2, 3, UNKNOWN_ACTION], np.int32)}, "actions run from -1 to 3"),
+        ({"rewards": np.zeros(NUM_FRAMES - 1, np.float32)}, "rewards are not one number a frame"),
+        ({"rewards": np.array([0.0] * NUM_FRAMES, object)}, "rewards are not one number a frame"),
+        ({"level_seed": 7}, "prefix_actions are not a row"),
+        ({"level_seed": 7, "prefix_actions": np.zeros(2, np.int32)}, "start_step is None, with 2 actions before"),
+        ({"level_seed": 7, "start_step": 3, "prefix_actions": np.zeros(2, np.int32)}, "start_step is 3, with 2"),
+        ({"level_seed": 7, "start_step": 1, "prefix_actions": np.array([99])}, "prefix_actions run from 99 to 99"),
+    ],
+)
+def test_unsound_records_say_what_is_wrong(changes, message):
+    with pytest.raises(ValueError, match=message):
+        decode(pickle.dumps(public_fields(**changes)))
+
+
+@pytest.mark.parametrize("missing", ["raw_video", "sequence_length", "actions"])
+def test_missing_keys_are_told(missing):
+    fields = public_fields()
+    del fields[missing]
+    with pytest.raises(ValueError, match="lacks raw_video, sequence_length or actions"):
+        decode(pickle.dumps(fields))
+
+
+@pytest.mark.parametrize("value", [None, 7, [1, 2], "text", b"bytes", {}, np.zeros(3, np.int32)])
+def test_other_pickles_are_not_records(value):
+    with pytest.raises(ValueError, match="not a record"):
+        decode(pickle.dumps(value))
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x80", b"hello, this is text", b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f"]
+)
+def test_other_bytes_are_not_records(payload):
+    with pytest.raises(ValueError, match="not a readable record"):
+        decode(payload)
+
+
+def test_truncated_bytes_are_refused_wherever_they_end():
+    payload = encode_record(full_record())
+    for end in range(0, len(payload), 7):
+        with pytest.raises(ValueError, match="not a"):
+            decode(payload[:end])
+
+
+def test_damaged_bytes_never_raise_anything_but_value_errors():
+    payload, rng = bytearray(encode_record(full_record())), np.random.default_rng(0)
+    for at in rng.integers(0, len(payload), 500):
+        damaged = payload.copy()
+        damaged[at] ^= 1 << int(rng.integers(8))
+        with contextlib.suppress(ValueError):  # a flipped pixel is still a record
+            decode(bytes(damaged))
+
+
+def test_other_whole_number_types_become_int32():
+    record = decode(pickle.dumps(public_fields(actions=np.arange(NUM_FRAMES, dtype=np.int64))))
+    assert record.actions.dtype == np.int32 and record.actions.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_leading_actions_are_one_frame_late():
+    record = full_record(actions=np.array([3, 1, 4, 1, 5], np.int32))
+    assert record.leading_actions().tolist() == [UNKNOWN_ACTION, 3, 1, 4, 1]
+    assert record.leading_actions().dtype == np.int32
+
+
+# Buttons held together, and axes
+
+CONTROLS = ActionSpace(("jump", "dx"), (("SPACE",), ()), (0, 1), ("button", "axis"), (1.0, 20.0))
+
+
+def vector_record(**changes) -> Record:
+    actions = np.random.default_rng(0).normal(size=(NUM_FRAMES, 2)).astype(np.float32)
+    return full_record(actions=actions, start_step=2, prefix_actions=actions[1:3], **changes)
+
+
+def test_vectors_come_back_bit_identical():
+    record = vector_record()
+    again = decode_record(encode_record(record), SHAPE, CONTROLS)
+    for name in ("frames", "actions", "prefix_actions"):
+        before, after = getattr(record, name), getattr(again, name)
+        assert after.dtype == before.dtype and np.array_equal(after, before), name
+    leading = again.leading_actions()
+    assert np.isnan(leading[0]).all() and np.array_equal(leading[1:], record.actions[:-1])
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (np.zeros(NUM_FRAMES, np.int32), "actions are not rows of 2 numbers"),
+        (np.zeros((NUM_FRAMES, 3), np.float32), "actions are not rows of 2 numbers"),
+        (np.full((NUM_FRAMES, 2), np.nan, np.float32), "actions are not finite"),
+        (np.zeros((NUM_FRAMES + 1, 2), np.float32), "6 actions for 5 frames"),
+    ],
+)
+def test_unsound_vectors_say_what_is_wrong(actions, message):
+    with pytest.raises(ValueError, match=message):
+        decode_record(pickle.dumps(public_fields(actions=actions)), SHAPE, CONTROLS)

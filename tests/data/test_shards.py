@@ -1,0 +1,394 @@
+"""Shards: nothing bad is opened silently, nothing half-written is left, and an index is made once."""
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from data.actions import ActionSpace, unnamed_actions
+from data.games.procgen_actions import procgen_actions
+from data.index import INDEX_FILE, index_split
+from data.metadata import METADATA_FILE, Metadata, read_metadata
+from data.records import encode_record
+from data.shards import RECORDS_A_SHARD, SUFFIX, ShardReader, ShardWriter, open_shard, write_shard
+
+
+def open_files_below(folder: Path) -> int:
+    count = 0
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # another thread has closed it since
+            count += os.readlink(f"/proc/self/fd/{number}").startswith(str(folder))
+    return count
+
+
+def flip_byte(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x40
+    path.write_bytes(content)
+
+
+def shard_of(folder: Path, number: int, split: str = "train") -> Path:
+    return folder / split / f"data_{number:04d}{SUFFIX}"
+
+
+@pytest.fixture
+def many_shards(tmp_path, write_set, make_record):
+    """Twelve shards of three records, each of 4 + its number frames."""
+    return write_set(tmp_path / "set", [make_record(4 + i) for i in range(36)], records_a_shard=3)
+
+
+@pytest.fixture
+def count_reads(monkeypatch):
+    """The (shard, number) of every record read from here on."""
+    reads, read = [], ShardReader.read
+    monkeypatch.setattr(ShardReader, "read", lambda self, *place: reads.append(place) or read(self, *place))
+    return reads
+
+
+# Opening
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_truncated_shard_is_refused(many_shards, share):
+    path = shard_of(many_shards, 0)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ValueError, match=f"{path.name} is not a whole ArrayRecord file"):
+        open_shard(path)
+
+
+@pytest.mark.parametrize("content", [b"plain text\n" * 5, b"plain text\n" * 20_000, bytes(1 << 17)])
+def test_foreign_file_is_refused(tmp_path, content):
+    path = tmp_path / f"foreign{SUFFIX}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="not a whole ArrayRecord file"):
+        open_shard(path)
+
+
+def test_missing_shard_and_folder_in_its_place_are_refused(tmp_path):
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(ValueError, match=f"no shard at {path}"):
+            open_shard(path)
+
+
+def test_refused_shards_do_not_stay_open(tmp_path):
+    path = tmp_path / f"foreign{SUFFIX}"
+    path.write_bytes(b"plain text")
+    for _ in range(5):
+        with pytest.raises(ValueError):
+            open_shard(path)
+    assert open_files_below(tmp_path) == 0
+
+
+# Writing
+
+
+def test_shard_takes_its_name_only_when_whole(tmp_path, make_record):
+    path = tmp_path / f"data{SUFFIX}"
+
+    def payloads():
+        for i in range(3):
+            assert not path.exists()
+            yield encode_record(make_record(5, i))
+
+    write_shard(path, payloads())
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert open_shard(path).num_records() == 3
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_interrupted_writing_leaves_nothing_new_and_the_old_shard_alone(tmp_path, make_record, error):
+    def payloads():
+        yield encode_record(make_record(5))
+        raise error("stopped")
+
+    path, old = tmp_path / f"new{SUFFIX}", tmp_path / f"old{SUFFIX}"
+    write_shard(old, [encode_record(make_record(6))])
+    before = old.read_bytes()
+    for target in (path, old):
+        with pytest.raises(error, match="stopped"):
+            write_shard(target, payloads())
+    assert [file.name for file in tmp_path.iterdir()] == [old.name]
+    assert old.read_bytes() == before
+
+
+def test_left_over_temporary_file_does_not_disturb(tmp_path, make_record):
+    path = tmp_path / f"data{SUFFIX}"
+    path.with_name(path.name + ".tmp").write_bytes(b"half of a shard" * 10_000)
+    write_shard(path, [encode_record(make_record(5))])
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert open_shard(path).num_records() == 1
+
+
+# Reading
+
+
+def test_reader_bounds_open_files_and_still_reads_all_from_many_threads(many_shards, tiny_metadata, make_record):
+    paths = sorted((many_shards / "train").glob(f"*{SUFFIX}"))
+    reader = ShardReader(paths, tiny_metadata, max_open_files=3)
+    places = [(shard, number) for shard in range(12) for number in range(3)] * 8
+    np.random.default_rng(0).shuffle(places)
+    most_open = 0
+
+    def read(place):
+        nonlocal most_open
+        record = reader.read(*place)
+        most_open = max(most_open, open_files_below(many_shards))
+        return record
+
+    with ThreadPoolExecutor(4) as pool:
+        for (shard, number), record in zip(places, pool.map(read, places), strict=True):
+            expected = make_record(4 + 3 * shard + number)
+            assert np.array_equal(record.frames, expected.frames)
+            assert np.array_equal(record.actions, expected.actions)
+    assert open_files_below(many_shards) == 3
+    assert 3 <= most_open <= 3 + 4  # a thread may hold one more while it reads from it
+
+
+def test_reading_past_the_end_names_shard_and_record(many_shards, tiny_metadata):
+    reader = ShardReader([shard_of(many_shards, 5)], tiny_metadata)
+    with pytest.raises(ValueError, match=r"data_0005.array_record, record 3: "):
+        reader.read(0, 3)
+
+
+def test_records_of_another_frame_size_are_refused_with_their_place(many_shards):
+    reader = ShardReader([shard_of(many_shards, 5)], Metadata(frame_shape=(64, 64, 3)))
+    with pytest.raises(ValueError, match=r"data_0005.array_record, record 1: raw_video holds .* 64x64x3"):
+        reader.read(0, 1)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.99])
+def test_flipped_byte_loses_one_record_alone(tmp_path, write_set, make_record, tiny_metadata, share):
+    records = [make_record(30, i) for i in range(20)]  # of noise: zstd leaves their size as it is
+    path = shard_of(write_set(tmp_path / "set", records), 0)
+    flip_byte(path, int(share * sum(len(encode_record(record)) for record in records)))
+    reader, bad = ShardReader([path], tiny_metadata), []
+    for number, expected in enumerate(records):
+        try:
+            assert np.array_equal(reader.read(0, number).frames, expected.frames)
+        except ValueError as error:
+            assert f"{path.name}, record {number}: " in str(error)
+            bad.append(number)
+    assert len(bad) == 1
+
+
+# The index
+
+
+def test_index_lists_every_record_with_its_length(many_shards, tiny_metadata):
+    index = index_split(many_shards, "train", tiny_metadata)
+    assert index.lengths.tolist() == [4 + i for i in range(36)]
+    assert index.shards.tolist() == [i // 3 for i in range(36)]
+    assert index.numbers.tolist() == [i % 3 for i in range(36)]
+    assert index.bad == [] and index.bad_fraction == 0
+
+
+def test_index_names_each_bad_part_once(tmp_path, write_set, make_record, tiny_metadata):
+    folder = write_set(tmp_path / "set", [make_record(10 + i) for i in range(12)], records_a_shard=3)
+    payloads = [encode_record(make_record(10 + i)) for i in range(3)]
+    write_shard(shard_of(folder, 1), [payloads[0], b"not a record", payloads[2]])
+    shard_of(folder, 2).write_bytes(b"")
+    for _ in range(2):  # read, and from the cache
+        index = index_split(folder, "train", tiny_metadata)
+        assert [(part.shard, part.number) for part in index.bad] == [
+            ("data_0001.array_record", 1),
+            ("data_0002.array_record", None),
+        ]
+        assert "data_0001.array_record, record 1: not a readable record" in index.bad[0].reason
+        assert "data_0002.array_record is not a whole ArrayRecord file" in index.bad[1].reason
+        good = list(zip(index.shards.tolist(), index.numbers.tolist(), index.lengths.tolist(), strict=True))
+        assert good == [(0, 0, 10), (0, 1, 11), (0, 2, 12), (1, 0, 10), (1, 2, 12), (3, 0, 19), (3, 1, 20), (3, 2, 21)]
+        bad = 1 + RECORDS_A_SHARD
+        assert index.bad_fraction == pytest.approx(bad / (bad + 8))
+
+
+def test_second_index_reads_nothing(many_shards, tiny_metadata, count_reads):
+    first = index_split(many_shards, "train", tiny_metadata)
+    assert len(count_reads) == 36
+    count_reads.clear()
+    second = index_split(many_shards, "train", tiny_metadata, progress=lambda *_: pytest.fail("read again"))
+    assert count_reads == []
+    for name in ("shards", "numbers", "lengths"):
+        assert np.array_equal(getattr(first, name), getattr(second, name))
+    assert first.paths == second.paths
+
+
+def test_only_changed_and_new_shards_are_read_again(many_shards, tiny_metadata, make_record, count_reads):
+    index_split(many_shards, "train", tiny_metadata)
+    count_reads.clear()
+    write_shard(shard_of(many_shards, 4), [encode_record(make_record(50))])
+    write_shard(shard_of(many_shards, 12), [encode_record(make_record(60))])
+    shard_of(many_shards, 0).unlink()
+    told = []
+    index = index_split(many_shards, "train", tiny_metadata, progress=lambda *done: told.append(done))
+    assert sorted(count_reads) == [(3, 0), (11, 0)]
+    assert told == [(1, 2), (2, 2)]
+    expected = [7 + i for i in range(9)] + [50] + [4 + i for i in range(15, 36)] + [60]
+    assert index.lengths.tolist() == expected
+
+
+def test_index_is_made_anew_for_other_frame_sizes_or_actions(many_shards, tiny_metadata, count_reads):
+    index_split(many_shards, "train", tiny_metadata)
+    count_reads.clear()
+    assert len(index_split(many_shards, "train", Metadata(frame_shape=(8, 8, 3))).lengths) == 36
+    assert len(count_reads) == 36
+    assert len(index_split(many_shards, "train", Metadata(frame_shape=(9, 9, 3))).bad) == 36
+
+
+DAMAGES = {
+    "empty": lambda cache: "",
+    "truncated": lambda cache: json.dumps(cache)[:100],
+    "not text": lambda cache: "\x00\x01",
+    "null": lambda cache: "null",
+    "list": lambda cache: "[]",
+    "shards are a list": lambda cache: json.dumps({**cache, "shards": []}),
+    "shards are null": lambda cache: json.dumps({**cache, "shards": dict.fromkeys(cache["shards"])}),
+    "shards are numbers": lambda cache: json.dumps({**cache, "shards": dict.fromkeys(cache["shards"], 7)}),
+    "shards are empty": lambda cache: json.dumps({**cache, "shards": {name: {} for name in cache["shards"]}}),
+    "shards are stamps alone": lambda cache: json.dumps(
+        {**cache, "shards": {name: {"stamp": entry["stamp"]} for name, entry in cache["shards"].items()}}
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_index_is_made_anew(many_shards, tiny_metadata, damage):
+    index_split(many_shards, "train", tiny_metadata)
+    path = many_shards / "train" / INDEX_FILE
+    whole = json.loads(path.read_text())
+    path.write_text(DAMAGES[damage](whole))
+    assert index_split(many_shards, "train", tiny_metadata).lengths.tolist() == [4 + i for i in range(36)]
+    assert json.loads(path.read_text()) == whole
+
+
+def test_folder_that_cannot_be_written_to_is_indexed_all_the_same(many_shards, tiny_metadata, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert len(index_split(many_shards, "train", tiny_metadata).lengths) == 36
+    assert not (many_shards / "train" / INDEX_FILE).exists()
+
+
+def test_moved_data_set_keeps_its_index(many_shards, tiny_metadata, count_reads):
+    index_split(many_shards, "train", tiny_metadata)
+    count_reads.clear()
+    moved = many_shards.with_name("moved")
+    shutil.move(many_shards, moved)
+    index = index_split(moved, "train", tiny_metadata)
+    assert count_reads == [] and index.paths[0] == shard_of(moved, 0)
+
+
+def test_missing_folder_or_split_says_what_is_there(many_shards, tiny_metadata, tmp_path):
+    with pytest.raises(ValueError, match=f"no data set at {tmp_path / 'none'}: collect one"):
+        index_split(tmp_path / "none", "train", tiny_metadata)
+    with pytest.raises(ValueError, match=r"set/val \(.*set holds train\)"):
+        index_split(many_shards, "val", tiny_metadata)
+
+
+# metadata.json
+
+
+def test_metadata_of_a_public_set(tmp_path):
+    assert read_metadata(tmp_path) == Metadata()
+    (tmp_path / METADATA_FILE).write_text('{"env": "coinrun", "anything": {"else": 1}}')
+    metadata = read_metadata(tmp_path)
+    assert metadata == Metadata()
+    assert (metadata.environment, metadata.frame_shape) == ("coinrun", (64, 64, 3))
+    assert metadata.actions == procgen_actions("coinrun")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"env": "maze"}', procgen_actions("maze")),
+        ('{"env": "maze", "num_actions": 4}', unnamed_actions(4)),
+        ('{"env": "tetris"}', unnamed_actions(15)),
+        ('{"env": "tetris", "num_actions": 6}', unnamed_actions(6)),
+    ],
+)
+def test_actions_that_metadata_does_not_name(tmp_path, text, expected):
+    (tmp_path / METADATA_FILE).write_text(text)
+    assert read_metadata(tmp_path).actions == expected
+
+
+def test_metadata_round_trip(tmp_path):
+    metadata = Metadata(
+        environment="pong",
+        environment_options=(("simple", True), ("distribution_mode", "hard")),
+        frame_shape=(8, 10, 3),
+        fps=12.5,
+        actions=ActionSpace(("noop", "up"), ((), ("UP",)), (0, 1)),
+    )
+    (tmp_path / METADATA_FILE).write_text(json.dumps(metadata.to_dict()))
+    assert read_metadata(tmp_path) == metadata
+
+
+def test_metadata_of_a_missing_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"no data set at .*none: collect one"):
+        read_metadata(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '"coinrun"',
+        '{"frame_shape": [64, 64]}',
+        '{"frame_shape": 64}',
+        '{"frame_shape": [64, -64, 3]}',
+        '{"frame_shape": [64, 64, 0]}',
+        '{"num_actions": "many"}',
+        '{"num_actions": -1}',
+        '{"num_actions": 0}',
+        '{"fps": "fast"}',
+        '{"fps": 0}',
+        '{"fps": NaN}',
+        '{"environment_options": 3}',
+        '{"num_actions": 2, "action_names": ["noop", "up"]}',
+        '{"num_actions": 2, "action_names": ["noop"], "action_keys": [[]], "acting_actions": [0]}',
+        '{"num_actions": 1, "action_names": ["noop"], "action_keys": [[]], "acting_actions": [3]}',
+    ],
+)
+def test_nonsense_metadata_is_refused(tmp_path, text):
+    (tmp_path / METADATA_FILE).write_text(text)
+    with pytest.raises(ValueError, match=f"{METADATA_FILE} makes no sense"):
+        read_metadata(tmp_path)
+
+
+def test_shards_are_written_one_record_a_group(tmp_path, make_record):
+    """So that reading one record decodes one: the reader refuses nothing else, but it would be slow."""
+    payloads = [encode_record(make_record(5, i)) for i in range(3)]
+    ours, grouped = tmp_path / "ours", tmp_path / "grouped"
+    write_shard(ours, payloads)
+    writer = ArrayRecordWriter(str(grouped), "group_size:3")
+    for payload in payloads:
+        writer.write(payload)
+    writer.close()
+    assert "group_size:1" in open_shard(ours).writer_options_string()
+    assert open_shard(grouped).read([1]) == payloads[1:2]
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = ShardWriter(tmp_path / f"a{SUFFIX}")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        with pytest.raises(OSError, match="cannot be written"):
+            for _ in range(10):
+                writer.write(np.random.default_rng(0).bytes(100_000))
+            writer.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        writer.discard()
+    assert not [*tmp_path.iterdir()]

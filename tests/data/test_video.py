@@ -1,0 +1,198 @@
+"""Pictures: what is written can be played, and shows what it should."""
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import CONTROLS
+
+from data import video
+from data.actions import UNKNOWN_ACTION, ActionSpace, unnamed_actions
+from data.games.factory import make_environment
+from data.games.procgen_actions import procgen_actions
+from data.video import comparison, grid, key_strip, titled, upscale, with_keys, write_mp4, write_png
+
+COINRUN = procgen_actions("coinrun")
+WIDTH = 256
+LIT = np.array(video._LIT)
+
+
+def read_mp4(path) -> tuple[np.ndarray, float]:
+    with av.open(str(path)) as container:
+        fps = float(container.streams.video[0].average_rate)
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]), fps
+
+
+def noise(*shape, seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def lit_columns(strip: np.ndarray) -> np.ndarray:
+    """Middles of the lit key caps, from left to right."""
+    columns = np.flatnonzero((strip == LIT).all(-1).sum(0) > 5)
+    groups = np.split(columns, np.flatnonzero(np.diff(columns) > 2) + 1)
+    return np.array([group.mean() for group in groups if len(group)])
+
+
+# mp4
+
+
+@pytest.mark.parametrize("game", ["pong", "coinrun"])
+def test_mp4_decodes_back_to_its_frames(tmp_path, game):
+    environment = make_environment(game, 1)
+    rng = np.random.default_rng(0)
+    frames = np.concatenate([environment.step(rng.integers(0, 3, 1))[0] for _ in range(40)])
+    large = upscale(frames)
+    write_mp4(tmp_path / "new" / "play.mp4", large, fps=15.0)
+    again, fps = read_mp4(tmp_path / "new" / "play.mp4")
+    assert again.shape == large.shape == (40, 256, 256, 3) and fps == 15
+    error = ((again.astype(np.float64) - large) ** 2).mean((1, 2, 3))
+    assert (10 * np.log10(255**2 / error)).min() > 35
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["play.mp4"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(63, 64), (64, 33), (31, 33), (256, 262)])
+def test_odd_sizes_gain_a_row_or_a_column(tmp_path, height, width):
+    frames = np.full((5, height, width, 3), (40, 160, 90), np.uint8)
+    write_mp4(tmp_path / "odd.mp4", frames, fps=10)
+    again, _ = read_mp4(tmp_path / "odd.mp4")
+    assert again.shape == (5, height + height % 2, width + width % 2, 3)
+    assert abs(again[:, : height - 2, : width - 2].astype(int) - frames[:, : height - 2, : width - 2]).max() < 12
+
+
+@pytest.mark.parametrize(("fps", "num_frames"), [(15.0, 1), (12.5, 7), (29.97, 30), (60, 2)])
+def test_frame_rate_and_number_are_kept(tmp_path, fps, num_frames):
+    write_mp4(tmp_path / "rate.mp4", noise(num_frames, 32, 32, 3), fps)
+    again, read_fps = read_mp4(tmp_path / "rate.mp4")
+    assert len(again) == num_frames and read_fps == pytest.approx(fps, rel=1e-3)
+
+
+def test_failed_writing_leaves_no_file_and_the_old_one_alone(tmp_path, monkeypatch):
+    path = tmp_path / "play.mp4"
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    for before in (None, b"an older video"):
+        if before:
+            path.write_bytes(before)
+        with monkeypatch.context() as patched:
+            patched.setattr(av.VideoFrame, "from_ndarray", fail)
+            with pytest.raises(OSError, match="disk full"):
+                write_mp4(path, noise(3, 32, 32, 3), 15.0)
+        assert [file.read_bytes() for file in tmp_path.iterdir()] == ([before] if before else [])
+
+
+def test_png_round_trip(tmp_path):
+    picture = noise(20, 30, 3)
+    write_png(tmp_path / "new" / "picture.png", picture)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "picture.png")), picture)
+
+
+# Keys
+
+
+def test_upscale_repeats_pixels():
+    frames = noise(2, 3, 5, 3)
+    large = upscale(frames, 3)
+    assert large.shape == (2, 9, 15, 3)
+    for row in range(3):
+        for column in range(3):
+            assert np.array_equal(large[:, row::3, column::3], frames)
+
+
+@pytest.mark.parametrize("name", COINRUN.names)
+def test_key_strip_lights_the_held_keys_and_no_other(name):
+    """Keys stand in the order left, up, right; those that do nothing in CoinRun (down, letters) are not shown."""
+    place = {"LEFT": 0, "UP": 1, "RIGHT": 2}
+    everything = ActionSpace(("all",), (tuple(place),), (0,))
+    all_lit = lit_columns(key_strip(0, everything, WIDTH))
+    assert len(all_lit) == 3 and all_lit[1] == pytest.approx((WIDTH - 1) / 2, abs=1)
+    action = COINRUN.index(name)
+    strip = key_strip(action, COINRUN, WIDTH)
+    assert strip.shape == (24, WIDTH, 3) and strip.dtype == np.uint8
+    expected = all_lit[sorted(place[key] for key in COINRUN.keys[action] if key in place)]
+    assert lit_columns(strip) == pytest.approx(expected)
+
+
+def test_key_strips_of_different_actions_differ():
+    strips = {key_strip(action, COINRUN, WIDTH).tobytes() for action in (*COINRUN.acting, UNKNOWN_ACTION)}
+    assert len(strips) == len(COINRUN.acting) + 1
+    named = {key_strip(action, unnamed_actions(4), WIDTH).tobytes() for action in (0, 1, 2, 3, UNKNOWN_ACTION)}
+    assert len(named) == 5
+
+
+@pytest.mark.parametrize("space", [COINRUN, unnamed_actions(3), procgen_actions("starpilot")])
+@pytest.mark.parametrize("width", [32, 64, 256])
+def test_key_strip_fits_any_width(space, width):
+    for action in (UNKNOWN_ACTION, *range(len(space))):
+        assert key_strip(action, space, width, height=20).shape == (20, width, 3)
+
+
+def test_with_keys_shows_each_frame_above_its_own_keys():
+    frames, actions = noise(4, 16, 16, 3), np.array([UNKNOWN_ACTION, 7, 5, 7])
+    shown = with_keys(frames, actions, COINRUN)
+    assert shown.shape == (4, 64 + 24, 64, 3)
+    assert np.array_equal(shown[:, :64], upscale(frames))
+    for picture, action in zip(shown, actions, strict=True):
+        assert np.array_equal(picture[64:], key_strip(int(action), COINRUN, 64))
+
+
+@pytest.mark.parametrize("width", [96, 256])
+def test_key_strip_of_buttons_and_axes(width):
+    """Each button and axis changes the strip, the further it is pushed the more; what never acts is not shown."""
+    names = ("noop", "left", "right", "jump", "dx=0.5", "dx", "dx=-1", "dy=-1", "left+jump+dx=0.5")
+    strips = [key_strip(CONTROLS.parse(name), CONTROLS, width) for name in names]
+    strips.append(key_strip(CONTROLS.unknown(), CONTROLS, width))
+    assert {strip.shape for strip in strips} == {(24, width, 3)}
+    assert len({strip.tobytes() for strip in strips}) == len(strips)
+    assert np.array_equal(strips[0], key_strip(CONTROLS.parse("fire"), CONTROLS, width))
+
+
+def test_with_keys_shows_vectors():
+    actions = np.stack([CONTROLS.unknown(), CONTROLS.parse("left"), CONTROLS.noop, CONTROLS.parse("left")])
+    shown = with_keys(noise(4, 16, 24, 3), actions, CONTROLS)
+    for picture, action in zip(shown, actions, strict=True):
+        assert np.array_equal(picture[64:], key_strip(action, CONTROLS, 96))
+
+
+# Several together
+
+
+def test_titled_adds_a_line_above():
+    frames = noise(3, 40, 60, 3)
+    shown = titled(frames, "dream")
+    assert shown.shape == (3, 58, 60, 3) and np.array_equal(shown[:, 18:], frames)
+    assert not np.array_equal(shown[0, :18], titled(frames, "real game")[0, :18])
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_comparison_has_a_column_a_sample_truth_above_dream(num_samples):
+    truth, dream = noise(num_samples, 5, 16, 16, 3), noise(num_samples, 5, 16, 16, 3, seed=1)
+    actions = np.random.default_rng(0).integers(0, 15, (num_samples, 5))
+    shown = comparison(truth, dream, actions, COINRUN)
+    assert shown.shape == (5, 18 + 64 + 18 + 64 + 24, num_samples * 64 + (num_samples - 1) * 6, 3)
+    for sample in range(num_samples):
+        column = shown[:, :, sample * 70 : sample * 70 + 64]
+        assert np.array_equal(column[:, 18:82], upscale(truth[sample]))
+        assert np.array_equal(column[:, 100:], with_keys(dream[sample], actions[sample], COINRUN))
+
+
+@pytest.mark.parametrize("num_samples", [1, 2])
+def test_grid_has_two_rows_a_sample_and_a_column_a_moment(num_samples):
+    truth, dream = noise(num_samples, 9, 16, 16, 3), noise(num_samples, 9, 16, 16, 3, seed=1)
+    moments = [0, 4, 8]
+    picture = grid(truth, dream, moments)
+    assert picture.shape == (num_samples * 64 + (num_samples - 1) * 6, 96, 3) and picture.dtype == np.uint8
+    for sample in range(num_samples):
+        for column, moment in enumerate(moments):
+            for row, frames in enumerate((truth, dream)):
+                top, left = sample * 70 + row * 32, column * 32
+                shown = picture[top : top + 32, left : left + 32]
+                assert np.array_equal(shown, upscale(frames[sample, moment], 2))
+
+
+def test_zeros_of_both_signs_and_unknown_actions_are_shown():
+    actions = np.stack([CONTROLS.noop, -CONTROLS.noop, CONTROLS.unknown(), CONTROLS.parse("jump")])
+    shown = with_keys(np.zeros((4, 16, 64, 3), np.uint8), actions, CONTROLS)
+    assert np.array_equal(shown[0], shown[1]) and (shown[0] != shown[2]).any() and (shown[0] != shown[3]).any()

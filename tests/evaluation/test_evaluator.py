@@ -1,0 +1,213 @@
+"""The command that judges a checkpoint: its report, what it keeps, and what it cannot measure."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from tiny import LITTLE, SMALLEST, TINY, assert_one_line, command, random_model
+
+from data.games.pong import PongVectorEnv
+from evaluation.report import write_report
+from evaluation.result_cache import ResultCache
+from model import GameInfo
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints") / "random"
+    random_model(replace(SMALLEST, num_actions=3, num_steps=2), game=GameInfo(environment="pong")).save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path, checkpoint, pong_set):
+    """run(*options): judge a network of random weights, quickly, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("evaluation.evaluator.QUICK", LITTLE)
+    monkeypatch.setattr("evaluation.evaluator.COLLECTED", {True: (4, 3)})
+
+    def evaluate(*options, data=pong_set):
+        given = ("--data", data) if data else ()
+        return command(monkeypatch, capsys, "scripts.evaluate", "--checkpoint", checkpoint, "--quick", *given, *options)
+
+    return evaluate
+
+
+def read(folder):
+    report = json.loads((folder / "report.json").read_text())
+    del report["timings"]
+    return report
+
+
+def test_two_evaluations_agree_to_the_last_digit_and_write_one_file(run, tmp_path):
+    for out in ("a", "b"):
+        code, printed, err = run("--output", out)
+        assert code == 0, err
+        assert "Controllability at frame 1" in printed and "Collapsed" in printed
+    assert read(tmp_path / "a") == read(tmp_path / "b")
+    report = read(tmp_path / "a")
+    for name in ("fidelity", "single_step", "counterfactuals", "inverse_dynamics", "drift", "sweep", "cost"):
+        assert "not_measured" not in report[name], report[name]
+    assert [(row["num_steps"], row["guidance"], row["context_noise"]) for row in report["sweep"]] == [
+        (1, 1, 0.02), (2, 1, 0.0), (2, 1, 0.02), (2, 1, 0.1), (2, 1.5, 0.02)
+    ]  # fmt: skip
+    plain, guided = report["sweep"][2], report["sweep"][4]
+    assert guided["gflop_per_frame"] == pytest.approx(plain["gflop_per_frame"] * 5 / 3)
+    assert guided["psnr_4"] != plain["psnr_4"]
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert page.count("<svg") == 6 and page.count("data:image/webp") == 5
+    assert "http://" not in page.replace("http://www.w3.org", "") and 'src="data:' in page
+    assert "| controllability |" in (tmp_path / "a" / "report.md").read_text()
+    code, printed, _ = run("--compare", "a/report.json", "b")
+    assert code == 0 and "\n0 of " in printed
+
+
+def test_another_network_and_another_seed_are_told_apart(run, tmp_path, monkeypatch):
+    assert run("--output", "a")[0] == 0
+    random_model(replace(SMALLEST, num_actions=3, num_steps=2), seed=1).save_pretrained(tmp_path / "other")
+    assert run("--output", "b", "--seed", "1", "--checkpoint", tmp_path / "other")[0] == 0
+    code, printed, _ = run("--compare", "a/report.json", "b/report.json")
+    assert code == 0 and "note: settings, seed: 0 in the first, 1 in the second" in printed
+
+
+def test_comparing_names_what_differs(run, tmp_path):
+    assert run("--output", "a")[0] == 0
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    report["fidelity"]["dream"]["psnr"][3] = {"value": 90.0, "low": 89.0, "high": 91.0, "n": 3}
+    (tmp_path / "b.json").write_text(json.dumps(report))
+    code, printed, _ = run("--compare", "a/report.json", "b.json")
+    assert code == 0 and "fidelity dream psnr 4: " in printed and "-> 90 [89, 91]" in printed and "\n1 of " in printed
+
+
+def test_what_is_done_is_not_done_again(run, tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evaluation.evaluator.drift", stop)
+    assert run("--output", "a")[0] == 130
+    assert not (tmp_path / "a" / "report.json").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("evaluation.evaluator.QUICK", LITTLE)
+    monkeypatch.setattr("evaluation.evaluator.fidelity", stop)  # it is done, and so are the dreams that it was made of
+    assert run("--output", "a")[0] == 0
+    assert run("--output", "b")[0] == 130  # elsewhere it is not
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("evaluation.evaluator.QUICK", LITTLE)
+    assert run("--output", "b")[0] == 0
+    assert read(tmp_path / "a") == read(tmp_path / "b")
+    assert not list(tmp_path.glob("a/parts/*/*.npy"))
+
+
+def test_what_others_keep_beside_the_report_stays(tmp_path):
+    (tmp_path / "photos").mkdir()
+    old = ResultCache(tmp_path, "0" * 16)
+    assert old.values("x", lambda: 1)[0] == 1
+    assert ResultCache(tmp_path, "0" * 16).values("x", lambda: 2)[0] == 1
+    assert ResultCache(tmp_path, "1" * 16).values("x", lambda: 2)[0] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1" * 16, "photos"]
+
+
+def test_without_data_play_is_collected_from_the_game(run, tmp_path):
+    code, printed, err = run("--output", "a", data=None)
+    assert code == 0, err
+    assert "collecting 7 records of pong" in printed
+    assert len(list(tmp_path.glob("a/parts/play-*/test/*.array_record"))) == 1
+    assert "controllability" in read(tmp_path / "a")["counterfactuals"]["by_frame"][0]
+    code, printed, _ = run("--output", "a", "--num-steps", 1, data=None)  # the same play again
+    assert code == 0 and "collecting" not in printed
+
+
+def test_a_game_whose_state_cannot_be_saved_is_said_and_the_rest_measured(run, tmp_path, monkeypatch):
+    asked = []
+
+    def cannot(self):
+        asked.append(self)
+        raise NotImplementedError
+
+    monkeypatch.setattr(PongVectorEnv, "get_state", cannot)
+    code, _, err = run("--output", "a")
+    assert code == 0, err
+    assert len(asked) == 1  # not again for each row of the sweep: games can be slow
+    report = read(tmp_path / "a")
+    assert report["counterfactuals"] == {"not_measured": "the state of pong cannot be saved and restored"}
+    assert "the state of pong cannot be saved" in err
+    assert "dream" in report["fidelity"] and "controllability_4" not in report["sweep"][0]
+    assert "cannot be saved and restored" in (tmp_path / "a" / "report.html").read_text()
+
+
+def test_a_game_that_is_not_at_hand(run, tmp_path, monkeypatch, checkpoint):
+    def missing(*arguments, **options):
+        raise ValueError("Procgen is not installed: run ./setup.sh, or use --env pong")
+
+    monkeypatch.setattr("evaluation.evaluator.make_environment", missing)
+    assert run("--output", "a")[0] == 0
+    assert "Procgen is not installed" in read(tmp_path / "a")["counterfactuals"]["not_measured"]
+    monkeypatch.setattr("evaluation.evaluator.collect", missing)
+    code, _, err = run("--output", "b", data=None)
+    assert_one_line(code, err, "give --data DIR", "Procgen is not installed")
+
+
+def test_clips_too_short_for_a_part(run, tmp_path, monkeypatch):
+    """Longer dreams than there are records: each frame is judged by the clips that reach it."""
+    monkeypatch.setattr("evaluation.evaluator.QUICK", replace(LITTLE, drift_frames=20))
+    assert run("--output", "a", "--num-frames", "400", "--num-clips", 2)[0] == 0
+    report = read(tmp_path / "a")
+    assert report["drift"] == {"not_measured": "20 frames are less than a window, 30"}
+    psnr = report["fidelity"]["dream"]["psnr"]
+    assert len(psnr) < 160 and psnr[-1]["n"] <= psnr[0]["n"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--data", "nowhere"), ("no data set at nowhere",)),
+        (("--checkpoint", "nowhere/at/all"), ("no checkpoint at nowhere/at/all",)),
+        (("--num-steps", 0), ("num_steps is 0",)),
+        (("--guidance", -1), ("guidance is -1",)),
+        (("--num-prompt-frames", 9), ("num_prompt_frames is 9", "room for 5")),
+        (("--context-noise", 1), ("context_noise is 1",)),
+        (("--compare", "a", "b"), ("no report at a",)),
+    ],
+)
+def test_mistakes(run, options, words):
+    code, _, err = run(*options)
+    assert_one_line(code, err, *words)
+
+
+def test_mistakes_of_the_checkpoint(run, tmp_path, monkeypatch, capsys):
+    random_model(TINY).save_pretrained(tmp_path / "small_frames")
+    code, _, err = run("--checkpoint", tmp_path / "small_frames")
+    assert_one_line(code, err, "frames of 24x16", "64x64")
+    code, _, err = run("--checkpoint", tmp_path / "small_frames", data=None)
+    assert_one_line(code, err, "give --data DIR", "unknown environment")
+    broken = random_model(replace(SMALLEST, num_actions=3))
+    broken.action_embedding.weight.data.fill_(float("nan"))
+    broken.save_pretrained(tmp_path / "broken")
+    code, _, err = run("--checkpoint", tmp_path / "broken")
+    assert_one_line(code, err, "weights are not finite")
+    (tmp_path / "text.json").write_text("{}")
+    code, _, err = run("--compare", "text.json", "text.json")
+    assert_one_line(code, err, "is not a report.json")
+    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", "--quick")
+    assert_one_line(code, err, "--checkpoint", "--compare")
+
+
+def test_a_report_without_anything_measured_can_still_be_read(tmp_path):
+    missing = {"not_measured": "there was nothing"}
+    names = ("fidelity", "single_step", "counterfactuals", "inverse_dynamics", "drift", "sweep", "pictures")
+    report = dict.fromkeys((*names, "perceptual"), missing) | {
+        "checkpoint": {"name": "x", "weights_sha256": "0" * 64, "parameters": 1, "config": {}},
+        "data": {"folder": "d", "split": "test", "environment": "pong", "environment_options": {}, "records": 0},
+        "settings": {
+            "num_prompt_frames": 4, "num_steps": 2, "guidance": 1.0, "context_noise": 0.0, "seed": 0, "quick": True,
+            "drift_frames": 1,
+        },
+        "cost": {"gflop_per_frame": 1.0},
+        "timings": {"device": "CPU", "frame_ms": {"2 steps, guidance 1": 10.0}, "section_secs": {}},
+    }  # fmt: skip
+    write_report(tmp_path, report)
+    assert (tmp_path / "report.md").read_text().count("Not measured: there was nothing.") == 7

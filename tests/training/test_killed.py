@@ -1,0 +1,84 @@
+"""Training that is killed, or asked to stop, in processes of its own."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from runs import assert_same_run, ended, finish, start, values
+
+from training.checkpoint import find_checkpoint_to_resume, load_state
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def wait_until(condition, process: subprocess.Popen, timeout_secs: float = 240) -> bool:
+    """Whether it came true while the process ran."""
+    deadline = time.monotonic() + timeout_secs
+    while time.monotonic() < deadline and process.poll() is None:
+        if condition():
+            return True
+        time.sleep(0.0005)
+    return False
+
+
+def steps_done(run: Path) -> int:
+    with suppress(OSError):
+        return (run / "metrics.jsonl").read_text().count("train/loss")
+    return 0
+
+
+@pytest.mark.slow
+def test_killed_ten_times_as_if_never(pong_set, tmp_path):
+    """At random moments, and in the midst of saving."""
+    options = ("--max-steps", 500, "--epochs", 100, "--rollout-every", 100)
+    rng, run = random.Random(0), tmp_path / "run"
+    finish(start(tmp_path / "unbroken", pong_set, *options))
+    killed_saving = 0
+    for kill in range(10):
+        process, before = start(run, pong_set, *options, "--resume", "auto"), steps_done(run)
+        enough = before + rng.randint(1, 25)
+        assert wait_until(lambda enough=enough: steps_done(run) >= enough, process)
+        time.sleep(rng.uniform(0, 0.02))  # anywhere in a step
+        if kill % 2:
+            assert wait_until(lambda: list((run / "checkpoints").glob(".step_*.tmp")), process)
+        process.kill()
+        process.wait()
+        killed_saving += bool(list((run / "checkpoints").glob(".step_*.tmp")))
+    assert killed_saving >= 1
+    assert 0 < steps_done(run) < 500
+    finish(start(run, pong_set, *options, "--resume", "auto"))
+    assert_same_run(run, tmp_path / "unbroken")
+    assert not list(run.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_one_rank_of_two_is_killed_and_torchrun_goes_on(pong_set, tmp_path):
+    options, run = ("--max-steps", 400, "--epochs", 100), tmp_path / "run"
+    finish(start(tmp_path / "unbroken", pong_set, *options, ranks=2))
+    process = start(run, pong_set, *options, ranks=2, max_restarts=3)
+    for kill in range(2):
+        assert wait_until(lambda kill=kill: 100 * (kill + 1) < steps_done(run) and children(process), process)
+        os.kill(children(process)[kill], signal.SIGKILL)
+        time.sleep(1.0)
+    output = finish(process)
+    assert output.count("resumed from") == 2
+    assert_same_run(run, tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_torchrun_that_is_asked_to_stop_saves(pong_set, tmp_path, number):
+    run = tmp_path / "run"
+    process = start(run, pong_set, "--max-steps", 100000, "--checkpoint-every", 100000, ranks=2)
+    assert wait_until(lambda: steps_done(run) > 20, process)
+    process.send_signal(number)
+    output = ended(process)
+    assert process.returncode != 0 and output.count("stopped at step") == 1, output
+    assert load_state(find_checkpoint_to_resume("auto", run))["step"] == max(values(run, "train/loss"))
