@@ -15,6 +15,7 @@ test-slow: setup
 lint: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
 
 # The shipped CoinRun dreams beside the real game. Then it learns another look, CoinRun's plain graphics, from a
 # little real play collected here. A second call goes on where the first one stopped.
