@@ -9,43 +9,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from skimage.metrics import structural_similarity
 
 from data.dataset import ClipDataset
 from data.pixels import to_float, to_uint8
-from evaluation.statistics import decibels, estimate
+from evaluation.statistics import estimate
 from model.dit import WorldModel
 from training.device import autocast
 from training.loss import diffusion_loss, validation_noise
+from training.metrics import frame_mse, frame_ssim, psnr_from_mse
 
 CASE_FRAME = 16  # best, median and worst clips are those by PSNR at this dreamt frame
 
 
-def squared_errors(truth: np.ndarray, frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """uint8 (S, T, H, W, C) each, true lengths (S,) -> (S, T) mean squared error of each frame; NaN past the truth."""
-    errors = np.full(truth.shape[:2], np.nan)
-    for clip, length in enumerate(lengths):
-        difference = truth[clip, :length].astype(np.float32) - frames[clip, :length]
-        errors[clip, :length] = np.square(difference).mean((1, 2, 3))
-    return errors
-
-
-def similarities(truth: np.ndarray, frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Likewise the structural similarity of each frame (Wang et al., 2004)."""
-    values = np.full(truth.shape[:2], np.nan)
-    for clip, length in enumerate(lengths):
-        for t in range(length):
-            pair = truth[clip, t], frames[clip, t]
-            values[clip, t] = structural_similarity(*pair, channel_axis=-1, data_range=255)
-    return values
-
-
 def curves(truth: np.ndarray, frames: np.ndarray, lengths: np.ndarray) -> dict[str, list[dict | None]]:
     """PSNR (of the pooled squared error) and SSIM at each frame, over all clips that reach it."""
-    errors, alike = squared_errors(truth, frames, lengths), similarities(truth, frames, lengths)
+    errors, alike = frame_mse(truth, frames, lengths), frame_ssim(truth, frames, lengths)
     reached = range(max(lengths, default=0))
     return {
-        "psnr": [estimate(errors[:, t], transform=decibels) for t in reached],
+        "psnr": [estimate(errors[:, t], transform=psnr_from_mse) for t in reached],
         "ssim": [estimate(alike[:, t]) for t in reached],
     }
 
@@ -69,10 +50,10 @@ def fidelity(
 def cases(truth: np.ndarray, dreams: np.ndarray, lengths: np.ndarray) -> dict[str, dict[str, Any]]:
     """The best, the median and the worst clip, by PSNR at frame CASE_FRAME, or at the last frame if there are fewer."""
     frame = int(min(CASE_FRAME, max(lengths)))
-    error = squared_errors(truth, dreams, lengths)[:, frame - 1]
+    error = frame_mse(truth, dreams, lengths)[:, frame - 1]
     order = np.argsort(error)[: int(np.isfinite(error).sum())]  # NaN comes last
     chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
-    psnr = decibels(error)
+    psnr = psnr_from_mse(error)
     return {
         name: {"clip": int(clip), "frame": frame, "psnr": float(psnr[clip]) if np.isfinite(psnr[clip]) else None}
         for name, clip in chosen.items()
@@ -104,14 +85,14 @@ def single_step(model: WorldModel, dataset: ClipDataset, num_clips: int, batch_s
             other, _ = diffusion_loss(model, model.config, x0, actions.roll(1, dims=0), noise)
         lengths = np.full(len(frames), frames.shape[1])
         seen = to_uint8(seen)
-        errors, alike = (measure(batch.frames, seen, lengths).mean(1) for measure in (squared_errors, similarities))
+        errors, alike = (measure(batch.frames, seen, lengths).mean(1) for measure in (frame_mse, frame_ssim))
         rows.extend(zip(own.mean(1).tolist(), other.mean(1).tolist(), errors, alike, strict=True))
         if len(rows) >= num_clips:
             break
     loss, other_loss, error, similarity = np.array(rows).T
     return {
         "loss": estimate(loss),
-        "psnr": estimate(error, transform=decibels),
+        "psnr": estimate(error, transform=psnr_from_mse),
         "ssim": estimate(similarity),
         "action_ratio": estimate(other_loss, loss) if has_others else None,
     }

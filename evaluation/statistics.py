@@ -9,7 +9,6 @@ import numpy as np
 
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # percentiles
-PEAK_POWER = 255.0**2
 
 
 def estimate(
@@ -38,9 +37,3 @@ def estimate(
     low, high = np.percentile(figures[1:], INTERVAL, method="nearest")  # no arithmetic: it may be infinite
     value, low, high = (float(x) if np.isfinite(x) else None for x in (figures[0], low, high))
     return {"value": value, "low": low, "high": high, "n": n}
-
-
-def decibels(squared_error: np.ndarray) -> np.ndarray:
-    """Mean squared error of 8-bit frames -> PSNR in dB; infinite where there is no error."""
-    with np.errstate(divide="ignore"):
-        return 10 * np.log10(PEAK_POWER / squared_error)

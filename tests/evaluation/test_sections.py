@@ -24,7 +24,8 @@ from evaluation.counterfactuals import (
 from evaluation.drift import RealPlay, drift
 from evaluation.fidelity import cases, fidelity
 from evaluation.inverse_dynamics import ActionGroups, inverse_dynamics, train_inverse_dynamics
-from evaluation.statistics import decibels, estimate
+from evaluation.statistics import estimate
+from training.metrics import psnr_from_mse
 
 PROMPT = 4
 PONG_ACTIONS = 3
@@ -73,7 +74,7 @@ def test_an_interval_holds_the_mean_as_often_as_it_says():
 
 def test_estimates_of_nothing_and_of_no_error():
     assert estimate(np.array([np.nan, np.nan])) is None
-    assert estimate(np.zeros(5), transform=decibels) == {"value": None, "low": None, "high": None, "n": 5}
+    assert estimate(np.zeros(5), transform=psnr_from_mse) == {"value": None, "low": None, "high": None, "n": 5}
     assert estimate(np.array([1.0, np.nan, 5.0]))["value"] == 3.0
     ratio = estimate(np.array([1.0, 6.0, 0.0]), counts=np.array([2.0, 8.0, 0.0]))
     assert ratio["value"] == 0.7 and ratio["n"] == 2
