@@ -65,7 +65,7 @@ def held_out_clips(
     min_frames = num_frames if min_frames is None else min(min_frames, num_frames)
     long_enough = np.flatnonzero(dataset.index.lengths >= min_frames)
     if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}: at least 1 is needed")
+        raise ValueError(f"{num_samples} samples: at least 1 is needed")
     if len(long_enough) < num_samples:
         longest = max(dataset.index.lengths)
         raise ValueError(
