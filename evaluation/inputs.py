@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from data.actions import ActionSpace
+from data.clips import Clips, draw_clips, draw_records, scripted_actions
 from data.dataset import ClipDataset
 from data.index import held_out_split
 from data.records import Record
-from evaluation.clips import RealClips, draw_clips, draw_records, scripted_actions
 from evaluation.config import EvaluateConfig
 from evaluation.counterfactuals import Counterfactuals, collect_counterfactuals, make_game, to_rollouts
 from evaluation.real_play import collect_real_play
@@ -118,7 +118,7 @@ class EvaluationInputs:
     # Real play.
 
     @cached_property
-    def clips(self) -> RealClips:
+    def clips(self) -> Clips:
         """Held-out clips: a prompt, and the frames that really follow it."""
         num_prompt, sizes = self.config.num_prompt_frames, self.sizes
         return draw_clips(

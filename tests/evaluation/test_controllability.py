@@ -113,9 +113,7 @@ def test_a_tie_is_wrong(counterfactuals):
 def test_identical_futures_count_as_one():
     futures = np.zeros((1, 4, 1, 2, 2, 1), np.uint8)
     futures[0, 3] = 200  # the other three actions do the same
-    counterfactuals = Counterfactuals(
-        futures[:, 0], np.zeros((1, 1), int), np.arange(4), futures, np.ones((1, 4), int)
-    )
+    counterfactuals = Counterfactuals(futures[:, 0], np.zeros((1, 1), int), np.arange(4), futures, np.ones((1, 4), int))
     rollouts = futures.copy()
     rollouts[0, 0] = 200  # one of the three is wrong
     accuracy, chance = controllability_by_state(counterfactuals, rollouts, 1)
