@@ -29,7 +29,7 @@ def compare_reports(first: Path, second: Path) -> str:
         raise ValueError(f"{first} and {second} have no figure in common")
     differing = [name for name in common if not _overlap(first_figures[name], second_figures[name])]
     lines += [f"{name}: {_format(first_figures[name])} -> {_format(second_figures[name])}" for name in differing]
-    lines.append(f"{len(differing)} of {len(common)} figures differ: their 95 % intervals do not overlap")
+    lines.append(f"{len(differing)} of {len(common)} figures have 95 % intervals that do not overlap")
     return "\n".join(lines)
 
 

@@ -88,7 +88,7 @@ class EvaluateConfig:
     context_noise: float = 0.02  # noise level of the context frames
     seed: int = 0  # seed of the clips, the game states and the noise
     batch_size: int = 16  # rollouts generated in parallel
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
     bf16: bool | None = None  # bfloat16 weights; None: if the device multiplies bfloat16 natively
     compare: tuple[Path, Path] | None = None  # two report.json: print where their 95 % intervals do not overlap
 

@@ -25,7 +25,7 @@ NUM_LONG_ROLLOUTS, NUM_LONG_ROLLOUT_FRAMES = 6, 10  # rows and columns of the co
 
 
 def pictures_section(inputs: EvaluationInputs, has_counterfactuals: bool) -> dict[str, Any]:
-    """The pictures of the report by name, and the frame numbers of the long rollouts in theirs."""
+    """The pictures of the report by name, and the numbers of the frames that the long rollouts show."""
     truth, lengths, rollouts, fps = inputs.truth, inputs.truth_lengths, inputs.rollouts, inputs.metadata.fps
     pictures = {}
     for name, example in example_clips(truth, rollouts, lengths).items():

@@ -16,9 +16,9 @@ FIDELITY_ROWS = {
     "other_actions": "rollout under another clip's actions",
 }
 GLOSSARY = (
-    "A rollout (a dream) is the world model's continuation of a few real frames, the prompt. PSNR (peak signal-to- "
-    "noise ratio, in dB) measures the squared error between real and generated frames; higher is better. SSIM "
-    "(structural similarity) compares their local brightness, contrast and structure; 1 means identical. "
+    "A rollout (a dream) is the world model's continuation of a few real frames, the prompt. PSNR (peak "
+    "signal-to-noise ratio, in dB) measures the squared error between real and generated frames; higher is better. "
+    "SSIM (structural similarity) compares their local brightness, contrast and structure; 1 means identical. "
     "Controllability (counterfactual action accuracy) is the share of futures in which the rollout follows its own "
     "action. Inverse dynamics accuracy is how often a small network predicts the right action from the frames. Drift "
     "is how rollouts change over a long time; a rollout has collapsed when it no longer looks or moves like real "
@@ -37,11 +37,11 @@ CONTROLLABILITY = (
     "actions reaches exactly this."
 )
 INVERSE_DYNAMICS = (
-    "The network is trained on real play only. It predicts the held keys from the last four frames, on real held-out "
-    "video and on rollouts under the same actions. Some actions have no visible effect (a jump in the air), so the "
-    "accuracy on real video is the most that a rollout can be expected to reach. If several buttons can be held, the "
-    "network predicts the combination, among the most frequent ones, and ignores the mouse. If there are only axes, it "
-    "predicts their directions."
+    "A small network is trained on real play only. It predicts the held keys from the last four frames, on real "
+    "held-out video and on rollouts under the same actions. Some actions have no visible effect (a jump in the air), "
+    "so the accuracy on real video is the most that a rollout can be expected to reach. If several buttons can be "
+    "held, the network predicts the combination, among the most frequent ones, and ignores the mouse. If there are "
+    "only axes, it predicts their directions."
 )
 SINGLE_STEP = (
     "One forward pass of the network, as in the validation of training: every frame of a clip has a random noise level "

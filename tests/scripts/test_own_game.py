@@ -42,8 +42,8 @@ def run(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
 
-    monkeypatch.setattr("evaluation.evaluator.QUICK", LITTLE)
-    monkeypatch.setattr("evaluation.evaluator.COLLECTED", {True: (4, 3)})
+    monkeypatch.setattr("evaluation.config.QUICK", LITTLE)
+    monkeypatch.setattr("evaluation.real_play.NUM_RECORDS", {True: (4, 3)})
 
     def call(name, *options):
         code, out, err = command(monkeypatch, capsys, name, *options)
