@@ -1,4 +1,4 @@
-"""Two reports side by side: what differs by more than chance would have it."""
+"""Compare two reports: list the figures that differ by more than chance."""
 
 from __future__ import annotations
 
@@ -7,48 +7,43 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Without these being equal, the reports judge by other things.
-_SAME = ("data", "settings")
-_LEFT_OUT = ("timings", "checkpoint", *_SAME)
+# If these differ, the reports did not measure the same thing.
+_CONDITIONS = ("data", "settings")
+_IGNORED = ("timings", "checkpoint", *_CONDITIONS)
+_REPORT_KEYS = {"checkpoint", *_CONDITIONS}
 
 
 def compare_reports(first: Path, second: Path) -> str:
-    """The figures whose 95 % intervals do not meet, a line each; and how many there are in both.
+    """One line for each figure whose 95 % intervals do not overlap, and a line with their number.
 
     Raises:
-        ValueError: not a report, or nothing that is in both.
+        ValueError: one of the files is not a report, or the reports have no figure in common.
     """
-    one, other = (read_report(path) for path in (first, second))
-    lines = [f"first: {first}", f"second: {second}"]
-    for name in _SAME:
-        for key in sorted(one[name].keys() | other[name].keys()):
-            values = one[name].get(key), other[name].get(key)
-            if values[0] != values[1]:
-                lines.append(f"note: {name}, {key}: {values[0]} in the first, {values[1]} in the second")
-    ours, theirs = (
-        dict(figures({name: section for name, section in report.items() if name not in _LEFT_OUT}))
-        for report in (one, other)
+    reports = read_report(first), read_report(second)
+    lines = [f"first: {first}", f"second: {second}", *_condition_notes(*reports)]
+    first_figures, second_figures = (
+        dict(figures({name: section for name, section in report.items() if name not in _IGNORED})) for report in reports
     )
-    both = [name for name in ours if name in theirs]
-    if not both:
+    common = [name for name in first_figures if name in second_figures]
+    if not common:
         raise ValueError(f"{first} and {second} have no figure in common")
-    differing = [name for name in both if _apart(ours[name], theirs[name])]
-    lines += [f"{name}: {_show(ours[name])} -> {_show(theirs[name])}" for name in differing]
-    lines.append(f"{len(differing)} of {len(both)} figures differ beyond their 95 % intervals")
+    differing = [name for name in common if not _overlap(first_figures[name], second_figures[name])]
+    lines += [f"{name}: {_format(first_figures[name])} -> {_format(second_figures[name])}" for name in differing]
+    lines.append(f"{len(differing)} of {len(common)} figures have 95 % intervals that do not overlap")
     return "\n".join(lines)
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report.json.
+    """Read a report.json, given the file or its folder. Keys of older reports get their current names.
 
     Raises:
-        ValueError: there is none, or it is something else.
+        ValueError: the file does not exist, or is not a report.
     """
     if path.is_dir():
         path = path / "report.json"
     try:
-        report = json.loads(path.read_text())
-        if {"checkpoint", *_SAME} <= report.keys():
+        report = json.loads(path.read_text(), object_hook=_rename_old_keys)
+        if report.keys() >= _REPORT_KEYS:
             return report
     except OSError as error:
         raise ValueError(f"no report at {path}: {error.strerror}") from None
@@ -57,8 +52,16 @@ def read_report(path: Path) -> dict[str, Any]:
     raise ValueError(f"{path} is not a report.json of scripts.evaluate")
 
 
+def _rename_old_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """Controllability was called "obedience" in older reports, also with a frame number: "obedience_4"."""
+    return {
+        name.replace("obedience", "controllability", 1) if name.startswith("obedience") else name: value
+        for name, value in values.items()
+    }
+
+
 def figures(report: Any, name: str = "") -> Iterator[tuple[str, dict]]:
-    """Every estimate in a report, with where it stands: `fidelity dream psnr 16`."""
+    """All estimates in a report, each with its path as a name: `fidelity dream psnr 16`."""
     if isinstance(report, dict) and {"value", "low", "high", "n"} <= report.keys():
         yield name, report
     elif isinstance(report, dict):
@@ -66,26 +69,34 @@ def figures(report: Any, name: str = "") -> Iterator[tuple[str, dict]]:
             yield from figures(part, f"{name} {key}".strip())
     elif isinstance(report, list):
         for number, part in enumerate(report, start=1):
-            yield from figures(part, f"{name} {_label(part, number)}")
+            yield from figures(part, f"{name} {_item_label(part, number)}")
 
 
-def _label(part: Any, number: int) -> str:
-    """Of an item in a list: what tells it apart, or its place."""
-    if isinstance(part, dict):
-        told = [f"{key} {part[key]}" for key in ("frame", "num_steps", "guidance", "context_noise") if key in part]
-        return " ".join(told) or str(number)
-    return str(number)
+def _item_label(item: Any, number: int) -> str:
+    """The settings that identify an item of a list, or else its number."""
+    keys = [
+        key for key in ("frame", "num_steps", "guidance", "context_noise") if isinstance(item, dict) and key in item
+    ]
+    return " ".join(f"{key} {item[key]}" for key in keys) or str(number)
 
 
-def _apart(one: dict, other: dict) -> bool:
-    low, high = ([_or_infinite(e[part]) for e in (one, other)] for part in ("low", "high"))
-    return high[0] < low[1] or high[1] < low[0]
+def _condition_notes(first: dict, second: dict) -> Iterator[str]:
+    for name in _CONDITIONS:
+        for key in sorted(first[name].keys() | second[name].keys()):
+            values = first[name].get(key), second[name].get(key)
+            if values[0] != values[1]:
+                yield f"note: {name}, {key}: {values[0]} in the first, {values[1]} in the second"
 
 
-def _or_infinite(value: float | None) -> float:
+def _overlap(first: dict, second: dict) -> bool:
+    return _number(first["low"]) <= _number(second["high"]) and _number(second["low"]) <= _number(first["high"])
+
+
+def _number(value: float | None) -> float:
+    """None stands for infinity: JSON has no infinity."""
     return float("inf") if value is None else value
 
 
-def _show(estimate: dict) -> str:
-    value, low, high = (f"{_or_infinite(estimate[part]):.4g}" for part in ("value", "low", "high"))
+def _format(estimate: dict) -> str:
+    value, low, high = (f"{_number(estimate[part]):.4g}" for part in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"

@@ -1,31 +1,34 @@
-"""What an evaluation is told."""
+"""The options of an evaluation, and how much it measures."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured. All that is drawn, is drawn by seed: a smaller size takes the first of a larger one's."""
+    """How much is measured. The field names are keys of report.json.
 
-    num_clips: int  # of held-out play that are dreamt along with
-    num_frames: int  # dreamt of each
-    num_states: int  # moments from which futures branch
-    branch_frames: int  # of each future
-    reader_steps: int  # that the network which names keys is trained for
-    train_records: int  # that it is trained on, and that dreams are compared with
-    drift_dreams: int
-    drift_frames: int
-    sweep_clips: int  # for each row of the table of settings
-    sweep_frames: int
-    sweep_states: int
-    sweep_steps: tuple[int, ...]
-    sweep_guidance: tuple[float, ...]
-    sweep_noise: tuple[float, ...]
-    timed_frames: int
+    All random draws are seeded, so a smaller size uses the first part of what a larger size uses.
+    """
+
+    num_clips: int  # held-out clips that the world model continues
+    num_frames: int  # generated frames per clip
+    num_states: int  # game states from which counterfactual futures start
+    branch_frames: int  # frames of each counterfactual future
+    reader_steps: int  # training steps of the inverse dynamics model
+    train_records: int  # training records for the inverse dynamics model and for the statistics of real play
+    drift_dreams: int  # long rollouts
+    drift_frames: int  # frames of each long rollout
+    sweep_clips: int  # clips per row of the sweep over sampler settings
+    sweep_frames: int  # generated frames per clip in the sweep
+    sweep_states: int  # game states per row of the sweep
+    sweep_steps: tuple[int, ...]  # values of num_steps in the sweep
+    sweep_guidance: tuple[float, ...]  # values of guidance in the sweep
+    sweep_noise: tuple[float, ...]  # values of context_noise in the sweep
+    timed_frames: int  # frames whose generation is timed
 
 
 FULL = Sizes(
@@ -62,49 +65,50 @@ QUICK = Sizes(
     sweep_noise=(0.0, 0.02, 0.1),
     timed_frames=8,
 )
+_SIZE_OPTIONS = ("num_clips", "num_frames", "num_states", "drift_dreams")
+_POSITIVE_OPTIONS = (*_SIZE_OPTIONS, "num_prompt_frames", "num_steps", "batch_size")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Judge a checkpoint against the real game; or compare two reports."""
+    """Evaluate a checkpoint against the real game, or compare two reports."""
 
-    checkpoint: str = ""  # a checkpoint's folder, or "user/name" on the Hub
-    data: Path | None = None  # data set folder with held-out play; None: play is collected from the checkpoint's game
-    output: Path = Path("report")  # folder of report.html, report.json and report.md
-    split: Literal["test", "val"] | None = None  # the held-out levels; None: test, or val where there is no test
-    quick: bool = False  # a first impression in two minutes on two cores: everything smaller
-    num_clips: int | None = None  # held-out clips; None: 64, or 12 when quick
-    num_frames: int | None = None  # frames dreamt of each; None: 64, or 16 when quick
-    num_states: int | None = None  # moments from which futures branch; None: 48, or 8 when quick
-    drift_dreams: int | None = None  # long dreams, of 900 frames, or 90 when quick; None: 32, or 4 when quick
-    num_prompt_frames: int = 4
-    num_steps: int | None = None  # denoising steps a frame; None: as the checkpoint says
-    guidance: float = 1.0  # above 1: obey actions more than the network would by itself, at twice the cost a step
-    context_noise: float = 0.02  # of the frames that are looked back at
-    seed: int = 0  # of clips, moments, and noise
-    batch_size: int = 16  # dreams side by side
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    bf16: bool | None = None  # bfloat16 weights; None: where the device is fast at it
-    compare: tuple[Path, Path] | None = None  # two report.json: print what differs beyond the intervals, no more
+    checkpoint: str = ""  # folder of a checkpoint, or "user/name" on the Hub
+    data: Path | None = None  # data set folder with held-out play; None: collect play of the checkpoint's game
+    output: Path = Path("report")  # folder for report.html, report.json and report.md
+    split: Literal["test", "val"] | None = None  # held-out split; None: test, or val if there is no test split
+    quick: bool = False  # measure less: a first impression in two minutes on two cores
+    num_clips: int | None = None  # held-out clips; None: 64, or 12 with quick
+    num_frames: int | None = None  # generated frames per clip; None: 64, or 16 with quick
+    num_states: int | None = None  # game states for the controllability; None: 48, or 8 with quick
+    drift_dreams: int | None = None  # long rollouts of 900 frames (90 with quick); None: 32, or 4 with quick
+    num_prompt_frames: int = 4  # real frames that a rollout starts from
+    num_steps: int | None = None  # denoising steps per frame; None: the checkpoint's default
+    guidance: float = 1.0  # above 1: follow actions more strongly, at twice the cost per step
+    context_noise: float = 0.02  # noise level of the context frames
+    seed: int = 0  # seed of the clips, the game states and the noise
+    batch_size: int = 16  # rollouts generated in parallel
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
+    bf16: bool | None = None  # bfloat16 weights; None: if the device multiplies bfloat16 natively
+    compare: tuple[Path, Path] | None = None  # two report.json: print where their 95 % intervals do not overlap
 
     def __post_init__(self):
         if self.compare is None and not self.checkpoint:
             raise ValueError("give --checkpoint DIR, or two reports to --compare")
-        for name in (
-            "num_clips",
-            "num_frames",
-            "num_states",
-            "drift_dreams",
-            "num_prompt_frames",
-            "num_steps",
-            "batch_size",
-        ):
+        for name in _POSITIVE_OPTIONS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")
         if not self.guidance >= 0:
-            raise ValueError(f"guidance is {self.guidance}: it cannot be negative")
+            raise ValueError(f"guidance is {self.guidance}: it must not be negative")
         if not 0.0 <= self.context_noise < 1.0:
-            raise ValueError(f"context_noise is {self.context_noise}: it must lie in [0, 1)")
+            raise ValueError(f"context_noise is {self.context_noise}: it must be in [0, 1)")
         if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}: it cannot be negative")
+            raise ValueError(f"seed is {self.seed}: it must not be negative")
+
+    @property
+    def sizes(self) -> Sizes:
+        """The full or the quick sizes, changed by the options that are set."""
+        options = {name: getattr(self, name) for name in _SIZE_OPTIONS}
+        given = {name: value for name, value in options.items() if value is not None}
+        return replace(QUICK if self.quick else FULL, **given)

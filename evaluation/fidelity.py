@@ -1,6 +1,6 @@
-"""How near a dream stays to what really happened, frame by frame; and how good one step of the network is.
+"""Fidelity: how close a rollout stays to the real frames, frame by frame.
 
-Shapes: S clips, T frames, H x W x C pixels.
+Shapes: S clips, T frames, H x W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -8,110 +8,67 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from skimage.metrics import structural_similarity
 
-from data.dataset import ClipDataset
-from data.pixels import to_float, to_uint8
-from evaluation.statistics import decibels, estimate
-from model.dit import WorldModel
-from training.device import autocast
-from training.loss import diffusion_loss, validation_noise
+from evaluation.inputs import EvaluationInputs
+from evaluation.statistics import estimate
+from training.metrics import frame_mse, frame_ssim, psnr_from_mse
 
-CASE_FRAME = 16  # best, median and worst clips are those by PSNR at this dreamt frame
+EXAMPLE_FRAME = 16  # the best, median and worst clip are chosen by the PSNR of this generated frame
 
 
-def squared_errors(truth: np.ndarray, frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """uint8 (S, T, H, W, C) each, true lengths (S,) -> (S, T) mean squared error of each frame; NaN past the truth."""
-    errors = np.full(truth.shape[:2], np.nan)
-    for clip, length in enumerate(lengths):
-        difference = truth[clip, :length].astype(np.float32) - frames[clip, :length]
-        errors[clip, :length] = np.square(difference).mean((1, 2, 3))
-    return errors
-
-
-def similarities(truth: np.ndarray, frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Likewise the structural similarity of each frame (Wang et al., 2004)."""
-    values = np.full(truth.shape[:2], np.nan)
-    for clip, length in enumerate(lengths):
-        for t in range(length):
-            pair = truth[clip, t], frames[clip, t]
-            values[clip, t] = structural_similarity(*pair, channel_axis=-1, data_range=255)
-    return values
+def fidelity_section(inputs: EvaluationInputs) -> dict[str, Any]:
+    """PSNR and SSIM by frame for the rollouts and two baselines, and the example clips."""
+    truth, lengths = inputs.truth, inputs.truth_lengths
+    last_prompt_frame = inputs.clips.frames[:, inputs.config.num_prompt_frames - 1]
+    return {
+        **fidelity(truth, lengths, last_prompt_frame, inputs.rollouts, inputs.other_action_rollouts),
+        "cases": example_clips(truth, inputs.rollouts, lengths),
+    }
 
 
 def curves(truth: np.ndarray, frames: np.ndarray, lengths: np.ndarray) -> dict[str, list[dict | None]]:
-    """PSNR (of the pooled squared error) and SSIM at each frame, over all clips that reach it."""
-    errors, alike = squared_errors(truth, frames, lengths), similarities(truth, frames, lengths)
-    reached = range(max(lengths, default=0))
+    """PSNR (of the pooled squared error) and SSIM at each frame, over all clips that reach it.
+
+    Args:
+        truth, frames: uint8 (S, T, H, W, C).
+        lengths: int (S,), number of true frames of each clip.
+    """
+    mse, ssim = frame_mse(truth, frames, lengths), frame_ssim(truth, frames, lengths)
+    num_frames = max(lengths, default=0)
     return {
-        "psnr": [estimate(errors[:, t], transform=decibels) for t in reached],
-        "ssim": [estimate(alike[:, t]) for t in reached],
+        "psnr": [estimate(mse[:, t], transform=psnr_from_mse) for t in range(num_frames)],
+        "ssim": [estimate(ssim[:, t]) for t in range(num_frames)],
     }
 
 
 def fidelity(
-    truth: np.ndarray, lengths: np.ndarray, last: np.ndarray, dreams: np.ndarray, other: np.ndarray | None
+    truth: np.ndarray,
+    lengths: np.ndarray,
+    last_prompt_frame: np.ndarray,
+    rollouts: np.ndarray,
+    other_action_rollouts: np.ndarray | None,
 ) -> dict[str, Any]:
-    """The dream beside what takes no model, and beside the dream under another clip's actions.
+    """`curves` of the rollouts, of repeating the last prompt frame, and of rollouts under another clip's actions.
 
     Args:
-        truth: uint8 (S, T, H, W, C), what followed the prompt.
-        lengths: (S,) how much of it is true.
-        last: uint8 (S, H, W, C), the prompt's last frame.
-        dreams, other: shaped as truth; None: there was no other clip.
+        truth: uint8 (S, T, H, W, C), the real frames after the prompt.
+        lengths: int (S,), number of true frames of each clip.
+        last_prompt_frame: uint8 (S, H, W, C).
+        rollouts, other_action_rollouts: shaped as truth; None: there is no other clip.
     """
-    repeated = np.broadcast_to(last[:, None], truth.shape)
-    rows = {"dream": dreams, "repeat_prompt": repeated, "other_actions": other}
+    repeated = np.broadcast_to(last_prompt_frame[:, None], truth.shape)
+    rows = {"dream": rollouts, "repeat_prompt": repeated, "other_actions": other_action_rollouts}
     return {name: curves(truth, frames, lengths) for name, frames in rows.items() if frames is not None}
 
 
-def cases(truth: np.ndarray, dreams: np.ndarray, lengths: np.ndarray) -> dict[str, dict[str, Any]]:
-    """The best, the median and the worst clip, by PSNR at frame CASE_FRAME, or at the last frame if there are fewer."""
-    frame = int(min(CASE_FRAME, max(lengths)))
-    error = squared_errors(truth, dreams, lengths)[:, frame - 1]
-    order = np.argsort(error)[: int(np.isfinite(error).sum())]  # NaN comes last
+def example_clips(truth: np.ndarray, rollouts: np.ndarray, lengths: np.ndarray) -> dict[str, dict[str, Any]]:
+    """The best, median and worst clip by the PSNR of frame EXAMPLE_FRAME, or of the last frame if there are fewer."""
+    frame = int(min(EXAMPLE_FRAME, max(lengths)))
+    mse = frame_mse(truth, rollouts, lengths)[:, frame - 1]
+    order = np.argsort(mse)[: int(np.isfinite(mse).sum())]  # argsort puts NaN last
     chosen = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
-    psnr = decibels(error)
+    psnr = psnr_from_mse(mse)
     return {
         name: {"clip": int(clip), "frame": frame, "psnr": float(psnr[clip]) if np.isfinite(psnr[clip]) else None}
         for name, clip in chosen.items()
-    }
-
-
-@torch.inference_mode()
-def single_step(model: WorldModel, dataset: ClipDataset, num_clips: int, batch_size: int) -> dict[str, Any]:
-    """As training logs it: the loss, and PSNR and SSIM of the x0 that the network sees at random levels,
-    looking back at nearly clean frames.
-
-    And `action_ratio`: the loss under another clip's actions, the noise being the same, over that under their own; None
-    where there is no other clip, or are no actions.
-
-    Args:
-        model: not packed.
-        dataset: of clips as long as the model's window.
-    """
-    # NaN-free rows, one a clip: loss, loss under other actions, squared error, similarity.
-    rows: list[tuple[float, float, float, float]] = []
-    batch_size = min(batch_size, dataset.num_clips)
-    has_others = batch_size > 1 and not dataset.metadata.actions.unconditional
-    for batch in dataset.batches(batch_size):
-        frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
-        x0 = to_float(frames)
-        noise = validation_noise(x0.shape, batch.seeds, model.device)
-        with autocast(model.device):
-            own, seen = diffusion_loss(model, model.config, x0, actions, noise)
-            other, _ = diffusion_loss(model, model.config, x0, actions.roll(1, dims=0), noise)
-        lengths = np.full(len(frames), frames.shape[1])
-        seen = to_uint8(seen)
-        errors, alike = (measure(batch.frames, seen, lengths).mean(1) for measure in (squared_errors, similarities))
-        rows.extend(zip(own.mean(1).tolist(), other.mean(1).tolist(), errors, alike, strict=True))
-        if len(rows) >= num_clips:
-            break
-    loss, other_loss, error, similarity = np.array(rows).T
-    return {
-        "loss": estimate(loss),
-        "psnr": estimate(error, transform=decibels),
-        "ssim": estimate(similarity),
-        "action_ratio": estimate(other_loss, loss) if has_others else None,
     }

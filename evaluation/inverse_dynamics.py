@@ -1,9 +1,9 @@
-"""Can the keys be read off the picture? A small network, which has seen real play only, names the keys held.
+"""Inverse dynamics: a small network, trained on real play only, predicts the action from the frames.
 
-On real held-out video it is right as often as the game allows (in the air, a jump does nothing). As often as it is
-right on the dream, the dream shows its actions as the game does.
+Its accuracy on real held-out video is the most that the game allows (in the air, a jump key does nothing). The nearer
+its accuracy on rollouts comes to that, the better the rollouts show their actions.
 
-Shapes: S clips, T frames, C channels, H x W pixels, G groups of actions.
+Shapes: S clips, T frames, H x W pixels, C channels, G action groups.
 """
 
 from __future__ import annotations
@@ -19,61 +19,77 @@ from torch import Tensor, nn
 from data.actions import ActionSpace, is_known
 from data.pixels import to_float
 from data.records import Record
+from evaluation.inputs import EvaluationInputs
 from evaluation.statistics import estimate
 
-CELL = 4  # pixels on a side of what it sees as one
-SHIFTS = [(0, d) for d in range(-4, 5)] + [(d, 0) for d in range(-4, 5) if d]  # rows and columns
-STACK_FRAMES = 4  # that it sees: three before the action has acted, and the one after
-MOST_GROUPS = 8  # of buttons and axes
-LEAST_PUSH = 0.1  # of an axis, that counts
+CELL_SIZE = 4  # pixels; the cost volume and the newest frame are averaged over cells of this size
+SHIFTS = [(0, d) for d in range(-4, 5)] + [(d, 0) for d in range(-4, 5) if d]  # (rows, columns) in pixels
+STACK_FRAMES = 4  # input frames: three before the action has an effect, and the one after
+MAX_GROUPS = 8  # groups of button and axis combinations
+AXIS_THRESHOLD = 0.1  # an axis counts as pushed beyond this value
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
 
 
-class ActionGroups:
-    """Actions by what they do, from what was taken in some records.
+def inverse_dynamics_section(inputs: EvaluationInputs) -> dict[str, Any]:
+    """Train the inverse dynamics model and apply it to the clips and to their rollouts."""
+    inputs.require_actions()
+    clips, records, num_prompt = inputs.clips, inputs.train_records, inputs.config.num_prompt_frames
+    groups = ActionGroups(inputs.space, records)
+    model, group_counts = train_inverse_dynamics(records, groups, inputs.sizes.reader_steps, inputs.config.seed)
+    rollouts = np.concatenate((clips.frames[:, :num_prompt], inputs.rollouts), axis=1)
+    return inverse_dynamics(
+        model, group_counts, clips.frames, rollouts, clips.actions, clips.lengths, num_prompt, groups
+    )
 
-    Ids that hold the same keys, of the keys that ever act, are one group. Vectors that hold the same buttons are, or
-    where no button acts, those that push the axes the same way; of these the groups that were taken most often.
+
+class ActionGroups:
+    """Groups of recorded actions that do the same.
+
+    Discrete space: ids that hold the same keys form a group; keys without any effect are ignored. Buttons and axes:
+    vectors that hold the same acting buttons form a group, or, without acting buttons, vectors that push the axes in
+    the same directions. Of these only the MAX_GROUPS most frequent in `records` are used.
     """
 
     def __init__(self, space: ActionSpace, records: Sequence[Record] = ()):
         self._space = space
         if not space.discrete:
-            taken = np.concatenate([record.actions for record in records])
-            held, counts = np.unique(self._held(taken[is_known(taken)]), axis=0, return_counts=True)
-            self._groups = held[np.argsort(-counts, kind="stable")][:MOST_GROUPS]
+            actions = np.concatenate([record.actions for record in records])
+            held, counts = np.unique(self._held(actions[is_known(actions)]), axis=0, return_counts=True)
+            self._groups = held[np.argsort(-counts, kind="stable")][:MAX_GROUPS]
             self.names = [space.format(group) for group in self._groups]
-        elif not space.all_keys:  # nothing is known of them
+        elif not space.all_keys:  # without keys, every id is a group
             self.names, self._group_of = list(space.names), np.arange(len(space))
         else:
             held = [frozenset(keys) & set(space.all_keys) for keys in space.keys]
-            # Keys that never act together may still be held together: a group of its own.
+            # Acting ids come first: they name their groups. Keys that never act together may still be held together,
+            # which is a group of its own.
             first: dict[frozenset[str], int] = {}
             for action in (*space.acting, *range(len(held))):
                 first.setdefault(held[action], action)
             self.names = [space.names[action] for action in first.values()]
-            self._group_of = np.array([list(first).index(group) for group in held])
+            self._group_of = np.array([list(first).index(keys) for keys in held])
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
-        """Recorded actions (...) -> the group of each, int (...); -1 where none is known, or it is of no group."""
+        """Recorded actions (...) -> group numbers, int (...); -1 if the action is unknown or in no group."""
         if self._space.discrete:
             return np.where(is_known(actions), self._group_of[actions], -1)
-        alike = (self._held(actions)[..., None, :] == self._groups).all(-1)
-        return np.where(is_known(actions) & alike.any(-1), alike.argmax(-1), -1)
+        matches = (self._held(actions)[..., None, :] == self._groups).all(-1)
+        return np.where(is_known(actions) & matches.any(-1), matches.argmax(-1), -1)
 
     def _held(self, vectors: np.ndarray) -> np.ndarray:
-        """Vectors (..., names) -> 1 for what is held or pushed up, -1 for what is pushed down, else 0."""
-        kinds, acting = np.array(self._space.kinds), np.isin(np.arange(len(self._space.names)), self._space.acting)
-        counted = acting & (kinds == "button") if (acting & (kinds == "button")).any() else acting
-        return np.where(counted & (np.abs(vectors) > LEAST_PUSH), np.sign(vectors), 0).astype(np.int8)
+        """Vectors (..., names) -> int8: 1 if held or pushed up, -1 if pushed down, else 0; buttons before axes."""
+        is_acting = np.isin(np.arange(len(self._space.names)), self._space.acting)
+        is_acting_button = is_acting & (np.array(self._space.kinds) == "button")
+        counted = is_acting_button if is_acting_button.any() else is_acting
+        return np.where(counted & (np.abs(vectors) > AXIS_THRESHOLD), np.sign(vectors), 0).astype(np.int8)
 
 
 class InverseDynamicsModel(nn.Module):
-    """The last frames -> which group of keys led into the newest.
+    """Predicts the action group that led into the newest of STACK_FRAMES frames.
 
-    What it sees first is how well each frame fits the one before, shifted by some pixels (a cost volume, as in
-    arXiv 1709.02371): motion, which a network so small would need long to learn to see.
+    The first features are a cost volume (as in arXiv 1709.02371): the difference between each frame and the shifted
+    frame before it. It shows motion, which so small a network would learn slowly from raw frames.
     """
 
     def __init__(self, num_channels: int, num_groups: int, width: int = 64):
@@ -87,111 +103,127 @@ class InverseDynamicsModel(nn.Module):
             nn.Conv2d(width, width, 3, stride=2, padding=1),
             nn.ReLU(),
         )
-        self.last = nn.Linear(2 * width, num_groups)
+        self.head = nn.Linear(2 * width, num_groups)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(B, STACK_FRAMES, C, H, W) in [-1, 1] -> (B, G)."""
+        """(B, STACK_FRAMES, C, H, W) in [-1, 1] -> logits (B, G)."""
         grey = frames.mean(2)
-        before, after = grey[:, :-1], grey[:, 1:]
-        misfits = torch.cat([(after - before.roll(shift, (2, 3))).abs() for shift in SHIFTS], dim=1)
-        cells = F.avg_pool2d(torch.cat((CELL * misfits, frames[:, -1]), dim=1), CELL)
+        previous, current = grey[:, :-1], grey[:, 1:]
+        cost_volume = torch.cat([(current - previous.roll(shift, (2, 3))).abs() for shift in SHIFTS], dim=1)
+        cells = F.avg_pool2d(torch.cat((CELL_SIZE * cost_volume, frames[:, -1]), dim=1), CELL_SIZE)
         features = self.layers(cells)
-        return self.last(torch.cat((features.mean((2, 3)), features.amax((2, 3))), dim=1))
+        return self.head(torch.cat((features.mean((2, 3)), features.amax((2, 3))), dim=1))
 
 
 def train_inverse_dynamics(
     records: list[Record], groups: ActionGroups, num_steps: int, seed: int
 ) -> tuple[InverseDynamicsModel, np.ndarray]:
-    """On the CPU, in seconds to a minute, the same for the same records and seed.
+    """Train on the CPU, within a minute; reproducible for the same records and seed.
 
     Returns:
-        The network, and how often each group was held in the records, (G,).
+        The model in eval mode, and the number of frames of each group in the records, (G,).
 
     Raises:
-        ValueError: fewer than two groups to tell apart, or no record long enough.
+        ValueError: fewer than two groups, or no record of STACK_FRAMES frames.
     """
     labels = [groups(record.actions) for record in records]  # labels[r][t] leads from frame t to t + 1
-    ends = [(r, t) for r, record in enumerate(records) for t in range(STACK_FRAMES - 1, len(record))]
-    places = [(r, t) for r, t in ends if labels[r][t - 1] >= 0]
-    if len(groups.names) < 2 or not places:
-        raise ValueError("nothing to train on: it takes two kinds of keys, and records of four frames or more")
+    # (record, frame): the newest frame of each training example.
+    examples = [
+        (r, t)
+        for r, record in enumerate(records)
+        for t in range(STACK_FRAMES - 1, len(record))
+        if labels[r][t - 1] >= 0
+    ]
+    if len(groups.names) < 2 or not examples:
+        raise ValueError(
+            f"inverse dynamics needs two kinds of actions ({len(groups.names)} found) and records of "
+            f"{STACK_FRAMES} frames or more with known actions"
+        )
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        reader = InverseDynamicsModel(records[0].frames.shape[-1], len(groups.names))
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps)
+        model = InverseDynamicsModel(records[0].frames.shape[-1], len(groups.names))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps)
     for _ in range(num_steps):
-        drawn = [places[i] for i in rng.integers(len(places), size=BATCH_SIZE)]
-        stacks = np.stack([records[r].frames[t - STACK_FRAMES + 1 : t + 1] for r, t in drawn])
-        target = torch.tensor([int(labels[r][t - 1]) for r, t in drawn])
-        loss = F.cross_entropy(reader(to_float(stacks)), target)
+        batch = [examples[i] for i in rng.integers(len(examples), size=BATCH_SIZE)]
+        stacks = np.stack([_stack(records[r].frames, t) for r, t in batch])
+        target = torch.tensor([int(labels[r][t - 1]) for r, t in batch])
+        loss = F.cross_entropy(model(to_float(stacks)), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        schedule.step()
-    taken = np.concatenate(labels)
-    return reader.eval(), np.bincount(taken[taken >= 0], minlength=len(groups.names))
+        scheduler.step()
+    all_labels = np.concatenate(labels)
+    return model.eval(), np.bincount(all_labels[all_labels >= 0], minlength=len(groups.names))
+
+
+def _stack(frames: np.ndarray, newest: int) -> np.ndarray:
+    """The STACK_FRAMES frames up to frame `newest`."""
+    return frames[newest - STACK_FRAMES + 1 : newest + 1]
 
 
 @torch.inference_mode()
-def confusions(
-    reader: InverseDynamicsModel,
+def confusion_matrices(
+    model: InverseDynamicsModel,
     frames: np.ndarray,
     actions: np.ndarray,
     lengths: np.ndarray,
-    first: int,
+    first_frame: int,
     groups: ActionGroups,
 ) -> np.ndarray:
-    """int (S, G, G), by clip: how often keys of the first group were held and those of the second were named.
+    """int (S, G, G): for each clip, how many frames have the first group as true and the second as predicted action.
 
     Args:
-        frames: uint8 (S, T, H, W, C), real or dreamt.
-        actions: recorded ones, (S, T) or (S, T, names), each leading into the frame beside it.
-        lengths: (S,) frames of each clip that count.
-        first: the first frame whose action is to be named.
+        frames: uint8 (S, T, H, W, C), real or generated.
+        actions: recorded actions, (S, T) or (S, T, names); `actions[:, t]` leads into frame t.
+        lengths: (S,) number of frames of each clip that count.
+        first_frame: the first frame whose action is predicted.
     """
-    held, num_groups = groups(actions), len(groups.names)
+    true_groups, num_groups = groups(actions), len(groups.names)
     counts = np.zeros((len(frames), num_groups, num_groups), int)
     for clip, length in enumerate(lengths):
-        ends = [t for t in range(max(first, STACK_FRAMES - 1), length) if held[clip, t] >= 0]
-        if not ends:
+        newest = [t for t in range(max(first_frame, STACK_FRAMES - 1), length) if true_groups[clip, t] >= 0]
+        if not newest:
             continue
-        stacks = np.stack([frames[clip, t - STACK_FRAMES + 1 : t + 1] for t in ends])
-        named = reader(to_float(stacks)).argmax(1).numpy()
-        np.add.at(counts[clip], (held[clip, ends], named), 1)
+        stacks = np.stack([_stack(frames[clip], t) for t in newest])
+        predicted = model(to_float(stacks)).argmax(1).numpy()
+        np.add.at(counts[clip], (true_groups[clip, newest], predicted), 1)
     return counts
 
 
 def inverse_dynamics(
-    reader: InverseDynamicsModel,
-    taken: np.ndarray,
+    model: InverseDynamicsModel,
+    group_counts: np.ndarray,
     real: np.ndarray,
-    dreams: np.ndarray,
+    rollouts: np.ndarray,
     actions: np.ndarray,
     lengths: np.ndarray,
     num_prompt: int,
     groups: ActionGroups,
 ) -> dict[str, Any]:
-    """The reader's accuracy on real video and on the dream under the same actions, frame for frame.
+    """Accuracy of the inverse dynamics model on real video and on rollouts under the same actions.
 
     Args:
-        taken: (G,) how often each group was held where the reader was trained.
-        real, dreams: uint8 (S, T, H, W, C), the prompt included.
+        group_counts: (G,) number of frames of each group in the training records.
+        real, rollouts: uint8 (S, T, H, W, C), the prompt included.
+        actions, lengths: as for `confusion_matrices`.
 
     Returns:
-        For each of the two: accuracy (intervals over clips), confusion matrix, number of frames. And chance: the share
-        of the group that was held most in training.
+        For "real" and for "dream" (the rollouts): the accuracy with its interval over clips, the confusion matrix, and
+        the number of frames. `chance`: the accuracy of always predicting `majority`, the most frequent group in
+        training.
     """
+    majority = int(group_counts.argmax())
     result: dict[str, Any] = {"groups": groups.names}
-    for name, frames in (("real", real), ("dream", dreams)):
-        counts = confusions(reader, frames, actions, lengths, num_prompt, groups)
-        held = counts.sum((1, 2))
+    for name, frames in (("real", real), ("dream", rollouts)):
+        counts = confusion_matrices(model, frames, actions, lengths, num_prompt, groups)
+        num_frames = counts.sum((1, 2))
         result[name] = {
-            "accuracy": estimate(counts.trace(axis1=1, axis2=2), held),
-            "num_frames": int(held.sum()),
+            "accuracy": estimate(counts.trace(axis1=1, axis2=2), num_frames),
+            "num_frames": int(num_frames.sum()),
             "confusion": counts.sum(0).tolist(),
         }
-    result["chance"] = estimate(counts[:, int(taken.argmax())].sum(-1), held)
-    result["majority"] = groups.names[int(taken.argmax())]
+    result["chance"] = estimate(counts[:, majority].sum(-1), num_frames)
+    result["majority"] = groups.names[majority]
     return result

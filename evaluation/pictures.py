@@ -1,55 +1,81 @@
-"""Moving and still pictures as text, ready to stand in a page that is one file."""
+"""Animations and still images as data URIs, for a report that is one file.
+
+Shapes: S rollouts, K actions, T frames, H x W pixels, C channels.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
+from einops import rearrange
 from PIL import Image
 
 from data.actions import ActionSpace
 from data.video import titled, upscale
-from evaluation.counterfactuals import Branches, which_alike
+from evaluation.counterfactuals import Counterfactuals, identical_groups
+from evaluation.fidelity import example_clips
+from evaluation.inputs import EvaluationInputs
 
-QUALITY = 80  # of WebP
-FACTOR = 2  # upscaled by, before WebP halves the colour resolution
-
-
-def animation(rows: list[np.ndarray], fps: float) -> str:
-    """Truth and dream, each uint8 (T, H, W, C), side by side with their difference; loops."""
-    truth, dream = rows
-    difference = np.abs(truth.astype(np.int16) - dream).astype(np.uint8)
-    return _animation(upscale(np.concatenate((truth, dream, difference), axis=2), FACTOR), fps)
+WEBP_QUALITY = 80
+UPSCALE_FACTOR = 2  # done before WebP halves the colour resolution
+NUM_LONG_ROLLOUTS, NUM_LONG_ROLLOUT_FRAMES = 6, 10  # rows and columns of the contact sheet of long rollouts
 
 
-def fan_out(branches: Branches, dreams: np.ndarray, space: ActionSpace, fps: float) -> str:
-    """One moment's futures, a column an action: truth above, dream below, black after an episode's end.
+def pictures_section(inputs: EvaluationInputs, has_counterfactuals: bool) -> dict[str, Any]:
+    """The pictures of the report by name, and the numbers of the frames that the long rollouts show."""
+    truth, lengths, rollouts, fps = inputs.truth, inputs.truth_lengths, inputs.rollouts, inputs.metadata.fps
+    pictures = {}
+    for name, example in example_clips(truth, rollouts, lengths).items():
+        clip, end = example["clip"], lengths[example["clip"]]
+        pictures[name] = comparison_animation(truth[clip, :end], rollouts[clip, :end], fps)
+    if has_counterfactuals:
+        generated = inputs.counterfactual_rollouts
+        pictures["futures"] = counterfactual_animation(inputs.counterfactuals, generated, inputs.space, fps)
+    frame_ids = np.linspace(0, inputs.sizes.drift_frames - 1, NUM_LONG_ROLLOUT_FRAMES).astype(int)
+    long_rollouts = [frames[frame_ids] for batch in inputs.long_rollouts() for frames in batch]
+    pictures["long dreams"] = contact_sheet(np.stack(long_rollouts[:NUM_LONG_ROLLOUTS]))
+    return {"shown": pictures, "drift_moments": (frame_ids + 1).tolist()}
 
-    The moment is the first of those whose futures differ most in number, then last longest.
+
+def comparison_animation(truth: np.ndarray, rollout: np.ndarray, fps: float) -> str:
+    """Real frames, generated frames and their absolute difference side by side, each uint8 (T, H, W, C)."""
+    difference = np.abs(truth.astype(np.int16) - rollout).astype(np.uint8)
+    return _animation(upscale(np.concatenate((truth, rollout, difference), axis=2), UPSCALE_FACTOR), fps)
+
+
+def counterfactual_animation(
+    counterfactuals: Counterfactuals, rollouts: np.ndarray, space: ActionSpace, fps: float
+) -> str:
+    """The futures of one game state, a column per action: real above, generated below, black after an episode's end.
+
+    The state is the one with the most distinct futures, and among those the one whose futures last longest.
     """
-    last = [which_alike(futures[:, -1]).max() for futures in branches.futures]
-    state = max(range(len(last)), key=lambda s: (last[s], branches.lengths[s].min()))
+    num_distinct = [identical_groups(futures[:, -1]).max() for futures in counterfactuals.futures]
+    state = max(range(len(num_distinct)), key=lambda s: (num_distinct[s], counterfactuals.lengths[s].min()))
     columns = []
-    for k, action in enumerate(branches.actions):
-        going_on = (np.arange(branches.futures.shape[2]) < branches.lengths[state, k])[:, None, None, None]
-        pair = np.concatenate((branches.futures[state, k], dreams[state, k]), axis=1) * going_on
-        columns.append(titled(upscale(pair.astype(np.uint8), FACTOR), space.format(action)))
+    for k, action in enumerate(counterfactuals.actions):
+        pair = np.concatenate((counterfactuals.futures[state, k], rollouts[state, k]), axis=1)
+        is_running = np.arange(len(pair)) < counterfactuals.lengths[state, k]
+        pair = (pair * is_running[:, None, None, None]).astype(np.uint8)
+        columns.append(titled(upscale(pair, UPSCALE_FACTOR), space.format(action)))
     return _animation(np.concatenate(columns, axis=2), fps)
 
 
-def still_image(frames: np.ndarray) -> str:
-    """uint8 (S, M, H, W, C): a row a dream, a column a moment."""
-    picture = upscale(np.concatenate(list(np.concatenate(list(frames.swapaxes(0, 1)), axis=2)), axis=0), FACTOR)
-    return _encoded([Image.fromarray(picture)], {})
+def contact_sheet(frames: np.ndarray) -> str:
+    """uint8 (S, T, H, W, C) as one still image: a row per rollout, a column per frame."""
+    sheet = rearrange(frames, "s t h w c -> (s h) (t w) c")
+    return _data_uri([Image.fromarray(upscale(sheet, UPSCALE_FACTOR))], {})
 
 
 def _animation(frames: np.ndarray, fps: float) -> str:
-    return _encoded([Image.fromarray(frame) for frame in frames], {"duration": round(1000 / fps), "loop": 0})
+    """uint8 (T, H, W, C) as an animation that loops."""
+    return _data_uri([Image.fromarray(frame) for frame in frames], {"duration": round(1000 / fps), "loop": 0})
 
 
-def _encoded(images: list[Image.Image], options: dict) -> str:
-    """As a data URI."""
+def _data_uri(images: list[Image.Image], options: dict[str, Any]) -> str:
     file = io.BytesIO()
-    images[0].save(file, "webp", quality=QUALITY, save_all=len(images) > 1, append_images=images[1:], **options)
+    images[0].save(file, "webp", quality=WEBP_QUALITY, save_all=len(images) > 1, append_images=images[1:], **options)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Work that is done stays done: results beside the report, found again by whoever asks for the same."""
+"""A cache of results on disk, so that an interrupted evaluation continues where it stopped."""
 
 from __future__ import annotations
 
@@ -14,45 +14,47 @@ import numpy as np
 
 from data.atomic import atomic_file
 
-KEY = "[0-9a-f]{16}"
+KEY_PATTERN = "[0-9a-f]{16}"
 
 
 class ResultCache:
-    """Results in a folder named after all that they follow from. What other settings left there is dropped.
+    """Results in the folder `root/key`. Creating a cache deletes the folders of other keys in `root`.
 
     Args:
-        root: beside the report.
-        key: of settings, checkpoint, data and code: 16 hexadecimal digits.
+        root: folder of the cache, beside the report.
+        key: 16 hexadecimal digits, a hash of everything that the results depend on.
     """
 
     def __init__(self, root: Path, key: str):
         self._folder = root / key
         for other in root.glob("*"):
-            if other != self._folder and re.fullmatch(KEY, other.name):
+            if other != self._folder and re.fullmatch(KEY_PATTERN, other.name):
                 shutil.rmtree(other)
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    def values(self, name: str, make: Callable[[], Any]) -> tuple[Any, float]:
-        """Plain values, and the seconds that it took to make them."""
+    def values(self, name: str, compute: Callable[[], Any]) -> tuple[Any, float]:
+        """A result that JSON can hold, computed if it is not cached, and the seconds that computing it took."""
         path = self._folder / f"{name}.json"
         if not path.is_file():
-            begun = time.perf_counter()
-            result = make()
+            start = time.perf_counter()
+            result = compute()
             with atomic_file(path) as temporary:
-                temporary.write_text(json.dumps({"secs": time.perf_counter() - begun, "result": result}))
-        stored = json.loads(path.read_text())  # also when it is new: tuples have become lists, keys strings
+                temporary.write_text(json.dumps({"secs": time.perf_counter() - start, "result": result}))
+        # A new result is read back too: JSON turns tuples into lists and all keys into strings.
+        stored = json.loads(path.read_text())
         return stored["result"], stored["secs"]
 
-    def array(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """A large intermediate result, read from disk as it is used."""
+    def array(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """A large array, computed if it is not cached, and memory-mapped from disk."""
         path = self._folder / f"{name}.npy"
         if not path.is_file():
-            result = make()
-            with atomic_file(path) as temporary, temporary.open("wb") as file:  # by name, NumPy would add a suffix
+            result = compute()
+            # np.save adds a suffix to a file name, but not to an open file.
+            with atomic_file(path) as temporary, temporary.open("wb") as file:
                 np.save(file, result)
         return np.load(path, mmap_mode="r")
 
     def drop_arrays(self) -> None:
-        """All values are made: nobody needs the arrays any more."""
+        """Delete the arrays, once every result that needs them is cached."""
         for path in self._folder.glob("*.npy"):
             path.unlink()

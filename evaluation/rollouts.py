@@ -1,6 +1,6 @@
-"""What is judged: anything that goes on from a prompt under given actions.
+"""Rollouts of a world model, or of anything that stands in for one, in batches that are cached.
 
-Shapes: S dreams, P prompt frames, T frames in all, H x W x C pixels.
+Shapes: S rollouts, P prompt frames, T frames in all, H x W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -22,64 +22,68 @@ from training.rollout import rollout
 class RolloutModel(Protocol):
     """A world model, or anything that stands in for one."""
 
-    def __call__(self, prompt: np.ndarray, actions: np.ndarray, numbers: np.ndarray, progress: str = "") -> np.ndarray:
-        """Go on.
+    def __call__(
+        self, prompt: np.ndarray, actions: np.ndarray, rollout_ids: np.ndarray, progress: str = ""
+    ) -> np.ndarray:
+        """Continue the prompts under the given actions.
 
         Args:
             prompt: uint8 (S, P, H, W, C).
-            actions: recorded ones, (S, T) or (S, T, names), each leading into the frame beside it, prompt included.
-            numbers: int (S,); what is random in a dream follows from its number.
-            progress: what a progress bar is called.
+            actions: recorded actions, (S, T) or (S, T, names). `actions[:, t]` leads into frame t, prompt included.
+            rollout_ids: int (S,). The random numbers of a rollout depend on its id only.
+            progress: label of the progress bar.
 
         Returns:
-            uint8 (S, T - P, H, W, C).
+            The generated frames, uint8 (S, T - P, H, W, C).
         """
 
 
 @dataclass(frozen=True, order=True)
 class SamplerSettings:
-    """How a dream's frames are denoised, as `Sampler` takes it."""
+    """How the frames of a rollout are denoised: arguments of `Sampler`."""
 
     num_steps: int
     guidance: float
     context_noise: float
 
     def __str__(self) -> str:
-        """For people."""
         return f"{self.num_steps} steps, guidance {self.guidance:g}, noise {self.context_noise:g}"
 
-    def sampler(self, model: WorldModel) -> Sampler:
-        """One that does so."""
+    def make_sampler(self, model: WorldModel) -> Sampler:
+        """A sampler of `model` with these settings."""
         return Sampler(model, self.num_steps, self.context_noise, guidance=self.guidance)
 
 
 @dataclass(frozen=True)
 class WorldModelRollout:
-    """A world model's dreams."""
+    """A `RolloutModel` that samples from a world model."""
 
-    model: WorldModel  # as from `for_dreaming`
+    model: WorldModel  # from `prepare_for_inference`
     space: ActionSpace
-    denoising: SamplerSettings
-    seed: int
+    settings: SamplerSettings
+    seed: int  # rollout i draws its noise from seed + i
 
-    def __call__(self, prompt: np.ndarray, actions: np.ndarray, numbers: np.ndarray, progress: str = "") -> np.ndarray:
-        sampler = self.denoising.sampler(self.model)
-        seeds = [self.seed + int(number) for number in numbers]
+    def __call__(
+        self, prompt: np.ndarray, actions: np.ndarray, rollout_ids: np.ndarray, progress: str = ""
+    ) -> np.ndarray:
+        sampler = self.settings.make_sampler(self.model)
+        seeds = [self.seed + int(rollout_id) for rollout_id in rollout_ids]
         num_prompt = prompt.shape[1]
         return rollout(sampler, prompt, actions, self.space, num_prompt, progress, seeds)[:, num_prompt:]
 
 
 def rollout_in_batches(
-    dreamer: RolloutModel,
+    model: RolloutModel,
     prompt: np.ndarray,
     actions: np.ndarray,
-    numbers: np.ndarray,
+    rollout_ids: np.ndarray,
     batch_size: int,
-    kept: ResultCache,
+    cache: ResultCache,
     name: str,
 ) -> Iterator[np.ndarray]:
-    """Dreams, so many at a time, each part kept once it is done: uint8 (at most batch_size, T - P, H, W, C)."""
+    """Generate rollouts in cached batches, each uint8 (at most batch_size, T - P, H, W, C)."""
     starts = range(0, len(prompt), batch_size)
-    for part, start in enumerate(starts, start=1):
-        own, label = slice(start, start + batch_size), f"{name}, {part} of {len(starts)}"
-        yield kept.array(f"{name} {part}", partial(dreamer, prompt[own], actions[own], numbers[own], label))
+    for number, start in enumerate(starts, start=1):
+        batch, label = slice(start, start + batch_size), f"{name}, {number} of {len(starts)}"
+        generate = partial(model, prompt[batch], actions[batch], rollout_ids[batch], label)
+        yield cache.array(f"{name} {number}", generate)

@@ -1,4 +1,4 @@
-"""Figures with how sure they are: every one a dict of value, 95 % interval and n, ready for JSON."""
+"""Estimates with bootstrap confidence intervals, as dicts ready for JSON."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 import numpy as np
 
-RESAMPLES = 1000
+NUM_RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # percentiles
-PEAK_POWER = 255.0**2
 
 
 def estimate(
     sums: np.ndarray, counts: np.ndarray | None = None, transform: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> dict[str, Any] | None:
-    """The mean over independent units (clips, states, dreams), with a bootstrap interval (Efron, 1979) over them.
+    """The mean over independent units (clips, game states, rollouts) with its bootstrap interval (Efron, 1979).
 
     Args:
-        sums: (S,) what each unit adds up to; NaN where it was not measured.
-        counts: (S,) over how many things; None: one each. The figure is sum(sums) / sum(counts).
-        transform: of the mean into the figure, PSNR say; monotonic.
+        sums: (S,) sum of the measured values of each unit; NaN if the unit was not measured.
+        counts: (S,) number of values of each unit; None: one each. The estimate is sum(sums) / sum(counts).
+        transform: monotonic function that turns the mean into the estimate, for example into a PSNR.
 
     Returns:
-        `value`, `low` and `high` (None where not finite: JSON has no infinity), and `n` units; None without a unit.
+        A dict of `value`, `low`, `high` (None if not finite: JSON has no infinity) and `n`, the number of units.
+        None if no unit was measured.
     """
     sums = np.asarray(sums, np.float64)
     counts = np.ones_like(sums) if counts is None else np.asarray(counts, np.float64)
@@ -32,15 +32,11 @@ def estimate(
     n = len(sums)
     if n == 0:
         return None
-    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES)  # (R, S) how often each is drawn
-    means = np.concatenate(([sums.sum() / counts.sum()], (drawn @ sums) / (drawn @ counts)))
-    figures = transform(means) if transform else means
-    low, high = np.percentile(figures[1:], INTERVAL, method="nearest")  # no arithmetic: it may be infinite
-    value, low, high = (float(x) if np.isfinite(x) else None for x in (figures[0], low, high))
+    # (R, S): how often each unit is drawn in each resample.
+    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), NUM_RESAMPLES)
+    means = np.concatenate(([sums.sum() / counts.sum()], (draws @ sums) / (draws @ counts)))
+    estimates = transform(means) if transform else means
+    # "nearest" does no arithmetic on the estimates, which may be infinite.
+    low, high = np.percentile(estimates[1:], INTERVAL, method="nearest")
+    value, low, high = (float(x) if np.isfinite(x) else None for x in (estimates[0], low, high))
     return {"value": value, "low": low, "high": high, "n": n}
-
-
-def decibels(squared_error: np.ndarray) -> np.ndarray:
-    """Mean squared error of 8-bit frames -> PSNR in dB; infinite where there is no error."""
-    with np.errstate(divide="ignore"):
-        return 10 * np.log10(PEAK_POWER / squared_error)

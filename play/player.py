@@ -20,6 +20,7 @@ from play.messages import MAX_SEED, BadMessage, parse, parse_bool, parse_float, 
 from play.recording import MAX_REPLAY_FRAMES, Recording
 from play.replay import Replay
 from play.rollout_pool import Prompt, Rollout, RolloutSettings, Tick, image_prompt
+from training.metrics import psnr_from_mse
 
 if TYPE_CHECKING:
     from play.server import PlayServer
@@ -119,7 +120,7 @@ class Player:
             pictures.append(result.real_frame)
             error = np.square(result.frame.astype(np.float32) - result.real_frame.astype(np.float32)).mean()
             self._errors.append(float(error))
-            told["psnr"] = round(min(99.0, 10 * float(np.log10(255.0**2 / max(1e-6, np.mean(self._errors))))), 1)
+            told["psnr"] = round(min(99.0, float(psnr_from_mse(np.mean(self._errors)))), 1)
             told["real_ended"] = result.real_ended
         told |= {"action": to_plain(result.action), "keys": keys_number}
         header = {"type": "frame", "frame": result.place + 1, **told}

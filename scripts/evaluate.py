@@ -1,4 +1,4 @@
-"""Judge a checkpoint against the real game: report.html, report.json and report.md.
+"""Evaluate a checkpoint against the real game: report.html, report.json and report.md.
 
 python -m scripts.evaluate --checkpoint runs/first/checkpoints/latest --data datasets/coinrun --output report
 python -m scripts.evaluate --checkpoint runs/first/checkpoints/latest --quick
@@ -15,9 +15,10 @@ from evaluation.report import summary, write_report
 
 
 def main(config: EvaluateConfig) -> None:
-    """Measure and write; or compare."""
+    """Evaluate a checkpoint and write its report, or compare two reports."""
     if config.compare:
-        return print(compare_reports(*config.compare))
+        print(compare_reports(*config.compare))
+        return
     report = evaluate(config)
     write_report(config.output, report)
     print(summary(report))

@@ -1,4 +1,7 @@
-"""TODO."""
+"""The metrics of the project, all in one place: PSNR and SSIM, pooled and frame by frame.
+
+Shapes: S clips, T frames, H x W pixels, C channels. uint8 frames have values from 0 to 255.
+"""
 
 from __future__ import annotations
 
@@ -7,45 +10,84 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PEAK_POWER = 255.0**2  # square of the largest value of an 8-bit pixel
 SSIM_WINDOW = 7  # pixels on a side
 
 
-def psnr(truth: np.ndarray, frames: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of uint8 arrays, from the squared error pooled over all of them.
+def psnr_from_mse(mse: np.ndarray | float) -> np.ndarray:
+    """Mean squared error of 8-bit frames -> PSNR (peak signal-to-noise ratio) in dB; infinite where the error is 0."""
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(PEAK_POWER / np.asarray(mse, np.float64))
 
-    Pooled, so that one identical pair does not make the mean infinite; infinite only if all pairs are identical.
+
+def psnr(truth: np.ndarray, frames: np.ndarray) -> float:
+    """PSNR in dB of uint8 arrays of one shape, from the squared error pooled over all of them.
+
+    Pooling keeps one identical pair of frames from making the result infinite. It is infinite if all are identical.
     """
-    error = np.square(truth.astype(np.float64) - frames.astype(np.float64)).mean()
-    return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))
+    return float(psnr_from_mse(np.square(truth.astype(np.float64) - frames.astype(np.float64)).mean()))
 
 
 def ssim(truth: np.ndarray, frames: np.ndarray) -> float:
     """Mean structural similarity of uint8 frames (S, H, W, C) (Wang et al., 2004)."""
-    from skimage.metrics import structural_similarity  # here, as SciPy takes a while to import
+    return float(np.mean([_structural_similarity(*pair) for pair in zip(truth, frames, strict=True)]))
 
-    pairs = zip(truth, frames, strict=True)
-    return float(np.mean([structural_similarity(a, b, channel_axis=-1, data_range=255) for a, b in pairs]))
+
+def frame_mse(truth: np.ndarray, frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Mean squared error of each frame, float64 (S, T); NaN from `lengths[s]` on.
+
+    Args:
+        truth, frames: uint8 (S, T, H, W, C).
+        lengths: (S,) number of true frames of each clip.
+    """
+    errors = np.full(truth.shape[:2], np.nan)
+    for clip, length in enumerate(lengths):
+        difference = truth[clip, :length].astype(np.float32) - frames[clip, :length]
+        errors[clip, :length] = np.square(difference).mean((1, 2, 3))
+    return errors
+
+
+def frame_ssim(truth: np.ndarray, frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Structural similarity of each frame, float64 (S, T); arguments and NaN as in `frame_mse`."""
+    values = np.full(truth.shape[:2], np.nan)
+    for clip, length in enumerate(lengths):
+        for t in range(length):
+            values[clip, t] = _structural_similarity(truth[clip, t], frames[clip, t])
+    return values
 
 
 def batched_ssim(truth: Tensor, frames: Tensor) -> Tensor:
-    """`ssim` of each frame (N, C, H, W), 0 to 255, on its device: float32 (N,), equal to scikit-image's within 1e-4."""
+    """SSIM of each frame (N, C, H, W), values from 0 to 255, computed on its device.
+
+    Returns:
+        float32 (N,), equal to scikit-image's within 1e-4.
+    """
 
     def mean(x: Tensor) -> Tensor:
         return F.avg_pool2d(F.avg_pool2d(x, (SSIM_WINDOW, 1), 1), (1, SSIM_WINDOW), 1)
 
-    x, y = truth / 255 - 0.5, frames / 255 - 0.5  # around zero, where squares lose least
+    x, y = truth / 255 - 0.5, frames / 255 - 0.5  # around zero, where squares lose the least precision
     mean_x, mean_y, xx, yy, xy = mean(torch.cat((x, y, x * x, y * y, x * y), dim=1)).chunk(5, dim=1)
-    sample = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)  # a sample's covariance
-    var_x, var_y, cov = (sample * (a - b) for a, b in ((xx, mean_x**2), (yy, mean_y**2), (xy, mean_x * mean_y)))
+    unbiased = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)  # factor of the sample covariance
+    var_x, var_y, cov = (unbiased * (a - b) for a, b in ((xx, mean_x**2), (yy, mean_y**2), (xy, mean_x * mean_y)))
     mean_x, mean_y = mean_x + 0.5, mean_y + 0.5
-    similar = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
-    return (similar * (2 * cov + 0.03**2) / (var_x + var_y + 0.03**2)).mean(dim=(1, 2, 3))
+    luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+    return (luminance * (2 * cov + 0.03**2) / (var_x + var_y + 0.03**2)).mean(dim=(1, 2, 3))
 
 
 def metrics_by_frame(truth: np.ndarray, frames: np.ndarray) -> dict[str, list[float | None]]:
-    """PSNR and SSIM at each frame of uint8 (S, T, H, W, C); None where PSNR is infinite, as JSON has no infinity."""
+    """PSNR, pooled over the clips, and mean SSIM at each frame of uint8 (S, T, H, W, C).
+
+    An infinite PSNR becomes None: JSON has no infinity.
+    """
     values = [psnr(truth[:, t], frames[:, t]) for t in range(truth.shape[1])]
     return {
         "psnr": [value if np.isfinite(value) else None for value in values],
         "ssim": [ssim(truth[:, t], frames[:, t]) for t in range(truth.shape[1])],
     }
+
+
+def _structural_similarity(truth: np.ndarray, frame: np.ndarray) -> float:
+    from skimage.metrics import structural_similarity  # imported here: SciPy takes a while to import
+
+    return structural_similarity(truth, frame, channel_axis=-1, data_range=255)

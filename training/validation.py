@@ -20,7 +20,7 @@ from model.dit import WorldModel
 from model.sampler import Sampler
 from training.distributed import all_gather_object, rank, world_size
 from training.loss import diffusion_loss, validation_noise
-from training.metrics import batched_ssim, metrics_by_frame
+from training.metrics import batched_ssim, metrics_by_frame, psnr_from_mse
 from training.rollout import rollout
 
 NOISE_BINS = 8  # equal ranges of noise levels that the validation loss is split by
@@ -78,8 +78,7 @@ def epoch_sums(model: WorldModel, batches: Iterable[Batch]) -> Tensor:
 def epoch_metrics(sums: Tensor) -> dict[str, float]:
     """From `epoch_sums`: means over frames; PSNR in dB from the squared error pooled over all of them, as in `psnr`."""
     loss, error, similarity = (sums[:3] / sums[3]).tolist()
-    decibels = 10 * float(np.log10(255.0**2 / error)) if error else float("inf")
-    return {"epoch/val_loss": loss, "epoch/psnr": decibels, "epoch/ssim": similarity}
+    return {"epoch/val_loss": loss, "epoch/psnr": float(psnr_from_mse(error)), "epoch/ssim": similarity}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The command that judges a checkpoint: its report, what it keeps, and what it cannot measure."""
+"""The command that evaluates a checkpoint: its report, its cache, and what it cannot measure."""
 
 import json
 from dataclasses import replace
@@ -7,6 +7,7 @@ import pytest
 from tiny import LITTLE, SMALLEST, TINY, assert_one_line, command, random_model
 
 from data.games.pong import PongVectorEnv
+from evaluation.compare import figures, read_report
 from evaluation.report import write_report
 from evaluation.result_cache import ResultCache
 from model import GameInfo
@@ -23,31 +24,33 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path, checkpoint, pong_set):
-    """run(*options): judge a network of random weights, quickly, in an empty folder."""
+    """run(*options): evaluate a network of random weights, with few clips, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.evaluator.QUICK", LITTLE)
-    monkeypatch.setattr("evaluation.evaluator.COLLECTED", {True: (4, 3)})
+    monkeypatch.setattr("evaluation.config.QUICK", LITTLE)
+    monkeypatch.setattr("evaluation.real_play.NUM_RECORDS", {True: (4, 3)})
 
     def evaluate(*options, data=pong_set):
-        given = ("--data", data) if data else ()
-        return command(monkeypatch, capsys, "scripts.evaluate", "--checkpoint", checkpoint, "--quick", *given, *options)
+        data_option = ("--data", data) if data else ()
+        fixed = ("--checkpoint", checkpoint, "--quick", *data_option)
+        return command(monkeypatch, capsys, "scripts.evaluate", *fixed, *options)
 
     return evaluate
 
 
-def read(folder):
+def read_figures(folder):
+    """The report without its timings."""
     report = json.loads((folder / "report.json").read_text())
     del report["timings"]
     return report
 
 
-def test_two_evaluations_agree_to_the_last_digit_and_write_one_file(run, tmp_path):
+def test_two_evaluations_are_identical_and_the_page_loads_no_other_file(run, tmp_path):
     for out in ("a", "b"):
         code, printed, err = run("--output", out)
         assert code == 0, err
         assert "Controllability at frame 1" in printed and "Collapsed" in printed
-    assert read(tmp_path / "a") == read(tmp_path / "b")
-    report = read(tmp_path / "a")
+    assert read_figures(tmp_path / "a") == read_figures(tmp_path / "b")
+    report = read_figures(tmp_path / "a")
     for name in ("fidelity", "single_step", "counterfactuals", "inverse_dynamics", "drift", "sweep", "cost"):
         assert "not_measured" not in report[name], report[name]
     assert [(row["num_steps"], row["guidance"], row["context_noise"]) for row in report["sweep"]] == [
@@ -64,7 +67,7 @@ def test_two_evaluations_agree_to_the_last_digit_and_write_one_file(run, tmp_pat
     assert code == 0 and "\n0 of " in printed
 
 
-def test_another_network_and_another_seed_are_told_apart(run, tmp_path, monkeypatch):
+def test_the_comparison_notes_different_settings(run, tmp_path, monkeypatch):
     assert run("--output", "a")[0] == 0
     random_model(replace(SMALLEST, num_actions=3, num_steps=2), seed=1).save_pretrained(tmp_path / "other")
     assert run("--output", "b", "--seed", "1", "--checkpoint", tmp_path / "other")[0] == 0
@@ -72,7 +75,20 @@ def test_another_network_and_another_seed_are_told_apart(run, tmp_path, monkeypa
     assert code == 0 and "note: settings, seed: 0 in the first, 1 in the second" in printed
 
 
-def test_comparing_names_what_differs(run, tmp_path):
+def test_the_comparison_reads_older_reports(run, tmp_path):
+    """Controllability was called obedience."""
+    assert run("--output", "a")[0] == 0
+    text = (tmp_path / "a" / "report.json").read_text()
+    (tmp_path / "old.json").write_text(text.replace('"controllability', '"obedience'))
+    assert (
+        '"obedience"' in (tmp_path / "old.json").read_text() and '"obedience_4"' in (tmp_path / "old.json").read_text()
+    )
+    current = run("--compare", "a", "a/report.json")[1].splitlines()[-1]
+    assert run("--compare", "a", "old.json")[1].splitlines()[-1] == current
+    assert "counterfactuals by_frame frame 4 controllability" in dict(figures(read_report(tmp_path / "old.json")))
+
+
+def test_the_comparison_names_the_figures_that_differ(run, tmp_path):
     assert run("--output", "a")[0] == 0
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     report["fidelity"]["dream"]["psnr"][3] = {"value": 90.0, "low": 89.0, "high": 91.0, "n": 3}
@@ -81,28 +97,28 @@ def test_comparing_names_what_differs(run, tmp_path):
     assert code == 0 and "fidelity dream psnr 4: " in printed and "-> 90 [89, 91]" in printed and "\n1 of " in printed
 
 
-def test_what_is_done_is_not_done_again(run, tmp_path, monkeypatch):
+def test_an_interrupted_evaluation_continues_where_it_stopped(run, tmp_path, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("evaluation.evaluator.drift", stop)
+    monkeypatch.setattr("evaluation.evaluator.drift_section", stop)
     assert run("--output", "a")[0] == 130
     assert not (tmp_path / "a" / "report.json").exists()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.evaluator.QUICK", LITTLE)
-    monkeypatch.setattr("evaluation.evaluator.fidelity", stop)  # it is done, and so are the dreams that it was made of
+    monkeypatch.setattr("evaluation.config.QUICK", LITTLE)
+    monkeypatch.setattr("evaluation.evaluator.fidelity_section", stop)  # it is cached, and so are its rollouts
     assert run("--output", "a")[0] == 0
-    assert run("--output", "b")[0] == 130  # elsewhere it is not
+    assert run("--output", "b")[0] == 130  # another folder has another cache
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.evaluator.QUICK", LITTLE)
+    monkeypatch.setattr("evaluation.config.QUICK", LITTLE)
     assert run("--output", "b")[0] == 0
-    assert read(tmp_path / "a") == read(tmp_path / "b")
+    assert read_figures(tmp_path / "a") == read_figures(tmp_path / "b")
     assert not list(tmp_path.glob("a/parts/*/*.npy"))
 
 
-def test_what_others_keep_beside_the_report_stays(tmp_path):
+def test_the_cache_deletes_only_caches_of_other_keys(tmp_path):
     (tmp_path / "photos").mkdir()
     old = ResultCache(tmp_path, "0" * 16)
     assert old.values("x", lambda: 1)[0] == 1
@@ -111,52 +127,52 @@ def test_what_others_keep_beside_the_report_stays(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1" * 16, "photos"]
 
 
-def test_without_data_play_is_collected_from_the_game(run, tmp_path):
+def test_without_data_real_play_is_collected(run, tmp_path):
     code, printed, err = run("--output", "a", data=None)
     assert code == 0, err
     assert "collecting 7 records of pong" in printed
     assert len(list(tmp_path.glob("a/parts/play-*/test/*.array_record"))) == 1
-    assert "controllability" in read(tmp_path / "a")["counterfactuals"]["by_frame"][0]
+    assert "controllability" in read_figures(tmp_path / "a")["counterfactuals"]["by_frame"][0]
     code, printed, _ = run("--output", "a", "--num-steps", 1, data=None)  # the same play again
     assert code == 0 and "collecting" not in printed
 
 
-def test_a_game_whose_state_cannot_be_saved_is_said_and_the_rest_measured(run, tmp_path, monkeypatch):
-    asked = []
+def test_if_the_game_state_cannot_be_saved_the_other_sections_are_measured(run, tmp_path, monkeypatch):
+    calls = []
 
     def cannot(self):
-        asked.append(self)
+        calls.append(self)
         raise NotImplementedError
 
     monkeypatch.setattr(PongVectorEnv, "get_state", cannot)
     code, _, err = run("--output", "a")
     assert code == 0, err
-    assert len(asked) == 1  # not again for each row of the sweep: games can be slow
-    report = read(tmp_path / "a")
+    assert len(calls) == 1  # not once for each row of the sweep: games can be slow
+    report = read_figures(tmp_path / "a")
     assert report["counterfactuals"] == {"not_measured": "the state of pong cannot be saved and restored"}
     assert "the state of pong cannot be saved" in err
     assert "dream" in report["fidelity"] and "controllability_4" not in report["sweep"][0]
     assert "cannot be saved and restored" in (tmp_path / "a" / "report.html").read_text()
 
 
-def test_a_game_that_is_not_at_hand(run, tmp_path, monkeypatch, checkpoint):
+def test_a_game_that_is_not_available(run, tmp_path, monkeypatch, checkpoint):
     def missing(*arguments, **options):
         raise ValueError("Procgen is not installed: run ./setup.sh, or use --env pong")
 
-    monkeypatch.setattr("evaluation.evaluator.make_environment", missing)
+    monkeypatch.setattr("evaluation.counterfactuals.make_environment", missing)
     assert run("--output", "a")[0] == 0
-    assert "Procgen is not installed" in read(tmp_path / "a")["counterfactuals"]["not_measured"]
-    monkeypatch.setattr("evaluation.evaluator.collect", missing)
+    assert "Procgen is not installed" in read_figures(tmp_path / "a")["counterfactuals"]["not_measured"]
+    monkeypatch.setattr("evaluation.real_play.collect", missing)
     code, _, err = run("--output", "b", data=None)
     assert_one_line(code, err, "give --data DIR", "Procgen is not installed")
 
 
-def test_clips_too_short_for_a_part(run, tmp_path, monkeypatch):
-    """Longer dreams than there are records: each frame is judged by the clips that reach it."""
-    monkeypatch.setattr("evaluation.evaluator.QUICK", replace(LITTLE, drift_frames=20))
+def test_frames_beyond_the_end_of_clips_do_not_count(run, tmp_path, monkeypatch):
+    """Rollouts longer than the records: each frame is compared with the clips that reach it."""
+    monkeypatch.setattr("evaluation.config.QUICK", replace(LITTLE, drift_frames=20))
     assert run("--output", "a", "--num-frames", "400", "--num-clips", 2)[0] == 0
-    report = read(tmp_path / "a")
-    assert report["drift"] == {"not_measured": "20 frames are less than a window, 30"}
+    report = read_figures(tmp_path / "a")
+    assert report["drift"] == {"not_measured": "long rollouts of 20 frames are shorter than a window of 30"}
     psnr = report["fidelity"]["dream"]["psnr"]
     assert len(psnr) < 160 and psnr[-1]["n"] <= psnr[0]["n"] == 2
 
@@ -173,12 +189,12 @@ def test_clips_too_short_for_a_part(run, tmp_path, monkeypatch):
         (("--compare", "a", "b"), ("no report at a",)),
     ],
 )
-def test_mistakes(run, options, words):
+def test_wrong_options_are_explained(run, options, words):
     code, _, err = run(*options)
     assert_one_line(code, err, *words)
 
 
-def test_mistakes_of_the_checkpoint(run, tmp_path, monkeypatch, capsys):
+def test_wrong_checkpoints_and_reports_are_explained(run, tmp_path, monkeypatch, capsys):
     random_model(TINY).save_pretrained(tmp_path / "small_frames")
     code, _, err = run("--checkpoint", tmp_path / "small_frames")
     assert_one_line(code, err, "frames of 24x16", "64x64")
@@ -196,7 +212,7 @@ def test_mistakes_of_the_checkpoint(run, tmp_path, monkeypatch, capsys):
     assert_one_line(code, err, "--checkpoint", "--compare")
 
 
-def test_a_report_without_anything_measured_can_still_be_read(tmp_path):
+def test_a_report_without_any_measurement_can_be_written_figures(tmp_path):
     missing = {"not_measured": "there was nothing"}
     names = ("fidelity", "single_step", "counterfactuals", "inverse_dynamics", "drift", "sweep", "pictures")
     report = dict.fromkeys((*names, "perceptual"), missing) | {

@@ -42,8 +42,8 @@ def run(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
 
-    monkeypatch.setattr("evaluation.evaluator.QUICK", LITTLE)
-    monkeypatch.setattr("evaluation.evaluator.COLLECTED", {True: (4, 3)})
+    monkeypatch.setattr("evaluation.config.QUICK", LITTLE)
+    monkeypatch.setattr("evaluation.real_play.NUM_RECORDS", {True: (4, 3)})
 
     def call(name, *options):
         code, out, err = command(monkeypatch, capsys, name, *options)
@@ -205,7 +205,7 @@ def test_video_without_actions_is_watched_and_judged(watched, run):
         assert one.header["action"] == 0 and (one.pictures != other.pictures).any()
     report = judged(run, "--data", watched[0], "--checkpoint", watched[1])
     for name in ("counterfactuals", "inverse_dynamics"):
-        assert report[name] == {"not_measured": "there are no actions"}
+        assert report[name] == {"not_measured": "the data set has no actions"}
     assert "other_actions" not in report["fidelity"] and report["single_step"]["action_ratio"] is None
     assert "not_measured" not in report["drift"] and "psnr_1" in report["sweep"][0]
     assert {row["guidance"] for row in report["sweep"]} == {1.0}

@@ -17,7 +17,7 @@ from data.games.replay import replay_to
 from data.index import split_shards
 from data.metadata import read_metadata
 from data.shards import ShardReader
-from evaluation.counterfactuals import branch
+from evaluation.counterfactuals import collect_counterfactuals
 from play.launch import PlayConfig
 
 FEW = {"records": 3, "val_records": 1, "test_records": 0, "workers": 1, "min_frames": 8}
@@ -133,7 +133,7 @@ def test_buttons_are_played_beside_the_real_game_and_judged_without_it(tmp_path,
         for keys, held in ((("2",), [0, 1]), (("1", "2"), [1, 1]), (("1",), [1, 0])):
             shown = client.step(keys).pictures[1]
             assert np.array_equal(shown, game.step(np.array([held], np.float32))[0][0])
-    monkeypatch.setattr("evaluation.evaluator.QUICK", LITTLE)
+    monkeypatch.setattr("evaluation.config.QUICK", LITTLE)
     options = ("--data", few["data"], "--split", "val", "--quick", "--output", tmp_path / "report")
     code, _, err = command(monkeypatch, capsys, "scripts.evaluate", "--checkpoint", few["checkpoint"], *options)
     assert code == 0, err
@@ -155,7 +155,8 @@ def test_futures_branch_where_vectors_are_held(monkeypatch):
 
     monkeypatch.setattr(GymVectorEnv, "get_state", get_state)
     monkeypatch.setattr(GymVectorEnv, "set_state", set_state)
-    branches = branch(make_environment("gym:TestWalk-v0", 3, size="7x9"), num_prompt=4, num_frames=3, seed=0)
+    game = make_environment("gym:TestWalk-v0", 3, size="7x9")
+    branches = collect_counterfactuals(game, num_prompt=4, num_frames=3, seed=0)
     assert branches.actions.tolist() == [[0, 0], [1, 0], [0, 1]]
     places = branches.futures[:, :, :, 4, :, 0].argmax(-1)  # (moments, actions, frames)
     begun = branches.prompt[:, -1, 4, :, 0].argmax(-1)
@@ -164,7 +165,7 @@ def test_futures_branch_where_vectors_are_held(monkeypatch):
             alive = branches.lengths[:, k] > t
             assert (places[alive, k, t] == (begun[alive] + move * (t + 1)) % 7).all()
     assert branches.lengths.max() == 3
-    prompt, actions, _ = branches.under_each()
+    prompt, actions, _ = branches.rollout_inputs()
     assert actions.shape == (9, 7, 2) and np.array_equal(actions[5, 4:], np.tile(branches.actions[2], (3, 1)))
     assert np.array_equal(prompt[5], branches.prompt[1])
     moved = np.diff(branches.prompt[:, :, 4, :, 0].argmax(-1), axis=1) % 7

@@ -1,0 +1,77 @@
+"""Controllability (counterfactual action accuracy): does a rollout follow its action as the real game does?
+
+Shapes: S game states, K actions, T frames, H x W pixels, C channels, F distinct futures.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+
+from evaluation.counterfactuals import Counterfactuals, identical_groups
+from evaluation.inputs import EvaluationInputs
+from evaluation.statistics import estimate
+
+HORIZONS = (1, 2, 4, 8, 16, 32)  # frames after the state
+
+
+def counterfactuals_section(inputs: EvaluationInputs) -> dict[str, Any]:
+    """The names of the held actions, and the controllability by frame."""
+    counterfactuals = inputs.counterfactuals
+    return {
+        "actions": [inputs.space.format(action) for action in counterfactuals.actions],
+        "by_frame": controllability(counterfactuals, inputs.counterfactual_rollouts),
+    }
+
+
+def controllability(
+    counterfactuals: Counterfactuals, rollouts: np.ndarray, horizons: tuple[int, ...] = HORIZONS
+) -> list[dict[str, Any]]:
+    """Controllability, chance, and their difference per state (which has a narrower interval) at each horizon."""
+    table = []
+    for horizon in (h for h in horizons if h <= counterfactuals.futures.shape[2]):
+        accuracy, chance = controllability_by_state(counterfactuals, rollouts, horizon)
+        values = {"controllability": accuracy, "chance": chance, "above_chance": accuracy - chance}
+        table.append({"frame": horizon, **{name: estimate(value) for name, value in values.items()}})
+    return table
+
+
+def controllability_by_state(
+    counterfactuals: Counterfactuals, rollouts: np.ndarray, horizon: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counterfactual action accuracy of each state, at the frame `horizon` after it.
+
+    Futures with the same frame there count as one. A state counts if at least two distinct futures are left. A rollout
+    is correct if its frame is nearer, in squared error, to the future of its own action than to every other future;
+    a tie is wrong. A model that ignores actions is nearest to the same future under all actions. It is correct
+    for at most one future, which is chance.
+
+    Args:
+        rollouts: uint8 (S, K, T, H, W, C), in the shape of the futures.
+
+    Returns:
+        Accuracy (S,): the share of distinct futures that are matched. Chance (S,): 1 / F. Both are NaN for states that
+        do not count.
+    """
+    accuracy, chance = np.full((2, len(rollouts)), np.nan)
+    for state in range(len(rollouts)):
+        running = np.flatnonzero(counterfactuals.lengths[state] >= horizon)
+        if not len(running):
+            continue
+        future_frames = rearrange(counterfactuals.futures[state, running, horizon - 1], "k ... -> k (...)")
+        future_ids = identical_groups(future_frames)
+        _, first_of_group = np.unique(future_ids, return_index=True)
+        distinct = future_frames[first_of_group]
+        num_futures = len(distinct)
+        if num_futures < 2:
+            continue
+        rollout_frames = rearrange(rollouts[state, running, horizon - 1], "k ... -> k 1 (...)").astype(np.int64)
+        errors = np.square(rollout_frames - distinct).sum(-1)  # (K, F) integers, so ties are exact
+        is_own_future = future_ids[:, None] == np.arange(num_futures)
+        nearest_other = np.where(is_own_future, np.iinfo(errors.dtype).max, errors).min(1)
+        correct = errors[is_own_future] < nearest_other
+        accuracy[state] = np.mean([correct[future_ids == future].mean() for future in range(num_futures)])
+        chance[state] = 1 / num_futures
+    return accuracy, chance

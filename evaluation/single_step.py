@@ -1,0 +1,64 @@
+"""One forward pass of the network on noised held-out clips, as training validates it.
+
+Shapes: S clips, T frames, H x W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.dataset import ClipDataset
+from data.pixels import to_float, to_uint8
+from evaluation.inputs import EvaluationInputs
+from evaluation.statistics import estimate
+from model.dit import WorldModel
+from training.device import autocast
+from training.loss import diffusion_loss, validation_noise
+from training.metrics import frame_mse, frame_ssim, psnr_from_mse
+
+
+def single_step_section(inputs: EvaluationInputs) -> dict[str, Any]:
+    """`single_step` on held-out clips as long as the model's window."""
+    window = inputs.model.config.window_frames
+    clips = ClipDataset(inputs.data, inputs.split, window, seed=inputs.config.seed)
+    return single_step(inputs.model.to(inputs.device), clips, inputs.sizes.num_clips, inputs.config.batch_size)
+
+
+@torch.inference_mode()
+def single_step(model: WorldModel, dataset: ClipDataset, num_clips: int, batch_size: int) -> dict[str, Any]:
+    """Validation loss, and PSNR and SSIM of the predicted x0, at random noise levels behind nearly clean context.
+
+    Args:
+        model: not packed.
+        dataset: clips as long as the model's window.
+
+    Returns:
+        Estimates of `loss`, `psnr`, `ssim` and `action_ratio`: the loss under another clip's actions, with the same
+        noise, divided by the loss under the clip's own actions. None without another clip or without actions.
+    """
+    rows: list[tuple[float, float, float, float]] = []  # per clip: loss, loss under other actions, MSE, SSIM
+    batch_size = min(batch_size, dataset.num_clips)
+    has_other_actions = batch_size > 1 and not dataset.metadata.actions.unconditional
+    for batch in dataset.batches(batch_size):
+        frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
+        x0 = to_float(frames)
+        noise = validation_noise(x0.shape, batch.seeds, model.device)
+        with autocast(model.device):
+            loss, predicted_x0 = diffusion_loss(model, model.config, x0, actions, noise)
+            other_loss, _ = diffusion_loss(model, model.config, x0, actions.roll(1, dims=0), noise)
+        predicted = to_uint8(predicted_x0)
+        lengths = np.full(len(frames), frames.shape[1])
+        mse, ssim = (metric(batch.frames, predicted, lengths).mean(1) for metric in (frame_mse, frame_ssim))
+        rows.extend(zip(loss.mean(1).tolist(), other_loss.mean(1).tolist(), mse, ssim, strict=True))
+        if len(rows) >= num_clips:
+            break
+    losses, other_losses, mse, ssim = np.array(rows).T
+    return {
+        "loss": estimate(losses),
+        "psnr": estimate(mse, transform=psnr_from_mse),
+        "ssim": estimate(ssim),
+        "action_ratio": estimate(other_losses, losses) if has_other_actions else None,
+    }

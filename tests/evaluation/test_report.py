@@ -1,0 +1,43 @@
+"""Blocks of a report as Markdown and as HTML."""
+
+from evaluation.report import to_html, to_markdown
+from evaluation.report_blocks import Heading, Picture, Table, Text, format_estimate, format_percent, split_interval
+
+ESTIMATE = {"value": 0.642, "low": 0.52, "high": None, "n": 3}
+BLOCKS = [
+    Heading("A <b> heading"),
+    Text("5 < 6 & so on"),
+    Table(["", "<i>"], [["PSNR", "24.6 dB [22.5, 27.5]"], ["real & rollout", "chance: 31 % [27, 36]; 3 states"]]),
+    Table(["true", "left"], [["left", "27%"]], shades=[[0.5]]),
+    Picture('a "quoted" caption', "data:image/webp;base64,AAAA", wide=True),
+    Picture("a plot", "<svg><path/></svg>"),
+]
+
+
+def test_estimates_as_text():
+    assert format_estimate(ESTIMATE, 2, " dB") == "0.64 dB [0.52, ∞]"
+    assert format_percent(ESTIMATE) == "64 % [52, ∞]"
+    assert format_estimate(None, 1) == "-"
+
+
+def test_only_cells_that_are_an_estimate_are_split():
+    assert split_interval("24.6 dB [22.5, 27.5]") == ("24.6 dB", "[22.5, 27.5]")
+    for cell in ("31 % [27, 36]; 3 states", "real: 53 % [45, 60]; chance: 32 % [23, 42]", "left+jump", "-"):
+        assert split_interval(cell) == (cell, "")
+
+
+def test_html_escapes_text_and_keeps_plots():
+    page = to_html("<title>", BLOCKS)
+    assert page.count("<title>") == 1 and "<h1>&lt;title&gt;</h1>" in page
+    assert "<h2>A &lt;b&gt; heading</h2>" in page and "<p>5 &lt; 6 &amp; so on</p>" in page
+    assert "<th>&lt;i&gt;</th>" in page and "<td>real &amp; rollout</td>" in page
+    assert '<td class="estimate">24.6 dB<small>[22.5, 27.5]</small></td>' in page
+    assert '<td>left</td><td style="background:rgb(59 130 246 / 0.40)">27%</td>' in "".join(page.split("\n"))
+    assert '<figure class="wide"><img src="data:image/webp;base64,AAAA" alt="a &#34;quoted&#34; caption">' in page
+    assert '<figure class="plot"><svg><path/></svg><figcaption>a plot</figcaption></figure>' in page
+
+
+def test_markdown_has_all_text_and_no_pictures():
+    text = to_markdown("title", BLOCKS)
+    assert text.startswith("# title\n\n## A <b> heading\n\n5 < 6 & so on\n\n|  | <i> |\n| --- | --- |\n")
+    assert "| PSNR | 24.6 dB [22.5, 27.5] |" in text and "svg" not in text and "webp" not in text
