@@ -20,7 +20,7 @@ import websockets
 from benchmarks.machine import random_model
 from data.metadata import read_metadata
 from model import PRESETS
-from play.messages import split_pixels
+from play.messages import unpack_pictures
 from training.setup import fit_config_to_data
 
 _START_SECS = 120.0  # in which a server must have begun
@@ -116,7 +116,9 @@ async def _play(address: str, seconds: float, player: int) -> Seen:
         hello = json.loads(await socket.recv())
         seen.fps, keys = hello["fps"], list(hello["keys"])
         await socket.send(json.dumps({"type": "start", "seed": player, "record": player % hello["num_records"]}))
-        while not (isinstance(message := await socket.recv(), bytes) and split_pixels(message)[0]["type"] == "frame"):
+        while not (
+            isinstance(message := await socket.recv(), bytes) and unpack_pictures(message)[0]["type"] == "frame"
+        ):
             pass
         await socket.send(json.dumps({"type": "pause", "on": False}))
         pressing = asyncio.create_task(_press(socket, keys, rng, sent := {}))
@@ -124,7 +126,7 @@ async def _play(address: str, seconds: float, player: int) -> Seen:
         while first is None or time.perf_counter() < first + _WARM_UP_SECS + seconds:
             message = await asyncio.wait_for(socket.recv(), _START_SECS)
             if isinstance(message, bytes):
-                now, header = time.perf_counter(), split_pixels(message)[0]
+                now, header = time.perf_counter(), unpack_pictures(message)[0]
                 seen.first_frame = first = first or now
                 heeded = [number for number in sent if number <= header["keys"]]
                 delays = [now - sent.pop(number) for number in heeded]

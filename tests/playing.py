@@ -18,8 +18,8 @@ from websockets.sync.client import connect
 from data import EpisodeWriter
 from data.actions import ActionSpace
 from data.metadata import read_metadata
-from play.launch import PlayConfig, prepare
-from play.messages import split_pixels
+from play.launch import PlayConfig, create_server
+from play.messages import unpack_pictures
 from training.setup import fit_config_to_data, game_info
 
 WAIT_SECS = 20.0
@@ -46,7 +46,7 @@ def own_game(folder: Path, space: ActionSpace) -> tuple[Path, Path]:
 @contextlib.contextmanager
 def serving(config: PlayConfig) -> Iterator[str]:
     """The address of a server that runs meanwhile."""
-    server, listening, address = prepare(config)
+    server, listening, address = create_server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
@@ -85,7 +85,7 @@ class Client:
         message = self.socket.recv(timeout)
         if isinstance(message, str):
             return json.loads(message)
-        header, pixels = split_pixels(message)
+        header, pixels = unpack_pictures(message)
         shape = (header["pictures"], self.hello["height"], self.hello["width"], self.hello["channels"])
         return Frame(header, np.frombuffer(pixels, np.uint8).reshape(shape))
 

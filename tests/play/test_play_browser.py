@@ -105,7 +105,7 @@ def test_the_page_loads_and_shows_where_a_dream_begins(visit, pong_set):
     assert page.title() == "Dreamrun: play the dream"
     assert "pong" in page.inner_text("#game") and page.locator("#gallery button").count() == 3
     assert picture(page)[..., :3].std() > 5 and frame_number(page) == 0
-    assert "to begin" in page.inner_text("#veil") and page.inner_text("#pad").split() == ["↓", "down", "↑", "up"]
+    assert "to start" in page.inner_text("#overlay") and page.inner_text("#pad").split() == ["↓", "down", "↑", "up"]
 
 
 def test_buttons_and_axes_are_held_together(visit, tmp_path):
@@ -116,8 +116,8 @@ def test_buttons_and_axes_are_held_together(visit, tmp_path):
         for key in ("d", " ", "j"):
             page.keyboard.down(key)
         wait_until(lambda: action(page) == "right+jump+dx")
-        lit = page.locator("#pad .key.lit").all_inner_texts()
-        assert [text.split()[-1] for text in lit] == ["right", "jump", "dx-"]
+        held_keys = page.locator("#pad .key.held").all_inner_texts()
+        assert [text.split()[-1] for text in held_keys] == ["right", "jump", "dx-"]
         page.keyboard.up("d")
         wait_until(lambda: action(page) == "jump+dx")
 
@@ -126,8 +126,8 @@ def test_a_dream_without_actions_is_watched(visit, tmp_path):
     data, checkpoint = own_game(tmp_path, UNCONDITIONAL)
     with serving(PlayConfig(checkpoint=str(checkpoint), data=data, port=0, num_steps=1)) as address:
         page = visit(address)
-        assert "takes no keys" in page.inner_text("#veil") and "without actions" in page.inner_text("#hint")
-        page.click("#veil button")
+        assert "has no keys" in page.inner_text("#overlay") and "without actions" in page.inner_text("#hint")
+        page.click("#overlay button")
         wait_until(lambda: frame_number(page) > 3)
 
 
@@ -137,7 +137,7 @@ def test_a_held_key_moves_the_dream_and_a_released_one_stops_acting(visit):
     page.keyboard.down("ArrowUp")
     wait_until(lambda: frame_number(page) >= 5 and action(page) == "up")
     assert np.abs(picture(page).astype(int) - before).max() > 10
-    assert "lit" in page.get_attribute("[data-key=UP]", "class")
+    assert "held" in page.get_attribute("[data-key=UP]", "class")
     page.keyboard.up("ArrowUp")
     wait_until(lambda: action(page) == "noop")
     page.keyboard.down("s")
@@ -223,7 +223,7 @@ def test_a_recording_is_downloaded_and_dreamt_again(visit, config, tmp_path):
         num_frames = sum(1 for _ in video.decode(video=0))
     model = WorldModel.from_pretrained(config.checkpoint)
     replay = Replay.read(tmp_path / "dream.json", model)
-    again = replay.dream(prepare_for_inference(model, choose_device("cpu")))
+    again = replay.generate_frames(prepare_for_inference(model, choose_device("cpu")))
     assert len(again) == num_frames >= 8 and 2 in replay.actions
     assert json.loads((tmp_path / "dream.json").read_text())["checkpoint"] in config.checkpoint
 
@@ -251,8 +251,8 @@ def test_what_is_seen_is_what_the_replay_makes(visit, config, tmp_path):
     download.value.save_as(tmp_path / "dream.json")
     model = WorldModel.from_pretrained(config.checkpoint)
     replay = Replay.read(tmp_path / "dream.json", model)
-    assert replay.actions[replay.first :].tolist() == [1, 2, 2]
-    again = replay.dream(prepare_for_inference(model, choose_device("cpu")))
+    assert replay.actions[replay.first_recorded :].tolist() == [1, 2, 2]
+    again = replay.generate_frames(prepare_for_inference(model, choose_device("cpu")))
     assert np.abs(again.astype(int) - np.stack(seen)).max() <= 1
 
 
@@ -310,7 +310,7 @@ def test_two_browsers_play_on_their_own_and_a_closed_tab_frees_its_place(visit):
     assert (action(one), action(two)) == ("up", "down")
     assert (picture(one) != picture(two)).any()
     third = visit(phase="waiting")
-    assert "You are the next" in third.inner_text("#veil")
+    assert "You are next" in third.inner_text("#overlay")
     one.close()
     closed = time.monotonic()
     third.wait_for_selector("body[data-phase=ready]")
@@ -328,8 +328,8 @@ def test_a_lost_connection_is_told_and_can_be_made_again(visit, config, tmp_path
         wait_until(lambda: picture(page)[32, 32].tolist() == [250, 40, 10, 255])
         page.evaluate("socket.close()")
         page.wait_for_selector("body[data-phase=lost]")
-        assert "lost" in page.inner_text("#veil")
-        page.click("#veil button")
+        assert "lost" in page.inner_text("#overlay")
+        page.click("#overlay button")
         page.wait_for_selector("body[data-phase=ready]")
         wait_until(lambda: picture(page)[32, 32].tolist() == [250, 40, 10, 255])
 
@@ -372,7 +372,7 @@ def test_the_password_is_asked_for_once(visit, browser, config, monkeypatch):
         page.goto(address)
         page.fill("#password", "wrong")
         page.click("button")
-        page.wait_for_selector("text=That is not the password")
+        page.wait_for_selector("text=Wrong password")
         page.fill("#password", "open sesame")
         page.click("button")
         page.wait_for_selector("body[data-phase=ready]")
