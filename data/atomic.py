@@ -1,22 +1,87 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing: a file or a folder appears under its name only when it is complete."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to; what is there when the context ends without an error stands under `path` then.
+def atomic_file(path: Path, fsync: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the context ends without an error.
 
-    The folder is made if it is not there. Raises OSError as writing does.
+    The parent folder is created if needed. After an error the temporary file is deleted and `path` is as it was.
+
+    Args:
+        fsync: flush the file to disk before the rename, so that a power cut cannot leave a name without its content.
+
+    Raises:
+        OSError: as writing does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
         yield temporary
+        if fsync:
+            _fsync(temporary)
         temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; rename it to `path` when the context ends without an error.
+
+    Its files are flushed to disk before the rename. The temporary folder is `.NAME.tmp`; one that a killed process
+    left behind is deleted first. After an error the temporary folder is deleted, to free its disk space, and `path`
+    is as it was.
+
+    Args:
+        replace: replace a folder that is at `path` already. It stays in place until the new one is complete.
+
+    Raises:
+        FileExistsError: `path` exists and `replace` is false.
+        OSError: as writing does.
+    """
+    path = path.resolve()  # a link to a folder on another disk stays a link
+    if path.exists() and not replace:
+        raise FileExistsError(f"{path} already exists")
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for entry in (*temporary.rglob("*"), temporary):
+            _fsync(entry)
+        _rename_over(temporary, path)
+        _fsync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename_over(folder: Path, path: Path) -> None:
+    """Rename `folder` to `path`. A folder that is there is moved aside first and moved back if the rename fails."""
+    if not path.exists():
+        folder.rename(path)
+        return
+    replaced = path.with_name(f".{path.name}.replaced.tmp")
+    shutil.rmtree(replaced, ignore_errors=True)
+    path.rename(replaced)
+    try:
+        folder.rename(path)
+    except OSError:
+        replaced.rename(path)
+        raise
+    shutil.rmtree(replaced)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,61 +1,134 @@
-"""TODO."""
+"""Clips of recorded play that rollouts start from and are compared with, drawn by seed.
+
+Shapes: S clips, T frames, H x W x C pixels.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from data.actions import ActionSpace
-from data.dataset import ClipDataset
+from data.actions import ActionSpace, is_known
+from data.dataset import ClipDataset, cut_clip
+from data.games.policies import MEAN_HOLD_STEPS
 from data.records import Record
+
+
+def _empty_ids() -> np.ndarray:
+    return np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
 class Clips:
-    """Real play to dream along with."""
+    """Stretches of records, one per record. After a record's end frames are black and actions are unknown."""
 
-    frames: np.ndarray  # uint8 (S, T, H, W, C); black after a record's end
-    actions: np.ndarray  # recorded ones (S, T) or (S, T, names), each leading into the frame beside it
+    frames: np.ndarray  # uint8 (S, T, H, W, C)
+    actions: np.ndarray  # recorded actions, (S, T) or (S, T, names); actions[:, t] leads into frame t
+    lengths: np.ndarray  # int (S,), recorded frames in each clip
     space: ActionSpace
-    fps: float
-    record_ids: list[int]  # where they are from
-    num_true_frames: int  # that every sample has, before the first one ends
+    fps: float  # frames per second of the game
+    record_ids: np.ndarray = field(default_factory=_empty_ids)  # int (S,); empty if the clips are from no data set
+    starts: np.ndarray = field(default_factory=_empty_ids)  # int (S,), index of each clip's first frame in its record
+
+    @property
+    def num_true_frames(self) -> int:
+        """Number of frames that are recorded in every clip."""
+        return int(self.lengths.min())
+
+    def other_actions(self, num_prompt: int) -> np.ndarray:
+        """Actions in which each clip keeps its own up to the prompt's end and then takes those of the clip before it.
+
+        Where the other clip is too short, its actions after the prompt are repeated.
+
+        Returns:
+            Shaped as `actions`.
+        """
+        actions = self.actions.copy()
+        for clip in range(len(actions)):
+            other = self.actions[clip - 1, num_prompt : self.lengths[clip - 1]]
+            actions[clip, num_prompt:] = other[np.arange(actions.shape[1] - num_prompt) % len(other)]
+        return actions
 
 
 def held_out_clips(
-    dataset: ClipDataset, num_samples: int, num_frames: int, seed: int = 0, least_frames: int | None = None
+    dataset: ClipDataset, num_samples: int, num_frames: int, seed: int = 0, min_frames: int | None = None
 ) -> Clips:
-    """The first `num_frames` of `num_samples` records, drawn by `seed`.
+    """The first `num_frames` frames of exactly `num_samples` records, drawn by `seed`.
 
     Args:
-        least_frames: records of so many frames will do, black and without actions after their end; None: num_frames.
+        min_frames: records of at least this many frames are drawn; None: num_frames.
 
     Raises:
-        ValueError: too few records are that long.
+        ValueError: too few records are long enough.
     """
-    least_frames = num_frames if least_frames is None else min(least_frames, num_frames)
-    long_enough = np.flatnonzero(dataset.index.lengths >= least_frames)
+    min_frames = num_frames if min_frames is None else min(min_frames, num_frames)
+    long_enough = np.flatnonzero(dataset.index.lengths >= min_frames)
     if num_samples < 1:
         raise ValueError(f"{num_samples} samples: at least 1 is needed")
     if len(long_enough) < num_samples:
         longest = max(dataset.index.lengths)
         raise ValueError(
-            f"{num_samples} samples of {least_frames} frames were asked for, but only {len(long_enough)} records of "
+            f"{num_samples} samples of {min_frames} frames were requested, but only {len(long_enough)} records of "
             f"{dataset.folder}/{dataset.split} are that long (the longest has {longest})"
         )
-    chosen = np.random.default_rng(seed).choice(long_enough, num_samples, replace=False)
-    records: list[Record] = list(dataset.records(chosen))
-    frames = np.zeros((num_samples, num_frames, *dataset.metadata.frame_shape), np.uint8)
-    actions = dataset.metadata.actions.unknown(num_samples, num_frames)
-    for row, record in enumerate(records):
-        frames[row, : len(record)] = record.frames[:num_frames]
-        actions[row, : len(record)] = record.leading_actions()[:num_frames]
-    return Clips(
-        frames=frames,
-        actions=actions,
-        space=dataset.metadata.actions,
-        fps=dataset.metadata.fps,
-        record_ids=[int(record_id) for record_id in chosen],
-        num_true_frames=min(num_frames, *map(len, records)),
-    )
+    record_ids = np.random.default_rng(seed).choice(long_enough, num_samples, replace=False)
+    return _cut_clips(dataset, record_ids, np.zeros(num_samples, np.int64), num_frames)
+
+
+def draw_clips(dataset: ClipDataset, num_clips: int, num_frames: int, min_frames: int, seed: int) -> Clips:
+    """At most `num_clips` clips of at most `num_frames` frames, from random places in records drawn by `seed`.
+
+    Args:
+        min_frames: records of at least this many frames are drawn.
+
+    Raises:
+        ValueError: no record has `min_frames` frames.
+    """
+    lengths = dataset.index.lengths
+    long_enough = np.flatnonzero(lengths >= min_frames)
+    if not len(long_enough):
+        raise ValueError(
+            f"no record of {dataset.folder}/{dataset.split} has {min_frames} frames: the longest has {max(lengths)}"
+        )
+    rng = np.random.default_rng(seed)
+    record_ids = rng.permutation(long_enough)[:num_clips]
+    starts = rng.integers(0, np.maximum(0, lengths[record_ids] - num_frames) + 1)
+    return _cut_clips(dataset, record_ids, starts, num_frames)
+
+
+def _cut_clips(dataset: ClipDataset, record_ids: np.ndarray, starts: np.ndarray, num_frames: int) -> Clips:
+    """A clip of up to `num_frames` frames from each record, beginning at `starts`."""
+    space, fps = dataset.metadata.actions, dataset.metadata.fps
+    lengths = np.minimum(dataset.index.lengths[record_ids] - starts, num_frames).astype(int)
+    frames = np.zeros((len(record_ids), num_frames, *dataset.metadata.frame_shape), np.uint8)
+    actions = space.unknown(len(record_ids), num_frames)
+    for row, record in enumerate(dataset.records(record_ids)):
+        length = lengths[row]
+        frames[row, :length], actions[row, :length] = cut_clip(record, starts[row], length, know_leading=True)
+    return Clips(frames, actions, lengths, space, fps, record_ids, starts)
+
+
+def draw_records(dataset: ClipDataset, num_records: int, seed: int) -> list[Record]:
+    """At most `num_records` whole records, drawn by `seed`."""
+    return list(dataset.records(np.random.default_rng(seed).permutation(len(dataset.index.lengths))[:num_records]))
+
+
+def scripted_actions(clips: Clips, num_rollouts: int, num_frames: int, seed: int) -> np.ndarray:
+    """Random recorded actions, drawn as often as they occur in the clips, each held for MEAN_HOLD_STEPS on average.
+
+    Returns:
+        (num_rollouts, num_frames) ids, or (num_rollouts, num_frames, names) vectors.
+
+    Raises:
+        ValueError: no action of the clips is known.
+    """
+    rng = np.random.default_rng(seed)
+    taken = clips.actions[is_known(clips.actions)]
+    if not len(taken):
+        raise ValueError("no action of the clips is known")
+    drawn = taken[rng.integers(len(taken), size=(num_rollouts, num_frames))]
+    new = rng.random((num_rollouts, num_frames)) < 1 / MEAN_HOLD_STEPS
+    new[:, 0] = True
+    last_new = np.maximum.accumulate(np.where(new, np.arange(num_frames), 0), axis=1)
+    return drawn[np.arange(num_rollouts)[:, None], last_new]

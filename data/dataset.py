@@ -29,6 +29,7 @@ from data.index import SplitIndex, index_split
 from data.metadata import read_metadata
 from data.records import Record
 from data.shards import ShardReader
+from data.splitmix import splitmix64_hash
 
 # About 1 GB decoded, twice, over all ranks. The more, the further apart the clips of one record come to stand.
 POOL_RECORDS = 512
@@ -66,9 +67,7 @@ def clip_seeds(seed: int, epoch: int, record_ids: np.ndarray, starts: np.ndarray
     """uint64 (B,): a seed for each clip, well mixed in all bits (splitmix64, Steele et al., 2014)."""
     mixed = (record_ids.astype(np.uint64) << np.uint64(32)) ^ starts.astype(np.uint64)
     mixed ^= np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return mixed ^ (mixed >> np.uint64(31))
+    return splitmix64_hash(mixed)
 
 
 def cut_clip(record: Record, start: int, clip_frames: int, know_leading: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from data.actions import ActionSpace
+from data.clips import Clips, draw_clips, draw_records, scripted_actions
 from data.dataset import ClipDataset
 from data.games.base import SPLIT_LEVELS
 from data.games.collect import CollectConfig, collect
 from data.games.factory import make_environment
 from data.index import held_out_split
-from evaluation.clips import RealClips, draw_clips, draw_records, scripted_actions
 from evaluation.config import FULL, QUICK, EvaluateConfig, Sizes
 from evaluation.cost import ms_per_frame, pace
 from evaluation.counterfactuals import Branches, branch, controllability
@@ -160,7 +160,7 @@ class Evaluation:
             raise ValueError("there are no actions")
 
     @cached_property
-    def _clips(self) -> RealClips:
+    def _clips(self) -> Clips:
         num_prompt, sizes = self.config.num_prompt_frames, self.sizes
         num_frames = num_prompt + sizes.num_frames
         return draw_clips(self.held_out, sizes.num_clips, num_frames, num_prompt + 1, self.config.seed)

@@ -120,7 +120,9 @@ def main(config: InferConfig) -> None:
         settings |= {"num_steps": num_steps, "context_noise": config.context_noise, "seed": config.seed}
         settings |= {"guidance": config.guidance, "cache": config.cache}
         with atomic_file(config.metrics) as temporary:
-            temporary.write_text(json.dumps({**settings, "record_ids": clips.record_ids, **report}, indent=2) + "\n")
+            temporary.write_text(
+                json.dumps({**settings, "record_ids": clips.record_ids.tolist(), **report}, indent=2) + "\n"
+            )
         print(f"wrote {config.metrics}")
     if config.grid:
         moments = np.linspace(max(0, config.num_prompt_frames - 1), config.num_frames - 1, 8).round().astype(int)
@@ -169,7 +171,7 @@ def own_prompt(config: InferConfig, model: WorldModel) -> Clips:
     actions[:, num_prompt:] = space.noop
     if config.clip:
         frames[:, :num_prompt] = read_clip(config.clip, num_prompt, size.frame_width, size.frame_height, model.game.fps)
-    return Clips(frames, actions, space, model.game.fps, record_ids=[], num_true_frames=num_prompt)
+    return Clips(frames, actions, np.full(config.num_samples, num_prompt), space, model.game.fps)
 
 
 def chosen_actions(choice: str, clips: Clips, num_prompt: int, seed: int) -> np.ndarray:

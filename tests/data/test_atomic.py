@@ -1,22 +1,26 @@
-"""Files that are there whole or not at all."""
+"""A file or a folder appears under its name only when it is complete."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data.atomic import atomic_file
+from data import atomic
+from data.atomic import atomic_file, atomic_folder
 from data.video import write_png
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path):
+@pytest.mark.parametrize("fsync", [False, True])
+def test_file_appears_when_it_is_complete(tmp_path, fsync):
     path = tmp_path / "deep" / "file.txt"
-    with atomic_file(path) as temporary:
+    with atomic_file(path, fsync) as temporary:
         temporary.write_text("new")
         assert not path.exists()
     assert path.read_text() == "new" and [*path.parent.iterdir()] == [path]
 
 
-def test_after_an_error_all_is_as_before(tmp_path):
+def test_file_is_unchanged_after_an_error(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), atomic_file(path) as temporary:
@@ -25,7 +29,69 @@ def test_after_an_error_all_is_as_before(tmp_path):
     assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
 
 
-def test_pictures_are_never_half_written(tmp_path, monkeypatch):
+def test_folder_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / "deep" / "folder"
+    leftover = path.parent / ".folder.tmp"  # of a process that was killed
+    leftover.mkdir(parents=True)
+    (leftover / "old.txt").write_text("half")
+    with atomic_folder(path) as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub" / "file.txt").write_text("new")
+        assert not path.exists()
+    assert [p.relative_to(path).as_posix() for p in sorted(path.rglob("*"))] == ["sub", "sub/file.txt"]
+    assert [*path.parent.iterdir()] == [path]
+
+
+def test_folder_is_replaced_only_if_allowed(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+    with pytest.raises(FileExistsError, match="already exists"), atomic_folder(path):
+        pytest.fail("the context must not be entered")
+    with atomic_folder(path, replace=True) as temporary:
+        (temporary / "new.txt").write_text("new")
+        assert (path / "old.txt").is_file()
+    assert [p.name for p in path.iterdir()] == ["new.txt"] and [*tmp_path.iterdir()] == [path]
+
+
+def test_folder_is_unchanged_after_an_error(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_folder(path, replace=True) as temporary:
+        (temporary / "new.txt").write_text("half")
+        raise KeyboardInterrupt
+    assert (path / "old.txt").read_text() == "old" and [*tmp_path.iterdir()] == [path]
+
+
+def test_replaced_folder_comes_back_if_the_rename_fails(tmp_path, monkeypatch):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+    rename = Path.rename
+
+    def fail_for_the_new_folder(self, target):
+        if self.name == ".folder.tmp":
+            raise OSError("input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new_folder)
+    with pytest.raises(OSError, match="input/output"), atomic_folder(path, replace=True) as temporary:
+        (temporary / "new.txt").write_text("new")
+    assert [p.name for p in path.iterdir()] == ["old.txt"] and [*tmp_path.iterdir()] == [path]
+
+
+def test_content_is_flushed_before_the_rename(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(atomic, "_fsync", lambda path: flushed.append((path.name, path.exists())))
+    with atomic_file(tmp_path / "file.txt", fsync=True) as temporary:
+        temporary.write_text("new")
+    with atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / "file.bin").write_text("new")
+    assert flushed == [("file.txt.tmp", True), ("file.bin", True), (".folder.tmp", True), (tmp_path.name, True)]
+
+
+def test_png_is_never_half_written(tmp_path, monkeypatch):
     def fill_the_disk(image, path, **options):
         path.write_bytes(b"half")
         raise OSError("no space left on device")

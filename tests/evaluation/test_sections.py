@@ -7,12 +7,12 @@ import pytest
 from tiny import CONTROLS
 
 from data.actions import UNKNOWN_ACTION, ActionSpace
+from data.clips import Clips, draw_clips, draw_records, scripted_actions
 from data.dataset import ClipDataset
 from data.games.factory import make_environment
 from data.games.procgen_actions import procgen_actions
 from data.games.replay import replay_to
 from data.records import Record
-from evaluation.clips import RealClips, draw_clips, draw_records, scripted_actions
 from evaluation.counterfactuals import (
     Branches,
     branch,
@@ -233,7 +233,7 @@ def test_groups_follow_from_keys():
 
 def test_groups_of_buttons_are_those_held_most_often():
     names = ["left+dx=-0.5"] * 4 + ["left+fire", "noop", "dy=1", "right+jump+dx=0.2"]
-    vectors = np.stack([*map(CONTROLS.named, names), CONTROLS.unknown()])
+    vectors = np.stack([*map(CONTROLS.parse, names), CONTROLS.unknown()])
     records = [Record(np.zeros((len(vectors), 2, 2, 3), np.uint8), vectors)]
     groups = ActionGroups(CONTROLS, records)
     assert groups.names == ["left", "noop", "right+jump"]  # fire does nothing, and the mouse does not count
@@ -319,12 +319,12 @@ def test_vectors_are_drawn_whole_and_only_where_they_are_known():
     vectors = CONTROLS.unknown(2, 6)
     vectors[0, 3:5] = CONTROLS.parse("left+jump"), CONTROLS.parse("dx=0.5")
     frames = np.zeros((2, 6, 2, 2, 3), np.uint8)
-    few = RealClips(frames, vectors, np.array([5, 6]), np.arange(2), np.zeros(2, int))
+    few = Clips(frames, vectors, np.array([5, 6]), CONTROLS, fps=15.0)
     script = scripted_actions(few, 3, 40, seed=0)
     assert {CONTROLS.format(vector) for vector in script.reshape(-1, 6)} == {"left+jump", "dx=0.5"}
     other = few.other_actions(3)
     assert np.array_equal(other[1, 3:], vectors[0, [3, 4, 3]]) and np.isnan(other[0]).all()
-    with pytest.raises(ValueError, match="know of no action"):
+    with pytest.raises(ValueError, match="no action of the clips is known"):
         scripted_actions(replace(few, actions=CONTROLS.unknown(2, 6)), 3, 40, seed=0)
 
 
