@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from playing import Client, own_game, serving
+from playing import Client, make_custom_game, serving
 from recordings import DESCRIBED, play, write_csv, write_video
 from tiny import CONTROLS, LITTLE, SMALLEST, command, in_this_process, random_model
 
@@ -121,13 +121,13 @@ def test_atari_is_trained_on_and_dreamt(run, monkeypatch):
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     """The data set and the network of the game with four buttons and two axes."""
-    return own_game(tmp_path_factory.mktemp("own"), CONTROLS)
+    return make_custom_game(tmp_path_factory.mktemp("own"), CONTROLS)
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
     """Likewise, without actions."""
-    return own_game(tmp_path_factory.mktemp("watched"), UNCONDITIONAL)
+    return make_custom_game(tmp_path_factory.mktemp("watched"), UNCONDITIONAL)
 
 
 def playing(own):
@@ -141,13 +141,13 @@ def no_number(name):
 
 def test_it_is_played_with_keys_held_together_and_replayed(own, run, tmp_path, monkeypatch):
     with playing(own) as address, Client(address) as client:
-        hello = client.enter().hello
+        hello = client.join().hello
         assert hello["keys"] == {
             "A": "left", "LEFT": "left", "D": "right", "RIGHT": "right", "SPACE": "jump",
             "J": "dx-", "L": "dx+", "I": "dy-", "K": "dy+",
         }  # fmt: skip
         started = client.start(record=0, moment=2, seed=4)
-        assert "does not know its level" in started["why_no_real_game"] and client.first.header["action"] is None
+        assert "does not know its level" in started["why_no_real_game"] and client.first_frame.header["action"] is None
         client.send("record", on=True)
         held = [("D", "SPACE"), ("LEFT", "L", "I"), (), ("J", "K", "L")]
         frames = [client.step(keys) for keys in held]
@@ -155,7 +155,7 @@ def test_it_is_played_with_keys_held_together_and_replayed(own, run, tmp_path, m
             [0, 1, 1, 0, 0, 0], [1, 0, 0, 0, 1, -1], [0] * 6, [0, 0, 0, 0, 0, 1]
         ]  # fmt: skip
         client.send("record", on=False)
-        place = client.until("recorded")["place"]
+        place = client.wait_for("recorded")["place"]
         for name in ("dream.json", "dream.mp4"):
             with urllib.request.urlopen(f"{address}/recordings/{place}/{name}") as answer:
                 (tmp_path / name).write_bytes(answer.read())
@@ -198,10 +198,10 @@ def test_it_is_judged_by_held_out_play(own, run):
 
 def test_video_without_actions_is_watched_and_judged(watched, run):
     with playing(watched) as address, Client(address) as client:
-        assert client.enter().hello["keys"] == {}
+        assert client.join().hello["keys"] == {}
         client.start()
         client.send("pause", on=False)
-        one, other = client.until("frame"), client.until("frame")
+        one, other = client.wait_for("frame"), client.wait_for("frame")
         assert one.header["action"] == 0 and (one.pictures != other.pictures).any()
     report = judged(run, "--data", watched[0], "--checkpoint", watched[1])
     for name in ("counterfactuals", "inverse_dynamics"):
