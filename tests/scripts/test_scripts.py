@@ -116,7 +116,7 @@ def test_collect_says_what_it_made_and_refuses_to_overwrite(run, tmp_path):
 
 
 def test_slurm_script_starts_torchrun_on_every_node(tmp_path):
-    """With a cluster of stand-ins."""
+    """Fake commands stand for the cluster's."""
     commands = {"srun": 'printf "%s\\n" "$@"', "scontrol": "printf 'node7\\nnode8\\n'"}
     for name, body in commands.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
