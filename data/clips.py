@@ -132,3 +132,48 @@ def scripted_actions(clips: Clips, num_rollouts: int, num_frames: int, seed: int
     new[:, 0] = True
     last_new = np.maximum.accumulate(np.where(new, np.arange(num_frames), 0), axis=1)
     return drawn[np.arange(num_rollouts)[:, None], last_new]
+
+
+def prompt_clips(prompt: np.ndarray, num_clips: int, num_frames: int, space: ActionSpace, fps: float) -> Clips:
+    """Clips that share one prompt and have no recorded frames after it.
+
+    Args:
+        prompt: uint8 (P, H, W, C); P may be 0.
+
+    Returns:
+        Clips of P true frames. Actions are unknown in the prompt and noop after it.
+
+    Raises:
+        ValueError: num_clips is less than 1.
+    """
+    if num_clips < 1:
+        raise ValueError(f"{num_clips} samples: at least 1 is needed")
+    num_prompt, *frame_shape = prompt.shape
+    frames = np.zeros((num_clips, num_frames, *frame_shape), np.uint8)
+    frames[:, :num_prompt] = prompt
+    actions = space.unknown(num_clips, num_frames)
+    actions[:, num_prompt:] = space.noop
+    return Clips(frames, actions, np.full(num_clips, num_prompt), space, fps)
+
+
+def choose_actions(choice: str, clips: Clips, num_prompt: int, seed: int) -> np.ndarray:
+    """The clips' own actions in the prompt, then those that `choice` names.
+
+    Args:
+        choice: "gt" for the clips' own actions, "random" for random ones, or action names separated by commas, which
+            are repeated: "right,right+jump".
+
+    Returns:
+        Shaped as `clips.actions`.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    actions = clips.actions.copy()
+    num_clips, num_steps = actions[:, num_prompt:].shape[:2]
+    if choice == "random":
+        actions[:, num_prompt:] = clips.space.random(np.random.default_rng(seed), num_clips, num_steps)
+    elif choice != "gt":
+        named = np.stack([clips.space.parse(name) for name in choice.split(",")])
+        actions[:, num_prompt:] = named[np.arange(num_steps) % len(named)]
+    return actions

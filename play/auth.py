@@ -1,8 +1,10 @@
-"""Who may talk to the server: a password on every route, and no other page of the same browser.
+"""Authentication, and checks of the Host and Origin headers.
 
-A page from elsewhere can make a browser connect to 127.0.0.1. It cannot hide where it is from: a websocket's Origin
-must be the server's own address (against cross-site hijacking), and that address must be a number, localhost or this
-machine's name, never a name that somebody else can point here (against DNS rebinding).
+With a password, every route needs the session cookie that the log-in page sets. Two checks stop other web pages, which
+can make the player's browser connect to 127.0.0.1 too:
+- The Origin header of a websocket must be the server's own address (against cross-site websocket hijacking).
+- The Host header must be an IP address, localhost, this machine's name or an allowed name (against DNS rebinding, where
+  an attacker's domain name points to this machine).
 """
 
 from __future__ import annotations
@@ -21,113 +23,120 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOGIN_BYTES = 4096  # the most that a log-in form may send
-LOGIN_DELAY_SECS = 0.5  # guesses are answered one after another, each after so long
+MAX_LOGIN_BYTES = 4096  # of a log-in request
+LOGIN_DELAY_SECS = 0.5  # before each answer to a log-in; one log-in is checked at a time, which slows guessing down
 _LOGIN_PAGE = (Path(__file__).parent / "page" / "login.html").read_text()
-_HEADERS = {
+_SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
         "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
     ),
     "x-content-type-options": "nosniff",
-    "referrer-policy": "same-origin",  # with none at all, browsers hide the origin of the log-in form
+    "referrer-policy": "same-origin",  # "no-referrer" would make browsers send "Origin: null" with the log-in
     "cache-control": "no-store",
 }
 
 
 class AuthMiddleware:
-    """Stands before an application (ASGI) and lets through what may pass.
+    """ASGI middleware that answers requests without permission itself and passes the others on.
 
     Args:
-        app: the application.
-        port: where it listens; browsers keep one cookie jar for all ports of a host.
-        password: None: everybody may come in.
-        hosts: names that it may be called by besides localhost, this machine's own and all numeric addresses.
+        app: the application behind it.
+        port: the server's port. It is part of the cookie's name, as browsers share cookies among all ports of a host.
+        password: None: no log-in is needed.
+        allowed_hosts: host names to accept besides localhost, this machine's name and all IP addresses.
     """
 
-    def __init__(self, app: ASGIApp, port: int, password: str | None, hosts: set[str] | None = None):
+    def __init__(self, app: ASGIApp, port: int, password: str | None, allowed_hosts: set[str] | None = None):
         self._app, self._password = app, password
-        self._cookie, self._token = f"dreamrun-{port}", secrets.token_urlsafe(32)
-        self._one_at_a_time = asyncio.Lock()
-        self.hosts = {"localhost", socket.gethostname().lower()} | (hosts or set())
+        self._cookie_name, self._session_token = f"dreamrun-{port}", secrets.token_urlsafe(32)
+        self._login_lock = asyncio.Lock()
+        self._allowed_hosts = {"localhost", socket.gethostname().lower()} | (allowed_hosts or set())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             headers = Headers(scope=scope)
-            if self._host_is_ours(headers) and self._same_origin(headers, needed=True) and self._knows(headers):
+            if (
+                self._is_allowed_host(headers)
+                and self._is_same_origin(headers, required=True)
+                and self._is_authenticated(headers)
+            ):
                 await self._app(scope, receive, send)
             else:
-                await send({"type": "websocket.close", "code": 1008})  # before it is accepted: 403
+                await send({"type": "websocket.close", "code": 1008})  # not accepted yet, so the browser gets a 403
         else:
-            await self._http(Request(scope, receive), receive, _with_headers(send))
+            await self._handle_http(Request(scope, receive), receive, _add_security_headers(send))
 
-    async def _http(self, request: Request, receive: Receive, send: Send) -> None:
+    async def _handle_http(self, request: Request, receive: Receive, send: Send) -> None:
         headers, path = request.headers, request.url.path
-        if not self._host_is_ours(headers):
-            answer = PlainTextResponse("This server does not go by that name.\n", 421)
+        if not self._is_allowed_host(headers):
+            response = PlainTextResponse("This host name is not allowed.\n", 421)
         elif request.method not in ("GET", "HEAD", "POST") or (request.method == "POST" and path != "/login"):
-            answer = PlainTextResponse("Method not allowed.\n", 405)
+            response = PlainTextResponse("Method not allowed.\n", 405)
         elif request.method == "POST":
-            answer = await self._log_in(request)
-        elif self._knows(headers):
+            response = await self._log_in(request)
+        elif self._is_authenticated(headers):
             if path != "/login":
                 await self._app(request.scope, receive, send)
                 return
-            answer = RedirectResponse("/", 303)
+            response = RedirectResponse("/", 303)
         elif path in ("/", "/login"):
-            answer = _login_page("", 401)
+            response = _login_page("", 401)
         else:
-            answer = PlainTextResponse("Log in first.\n", 401)
-        await answer(request.scope, receive, send)
+            response = PlainTextResponse("Log in first.\n", 401)
+        await response(request.scope, receive, send)
 
     async def _log_in(self, request: Request) -> Response:
-        if not self._same_origin(request.headers, needed=False):
-            return PlainTextResponse("Log in from this server's own page.\n", 403)
+        if not self._is_same_origin(request.headers, required=False):
+            return PlainTextResponse("Log in on this server's own page.\n", 403)
         body = b""
         try:
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > LOGIN_BYTES:
-                    return PlainTextResponse("Too long.\n", 413)
+                if len(body) > MAX_LOGIN_BYTES:
+                    return PlainTextResponse("The request is too long.\n", 413)
         except ClientDisconnect:
             return PlainTextResponse("", 400)
         given = parse_qs(body.decode("utf-8", "replace")).get("password", [""])[0]
-        async with self._one_at_a_time:
+        async with self._login_lock:
             await asyncio.sleep(LOGIN_DELAY_SECS)
         if self._password is not None and not hmac.compare_digest(given.encode(), self._password.encode()):
-            return _login_page("That is not the password.", 401)
-        answer = RedirectResponse("/", 303)
+            return _login_page("Wrong password.", 401)
+        response = RedirectResponse("/", 303)
         secure = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
-        answer.set_cookie(self._cookie, self._token, httponly=True, samesite="lax", secure=secure)
-        return answer
+        response.set_cookie(self._cookie_name, self._session_token, httponly=True, samesite="lax", secure=secure)
+        return response
 
-    def _knows(self, headers: Headers) -> bool:
-        """Whether this browser has given the password."""
+    def _is_authenticated(self, headers: Headers) -> bool:
+        """Whether the request needs no password or has the session cookie."""
         if self._password is None:
             return True
         try:
-            morsel = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
+            morsel = SimpleCookie(headers.get("cookie", "")).get(self._cookie_name)
         except CookieError:
             return False
-        return morsel is not None and hmac.compare_digest(morsel.value.encode(), self._token.encode())
+        return morsel is not None and hmac.compare_digest(morsel.value.encode(), self._session_token.encode())
 
-    def _host_is_ours(self, headers: Headers) -> bool:
+    def _is_allowed_host(self, headers: Headers) -> bool:
         name = _host_name(headers.get("host", ""))
         try:
             ipaddress.ip_address(name)
             return True
         except ValueError:
-            return name in self.hosts
+            return name in self._allowed_hosts
 
-    def _same_origin(self, headers: Headers, needed: bool) -> bool:
+    def _is_same_origin(self, headers: Headers, required: bool) -> bool:
+        """Whether the Origin header names this server. Without the header: whether it is not `required`."""
         origin = headers.get("origin")
-        return not needed if origin is None else origin.lower().partition("://")[2] == headers.get("host", "").lower()
+        if origin is None:
+            return not required
+        return origin.lower().partition("://")[2] == headers.get("host", "").lower()
 
 
 def _host_name(host: str) -> str:
-    """A Host header without its port, brackets of an IPv6 address taken off."""
+    """A Host header without the port and without the brackets of an IPv6 address."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
@@ -135,19 +144,19 @@ def _host_name(host: str) -> str:
 
 
 def _login_page(message: str, status: int) -> HTMLResponse:
-    # The page's style stands in the page, as without the password no other file can be had.
+    # The style is inline: no other file is served without the password.
     policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
     return HTMLResponse(_LOGIN_PAGE.replace("{message}", message), status, {"content-security-policy": policy})
 
 
-def _with_headers(send: Send) -> Send:
-    """`send`, with the headers that every answer carries."""
+def _add_security_headers(send: Send) -> Send:
+    """Wrap `send` to add the security headers to every response."""
 
-    async def sending(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
+            for name, value in _SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
         await send(message)
 
-    return sending
+    return send_with_headers

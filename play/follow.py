@@ -1,4 +1,4 @@
-"""Newer weights from a run that is still training."""
+"""Loading a checkpoint for playing, and following a run that is still training."""
 
 from __future__ import annotations
 
@@ -15,67 +15,66 @@ from training.device import prepare_for_inference
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A model ready to dream."""
+class LoadedCheckpoint:
+    """A model that is ready for inference."""
 
     model: WorldModel
-    weights: str  # hash
-    name: str
+    weights_hash: str
+    name: str  # shown to players; contains no absolute path
 
 
-def load_weights(checkpoint: Path | str, device: torch.device) -> Weights:
-    """A checkpoint's, from a folder or from the Hub.
+def load_checkpoint(checkpoint: Path | str, device: torch.device) -> LoadedCheckpoint:
+    """Load a checkpoint from a folder or from the Hub.
 
     Raises:
-        ValueError: no checkpoint there, or a damaged one.
+        ValueError: there is no checkpoint, or it is damaged.
     """
     model = WorldModel.from_pretrained(checkpoint)
     path = Path(checkpoint)
-    # Players are told the name: not where on this machine it is.
-    name = "/".join(path.parts[-3:]) if path.is_absolute() else str(checkpoint)
-    return Weights(prepare_for_inference(model, device), hash_weights(model), name)
+    name = "/".join(path.parts[-3:]) if path.is_absolute() else str(checkpoint)  # players must not see where files are
+    return LoadedCheckpoint(prepare_for_inference(model, device), hash_weights(model), name)
 
 
 def latest_checkpoint(path: Path) -> Path:
-    """The link to the newest checkpoint of a run: of RUN, RUN/checkpoints or RUN/checkpoints/latest.
+    """The link to a run's newest checkpoint, from RUN, RUN/checkpoints or RUN/checkpoints/latest.
 
     Raises:
-        ValueError: there is none (yet).
+        ValueError: the run has no checkpoint yet.
     """
     for link in (path / "checkpoints" / LATEST, path / LATEST, path):
         if link.name == LATEST and link.is_dir():
             return link
-    raise ValueError(f"nothing to follow in {path}: a run that has saved its first checkpoint has checkpoints/{LATEST}")
+    raise ValueError(f"{path} has no checkpoint to follow: a run writes checkpoints/{LATEST} with its first checkpoint")
 
 
-class Follower:
-    """Sees when a run's newest checkpoint is another one.
+class CheckpointFollower:
+    """Loads a run's newest checkpoint whenever it changes.
 
     Args:
-        link: to it, as from `latest_checkpoint`.
-        now: the folder that has been loaded already.
+        link: the link to the newest checkpoint, as `latest_checkpoint` returns it.
+        loaded_folder: the checkpoint folder that is already loaded.
     """
 
     POLL_SECS: ClassVar[float] = 2.0
 
-    def __init__(self, link: Path, now: Path, device: torch.device):
-        self._link, self._now, self._device = link, now, device
+    def __init__(self, link: Path, loaded_folder: Path, device: torch.device):
+        self._link, self._loaded_folder, self._device = link, loaded_folder, device
 
-    def newer(self) -> Weights | None:
-        """What has been saved since; None: nothing. What cannot be read is warned of once, and passed over."""
+    def poll(self) -> LoadedCheckpoint | None:
+        """Load the newest checkpoint if it is not the loaded one. A damaged one is skipped with one warning."""
         try:
             folder = self._link.resolve(strict=True)
         except OSError:
             return None
-        if folder == self._now:
+        if folder == self._loaded_folder:
             return None
         try:
-            loaded = load_weights(folder, self._device)
+            loaded = load_checkpoint(folder, self._device)
         except (ValueError, OSError) as error:
             if not folder.is_dir():
-                return None  # it has been replaced by a newer one meanwhile
-            self._now = folder
-            print(f"warning: {folder} is passed over: {error}", file=sys.stderr)
+                return None  # the run has deleted it and written a newer one
+            self._loaded_folder = folder
+            print(f"warning: skipped {folder}: {error}", file=sys.stderr)
             return None
-        self._now = folder
+        self._loaded_folder = folder
         return loaded

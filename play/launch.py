@@ -1,4 +1,4 @@
-"""From options to a running server."""
+"""From command-line options to a running server."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ import uvicorn
 
 from data.index import held_out_split
 from play.auth import AuthMiddleware
-from play.follow import Follower, latest_checkpoint, load_weights
+from play.engine import Engine
+from play.follow import CheckpointFollower, latest_checkpoint, load_checkpoint
 from play.gallery import Gallery
 from play.rollout_pool import RolloutPool
-from play.server import PlayServer, memory_line, uvicorn_server
-from play.share import share
+from play.server import PlayServer, uvicorn_server
+from play.share import open_tunnel
 from training.device import choose_device, describe_device
 
 
 @dataclass(frozen=True)
 class PlayConfig:
-    """What to play, and for whom."""
+    """What to play, and who may play."""
 
-    checkpoint: str = "checkpoints/coinrun-nano"  # a checkpoint folder, or user/name on the Hub
-    data: Path = Path("samples/coinrun")  # the data set that dreams begin from
-    split: str | None = None  # None: test, or val where there is no test
-    port: int = 7860  # 0: any that is free
-    host: str = "127.0.0.1"  # 0.0.0.0: other machines may come in, with a password
-    share: bool = False  # a public address, through Gradio's tunnel; with a password
-    password_env: str | None = None  # the environment variable that holds the password
-    no_password: bool = False  # let in everybody who can reach it
-    fps: float | None = None  # frames a second; None: the game's own
-    num_steps: int | None = None  # denoising steps a frame; None: as the checkpoint says
-    max_players: int = 4  # at once; others wait until a place is free
-    follow: bool = False  # --checkpoint is a run that is still training: go over to its newer weights
+    checkpoint: str = "checkpoints/coinrun-nano"  # checkpoint folder, or user/name on the Hub
+    data: Path = Path("samples/coinrun")  # data set with the prompts that dreams start from
+    split: str | None = None  # None: test, or val if there is no test split
+    port: int = 7860  # 0: any free port
+    host: str = "127.0.0.1"  # 0.0.0.0: other machines can connect; needs a password
+    share: bool = False  # open a public address through Gradio's tunnel; needs a password
+    password_env: str | None = None  # name of the environment variable with the password
+    no_password: bool = False  # let in everybody who can connect
+    fps: float | None = None  # frames per second; None: the game's own rate
+    num_steps: int | None = None  # denoising steps per frame; None: the checkpoint's default
+    max_players: int = 4  # who play at the same time; others wait
+    follow: bool = False  # --checkpoint is a run that is still training: load its newer weights while playing
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
@@ -57,69 +58,72 @@ class PlayConfig:
 
 
 def launch(config: PlayConfig) -> None:
-    """Serve until interrupted. Raises as `prepare`."""
-    server, listening, address = prepare(config)
-    print(f"play at {address}  (Ctrl-C ends it)", flush=True)
-    server.run(sockets=[listening])
+    """Serve until interrupted. Raises as `create_server`."""
+    server, listening_socket, address = create_server(config)
+    print(f"play at {address}  (press Ctrl-C to stop)", flush=True)
+    server.run(sockets=[listening_socket])
 
 
-def prepare(config: PlayConfig) -> tuple[uvicorn.Server, socket.socket, str]:
-    """All but the running of it: the server, the socket that it is to listen on, and its address on this machine.
+def create_server(config: PlayConfig) -> tuple[uvicorn.Server, socket.socket, str]:
+    """Set up everything but do not serve yet.
+
+    Returns:
+        The web server, the socket that it must be given, and its address on this machine.
 
     Raises:
-        ValueError: whatever a user can get wrong.
-        OSError: the address cannot be listened on.
+        ValueError: an option, the checkpoint or the data set is wrong.
+        OSError: the address is not available.
     """
     password = find_password(config)
-    listening = listen(config.host, config.port)
-    server = make_server(config)
-    port = listening.getsockname()[1]
-    hosts = {config.host.lower()}
+    listening_socket = listen(config.host, config.port)
+    engine, gallery = load_engine(config)
+    print(f"{engine.describe_memory()}; at most {config.max_players} play at the same time")
+    port = listening_socket.getsockname()[1]
+    allowed_hosts = {config.host.lower()}
     if config.share:
-        public = share(port)
-        hosts.add(urlsplit(public).hostname or "")
-        print(f"shared at {public}")
-    guard = AuthMiddleware(server.app(), port, password, hosts)
-    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
-    name = f"[{name}]" if ":" in name else name
-    height, width = server.config.frame_height, server.config.frame_width
-    image_bytes = height * width * server.config.num_channels
-    return uvicorn_server(guard, image_bytes, config.max_players), listening, f"http://{name}:{port}"
+        public_address = open_tunnel(port)
+        allowed_hosts.add(urlsplit(public_address).hostname or "")
+        print(f"shared at {public_address}")
+    app = AuthMiddleware(PlayServer(engine, gallery, config.max_players).app(), port, password, allowed_hosts)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+    host = f"[{host}]" if ":" in host else host
+    channels, height, width = engine.config.frame_shape
+    web_server = uvicorn_server(app, height * width * channels, config.max_players)
+    return web_server, listening_socket, f"http://{host}:{port}"
 
 
-def make_server(config: PlayConfig) -> PlayServer:
-    """Load what is needed.
+def load_engine(config: PlayConfig) -> tuple[Engine, Gallery]:
+    """Load the checkpoint and the data set.
 
     Raises:
-        ValueError: no checkpoint, no data, or data of another game.
+        ValueError: there is no checkpoint or no data set, or they are of different games.
     """
     device = choose_device(config.device)
     follower, checkpoint = None, config.checkpoint
     if config.follow:
         link = latest_checkpoint(Path(config.checkpoint))
         checkpoint = link.resolve()
-        follower = Follower(link, checkpoint, device)
+        follower = CheckpointFollower(link, checkpoint, device)
     model_thread = ThreadPoolExecutor(1, "model")
-    loaded = model_thread.submit(load_weights, checkpoint, device).result()
-    dreams = RolloutPool(loaded.model, loaded.weights)
+    loaded = model_thread.submit(load_checkpoint, checkpoint, device).result()
+    pool = RolloutPool(loaded.model, loaded.weights_hash)
     gallery = Gallery(config.data, config.split or held_out_split(config.data), loaded.model)
-    num_steps = config.num_steps or dreams.config.num_steps
-    fps = config.fps or dreams.game.fps
+    num_steps = config.num_steps or pool.config.num_steps
+    fps = config.fps or pool.game.fps
     print(f"device: {describe_device(device)}; {loaded.name}, {num_steps} denoising steps, {fps:g} frames/s")
-    print(memory_line(dreams, config.max_players))
-    return PlayServer(dreams, model_thread, gallery, loaded.name, fps, num_steps, config.max_players, follower)
+    return Engine(pool, model_thread, loaded.name, fps, num_steps, follower), gallery
 
 
 def find_password(config: PlayConfig) -> str | None:
-    """The password that is asked of players; None: none is.
+    """The password that players must enter; None: they need none.
 
     Raises:
-        ValueError: one is needed, and there is none.
+        ValueError: a password is needed, but there is none.
     """
     if config.password_env:
         password = os.environ.get(config.password_env, "")
         if not password:
-            raise ValueError(f"--password-env {config.password_env}: that environment variable is not set")
+            raise ValueError(f"--password-env {config.password_env}: this environment variable is not set")
         return password
     if config.no_password or (is_loopback(config.host) and not config.share):
         return None
@@ -127,8 +131,10 @@ def find_password(config: PlayConfig) -> str | None:
         password = getpass.getpass("Password for players: ")
         if password:
             return password
-    what = "--share" if config.share else f"--host {config.host}"
-    raise ValueError(f"{what} lets others in: give a password by --password-env NAME, or let in all by --no-password")
+    option = "--share" if config.share else f"--host {config.host}"
+    raise ValueError(
+        f"{option} lets others connect: set a password with --password-env NAME, or allow everybody with --no-password"
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -140,14 +146,13 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that waits for connections.
+    """Open a socket that accepts connections.
 
     Raises:
-        OSError: the port is taken, or the address is not of this machine.
+        OSError: the port is in use, or the address does not belong to this machine.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.create_server((host, port), family=family, backlog=128)
+        return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
         raise OSError(f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port") from None
-    return listening

@@ -1,8 +1,31 @@
-"""What goes over the websocket.
+"""The websocket protocol: message types, their JSON keys, and how messages are parsed and packed.
 
-From the browser: JSON objects with a "type", and an image of the player's own as its bare pixels (the page scales it,
-so that the server decodes no files of strangers). To the browser: JSON objects, and pictures: four bytes with the
-length of a JSON object, little-endian; the object; bare pixels (H x W x C bytes a picture, as many as it says).
+Messages are JSON objects with a "type". Two kinds are binary: an image that the player sends, as H * W * C bytes (the
+page scales it, so the server never decodes an image file), and pictures that the server sends: four bytes
+(little-endian) with the length of a JSON object, the object, then H * W * C bytes for each of its "pictures".
+
+Browser to server:
+    start   new rollout: record and moment, or the image; seed, num_steps, guidance, real (with the real game)
+    keys    held: names of the held keys; number: counts key messages, frames return it
+    pause   on
+    step    one frame while paused
+    speed   every: ticks per frame
+    real    on: run the real game beside the dream
+    record  on: start or stop a recording
+
+Server to browser:
+    hello      the game, its actions and keys, the limits
+    wait       ahead: number of players in front, while all places are taken
+    gallery    pictures of the first records, at "moments"
+    started    the rollout's seed, settings and prompt; why_no_real_game
+    frame      pictures (the dream, the real game if it runs), frame, action, keys, tick, ms, together, psnr
+    paused     on, reason
+    real       on
+    recording  a recording has started
+    recorded   frames, and where the files can be downloaded: /recordings/PLACE/FILE
+    image      the image has been received
+    weights    checkpoint: newer weights have been loaded
+    notice, error  text
 """
 
 from __future__ import annotations
@@ -15,81 +38,86 @@ from typing import Any
 
 import numpy as np
 
-MAX_MESSAGE_BYTES = 4096  # of JSON
+MAX_MESSAGE_BYTES = 4096  # of a JSON message
 MAX_SEED = 2**31 - 1
-MAX_KEY_LETTERS = 16
+MAX_KEY_CHARS = 16  # in the name of a key
+MAX_HELD_KEYS = 16  # in one message
 
 
 class BadMessage(ValueError):
-    """A message that no page of ours sends; says what is wrong with it."""
+    """A message that the page never sends; the text says what is wrong with it."""
 
 
-def with_pixels(header: dict[str, Any], pictures: Sequence[np.ndarray]) -> bytes:
-    """Pictures uint8 (H, W, C) with what is said of them."""
+def pack_pictures(header: dict[str, Any], pictures: Sequence[np.ndarray]) -> bytes:
+    """A binary message: a JSON header, then the pixels of pictures uint8 (H, W, C)."""
     text = json.dumps({**header, "pictures": len(pictures)}).encode()
     return b"".join((struct.pack("<I", len(text)), text, *map(np.ndarray.tobytes, pictures)))
 
 
-def split_pixels(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """The inverse of `with_pixels`: what is said, and all pictures' bytes."""
+def unpack_pictures(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """The inverse of `pack_pictures`: the header, and the bytes of all pictures."""
     (length,) = struct.unpack_from("<I", data)
     return json.loads(data[4 : 4 + length]), data[4 + length :]
 
 
 def parse(text: str) -> dict[str, Any]:
-    """A JSON object with a type.
+    """Parse a JSON object with a type.
 
     Raises:
-        BadMessage: anything else.
+        BadMessage: the text is something else, or too long.
     """
     if len(text) > MAX_MESSAGE_BYTES:
-        raise BadMessage(f"a message of {len(text)} characters: at most {MAX_MESSAGE_BYTES}")
+        raise BadMessage(f"the message has {len(text)} characters: at most {MAX_MESSAGE_BYTES} are allowed")
     try:
         message = json.loads(text)
     except (ValueError, RecursionError):
-        raise BadMessage("not JSON") from None
+        raise BadMessage("the message is not JSON") from None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-        raise BadMessage("not an object with a type")
+        raise BadMessage("the message is not an object with a type")
     return message
 
 
-def parse_int(message: dict, name: str, least: int, most: int, default: int | None = None) -> int | None:
-    """A whole number of a message; `default` where it is null or left out, if there is a default.
+def parse_int(message: dict, name: str, min_value: int, max_value: int, default: int | None = None) -> int | None:
+    """An integer field; `default` if it is null or missing.
 
     Raises:
-        BadMessage: no whole number from `least` to `most`.
+        BadMessage: the field is not an integer from `min_value` to `max_value`.
     """
     value = message.get(name)
     if value is None:
         return default
-    if type(value) is not int or not least <= value <= most:
-        raise BadMessage(f"{name} is {value!r:.40}: expected a whole number from {least} to {most}")
+    if type(value) is not int or not min_value <= value <= max_value:
+        raise BadMessage(f"{name} is {value!r:.40}: expected an integer from {min_value} to {max_value}")
     return value
 
 
-def parse_float(message: dict, name: str, least: float, most: float, default: float) -> float:
-    """A number of a message, as `whole`."""
+def parse_float(message: dict, name: str, min_value: float, max_value: float, default: float) -> float:
+    """A number field; `default` if it is missing.
+
+    Raises:
+        BadMessage: the field is not a finite number from `min_value` to `max_value`.
+    """
     value = message.get(name, default)
-    if type(value) not in (int, float) or not math.isfinite(value) or not least <= value <= most:
-        raise BadMessage(f"{name} is {value!r:.40}: expected a number from {least} to {most}")
+    if type(value) not in (int, float) or not math.isfinite(value) or not min_value <= value <= max_value:
+        raise BadMessage(f"{name} is {value!r:.40}: expected a number from {min_value} to {max_value}")
     return float(value)
 
 
 def parse_bool(message: dict, name: str) -> bool:
-    """True or false. Raises BadMessage."""
+    """A field that is true or false. Raises BadMessage otherwise."""
     value = message.get(name)
     if type(value) is not bool:
         raise BadMessage(f"{name} is {value!r:.40}: expected true or false")
     return value
 
 
-def parse_names(message: dict, name: str, most: int = 16) -> list[str]:
-    """A short list of short words. Raises BadMessage."""
+def parse_names(message: dict, name: str, max_names: int = MAX_HELD_KEYS) -> list[str]:
+    """A field that is a short list of key names. Raises BadMessage otherwise."""
     value = message.get(name)
     if (
         not isinstance(value, list)
-        or len(value) > most
-        or not all(isinstance(x, str) and len(x) <= MAX_KEY_LETTERS for x in value)
+        or len(value) > max_names
+        or not all(isinstance(key, str) and len(key) <= MAX_KEY_CHARS for key in value)
     ):
-        raise BadMessage(f"{name} is not a list of at most {most} keys")
+        raise BadMessage(f"{name} is not a list of at most {max_names} keys")
     return value

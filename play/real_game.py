@@ -1,4 +1,4 @@
-"""The real game beside the dream, fed with the same keys."""
+"""The real game beside the dream: it gets the same actions."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ from data.records import Record
 
 
 class RealGame:
-    """One game, brought to the moment of a prompt. Procgen takes seconds to be imported, so make it beside the loop.
+    """One instance of the real game, replayed to the moment of a prompt.
+
+    Create it in a worker thread: importing Procgen takes seconds.
 
     Args:
-        record: where the prompt is from.
-        moment: place in it of the prompt's last frame.
+        record: the record that the prompt is from.
+        moment: index in it of the prompt's last frame.
 
     Raises:
-        ValueError: the record does not know its level, or the game is not installed.
+        ValueError: the record does not contain its level seed, or the game is not installed.
     """
 
     def __init__(self, record: Record, metadata: Metadata, moment: int):
-        self._environment, self.frame = replay_to(record, metadata, moment)  # frame: uint8 (H, W, C), what it shows
+        self._environment, self.frame = replay_to(record, metadata, moment)  # frame: the current one, uint8 (H, W, C)
         self._num_actions = 0
-        self.ended = False  # its episode has ended since, and begun anew
+        self.ended = False  # the episode has ended at least once, and a new one has begun
 
-    def catch_up(self, actions: list[int | np.ndarray]) -> np.ndarray:
-        """Take those of the actions since the prompt that it has not seen yet; the frame it then shows."""
+    def apply_new_actions(self, actions: list[int | np.ndarray]) -> np.ndarray:
+        """Step the game with those actions since the prompt that it has not received yet.
+
+        Returns:
+            The current frame, uint8 (H, W, C).
+        """
         for action in actions[self._num_actions :]:
             frames, _, terminations, truncations, _ = self._environment.step(np.array([action]))
             self.frame, self.ended = frames[0], self.ended or bool(terminations[0] or truncations[0])
@@ -34,5 +40,5 @@ class RealGame:
         return self.frame
 
     def close(self) -> None:
-        """End the game."""
+        """Close the environment."""
         self._environment.close()

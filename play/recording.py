@@ -1,4 +1,4 @@
-"""A stretch of a dream that a player keeps: an mp4 with the keys, and the replay that makes it again."""
+"""A recording of part of a rollout, as a video with the pressed keys."""
 
 from __future__ import annotations
 
@@ -9,38 +9,43 @@ import numpy as np
 
 from data.actions import ActionSpace
 from data.video import comparison, titled, with_keys, write_mp4
-from play.rollout_pool import Rollout, Tick
+from play.rollout_pool import Rollout, StepResult
 
-MAX_FRAMES = 1800  # two minutes at 15 frames/s; a recording then stops by itself
-MAX_REPLAY_FRAMES = 200_000  # of a dream from its prompt on; no recording begins later
+MAX_FRAMES = 1800  # two minutes at 15 frames/s; then a recording stops
+MAX_REPLAY_FRAMES = 200_000  # from the prompt on; a recording cannot start later in a rollout
 
 
 class Recording:
-    """Frames of a dream being recorded, in memory."""
+    """Consecutive frames of a rollout, in memory."""
 
-    def __init__(self, dream: Rollout):
-        self.dream = dream
-        self.ticks: list[Tick] = []  # one after another
+    def __init__(self, rollout: Rollout):
+        self.rollout = rollout
+        self.steps: list[StepResult] = []
 
-    def add(self, tick: Tick) -> bool:
-        """One frame more; whether there is room for another."""
-        self.ticks.append(tick)
-        return len(self.ticks) < MAX_FRAMES
+    def add(self, step: StepResult) -> bool:
+        """Add a frame. Returns whether another one fits."""
+        self.steps.append(step)
+        return len(self.steps) < MAX_FRAMES
 
     def mp4(self, space: ActionSpace, fps: float) -> bytes:
-        """The dream with its keys; below the real game, where that ran along all the time."""
-        frames, actions = np.stack([tick.frame for tick in self.ticks]), np.array([tick.action for tick in self.ticks])
-        if all(tick.real_frame is not None for tick in self.ticks):
-            real = np.stack([tick.real_frame for tick in self.ticks])
-            video = comparison(real[None], frames[None], actions[None], space)
+        """An mp4 of the dream with the pressed keys; with the real game above it if that ran all the time."""
+        frames, actions = np.stack([step.frame for step in self.steps]), np.array([step.action for step in self.steps])
+        if all(step.real_frame is not None for step in self.steps):
+            real_frames = np.stack([step.real_frame for step in self.steps])
+            video = comparison(real_frames[None], frames[None], actions[None], space)
         else:
-            video = dream_video(frames, actions, space)
+            video = rollout_video(frames, actions, space)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "dream.mp4"
             write_mp4(path, video, fps)
             return path.read_bytes()
 
 
-def dream_video(frames: np.ndarray, actions: np.ndarray, space: ActionSpace) -> np.ndarray:
-    """Dreamt frames uint8 (T, H, W, 3) under a title, the keys that led into each below it."""
+def max_recording_bytes(frame_shape: tuple[int, ...]) -> int:
+    """Memory of the longest recording, with the real game's frames."""
+    return 2 * MAX_FRAMES * int(np.prod(frame_shape))
+
+
+def rollout_video(frames: np.ndarray, actions: np.ndarray, space: ActionSpace) -> np.ndarray:
+    """Generated frames uint8 (T, H, W, 3), upscaled, with a title above and the pressed keys below."""
     return titled(with_keys(frames, actions, space), "dream")

@@ -1,6 +1,6 @@
-"""Many dreams on one model: those that tick together share a batch.
+"""Many rollouts on one model: those that are stepped together share a batch.
 
-Shapes: T frames, H x W pixels, C channels.
+Shapes: T frames, H x W pixels, C channels, A numbers in an action vector.
 """
 
 from __future__ import annotations
@@ -17,162 +17,169 @@ from model import ModelConfig, Sampler, WorldModel
 from play.actions import playable_actions
 from play.real_game import RealGame
 
-CONTEXT_NOISE = 0.02  # noise level of the frames that are looked back at
+CONTEXT_NOISE = 0.02  # noise level of the context frames
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a dream begins from."""
+    """The frames that a rollout starts from."""
 
-    frames: np.ndarray  # uint8 (T, H, W, C), as many as the window has room for, or fewer
-    actions: np.ndarray  # recorded ones, (T,) or (T, names), each leading into the frame beside it
-    record_id: int | None = None  # the record they are from; None: an image of the player's own
-    moment: int | None = None  # the last one's place in that record
+    frames: np.ndarray  # uint8 (T, H, W, C), at most as many as fit in the window
+    actions: np.ndarray  # recorded actions (T,) or (T, names); actions[t] leads into frames[t]
+    record_id: int | None = None  # the record that the frames are from; None: an image of the player
+    moment: int | None = None  # index of the last frame in that record
 
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """How frames are denoised. Dreams of the same settings share a sampler, and its batches."""
+    """How frames are denoised. Rollouts with equal settings share a sampler and its batches."""
 
-    num_steps: int
-    guidance: float = 1.0
+    num_steps: int  # denoising steps per frame
+    guidance: float = 1.0  # classifier-free guidance scale
 
 
 @dataclass
 class Rollout:
-    """One player's dream, from its prompt on."""
+    """One player's rollout and everything needed to generate it again."""
 
     prompt: Prompt
     seed: int
     settings: RolloutSettings
-    slot: int  # in its settings' sampler
-    weights: str  # hash of those that dream it
-    real: RealGame | None = None  # steps along with the same keys
-    actions: list[int | np.ndarray] = field(default_factory=list)  # recorded ones, since the prompt
-    changed_weights: bool = False  # others have been taken over on the way
+    slot: int  # in the sampler of its settings
+    weights_hash: str  # of the model that the rollout started with
+    real_game: RealGame | None = None  # gets the same actions
+    actions: list[int | np.ndarray] = field(default_factory=list)  # recorded actions since the prompt
+    weights_changed: bool = False  # the pool has loaded other weights since the start
 
 
 @dataclass(frozen=True)
-class Tick:
-    """What one tick brought one dream."""
+class StepResult:
+    """The outcome of one step of one rollout."""
 
-    place: int  # of the frame among those dreamt since the prompt, from 0
+    frame_index: int  # counts generated frames from 0; the prompt does not count
     action: int | np.ndarray
-    frame: np.ndarray  # uint8 (H, W, C), dreamt
-    real_frame: np.ndarray | None = None  # uint8 (H, W, C), of the real game if it runs along
-    real_ended: bool = False  # whose episode has ended since the prompt, and begun anew
+    frame: np.ndarray  # uint8 (H, W, C), generated
+    real_frame: np.ndarray | None = None  # uint8 (H, W, C), of the real game if it runs
+    real_ended: bool = False  # the real game's episode has ended since the prompt, and a new one has begun
 
 
 class RolloutPool:
-    """All dreams there are. Not to be called from two threads at once; `Sampler` does the work.
+    """All running rollouts, on top of `Sampler`. Not thread-safe.
 
     Args:
-        model: ready to dream, as from `for_dreaming`.
-        weights: hash of its weights, as from `training.checkpoint.hash_weights`.
+        model: as `prepare_for_inference` returns it.
+        weights_hash: as `training.checkpoint.hash_weights` returns it.
     """
 
-    def __init__(self, model: WorldModel, weights: str):
+    def __init__(self, model: WorldModel, weights_hash: str):
         self.config, self.game, self.space = model.config, model.game, playable_actions(model)
-        self._model, self._weights = model, weights
+        self._model, self._weights_hash = model, weights_hash
         self._samplers: dict[RolloutSettings, Sampler] = {}
-        self._dreams: dict[RolloutSettings, dict[int, Rollout]] = {}  # by slot
+        self._rollouts: dict[RolloutSettings, dict[int, Rollout]] = {}  # by slot
 
     def start(self, prompt: Prompt, seed: int, settings: RolloutSettings) -> Rollout:
-        """Begin a dream, in the lowest free slot.
+        """Start a rollout in the lowest free slot.
 
         Raises:
-            ValueError: settings out of their range, or a prompt of other sizes.
+            ValueError: a setting is out of range, or the prompt does not fit the model.
         """
         if settings not in self._samplers:
             guidance = settings.guidance
             self._samplers[settings] = Sampler(self._model, settings.num_steps, CONTEXT_NOISE, guidance=guidance)
-            self._dreams[settings] = {}
-        dreams = self._dreams[settings]
-        dream = Rollout(prompt, seed, settings, _lowest_free(dreams), self._weights)
-        dreams[dream.slot] = dream
+            self._rollouts[settings] = {}
+        slots = self._rollouts[settings]
+        rollout = Rollout(prompt, seed, settings, _lowest_free_slot(slots), self._weights_hash)
+        slots[rollout.slot] = rollout
         try:
-            self._samplers[settings].reset(*as_tensors(prompt, self.space), slots=[dream.slot], seeds=[seed])
+            self._samplers[settings].reset(*prompt_tensors(prompt, self.space), slots=[rollout.slot], seeds=[seed])
         except ValueError:
-            self.end(dream)
+            self.end(rollout)
             raise
-        return dream
+        return rollout
 
-    def step(self, jobs: Sequence[tuple[Rollout, int | np.ndarray]]) -> list[Tick]:
-        """One frame further: dreams and the recorded actions they are given, in any order; so are the results."""
-        frames: dict[int, np.ndarray] = {}  # by id of the dream
+    def step(self, jobs: Sequence[tuple[Rollout, int | np.ndarray]]) -> list[StepResult]:
+        """Generate the next frame of some rollouts.
+
+        Args:
+            jobs: rollouts with the recorded action of each, in any order.
+
+        Returns:
+            One result per job, in the same order.
+        """
+        frames: dict[int, np.ndarray] = {}  # by id(rollout)
         for settings, sampler in self._samplers.items():
-            ours = sorted((job for job in jobs if job[0].settings == settings), key=lambda job: job[0].slot)
-            if ours:
-                vectors = torch.from_numpy(self.space.vectors(np.array([action for _, action in ours])))
-                dreamt = to_uint8(sampler.step(vectors, [dream.slot for dream, _ in ours]))
-                frames |= {id(dream): frame for (dream, _), frame in zip(ours, dreamt, strict=True)}
-        ticks = []
-        for dream, action in jobs:
-            dream.actions.append(action)
-            real = dream.real  # which the event loop may take away at any time
-            beside = (real.catch_up(dream.actions), real.ended) if real else ()
-            ticks.append(Tick(len(dream.actions) - 1, action, frames[id(dream)], *beside))
-        return ticks
+            batch = sorted((job for job in jobs if job[0].settings == settings), key=lambda job: job[0].slot)
+            if batch:
+                vectors = torch.from_numpy(self.space.vectors(np.array([action for _, action in batch])))
+                generated = to_uint8(sampler.step(vectors, [rollout.slot for rollout, _ in batch]))
+                frames |= {id(rollout): frame for (rollout, _), frame in zip(batch, generated, strict=True)}
+        results = []
+        for rollout, action in jobs:
+            rollout.actions.append(action)
+            real_game = rollout.real_game  # read once: the event loop may set it to None at any time
+            real = (real_game.apply_new_actions(rollout.actions), real_game.ended) if real_game else ()
+            results.append(StepResult(len(rollout.actions) - 1, action, frames[id(rollout)], *real))
+        return results
 
-    def end(self, dream: Rollout) -> None:
-        """Forget a dream; a sampler that nobody needs goes with it."""
-        dreams = self._dreams.get(dream.settings, {})
-        if dreams.get(dream.slot) is not dream:
+    def end(self, rollout: Rollout) -> None:
+        """Free a rollout's slot, and its sampler if no other rollout uses it. A second call does nothing."""
+        slots = self._rollouts.get(rollout.settings, {})
+        if slots.get(rollout.slot) is not rollout:
             return
-        del dreams[dream.slot]
-        if dreams:
-            self._samplers[dream.settings].free([dream.slot])
+        del slots[rollout.slot]
+        if slots:
+            self._samplers[rollout.settings].free([rollout.slot])
         else:
-            del self._samplers[dream.settings], self._dreams[dream.settings]
+            del self._samplers[rollout.settings], self._rollouts[rollout.settings]
 
-    def swap_weights(self, model: WorldModel, weights: str) -> None:
-        """Dream on with other weights of the same sizes.
+    def swap_weights(self, model: WorldModel, weights_hash: str) -> None:
+        """Continue all rollouts with another model of the same frame size, actions and window.
 
         Raises:
-            ValueError: they cannot be taken over; all is as before then.
+            ValueError: the model does not fit; the pool is unchanged.
         """
         if (model.config.frame_shape, model.config.num_actions, model.config.window_frames) != (
             self.config.frame_shape, self.config.num_actions, self.config.window_frames,
         ):  # fmt: skip
-            raise ValueError("they are of other sizes")
+            raise ValueError("its frame size, number of actions or window is different")
         for settings, sampler in self._samplers.items():
             sampler.rebuild(model)
-            for dream in self._dreams[settings].values():
-                dream.changed_weights = True
-        self._model, self._weights = model, weights
+            for rollout in self._rollouts[settings].values():
+                rollout.weights_changed = True
+        self._model, self._weights_hash = model, weights_hash
 
     def __len__(self) -> int:
-        return sum(map(len, self._dreams.values()))
+        return sum(map(len, self._rollouts.values()))
 
     @property
     def bytes_per_rollout(self) -> int:
-        """Memory that one more dream takes, its keys and values and its window of frames."""
+        """Memory of one rollout: its KV cache and its window of frames."""
         config, weight = self.config, self._model.action_embedding.weight
-        cached = 2 * config.num_blocks * config.num_patches * config.dim * weight.element_size()
-        return config.window_frames * (cached + 4 * int(np.prod(config.frame_shape)))
+        cache_bytes = 2 * config.num_blocks * config.num_patches * config.dim * weight.element_size()
+        return config.window_frames * (cache_bytes + 4 * int(np.prod(config.frame_shape)))
 
 
-def as_tensors(prompt: Prompt, space: ActionSpace) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of one, as `Sampler.reset` takes it: frames (1, T, C, H, W) in [-1, 1], actions (1, T, A)."""
+def prompt_tensors(prompt: Prompt, space: ActionSpace) -> tuple[torch.Tensor, torch.Tensor]:
+    """Arguments of `Sampler.reset` for one rollout: frames (1, T, C, H, W) in [-1, 1], actions (1, T, A)."""
     vectors = torch.from_numpy(space.vectors(prompt.actions))
     return to_float(np.array(prompt.frames))[None], vectors[None]
 
 
-def image_prompt(pixels: bytes, config: ModelConfig, space: ActionSpace) -> Prompt:
-    """A single still picture to begin from.
+def prompt_from_image(pixels: bytes, config: ModelConfig, space: ActionSpace) -> Prompt:
+    """A prompt of one image.
 
     Args:
         pixels: H * W * C bytes, row by row.
 
     Raises:
-        ValueError: another number of bytes.
+        ValueError: the number of bytes is different.
     """
     channels, height, width = config.frame_shape
     if len(pixels) != height * width * channels:
-        raise ValueError(f"an image of {len(pixels)} bytes: expected {width}x{height} pixels of {channels} bytes")
+        raise ValueError(f"the image has {len(pixels)} bytes: expected {width}x{height} pixels of {channels} bytes")
     frames = np.frombuffer(pixels, np.uint8).reshape(1, height, width, channels)
     return Prompt(frames, space.unknown(1))
 
 
-def _lowest_free(slots: dict[int, Rollout]) -> int:
+def _lowest_free_slot(slots: dict[int, Rollout]) -> int:
     return next(slot for slot in range(len(slots) + 1) if slot not in slots)

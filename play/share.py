@@ -5,18 +5,18 @@ from __future__ import annotations
 import secrets
 
 
-def share(port: int) -> str:
-    """Open the tunnel; it closes with this process. Gradio downloads a program for it, the first time.
+def open_tunnel(port: int) -> str:
+    """Open a tunnel to a local port. It closes when this process ends. The first call downloads the tunnel program.
 
     Returns:
-        The address, https.
+        The public https address.
 
     Raises:
-        ValueError: it could not be opened.
+        ValueError: the tunnel cannot be opened.
     """
-    from gradio.networking import setup_tunnel  # takes seconds to import, and few need it
+    from gradio.networking import setup_tunnel  # imported here: Gradio takes seconds to import
 
     try:
         return setup_tunnel("127.0.0.1", port, secrets.token_urlsafe(32), None, None)
-    except Exception as error:  # it raises whatever the network makes of it
-        raise ValueError(f"--share: no tunnel could be opened ({type(error).__name__}: {error})") from None
+    except Exception as error:  # Gradio raises many types
+        raise ValueError(f"--share: cannot open a tunnel ({type(error).__name__}: {error})") from None

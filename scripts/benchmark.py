@@ -1,4 +1,4 @@
-"""Measure speed: medians and ratios from one run, as machines are shared and noisy. The last line printed is JSON.
+"""Measure speed. Compare medians and ratios within one run: shared machines are noisy. The last line is JSON.
 
 python -m scripts.benchmark rollout --preset nano
 python -m scripts.benchmark rollout --preset small --num-steps 10 --compare reference
@@ -36,7 +36,7 @@ Benchmark = (
 
 
 def main(config: Benchmark) -> None:
-    """Measure, print a table for people, then JSON."""
+    """Measure, and print a table and then JSON."""
     results = MEASURES[type(config)](config)
     for name, value in results.items():
         print(f"  {name:28s} {value:.4g}" if isinstance(value, float) else f"  {name:28s} {value}")

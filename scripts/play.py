@@ -1,4 +1,4 @@
-"""Play a dream in the browser, with the real game beside it.
+"""Play a model in the browser, with the real game beside it if you want.
 
 python -m scripts.play
 python -m scripts.play --checkpoint runs/first/checkpoints/latest --data datasets/coinrun

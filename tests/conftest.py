@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import SMALLEST, command
+from tiny import SMALLEST, command, random_model
 
 from data.actions import unnamed_actions
 from data.games.collect import CollectConfig, collect
 from data.metadata import METADATA_FILE, Metadata
 from data.records import Record, encode_record
 from data.shards import SUFFIX, write_shard
-from model import PRESETS
+from model import PRESETS, ModelConfig
 from training import validation
 
 torch.set_num_threads(1)  # the networks are so small that threads cost more than they give
@@ -77,7 +77,7 @@ def pong_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def play_config(tmp_path_factory: pytest.TempPathFactory, pong_set: Path):
-    """How a network of random weights is played, from `pong_set`."""
+    """Options to play a network of random weights with the prompts of `pong_set`."""
     from playing import PlayConfig, random_checkpoint  # here, as a server takes a while to import
 
     checkpoint = random_checkpoint(tmp_path_factory.mktemp("checkpoints") / "random", pong_set)
@@ -86,7 +86,7 @@ def play_config(tmp_path_factory: pytest.TempPathFactory, pong_set: Path):
 
 @pytest.fixture(scope="module")
 def address(play_config):
-    """The address of a server of it, that runs while a module is tested."""
+    """The address of a server with `play_config` that runs while a module is tested."""
     from playing import serving
 
     with serving(play_config) as address:
@@ -95,11 +95,11 @@ def address(play_config):
 
 @pytest.fixture
 def play(address):
-    """play(): a player at that server, who has a place. All hang up at the end."""
+    """play(): a client of that server that has a place. All clients disconnect at the end."""
     from playing import Client
 
     with contextlib.ExitStack() as clients:
-        yield lambda: clients.enter_context(Client(address)).enter()
+        yield lambda: clients.enter_context(Client(address)).join()
 
 
 @pytest.fixture
@@ -118,3 +118,19 @@ def train_command(monkeypatch, capsys, pong_set, tmp_path):
 
     run.data = pong_set
     return run
+
+
+@pytest.fixture(scope="session")
+def pong_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights that fits `pong_set`, without the names of its actions."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "random"
+    config = ModelConfig(patch_size=16, dim=32, num_blocks=1, num_heads=2, window_frames=6, num_actions=3)
+    random_model(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys, tmp_path):
+    """run_script("infer", *options): run a script in an empty folder; exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    return lambda name, *options: command(monkeypatch, capsys, f"scripts.{name}", *options)

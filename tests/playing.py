@@ -1,11 +1,13 @@
-"""A play server in this process, and players at its socket."""
+"""A play server in this process, and clients that play on it through its websocket."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,23 +20,25 @@ from websockets.sync.client import connect
 from data import EpisodeWriter
 from data.actions import ActionSpace
 from data.metadata import read_metadata
-from play.launch import PlayConfig, prepare
-from play.messages import split_pixels
+from play.launch import PlayConfig, create_server
+from play.messages import unpack_pictures
 from training.setup import fit_config_to_data, game_info
 
-WAIT_SECS = 20.0
+TIMEOUT_SECS = 20.0
 
 
 def random_checkpoint(folder: Path, data: Path, seed: int = 0) -> Path:
-    """Random weights that fit a data set."""
+    """Save random weights that fit a data set; returns the folder."""
     metadata = read_metadata(data)
     random_model(fit_config_to_data(SMALLEST, metadata), seed, game_info(metadata)).save_pretrained(folder)
     return folder
 
 
-def own_game(folder: Path, space: ActionSpace) -> tuple[Path, Path]:
-    """Some play of the game of `recordings` at 96x64, with `tiny.CONTROLS` or without actions, as a program of one's
-    own writes it; and a network of random weights that fits it."""
+def make_custom_game(folder: Path, space: ActionSpace) -> tuple[Path, Path]:
+    """A data set that a user's own program writes, and a checkpoint of random weights that fits it.
+
+    The game is that of `recordings` at 96x64, with the actions `tiny.CONTROLS` or without actions.
+    """
     for seed, split in enumerate(("train", "train", "test", "test")):
         with EpisodeWriter(folder / "set", space, split=split, environment="mygame") as writer:
             for step, (frame, speed) in enumerate(zip(*play(60, seed=seed), strict=True)):
@@ -45,21 +49,21 @@ def own_game(folder: Path, space: ActionSpace) -> tuple[Path, Path]:
 
 @contextlib.contextmanager
 def serving(config: PlayConfig) -> Iterator[str]:
-    """The address of a server that runs meanwhile."""
-    server, listening, address = prepare(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    """Run a server while the block runs; gives its address."""
+    server, listening_socket, address = create_server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening_socket]}, daemon=True)
     thread.start()
     try:
         yield address
     finally:
         server.should_exit = True
-        thread.join(WAIT_SECS)
+        thread.join(TIMEOUT_SECS)
         assert not thread.is_alive()
 
 
 @dataclass
 class Frame:
-    """A picture that came, and what was said of it."""
+    """A binary message: pictures and their header."""
 
     header: dict
     pictures: np.ndarray  # uint8 (1 or 2, H, W, C)
@@ -69,47 +73,50 @@ class Client:
     """One player."""
 
     def __init__(self, address: str, **options):
-        options = {"origin": address, "proxy": None, "compression": None, "open_timeout": WAIT_SECS, **options}
+        options = {"origin": address, "proxy": None, "compression": None, "open_timeout": TIMEOUT_SECS, **options}
         self.socket = connect(f"{address.replace('http', 'ws', 1)}/socket", **options)
         self.hello: dict = {}
 
-    def enter(self) -> Client:
+    def join(self) -> Client:
         """Wait until there is a place."""
-        self.hello = self.until("hello")
+        self.hello = self.wait_for("hello")
         return self
 
-    def send(self, kind: str, **fields) -> None:
-        self.socket.send(json.dumps({"type": kind, **fields}))
+    def send(self, message_type: str, **fields) -> None:
+        self.socket.send(json.dumps({"type": message_type, **fields}))
 
-    def receive(self, timeout: float = WAIT_SECS) -> dict | Frame:
+    def receive(self, timeout: float = TIMEOUT_SECS) -> dict | Frame:
         message = self.socket.recv(timeout)
         if isinstance(message, str):
             return json.loads(message)
-        header, pixels = split_pixels(message)
+        header, pixels = unpack_pictures(message)
         shape = (header["pictures"], self.hello["height"], self.hello["width"], self.hello["channels"])
         return Frame(header, np.frombuffer(pixels, np.uint8).reshape(shape))
 
-    def until(self, kind: str, meanwhile: Callable[[dict | Frame], None] = lambda message: None) -> dict | Frame:
-        """The next message of a type ("frame" and "gallery" are types of pictures)."""
-        end = time.monotonic() + WAIT_SECS
+    def wait_for(
+        self, message_type: str, on_other: Callable[[dict | Frame], None] = lambda message: None
+    ) -> dict | Frame:
+        """The next message of a type ("frame" and "gallery" are binary messages). `on_other` gets those before it."""
+        end = time.monotonic() + TIMEOUT_SECS
         while time.monotonic() < end:
             message = self.receive(max(0.1, end - time.monotonic()))
-            if (message.header if isinstance(message, Frame) else message)["type"] == kind:
+            if (message.header if isinstance(message, Frame) else message)["type"] == message_type:
                 return message
-            meanwhile(message)
-        raise TimeoutError(f"no {kind}")
+            on_other(message)
+        raise TimeoutError(f"no message of type {message_type}")
 
     def start(self, record: int | None = 0, **fields) -> dict:
+        """Start a rollout; returns the "started" message."""
         self.send("start", record=record, **fields)
-        started = self.until("started")
-        self.first = self.until("frame")
+        started = self.wait_for("started")
+        self.first_frame = self.wait_for("frame")
         return started
 
     def step(self, held: tuple[str, ...] = ()) -> Frame:
-        """One frame, with these keys."""
+        """Advance one frame with these keys."""
         self.send("keys", held=list(held), number=1)
         self.send("step")
-        return self.until("frame")
+        return self.wait_for("frame")
 
     def close(self) -> None:
         self.socket.close()
@@ -119,3 +126,39 @@ class Client:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def can_play(address: str, **options) -> bool:
+    """Whether a new client gets a place and a frame."""
+    with Client(address, **options) as client:
+        client.join().start()
+        return client.step(("UP",)).header["action"] == 1
+
+
+def record(client: Client, num_frames: int, keys=("UP", "DOWN")) -> tuple[dict, list[Frame]]:
+    """Record some single steps; returns the "recorded" message and the frames."""
+    client.send("record", on=True)
+    client.wait_for("recording")
+    frames = [client.step((keys[number % len(keys)],)) for number in range(num_frames)]
+    client.send("record", on=False)
+    return client.wait_for("recorded"), frames
+
+
+def fetch(address: str, path: str) -> bytes:
+    """Body of a GET request. Raises HTTPError."""
+    with urllib.request.urlopen(address + path, timeout=10) as response:
+        return response.read()
+
+
+def request(
+    address: str, path: str, method: str = "GET", body: bytes | None = None, **headers
+) -> tuple[int, dict, bytes]:
+    """Status, headers and body of a response. The path is sent exactly as given."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=10)
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        connection.request(method, path, body, names)
+        response = connection.getresponse()
+        return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+    finally:
+        connection.close()

@@ -1,4 +1,4 @@
-"""Pictures of the page while a dream is played: DIR/play.png, and phones and light ones beside it with --all.
+"""Take screenshots of the page during play: DIR/play.png; with --all also in light colours and on a phone.
 
 PYTHONPATH=.:tests python tests/screenshots.py --out docs/images --checkpoint checkpoints/coinrun-nano
 """
@@ -29,20 +29,20 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class ScreenshotConfig:
-    """Of what, and where to put them."""
+    """What to show, and where to write the pictures."""
 
     out: Path = Path("docs/images")
     checkpoint: str = PlayConfig.checkpoint
     data: Path = PlayConfig.data
-    record: int = 0  # that the dream begins from
-    keys: str = "ArrowRight,ArrowUp"  # held down
-    frames: int = 12  # dreamt until the picture is taken
-    all: bool = False  # also light ones, and a phone's
+    record: int = 0  # of the data set, which the dream starts from
+    keys: str = "ArrowRight,ArrowUp"  # held down during play
+    frames: int = 12  # generated frames before the screenshot
+    all: bool = False  # also light colours, and a phone
 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """Debian's browser, without a window."""
+    """Debian's Chromium without a window."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
         yield browser
@@ -50,18 +50,18 @@ def chromium() -> Iterator[Browser]:
 
 
 def main(config: ScreenshotConfig) -> None:
-    """Play, and take pictures."""
+    """Play, and take the screenshots."""
     if not CHROMIUM:
-        raise ValueError("no Chromium: ./setup.sh --browser installs it")
+        raise ValueError("Chromium is not installed: run ./setup.sh --browser")
     play = PlayConfig(checkpoint=config.checkpoint, data=config.data, port=0)
     phone = {"viewport": PHONE, "device_scale_factor": 2, "has_touch": True}
-    kinds = {"play": {"viewport": DESKTOP, "color_scheme": "dark"}}
+    variants = {"play": {"viewport": DESKTOP, "color_scheme": "dark"}}
     if config.all:
-        kinds["play-light"] = {"viewport": DESKTOP, "color_scheme": "light"}
-        kinds |= {f"play-phone-{scheme}": {**phone, "color_scheme": scheme} for scheme in ("dark", "light")}
+        variants["play-light"] = {"viewport": DESKTOP, "color_scheme": "light"}
+        variants |= {f"play-phone-{scheme}": {**phone, "color_scheme": scheme} for scheme in ("dark", "light")}
     config.out.mkdir(parents=True, exist_ok=True)
     with serving(play) as address, chromium() as browser:
-        for name, options in kinds.items():
+        for name, options in variants.items():
             page = browser.new_page(**options)
             page.goto(address)
             _play(page, config)
@@ -86,7 +86,7 @@ def _wait(condition: Any, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise ValueError("no frames came")
+            raise ValueError(f"no new frames within {seconds:g} seconds")
         time.sleep(0.02)
 
 

@@ -8,8 +8,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.actions import ActionSpace
+from data.clips import Clips
 from data.pixels import to_float, to_uint8
 from model.sampler import Sampler
+from training.metrics import metrics_by_frame
 
 
 def rollout(
@@ -38,3 +40,26 @@ def rollout(
     for t in tqdm(range(num_prompt, actions.shape[1]), desc=progress, unit=" frames", disable=not progress):
         dreamt.append(to_uint8(sampler.step(vectors[:, t])))
     return np.concatenate((frames[:, :num_prompt], np.stack(dreamt, axis=1)), axis=1)
+
+
+def rollout_metrics(clips: Clips, generated: np.ndarray, generated_other: np.ndarray | None, num_prompt: int) -> dict:
+    """PSNR and SSIM per frame of rollouts and of two baselines, at the frames that are recorded in all clips.
+
+    Args:
+        generated: uint8 (S, T, H, W, C), rollouts from the clips' prompts under their own actions.
+        generated_other: the same under `clips.other_actions`, the level that a model without control reaches.
+
+    Returns:
+        Plain values for JSON. "dream", "repeat_prompt" (the last prompt frame, repeated) and "other_actions" hold the
+        curves; the last two are missing where there is no prompt or no `generated_other`.
+    """
+    end = clips.num_true_frames
+    truth = clips.frames[:, num_prompt:end]
+    report = {"num_samples": len(truth), "num_prompt_frames": num_prompt, "first_frame": num_prompt}
+    report["dream"] = metrics_by_frame(truth, generated[:, num_prompt:end])
+    if num_prompt:
+        repeated = np.repeat(clips.frames[:, num_prompt - 1 : num_prompt], truth.shape[1], axis=1)
+        report["repeat_prompt"] = metrics_by_frame(truth, repeated)
+    if generated_other is not None:
+        report["other_actions"] = metrics_by_frame(truth, generated_other[:, num_prompt:end])
+    return report

@@ -1,4 +1,4 @@
-// The page: keys go out, pictures come in. Messages are described in play/messages.py.
+// The page: sends keys, shows pictures. play/messages.py describes the messages.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
@@ -8,27 +8,27 @@ const MOUSE_NAMES = ["MOUSE1", "MOUSE3", "MOUSE2"]; // left, middle, right
 const FIELDS = "input:not([type=checkbox]), select, textarea";
 
 let socket = null;
-let game = null; // the server's greeting
-let phase = "connecting"; // then waiting, ready, playing, paused, dozing (paused by the server) or lost
-let prompt = { record: 0, moment: null }; // record null: the image that was sent
+let game = null; // the server's "hello" message
+let phase = "connecting"; // or waiting, ready, playing, paused, idle (paused by the server), lost
+let prompt = { record: 0, moment: null }; // record null: the player's own image
 let imagePixels = null;
-let bringing = false; // the real game, which takes seconds: until then its switch stays as it was put
+let loadingRealGame = false; // takes seconds; its switch stays on until then
 
-function enter(next) {
+function setPhase(next) {
   phase = document.body.dataset.phase = next;
 }
 
 // ---- the connection
 
 function connect() {
-  enter("connecting");
-  veil("Connecting …");
+  setPhase("connecting");
+  showOverlay("Connecting …");
   socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/socket`);
   socket.binaryType = "arraybuffer";
   socket.onmessage = ({ data }) => (typeof data === "string" ? onMessage(JSON.parse(data)) : onPixels(data));
   socket.onclose = ({ reason }) => {
-    enter("lost");
-    veil(reason ? `The server hung up: ${reason}.` : "The connection to the server is lost.", "Connect again", connect);
+    setPhase("lost");
+    showOverlay(reason ? `The server closed the connection: ${reason}.` : "The connection to the server is lost.", "Reconnect", connect);
     setRecording(false);
   };
 }
@@ -39,19 +39,19 @@ function send(type, fields = {}) {
 
 function onMessage(message) {
   const handlers = {
-    hello: greet,
+    hello: onHello,
     wait: ({ ahead }) => {
-      enter("waiting");
-      veil(`All places are taken. ${ahead ? `${ahead} before you.` : "You are the next."} This page goes on by itself.`);
+      setPhase("waiting");
+      showOverlay(`All places are taken. ${ahead ? `${ahead} before you.` : "You are next."} The game starts as soon as a place is free.`);
     },
     started: onStarted,
     paused: onPaused,
-    real: ({ on }) => { bringing = false; showReal(on); say(""); },
+    real: ({ on }) => { loadingRealGame = false; showReal(on); showNotice(""); },
     recording: () => setRecording(true),
     recorded: onRecorded,
     image: () => start(),
-    weights: ({ checkpoint }) => { $("checkpoint").textContent = checkpoint; say("Newer weights: the dream goes on with them."); },
-    notice: ({ text }) => say(text),
+    weights: ({ checkpoint }) => { $("checkpoint").textContent = checkpoint; showNotice("Newer weights are loaded. The dream continues with them."); },
+    notice: ({ text }) => showNotice(text),
     error: onError,
   };
   handlers[message.type]?.(message);
@@ -67,14 +67,14 @@ function onPixels(data) {
 }
 
 function onError({ text }) {
-  say(text, true);
-  bringing = false;
+  showNotice(text, true);
+  loadingRealGame = false;
   showReal(!$("real-screen").hidden);
 }
 
 // ---- the game and its keys
 
-function greet(hello) {
+function onHello(hello) {
   game = hello;
   $("game").textContent = game.game;
   $("checkpoint").textContent = game.checkpoint;
@@ -86,25 +86,25 @@ function greet(hello) {
   $("num-steps-text").textContent = game.num_steps;
   makePad();
   const aliases = Object.keys(game.aliases);
-  $("hint").textContent = watching() ? "This dream takes no keys: it was learnt from video without actions. Watch it go on by itself." :
+  $("hint").textContent = watchOnly() ? "This model has no keys: it was trained on video without actions. You can only watch." :
     `Hold ${Object.keys(game.keys).map((key) => GLYPHS[key] ?? key).join(" ")}` +
-    `${aliases.length ? ` or ${aliases.join(" ")}` : ""}, several at once if you like.`;
-  fit();
-  if (prompt.record === null) socket.send(imagePixels); // on a new connection nobody knows it
+    `${aliases.length ? ` or ${aliases.join(" ")}` : ""}, several at once if you want.`;
+  fitCanvases();
+  if (prompt.record === null) socket.send(imagePixels); // a new connection starts without it
   else start();
 }
 
-// Whether there is nothing to press.
-const watching = () => !Object.keys(game.keys).length;
-const goOn = () => send("pause", { on: false });
+// Whether the game has no keys.
+const watchOnly = () => !Object.keys(game.keys).length;
+const resume = () => send("pause", { on: false });
 
 function makePad() {
-  const hands = [["LEFT", "RIGHT"], ["DOWN", "UP"]].map((hand) => hand.filter((key) => key in game.keys));
-  hands.push(Object.keys(game.keys).filter((key) => !["LEFT", "RIGHT", "UP", "DOWN"].includes(key)));
-  $("pad").replaceChildren(...hands.filter((hand) => hand.length).map((hand) => {
+  const keyGroups = [["LEFT", "RIGHT"], ["DOWN", "UP"]].map((group) => group.filter((key) => key in game.keys));
+  keyGroups.push(Object.keys(game.keys).filter((key) => !["LEFT", "RIGHT", "UP", "DOWN"].includes(key)));
+  $("pad").replaceChildren(...keyGroups.filter((group) => group.length).map((group) => {
     const row = document.createElement("div");
-    row.className = "hand";
-    row.append(...hand.map((key) => {
+    row.className = "key-group";
+    row.append(...group.map((key) => {
       const button = document.createElement("button");
       Object.assign(button, { type: "button", className: "key" });
       button.dataset.key = key;
@@ -118,8 +118,8 @@ function makePad() {
   }));
 }
 
-const pressed = new Map(); // what holds a key (a key's code, a pointer, a button) -> the key's name; the newest last
-const sentAt = new Map(); // number of a key message -> when it was sent
+const pressed = new Map(); // source of a press (key code, pointer, button) -> name of the game's key, the newest last
+const keyMessageTimes = new Map(); // number of a key message -> when it was sent
 let keysNumber = 0;
 let lastHeld = "";
 
@@ -131,13 +131,13 @@ function hold(source, key) {
   if (held.join() === lastHeld) return;
   lastHeld = held.join();
   keysNumber += 1;
-  sentAt.set(keysNumber, performance.now());
+  keyMessageTimes.set(keysNumber, performance.now());
   send("keys", { held, number: keysNumber });
   for (const button of document.querySelectorAll(".key")) {
-    const lit = held.some((name) => (game.aliases[name] ?? name) === button.dataset.key);
-    button.classList.toggle("lit", lit);
+    const isHeld = held.some((name) => (game.aliases[name] ?? name) === button.dataset.key);
+    button.classList.toggle("held", isHeld);
   }
-  if (held.length && (phase === "ready" || phase === "dozing")) goOn();
+  if (held.length && (phase === "ready" || phase === "idle")) resume();
 }
 
 function releaseAll() {
@@ -145,7 +145,7 @@ function releaseAll() {
 }
 
 function keyName(event) {
-  const digit = /^Digit(.)$/.exec(event.code)?.[1]; // also under Shift, and where letters stand in its place
+  const digit = /^Digit(.)$/.exec(event.code)?.[1]; // also with Shift, and on layouts without a digit row
   const name = KEY_NAMES[event.key] ?? digit ?? (event.key.length === 1 ? event.key.toUpperCase() : null);
   return game && name && (name in game.keys || name in game.aliases) ? name : null;
 }
@@ -162,9 +162,9 @@ addEventListener("keydown", (event) => {
   if (shortcut && (!event.repeat || shortcut === "step")) $(shortcut).click();
 });
 addEventListener("keyup", (event) => hold(event.code, null));
-const glass = $("dream").parentElement;
-glass.addEventListener("mousedown", ({ button }) => { if (game && MOUSE_NAMES[button] in game.keys) hold(`mouse ${button}`, MOUSE_NAMES[button]); });
-glass.addEventListener("contextmenu", (event) => { if (game && "MOUSE2" in game.keys) event.preventDefault(); });
+const canvasFrame = $("dream").parentElement;
+canvasFrame.addEventListener("mousedown", ({ button }) => { if (game && MOUSE_NAMES[button] in game.keys) hold(`mouse ${button}`, MOUSE_NAMES[button]); });
+canvasFrame.addEventListener("contextmenu", (event) => { if (game && "MOUSE2" in game.keys) event.preventDefault(); });
 addEventListener("mouseup", ({ button }) => hold(`mouse ${button}`, null));
 addEventListener("blur", releaseAll);
 document.addEventListener("visibilitychange", () => {
@@ -173,7 +173,7 @@ document.addEventListener("visibilitychange", () => {
   if (phase === "playing") send("pause", { on: true });
 });
 
-// Fingers may slide from key to key, several at a time.
+// Several fingers may slide from key to key.
 const keyUnder = (event) => document.elementFromPoint(event.clientX, event.clientY)?.closest(".key")?.dataset.key ?? null;
 $("pad").addEventListener("pointerdown", (event) => {
   if (event.button !== 0) return;
@@ -188,7 +188,7 @@ for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
   $("pad").addEventListener(end, (event) => hold(`pointer ${event.pointerId}`, null));
 }
 $("pad").addEventListener("contextmenu", (event) => event.preventDefault());
-// With the keyboard on a focused key: as long as space or enter is down.
+// Space or Enter holds the key that has the focus.
 $("pad").addEventListener("keydown", (event) => {
   if ([" ", "Enter"].includes(event.key) && event.target.dataset.key) {
     event.preventDefault();
@@ -211,8 +211,8 @@ function draw(canvas, pixels) {
   context.putImageData(image, 0, 0);
 }
 
-// Whole numbers of the screen's own pixels for each of the picture's: sharp at any zoom.
-function fit() {
+// Scale by a whole number of device pixels: sharp at any zoom.
+function fitCanvases() {
   if (!game) return;
   const screens = $("screens");
   const both = !$("real-screen").hidden;
@@ -227,27 +227,27 @@ function fit() {
     $(id).style.height = `${factor * game.height}px`;
   }
 }
-addEventListener("resize", fit);
+addEventListener("resize", fitCanvases);
 
-const arrivals = []; // [time, frames that the server made meanwhile] of the last ten seconds
+const arrivals = []; // [time, frames dropped before this one] of the last ten seconds
 const delays = [];
 let lastTick = null;
 
 function onFrame(header, pictures) {
   draw($("dream"), pictures[0]);
   if (pictures[1]) draw($("real"), pictures[1]);
-  if (!bringing) showReal(pictures.length > 1);
+  if (!loadingRealGame) showReal(pictures.length > 1);
   $("real-tag").hidden = !header.real_ended;
-  $("real-tag").textContent = "its episode ended, and began anew";
+  $("real-tag").textContent = "a new episode has begun";
   document.body.dataset.frame = header.frame;
-  const { action } = header; // a number, or one for each button and axis
-  const done = Array.isArray(action) ? game.actions.filter((_, i) => action[i]) : [game.actions[action] ?? ""];
-  document.body.dataset.action = done.join("+");
+  const { action } = header; // an id, or a number for each button and axis
+  const actionNames = Array.isArray(action) ? game.actions.filter((_, i) => action[i]) : [game.actions[action] ?? ""];
+  document.body.dataset.action = actionNames.join("+");
   if (header.frame === 0) return;
   const now = performance.now();
-  for (const [number, time] of sentAt) {
+  for (const [number, time] of keyMessageTimes) {
     if (number > header.keys) break;
-    sentAt.delete(number);
+    keyMessageTimes.delete(number);
     if (now - time < 3000) delays.push(now - time);
     if (delays.length > 9) delays.shift();
   }
@@ -273,7 +273,7 @@ setInterval(() => {
 
 function start() {
   const number = (id) => ($(id).value === "" ? null : Number($(id).value));
-  say("");
+  showNotice("");
   send("start", {
     ...prompt,
     seed: number("seed"),
@@ -284,32 +284,32 @@ function start() {
 }
 
 function onStarted(started) {
-  enter("ready");
+  setPhase("ready");
   setPaused(false);
-  bringing = false;
+  loadingRealGame = false;
   arrivals.length = delays.length = 0;
   lastTick = null;
   $("this-dream").textContent = `This dream: seed ${started.seed}, ${started.num_steps} steps, guidance ${started.guidance}, from ${started.prompt_frames} frames.`;
   $("real-switch").disabled = Boolean(started.why_no_real_game);
-  $("real-label").title = started.why_no_real_game ?? "The real game, brought to the same moment and fed with the same keys";
+  $("real-label").title = started.why_no_real_game ?? "The real game from the same moment on, with the same keys";
   if (started.why_no_real_game) showReal(false);
   const keys = Object.keys(game.keys).map((key) => GLYPHS[key] ?? key);
   showMoment(started.moment ?? 0, started.last_moment ?? 0);
   $("moment").disabled = started.moment === null;
-  if (watching()) veil("This dream takes no keys", "Watch it", goOn);
-  else veil(`Hold ${keys.slice(0, 4).join("  ")} to begin`);
-  if (pressed.size) goOn();
-  if (later) say(later);
-  later = "";
+  if (watchOnly()) showOverlay("This model has no keys", "Watch", resume);
+  else showOverlay(`Hold ${keys.slice(0, 4).join("  ")} to start`);
+  if (pressed.size) resume();
+  if (startNotice) showNotice(startNotice);
+  startNotice = "";
 }
 
 function onPaused({ on, reason }) {
   if (on && reason) {
-    enter("dozing");
-    veil(reason, watching() ? "Watch on" : "", goOn);
+    setPhase("idle");
+    showOverlay(reason, watchOnly() ? "Continue" : "", resume);
   } else {
-    enter(on ? "paused" : "playing");
-    veil("");
+    setPhase(on ? "paused" : "playing");
+    showOverlay("");
     lastTick = null;
   }
   setPaused(on);
@@ -325,7 +325,7 @@ $("step").addEventListener("click", () => send("step"));
 $("restart").addEventListener("click", () => start());
 $("speed").addEventListener("change", ({ target }) => { send("speed", { every: Number(target.value) }); target.blur(); });
 
-// ---- where to begin
+// ---- prompts
 
 function showGallery(moments, pictures) {
   $("gallery").replaceChildren(...pictures.map((pixels, record) => {
@@ -335,20 +335,20 @@ function showGallery(moments, pictures) {
     button.type = "button";
     button.setAttribute("aria-label", `Record ${record}, frame ${moments[record]}`);
     button.append(canvas);
-    button.addEventListener("click", () => choose({ record, moment: null }));
+    button.addEventListener("click", () => choosePrompt({ record, moment: null }));
     return button;
   }));
-  markChosen();
+  markChosenRecord();
 }
 
-function choose(place) {
-  prompt = place;
-  markChosen();
-  $("record-number").value = place.record;
+function choosePrompt(chosen) {
+  prompt = chosen;
+  markChosenRecord();
+  $("record-number").value = chosen.record;
   start();
 }
 
-function markChosen() {
+function markChosenRecord() {
   [...$("gallery").children].forEach((button, record) => button.setAttribute("aria-pressed", prompt.record === record));
 }
 
@@ -357,30 +357,30 @@ function showMoment(moment, last) {
   $("moment-text").textContent = `${moment} of ${last}`;
 }
 
-let soon = null;
+let momentTimer = null;
 $("record-number").addEventListener("change", ({ target }) => {
   const record = Math.min(game.num_records - 1, Math.max(0, Math.round(Number(target.value) || 0)));
-  choose({ record, moment: null });
+  choosePrompt({ record, moment: null });
   $("dream").focus({ preventScroll: true });
 });
 $("moment").addEventListener("input", ({ target }) => {
   $("moment-text").textContent = `${target.value} of ${target.max}`;
-  clearTimeout(soon);
-  soon = setTimeout(() => choose({ record: prompt.record ?? Number($("record-number").value), moment: Number(target.value) }), 250);
+  clearTimeout(momentTimer);
+  momentTimer = setTimeout(() => choosePrompt({ record: prompt.record ?? Number($("record-number").value), moment: Number(target.value) }), 250);
 });
 
-// A picture of one's own is scaled here, and only its pixels are sent.
-async function takeImage(file) {
+// Scale the player's image here and send only its pixels.
+async function sendImage(file) {
   if (!file || !game) return;
-  let whole;
+  let bitmap;
   try {
-    whole = await createImageBitmap(file);
+    bitmap = await createImageBitmap(file);
   } catch {
-    return say(`${file.name} is not a picture that this browser can read.`, true);
+    return showNotice(`${file.name} is not a picture that this browser can read.`, true);
   }
-  const scale = Math.min(whole.width / game.width, whole.height / game.height);
+  const scale = Math.min(bitmap.width / game.width, bitmap.height / game.height);
   const [w, h] = [Math.max(1, Math.round(game.width * scale)), Math.max(1, Math.round(game.height * scale))];
-  const small = await createImageBitmap(whole, (whole.width - w) >> 1, (whole.height - h) >> 1, w, h,
+  const small = await createImageBitmap(bitmap, (bitmap.width - w) >> 1, (bitmap.height - h) >> 1, w, h,
     { resizeWidth: game.width, resizeHeight: game.height, resizeQuality: "high" });
   const canvas = Object.assign(document.createElement("canvas"), { width: game.width, height: game.height });
   const context = canvas.getContext("2d");
@@ -392,21 +392,21 @@ async function takeImage(file) {
     for (let channel = 0; channel < game.channels; channel++) imagePixels[j++] = rgba[i + Math.min(channel, 2)];
   }
   prompt = { record: null };
-  markChosen();
-  socket.send(imagePixels); // "image" comes back, and the dream begins
-  later = `${whole.width}×${whole.height} pixels were scaled to ${game.width}×${game.height}. From one still picture the dream cannot know what moves.`;
+  markChosenRecord();
+  socket.send(imagePixels); // the server answers "image", then the dream starts
+  startNotice = `${bitmap.width}×${bitmap.height} pixels were scaled to ${game.width}×${game.height}. One still picture does not show the model what moves.`;
 }
-let later = ""; // said once the dream has begun
+let startNotice = ""; // shown when the dream has started
 
-$("image").addEventListener("change", ({ target }) => { takeImage(target.files[0]); target.value = ""; });
+$("image").addEventListener("change", ({ target }) => { sendImage(target.files[0]); target.value = ""; });
 addEventListener("dragover", (event) => { event.preventDefault(); $("drop").classList.add("over"); });
 addEventListener("dragleave", () => $("drop").classList.remove("over"));
 addEventListener("drop", (event) => {
   event.preventDefault();
   $("drop").classList.remove("over");
-  takeImage(event.dataTransfer.files[0]);
+  sendImage(event.dataTransfer.files[0]);
 });
-// After a slider has been drawn with the mouse, the arrows are the game's again.
+// After a slider is moved with the mouse, the arrow keys control the game again.
 for (const slider of document.querySelectorAll("input[type=range]")) {
   slider.addEventListener("pointerup", () => $("dream").focus({ preventScroll: true }));
 }
@@ -420,12 +420,12 @@ function showReal(on) {
   if ($("real-screen").hidden !== on) return;
   $("real-screen").hidden = $("psnr-box").hidden = !on;
   $("meter-psnr").textContent = "–";
-  fit();
+  fitCanvases();
 }
 
 $("real-switch").addEventListener("change", ({ target }) => {
-  bringing = target.checked;
-  if (bringing) say("Bringing the real game to this moment …");
+  loadingRealGame = target.checked;
+  if (loadingRealGame) showNotice("Replaying the real game to this moment …");
   send("real", { on: target.checked });
 });
 
@@ -437,12 +437,12 @@ function setRecording(on) {
 $("record").addEventListener("click", () => {
   const on = $("record").getAttribute("aria-pressed") !== "true";
   send("record", { on });
-  if (!on) { setRecording(false); say("Writing the recording …"); }
+  if (!on) { setRecording(false); showNotice("Writing the recording …"); }
 });
 
 function onRecorded({ place, files, frames, note }) {
   setRecording(false);
-  say(frames ? note : "Nothing was recorded: no frame came.", Boolean(note));
+  showNotice(frames ? note : "Nothing was recorded: there was no frame.", Boolean(note));
   const names = { "dream.mp4": "Download mp4", "dream.json": "Download replay (JSON)" };
   $("files").replaceChildren(`${frames} frames recorded:`, ...[...files].reverse().map((name) => {
     const link = document.createElement("a");
@@ -451,19 +451,19 @@ function onRecorded({ place, files, frames, note }) {
   $("files").hidden = !files.length;
 }
 
-function say(text, bad = false) {
+function showNotice(text, bad = false) {
   $("notice").textContent = text;
   $("notice").classList.toggle("bad", bad);
 }
 
-function veil(text, action = "", onAction = null) {
-  $("veil").hidden = !text;
-  $("veil-text").textContent = text;
-  $("veil").querySelector("button")?.remove();
+function showOverlay(text, action = "", onClick = null) {
+  $("overlay").hidden = !text;
+  $("overlay-text").textContent = text;
+  $("overlay").querySelector("button")?.remove();
   if (action) {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: action });
-    button.addEventListener("click", onAction);
-    $("veil").append(button);
+    button.addEventListener("click", onClick);
+    $("overlay").append(button);
   }
 }
 

@@ -76,7 +76,7 @@ def test_an_old_run_resumes_with_its_old_options(old_run, monkeypatch, capsys):
 def test_an_old_replay_plays(old_run, monkeypatch, capsys):
     checkpoint = old_run / "checkpoints" / "step_0000005"
     model = WorldModel.from_pretrained(checkpoint)
-    frames = Replay.read(OLD / "replay.json", model).dream(prepare_for_inference(model, CPU, bf16=False))
+    frames = Replay.read(OLD / "replay.json", model).generate_frames(prepare_for_inference(model, CPU, bf16=False))
     assert_same_pictures(frames, np.load(OLD / "replay_frames.npz")["frames"])
     options = ("--replay", OLD / "replay.json", "--checkpoint", checkpoint, "--output", old_run / "again.mp4")
     assert command(monkeypatch, capsys, "scripts.infer", *options)[0] == 0

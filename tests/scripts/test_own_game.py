@@ -1,4 +1,4 @@
-"""All the way: recordings of a game that nobody knew -> trained on, dreamt, steered, played, judged; and Atari too."""
+"""The whole path with a user's own game: import, train, generate, play, evaluate. Also with Atari."""
 
 import json
 import urllib.request
@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from playing import Client, own_game, serving
+from playing import Client, make_custom_game, serving
 from recordings import DESCRIBED, play, write_csv, write_video
 from tiny import CONTROLS, LITTLE, SMALLEST, command, in_this_process, random_model
 
@@ -23,7 +23,7 @@ from training.setup import fit_config_to_data, game_info
 
 @pytest.fixture(scope="module")
 def recordings_folder(tmp_path_factory):
-    """Two videos of a game with four buttons and two axes, and what was pressed."""
+    """Two videos of a game with four buttons and two axes, with their recorded actions."""
     folder = tmp_path_factory.mktemp("recordings") / "mygame"
     folder.mkdir()
     (folder / "actions.toml").write_text(DESCRIBED)
@@ -36,7 +36,7 @@ def recordings_folder(tmp_path_factory):
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """run("scripts.infer", *options), in an empty folder; standard output."""
+    """run("scripts.infer", *options): run a command in an empty folder; returns standard output."""
     monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
     monkeypatch.setattr(validation, "ROLLOUT_FRAMES", 8)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
@@ -64,7 +64,7 @@ def num_frames(path) -> int:
 
 
 @pytest.mark.parametrize(("size", "patch_size"), [("96x64", 16), ("64x96", 8), ("128x128", 32)])
-def test_from_videos_to_a_dream_that_is_steered(run, recordings_folder, tmp_path, size, patch_size):
+def test_a_model_trained_on_videos_follows_actions(run, recordings_folder, tmp_path, size, patch_size):
     width, height = map(int, size.split("x"))
     out = run("scripts.import_video", "--videos", recordings_folder, "--out", "set", "--size", size, "--fps", 15)
     assert "2 recordings, 0 skipped" in out and "actions and frames" in out
@@ -78,24 +78,24 @@ def test_from_videos_to_a_dream_that_is_steered(run, recordings_folder, tmp_path
         run("scripts.infer", *LATEST, "--data", "set", "--num-samples", 2, "--num-frames", 9, "--actions", choice)
     run("scripts.infer", *LATEST, "--clip", recordings_folder / "one.mp4", "--num-frames", 7, "--actions", "right")
 
-    # As one plays: all that is needed is in the checkpoint.
+    # Playing needs only the checkpoint.
     model = WorldModel.from_pretrained("run/checkpoints/latest")
     assert model.config.frame_shape == (3, height, width) and model.config.num_actions == 7
     space = ActionSpace.from_dict(model.game.to_dict())
     assert space.names == ("left", "right", "jump", "fire", "dx", "dy") and space.kinds[4:] == ("axis", "axis")
-    with torch.no_grad():  # three steps leave the action's weights at next to nothing
+    with torch.no_grad():  # after three steps the action weights are still close to zero
         for parameter in model.parameters():
             parameter.normal_(std=0.2)
-    dreamt = []
+    generated = []
     for held in (set(), {"LEFT", "SPACE"}, {"K"}):
         sampler = Sampler(model, num_steps=2)
         sampler.reset(torch.zeros(1, 2, 3, height, width))
-        dreamt.append(sampler.step(torch.from_numpy(space.vectors(space.action_for_keys(held)))[None]))
-    assert dreamt[0].shape == (1, 3, height, width)
-    assert all((a - b).abs().max() > 1e-3 for a, b in ((dreamt[0], dreamt[1]), (dreamt[0], dreamt[2])))
+        generated.append(sampler.step(torch.from_numpy(space.vectors(space.action_for_keys(held)))[None]))
+    assert generated[0].shape == (1, 3, height, width)
+    assert all((a - b).abs().max() > 1e-3 for a, b in (generated[:2], generated[::2]))
 
 
-def test_videos_without_actions_train_and_say_so(run, recordings_folder):
+def test_videos_without_actions_can_be_trained_on(run, recordings_folder):
     run("scripts.import_video", "--videos", recordings_folder, "--out", "set", "--actions", "none", "--fps", 15)
     out = run("train_world_model", "--data", "set", *FEW)
     assert "this data has no actions" in out
@@ -104,9 +104,9 @@ def test_videos_without_actions_train_and_say_so(run, recordings_folder):
     assert "no actions" in run("scripts.visualize_dataset", "--data", "set", "--check", "--output", "look.mp4")
 
 
-def test_atari_is_trained_on_and_dreamt(run, monkeypatch):
+def test_atari_can_be_trained_on(run, monkeypatch):
     pytest.importorskip("ale_py")
-    monkeypatch.setattr(collecting, "GAMES_AT_ONCE", 2)  # collected in this process, which knows of it
+    monkeypatch.setattr(collecting, "GAMES_AT_ONCE", 2)  # applies only in this process, so collect in it
     monkeypatch.setattr(collecting, "worker_pool", in_this_process)
     options = ("--records", 4, "--val-records", 2, "--test-records", 0, "--workers", 1, "--size", "64x96")
     run("scripts.collect", "--env", "ale:pong", "--out", "set", *options)
@@ -119,35 +119,38 @@ def test_atari_is_trained_on_and_dreamt(run, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    """The data set and the network of the game with four buttons and two axes."""
-    return own_game(tmp_path_factory.mktemp("own"), CONTROLS)
+def custom_game(tmp_path_factory):
+    """Data set and checkpoint of a game with four buttons and two axes."""
+    return make_custom_game(tmp_path_factory.mktemp("own"), CONTROLS)
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory):
-    """Likewise, without actions."""
-    return own_game(tmp_path_factory.mktemp("watched"), UNCONDITIONAL)
+def game_without_actions(tmp_path_factory):
+    """Data set and checkpoint of the same game, without actions."""
+    return make_custom_game(tmp_path_factory.mktemp("watched"), UNCONDITIONAL)
 
 
-def playing(own):
-    data, checkpoint = own
+def serving_game(game):
+    data, checkpoint = game
     return serving(PlayConfig(checkpoint=str(checkpoint), data=data, port=0, fps=30, num_steps=1))
 
 
-def no_number(name):
+def reject_constant(name):
     raise AssertionError(f"{name} is not JSON")
 
 
-def test_it_is_played_with_keys_held_together_and_replayed(own, run, tmp_path, monkeypatch):
-    with playing(own) as address, Client(address) as client:
-        hello = client.enter().hello
+def test_a_game_with_buttons_and_axes_is_played_and_replayed(custom_game, run, tmp_path, monkeypatch):
+    with serving_game(custom_game) as address, Client(address) as client:
+        hello = client.join().hello
         assert hello["keys"] == {
             "A": "left", "LEFT": "left", "D": "right", "RIGHT": "right", "SPACE": "jump",
             "J": "dx-", "L": "dx+", "I": "dy-", "K": "dy+",
         }  # fmt: skip
         started = client.start(record=0, moment=2, seed=4)
-        assert "does not know its level" in started["why_no_real_game"] and client.first.header["action"] is None
+        assert (
+            "does not contain its level seed" in started["why_no_real_game"]
+            and client.first_frame.header["action"] is None
+        )
         client.send("record", on=True)
         held = [("D", "SPACE"), ("LEFT", "L", "I"), (), ("J", "K", "L")]
         frames = [client.step(keys) for keys in held]
@@ -155,39 +158,41 @@ def test_it_is_played_with_keys_held_together_and_replayed(own, run, tmp_path, m
             [0, 1, 1, 0, 0, 0], [1, 0, 0, 0, 1, -1], [0] * 6, [0, 0, 0, 0, 0, 1]
         ]  # fmt: skip
         client.send("record", on=False)
-        place = client.until("recorded")["place"]
+        recording_id = client.wait_for("recorded")["place"]
         for name in ("dream.json", "dream.mp4"):
-            with urllib.request.urlopen(f"{address}/recordings/{place}/{name}") as answer:
+            with urllib.request.urlopen(f"{address}/recordings/{recording_id}/{name}") as answer:
                 (tmp_path / name).write_bytes(answer.read())
         client.start(record=0, moment=2, seed=4)
         assert np.abs(client.step().pictures[0].astype(int) - frames[0].pictures[0]).max() > 20
     assert num_frames("dream.mp4") == 4
-    fields = json.loads((tmp_path / "dream.json").read_text(), parse_constant=no_number)
+    fields = json.loads((tmp_path / "dream.json").read_text(), parse_constant=reject_constant)
     assert fields["prompt"]["actions"][0] == [None] * 6
-    dreamt, dream = [], Replay.dream
-    monkeypatch.setattr(Replay, "dream", lambda *arguments: dreamt.append(dream(*arguments)) or dreamt[0])
-    run("scripts.infer", "--checkpoint", own[1], "--replay", "dream.json", "--output", "again.mp4")
+    replayed, generate_frames = [], Replay.generate_frames
+    monkeypatch.setattr(
+        Replay, "generate_frames", lambda *arguments: replayed.append(generate_frames(*arguments)) or replayed[0]
+    )
+    run("scripts.infer", "--checkpoint", custom_game[1], "--replay", "dream.json", "--output", "again.mp4")
     assert num_frames("again.mp4") == 4
-    assert np.abs(dreamt[0].astype(int) - np.stack([frame.pictures[0] for frame in frames])).max() <= 1
+    assert np.abs(replayed[0].astype(int) - np.stack([frame.pictures[0] for frame in frames])).max() <= 1
     for change, words in (
         ({"actions": [[0.0, 1.0]]}, "expected a row of 6 numbers"),
-        ({"actions": [[None] * 6] * 4}, "not all of its actions are known"),
+        ({"actions": [[None] * 6] * 4}, "some of its actions are unknown"),
         ({"actions": [[1e99] * 6] * 4}, "not finite"),
         ({"actions": [0, 1, 2, 0]}, "expected a row of 6 numbers"),
     ):
         (tmp_path / "bad.json").write_text(json.dumps(fields | change))
         with pytest.raises(ValueError, match=words):
-            Replay.read(tmp_path / "bad.json", WorldModel.from_pretrained(own[1]))
+            Replay.read(tmp_path / "bad.json", WorldModel.from_pretrained(custom_game[1]))
 
 
-def judged(run, *options):
+def evaluate(run, *options):
     run("scripts.evaluate", "--quick", "--output", "report", *options)
     with open("report/report.json") as file:
-        return json.load(file, parse_constant=no_number)
+        return json.load(file, parse_constant=reject_constant)
 
 
-def test_it_is_judged_by_held_out_play(own, run):
-    report = judged(run, "--data", own[0], "--checkpoint", own[1])
+def test_a_custom_game_is_evaluated_on_held_out_play(custom_game, run):
+    report = evaluate(run, "--data", custom_game[0], "--checkpoint", custom_game[1])
     assert "unknown environment 'mygame'" in report["counterfactuals"]["not_measured"]
     for name in ("fidelity", "single_step", "inverse_dynamics", "drift", "sweep"):
         assert "not_measured" not in report[name], report[name]
@@ -196,14 +201,14 @@ def test_it_is_judged_by_held_out_play(own, run):
     assert curves["other_actions"]["psnr"] != curves["dream"]["psnr"]
 
 
-def test_video_without_actions_is_watched_and_judged(watched, run):
-    with playing(watched) as address, Client(address) as client:
-        assert client.enter().hello["keys"] == {}
+def test_a_game_without_actions_is_watched_and_evaluated(game_without_actions, run):
+    with serving_game(game_without_actions) as address, Client(address) as client:
+        assert client.join().hello["keys"] == {}
         client.start()
         client.send("pause", on=False)
-        one, other = client.until("frame"), client.until("frame")
+        one, other = client.wait_for("frame"), client.wait_for("frame")
         assert one.header["action"] == 0 and (one.pictures != other.pictures).any()
-    report = judged(run, "--data", watched[0], "--checkpoint", watched[1])
+    report = evaluate(run, "--data", game_without_actions[0], "--checkpoint", game_without_actions[1])
     for name in ("counterfactuals", "inverse_dynamics"):
         assert report[name] == {"not_measured": "the data set has no actions"}
     assert "other_actions" not in report["fidelity"] and report["single_step"]["action_ratio"] is None
@@ -211,13 +216,13 @@ def test_video_without_actions_is_watched_and_judged(watched, run):
     assert {row["guidance"] for row in report["sweep"]} == {1.0}
 
 
-def test_atari_is_judged_by_what_really_follows(run, monkeypatch, tmp_path):
+def test_atari_is_evaluated_against_real_futures(run, monkeypatch, tmp_path):
     pytest.importorskip("ale_py")
     monkeypatch.setattr(collecting, "GAMES_AT_ONCE", 2)
     monkeypatch.setattr(collecting, "worker_pool", in_this_process)
     game = describe_environment("ale:pong", size="48x32", frame_skip=3)
     random_model(fit_config_to_data(SMALLEST, game), game=game_info(game)).save_pretrained(tmp_path / "random")
-    report = judged(run, "--checkpoint", "random")  # play is collected
+    report = evaluate(run, "--checkpoint", "random")  # collects play for the evaluation
     assert report["data"]["environment_options"] == {"frame_skip": 3, "size": "48x32"}
     futures = report["counterfactuals"]
     assert futures["actions"] == ["noop", "fire", "right", "left", "right+fire", "left+fire"]
@@ -225,7 +230,7 @@ def test_atari_is_judged_by_what_really_follows(run, monkeypatch, tmp_path):
     assert futures["by_frame"][-1]["chance"]["value"] < 1 and "not_measured" not in report["inverse_dynamics"]
 
 
-def test_frames_that_patches_do_not_fit(run, recordings_folder, monkeypatch, capsys):
+def test_frame_sizes_that_patches_do_not_divide_are_rejected(run, recordings_folder, monkeypatch, capsys):
     run("scripts.import_video", "--videos", recordings_folder, "--out", "set", "--size", "60x64", "--actions", "none")
     code, _, err = command(monkeypatch, capsys, "train_world_model", "--data", "set", *FEW)
     assert code == 2 and "frame_width is 60: it must be a multiple of patch_size, 16" in err

@@ -1,4 +1,4 @@
-"""Upload and load back, against a local stand-in of the Hub's HTTP interface."""
+"""The command scripts.upload_checkpoint, against a local fake of the Hub's HTTP interface."""
 
 import base64
 import hashlib
@@ -18,8 +18,8 @@ from training.logging import MetricsLog
 COMMIT = "c" * 40
 
 
-class StandIn(BaseHTTPRequestHandler):
-    """As much of the Hub as creating, committing to and reading a model repository takes."""
+class FakeHub(BaseHTTPRequestHandler):
+    """The requests that create, commit to and read a model repository."""
 
     protocol_version = "HTTP/1.1"
 
@@ -53,8 +53,12 @@ class StandIn(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     state["files"][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            answer = {"commitUrl": f"{self.server.url}/user/name/commit/{COMMIT}", "commitOid": COMMIT, "success": True}
-            return self.reply(200, answer)
+            response = {
+                "commitUrl": f"{self.server.url}/user/name/commit/{COMMIT}",
+                "commitOid": COMMIT,
+                "success": True,
+            }
+            return self.reply(200, response)
         return self.reply(200, {})
 
     def do_GET(self):
@@ -67,8 +71,8 @@ class StandIn(BaseHTTPRequestHandler):
         if self.path.startswith("/api/models/user/name"):
             siblings = [{"rfilename": name} for name in files]
             tree = [{"type": "file", "path": n, "size": len(c), "oid": "0"} for n, c in files.items()]
-            answer = tree if "/tree/" in self.path else {"id": "user/name", "sha": COMMIT, "siblings": siblings}
-            return self.reply(200, answer)
+            response = tree if "/tree/" in self.path else {"id": "user/name", "sha": COMMIT, "siblings": siblings}
+            return self.reply(200, response)
         return self.reply(404, {"error": "nothing here"})
 
     do_HEAD = do_GET
@@ -76,8 +80,8 @@ class StandIn(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A running stand-in: what was created, and the files that were committed."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
+    """A running fake Hub. Its state: the created repository and the committed files."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
     server.url = f"http://127.0.0.1:{server.server_port}"
     server.state = {"created": None, "files": {}}
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -96,7 +100,7 @@ def hub(monkeypatch, tmp_path):
     server.server_close()
 
 
-def test_a_checkpoint_goes_up_and_comes_back(hub, monkeypatch, capsys, tmp_path):
+def test_an_uploaded_checkpoint_can_be_loaded(hub, monkeypatch, capsys, tmp_path):
     checkpoint = tmp_path / "run" / "checkpoints" / "step_0000020"
     model = random_model()
     model.save_pretrained(checkpoint)
@@ -120,7 +124,7 @@ def test_a_checkpoint_goes_up_and_comes_back(hub, monkeypatch, capsys, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
 
 
-def test_without_a_token_nothing_is_sent(hub, monkeypatch, capsys, tmp_path):
+def test_nothing_is_uploaded_without_a_token(hub, monkeypatch, capsys, tmp_path):
     random_model().save_pretrained(tmp_path / "checkpoint")
     monkeypatch.delenv("HF_TOKEN")
     options = ("--checkpoint", tmp_path / "checkpoint", "--repo", "user/name")
@@ -129,7 +133,7 @@ def test_without_a_token_nothing_is_sent(hub, monkeypatch, capsys, tmp_path):
     assert hub["created"] is None
 
 
-def test_mistakes(hub, monkeypatch, capsys, tmp_path):
+def test_wrong_options_give_one_line_of_error(hub, monkeypatch, capsys, tmp_path):
     random_model().save_pretrained(tmp_path / "checkpoint")
     for checkpoint, repo, word in (
         (tmp_path / "absent", "user/name", "no checkpoint at"),

@@ -128,7 +128,7 @@ def test_buttons_are_played_beside_the_real_game_and_judged_without_it(tmp_path,
     reader = ShardReader(split_shards(tmp_path / "set", "val"), metadata)
     game, _ = replay_to(reader.read(0, 0), metadata, 3)
     with serving(PlayConfig(**few, port=0, num_steps=1)) as address, Client(address) as client:
-        assert client.enter().hello["keys"] == {"1": "button0", "2": "button1"}
+        assert client.join().hello["keys"] == {"1": "button0", "2": "button1"}
         client.start(moment=3, real=True)
         for keys, held in ((("2",), [0, 1]), (("1", "2"), [1, 1]), (("1",), [1, 0])):
             shown = client.step(keys).pictures[1]

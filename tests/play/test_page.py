@@ -1,6 +1,6 @@
-"""The page, in a real browser: Debian's Chromium, driven by Playwright. `./setup.sh --browser` installs it.
+"""The page in Debian's Chromium, driven by Playwright. `./setup.sh --browser` installs the browser.
 
-Without a browser these are skipped, unless DREAMRUN_BROWSER=required (as in .ci/run).
+Without a browser these tests are skipped, unless DREAMRUN_BROWSER=required (as in .ci/run).
 """
 
 import json
@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from playing import own_game, serving
+from playing import make_custom_game, serving
 from screenshots import CHROMIUM, DESKTOP, PHONE, chromium
 from tiny import CONTROLS
 
@@ -37,7 +37,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def config(play_config):
-    """At the game's own rate, for two."""
+    """The game's own frame rate, and two places."""
     return replace(play_config, fps=None, num_steps=1, max_players=2)
 
 
@@ -49,19 +49,19 @@ def address(config):
 
 @pytest.fixture
 def visit(browser, address):
-    """visit(**how the browser is): the page, ready to be played. What it complains of fails the test."""
-    contexts, complaints = [], []
+    """visit(**options of the browser): the page, ready to play. Errors in the page fail the test."""
+    contexts, errors = [], []
 
     def check(url, where):
         if not url.startswith((where, "blob:", "data:")):
-            complaints.append(f"asked {url}")
+            errors.append(f"asked {url}")
 
     def open_page(where=address, phase="ready", **options):
         context = browser.new_context(**{"viewport": DESKTOP, "accept_downloads": True, **options})
         contexts.append(context)
         page = context.new_page()
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("request", lambda request: check(request.url, where))
         page.goto(where)
         page.wait_for_selector(f"body[data-phase={phase}]")
@@ -70,13 +70,13 @@ def visit(browser, address):
     yield open_page
     for context in contexts:
         context.close()
-    assert not complaints
+    assert not errors
 
 
 def wait_until(condition, seconds: float = 15.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.05)
 
 
@@ -89,74 +89,74 @@ def action(page) -> str:
 
 
 def picture(page, name: str = "dream") -> np.ndarray:
-    """(H, W, 4) what a canvas shows."""
+    """The pixels of a canvas, uint8 (H, W, 4)."""
     script = "id => { const c = document.getElementById(id);"
     script += "return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data] }"
     return np.array(page.evaluate(script, name), np.uint8).reshape(64, 64, 4)
 
 
-def begin(page, key: str = "ArrowUp") -> None:
+def start_playing(page, key: str = "ArrowUp") -> None:
     page.keyboard.press(key)
     page.wait_for_selector("body[data-phase=playing]")
 
 
-def test_the_page_loads_and_shows_where_a_dream_begins(visit, pong_set):
+def test_the_page_loads_and_shows_the_prompt(visit, pong_set):
     page = visit()
     assert page.title() == "Dreamrun: play the dream"
     assert "pong" in page.inner_text("#game") and page.locator("#gallery button").count() == 3
     assert picture(page)[..., :3].std() > 5 and frame_number(page) == 0
-    assert "to begin" in page.inner_text("#veil") and page.inner_text("#pad").split() == ["↓", "down", "↑", "up"]
+    assert "to start" in page.inner_text("#overlay") and page.inner_text("#pad").split() == ["↓", "down", "↑", "up"]
 
 
-def test_buttons_and_axes_are_held_together(visit, tmp_path):
-    data, checkpoint = own_game(tmp_path, CONTROLS)
+def test_buttons_and_axes_can_be_held_together(visit, tmp_path):
+    data, checkpoint = make_custom_game(tmp_path, CONTROLS)
     with serving(PlayConfig(checkpoint=str(checkpoint), data=data, port=0, num_steps=1)) as address:
         page = visit(address)
         assert "dx-" in page.inner_text("#pad") and page.locator("#pad .key").count() == 9
         for key in ("d", " ", "j"):
             page.keyboard.down(key)
         wait_until(lambda: action(page) == "right+jump+dx")
-        lit = page.locator("#pad .key.lit").all_inner_texts()
-        assert [text.split()[-1] for text in lit] == ["right", "jump", "dx-"]
+        held_keys = page.locator("#pad .key.held").all_inner_texts()
+        assert [text.split()[-1] for text in held_keys] == ["right", "jump", "dx-"]
         page.keyboard.up("d")
         wait_until(lambda: action(page) == "jump+dx")
 
 
-def test_a_dream_without_actions_is_watched(visit, tmp_path):
-    data, checkpoint = own_game(tmp_path, UNCONDITIONAL)
+def test_a_model_without_actions_can_be_watched(visit, tmp_path):
+    data, checkpoint = make_custom_game(tmp_path, UNCONDITIONAL)
     with serving(PlayConfig(checkpoint=str(checkpoint), data=data, port=0, num_steps=1)) as address:
         page = visit(address)
-        assert "takes no keys" in page.inner_text("#veil") and "without actions" in page.inner_text("#hint")
-        page.click("#veil button")
+        assert "has no keys" in page.inner_text("#overlay") and "without actions" in page.inner_text("#hint")
+        page.click("#overlay button")
         wait_until(lambda: frame_number(page) > 3)
 
 
-def test_a_held_key_moves_the_dream_and_a_released_one_stops_acting(visit):
+def test_a_key_acts_from_press_to_release(visit):
     page = visit()
     before = picture(page)
     page.keyboard.down("ArrowUp")
     wait_until(lambda: frame_number(page) >= 5 and action(page) == "up")
     assert np.abs(picture(page).astype(int) - before).max() > 10
-    assert "lit" in page.get_attribute("[data-key=UP]", "class")
+    assert "held" in page.get_attribute("[data-key=UP]", "class")
     page.keyboard.up("ArrowUp")
     wait_until(lambda: action(page) == "noop")
     page.keyboard.down("s")
     wait_until(lambda: action(page) == "down")
-    page.keyboard.down("ArrowUp")  # both: the newer one
+    page.keyboard.down("ArrowUp")  # both are held: the newer one acts
     wait_until(lambda: action(page) == "up")
     page.keyboard.up("ArrowUp")
     wait_until(lambda: action(page) == "down")
-    page.evaluate("dispatchEvent(new Event('blur'))")  # another window comes to the front
+    page.evaluate("dispatchEvent(new Event('blur'))")  # another window gets the focus
     wait_until(lambda: action(page) == "noop")
     wait_until(lambda: "ms" in page.inner_text("#meter-delay") and page.inner_text("#meter-fps")[0].isdigit())
 
 
-def test_keys_decide_what_is_dreamt(visit):
+def test_keys_change_the_frames(visit):
     page = visit()
     page.click("details summary")
     page.fill("#seed", "7")
 
-    def dream(key):
+    def generate(key):
         page.click("#restart")
         page.wait_for_selector("body[data-phase=ready]")
         page.wait_for_selector("body[data-frame='0']")
@@ -167,12 +167,12 @@ def test_keys_decide_what_is_dreamt(visit):
         page.keyboard.up(key)
         return picture(page).astype(int)
 
-    assert np.abs(dream("ArrowUp") - dream("ArrowDown")).max() > 10
+    assert np.abs(generate("ArrowUp") - generate("ArrowDown")).max() > 10
 
 
 def test_pause_single_steps_and_starting_over_by_keyboard(visit):
     page = visit()
-    begin(page)
+    start_playing(page)
     page.keyboard.press("p")
     page.wait_for_selector("body[data-phase=paused]")
     time.sleep(0.4)
@@ -185,12 +185,12 @@ def test_pause_single_steps_and_starting_over_by_keyboard(visit):
     page.wait_for_selector("body[data-frame='0'][data-phase=ready]")
 
 
-def test_everything_can_be_reached_by_keyboard_and_has_a_name(visit):
+def test_all_controls_have_names_and_can_be_reached_by_keyboard(visit):
     page = visit()
-    reached, who = set(), "(e => e.id || e.dataset.key || e.tagName)(document.activeElement)"
+    reached, focused = set(), "(e => e.id || e.dataset.key || e.tagName)(document.activeElement)"
     for _ in range(60):
         page.keyboard.press("Tab")
-        reached.add(page.evaluate(who))
+        reached.add(page.evaluate(focused))
     assert {"UP", "DOWN", "SUMMARY"} <= reached
     nameless = page.evaluate(
         """[...document.querySelectorAll('button, input, select, canvas[role=img]')].filter(x =>
@@ -198,15 +198,15 @@ def test_everything_can_be_reached_by_keyboard_and_has_a_name(visit):
     )
     assert nameless == []
     page.focus("[data-key=UP]")
-    page.keyboard.down(" ")  # space on a key that has the focus holds it
+    page.keyboard.down(" ")  # space holds the key that has the focus
     wait_until(lambda: action(page) == "up" and frame_number(page) > 0)
     page.keyboard.up(" ")
     wait_until(lambda: action(page) == "noop")
 
 
-def test_a_recording_is_downloaded_and_dreamt_again(visit, config, tmp_path):
+def test_a_recording_is_downloaded_and_replayed(visit, config, tmp_path):
     page = visit()
-    begin(page)
+    start_playing(page)
     page.click("#record")
     page.wait_for_selector("#record[aria-pressed=true]")
     first = frame_number(page)
@@ -223,12 +223,12 @@ def test_a_recording_is_downloaded_and_dreamt_again(visit, config, tmp_path):
         num_frames = sum(1 for _ in video.decode(video=0))
     model = WorldModel.from_pretrained(config.checkpoint)
     replay = Replay.read(tmp_path / "dream.json", model)
-    again = replay.dream(prepare_for_inference(model, choose_device("cpu")))
+    again = replay.generate_frames(prepare_for_inference(model, choose_device("cpu")))
     assert len(again) == num_frames >= 8 and 2 in replay.actions
     assert json.loads((tmp_path / "dream.json").read_text())["checkpoint"] in config.checkpoint
 
 
-def test_what_is_seen_is_what_the_replay_makes(visit, config, tmp_path):
+def test_a_replay_generates_the_frames_that_were_shown(visit, config, tmp_path):
     page = visit()
     page.click("#pause")
     page.wait_for_selector("body[data-phase=playing]")
@@ -251,14 +251,14 @@ def test_what_is_seen_is_what_the_replay_makes(visit, config, tmp_path):
     download.value.save_as(tmp_path / "dream.json")
     model = WorldModel.from_pretrained(config.checkpoint)
     replay = Replay.read(tmp_path / "dream.json", model)
-    assert replay.actions[replay.first :].tolist() == [1, 2, 2]
-    again = replay.dream(prepare_for_inference(model, choose_device("cpu")))
+    assert replay.actions[replay.first_recorded :].tolist() == [1, 2, 2]
+    again = replay.generate_frames(prepare_for_inference(model, choose_device("cpu")))
     assert np.abs(again.astype(int) - np.stack(seen)).max() <= 1
 
 
 def test_the_real_game_is_shown_beside_the_dream(visit):
     page = visit()
-    begin(page)
+    start_playing(page)
     page.check("#real-switch", force=True)
     page.wait_for_selector("#real-screen:not([hidden])")
     page.keyboard.down("ArrowUp")
@@ -269,11 +269,11 @@ def test_the_real_game_is_shown_beside_the_dream(visit):
     page.wait_for_selector("#real-screen", state="hidden")
 
 
-def test_the_switch_stays_on_while_the_real_game_is_brought(visit, monkeypatch):
+def test_the_switch_stays_on_while_the_real_game_loads(visit, monkeypatch):
     real_game = Gallery.real_game
     monkeypatch.setattr(Gallery, "real_game", lambda *arguments: time.sleep(1.5) or real_game(*arguments))
     page = visit()
-    begin(page)
+    start_playing(page)
     page.check("#real-switch", force=True)
     number = frame_number(page)
     wait_until(lambda: frame_number(page) > number + 3)
@@ -281,7 +281,7 @@ def test_the_switch_stays_on_while_the_real_game_is_brought(visit, monkeypatch):
     page.wait_for_selector("#real-screen:not([hidden])")
 
 
-def test_any_record_any_moment_or_a_picture_can_be_begun_from(visit, tmp_path):
+def test_a_dream_starts_from_any_record_moment_or_image(visit, tmp_path):
     page = visit()
     start = picture(page)
     page.click("#gallery button >> nth=1")
@@ -295,14 +295,14 @@ def test_any_record_any_moment_or_a_picture_can_be_begun_from(visit, tmp_path):
     wait_until(lambda: picture(page)[32, 32].tolist() == [250, 40, 10, 255])
     wait_until(lambda: "pixels were scaled to" in page.inner_text("#notice"))
     assert page.is_disabled("#real-switch")
-    (tmp_path / "broken.png").write_bytes(b"no picture at all")
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
     page.set_input_files("#image", tmp_path / "broken.png")
     wait_until(lambda: "not a picture" in page.inner_text("#notice"))
-    begin(page)
+    start_playing(page)
     wait_until(lambda: frame_number(page) >= 2)
 
 
-def test_two_browsers_play_on_their_own_and_a_closed_tab_frees_its_place(visit):
+def test_two_browsers_play_independently_and_a_closed_tab_frees_its_place(visit):
     one, two = visit(), visit()
     one.keyboard.down("ArrowUp")
     two.keyboard.down("ArrowDown")
@@ -310,17 +310,17 @@ def test_two_browsers_play_on_their_own_and_a_closed_tab_frees_its_place(visit):
     assert (action(one), action(two)) == ("up", "down")
     assert (picture(one) != picture(two)).any()
     third = visit(phase="waiting")
-    assert "You are the next" in third.inner_text("#veil")
+    assert "You are next" in third.inner_text("#overlay")
     one.close()
     closed = time.monotonic()
     third.wait_for_selector("body[data-phase=ready]")
     assert time.monotonic() - closed < 5
-    begin(third)
+    start_playing(third)
     number = frame_number(two)
     wait_until(lambda: frame_number(two) > number and frame_number(third) > 2)
 
 
-def test_a_lost_connection_is_told_and_can_be_made_again(visit, config, tmp_path):
+def test_a_lost_connection_is_shown_and_can_be_restored(visit, config, tmp_path):
     Image.new("RGB", (64, 64), (250, 40, 10)).save(tmp_path / "red.png")
     with serving(config) as address:
         page = visit(address)
@@ -328,8 +328,8 @@ def test_a_lost_connection_is_told_and_can_be_made_again(visit, config, tmp_path
         wait_until(lambda: picture(page)[32, 32].tolist() == [250, 40, 10, 255])
         page.evaluate("socket.close()")
         page.wait_for_selector("body[data-phase=lost]")
-        assert "lost" in page.inner_text("#veil")
-        page.click("#veil button")
+        assert "lost" in page.inner_text("#overlay")
+        page.click("#overlay button")
         page.wait_for_selector("body[data-phase=ready]")
         wait_until(lambda: picture(page)[32, 32].tolist() == [250, 40, 10, 255])
 
@@ -348,7 +348,7 @@ def test_a_phone_is_played_by_touch(visit, scheme):
 
     touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": at("UP")})
     wait_until(lambda: action(page) == "up" and frame_number(page) > 2)
-    touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": at("DOWN")})  # the finger slides over
+    touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": at("DOWN")})  # slides over
     wait_until(lambda: action(page) == "down")
     touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     wait_until(lambda: action(page) == "noop")
@@ -356,7 +356,7 @@ def test_a_phone_is_played_by_touch(visit, scheme):
     assert (sum(json.loads(background[3:].replace("(", "[").replace(")", "]"))) < 200) == (scheme == "dark")
 
 
-def test_pictures_are_scaled_by_whole_numbers_of_the_screens_pixels(visit):
+def test_pictures_are_scaled_by_a_whole_number_of_device_pixels(visit):
     for options in ({}, {"viewport": PHONE, "device_scale_factor": 3}, {"viewport": {"width": 1000, "height": 700}}):
         page = visit(**options)
         width = page.evaluate("document.getElementById('dream').getBoundingClientRect().width * devicePixelRatio")
@@ -372,11 +372,11 @@ def test_the_password_is_asked_for_once(visit, browser, config, monkeypatch):
         page.goto(address)
         page.fill("#password", "wrong")
         page.click("button")
-        page.wait_for_selector("text=That is not the password")
+        page.wait_for_selector("text=Wrong password")
         page.fill("#password", "open sesame")
         page.click("button")
         page.wait_for_selector("body[data-phase=ready]")
         page.reload()
         page.wait_for_selector("body[data-phase=ready]")
-        begin(page)
+        start_playing(page)
         page.close()

@@ -1,0 +1,193 @@
+"""Hostile clients: the server stays up, reveals nothing, and other players keep playing."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playing import Client, can_play, request
+from websockets.exceptions import ConnectionClosed
+
+from benchmarks.playing import running_server
+
+PATHS = (
+    "/../../../../etc/passwd",
+    "/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+    "//etc/passwd",
+    "/recordings/../../../../etc/passwd",
+    "/recordings/..%2f..%2f..%2fetc/passwd",
+    "/recordings/%2e%2e/server.py",
+    "/recordings/x/..%2f..%2fserver.py",
+    "/recordings//etc/passwd",
+    "/recordings/x/%00",
+    "/play.css/../../server.py",
+    "/play.css%00.py",
+    "/page/index.html",
+    "/static/../launch.py",
+)
+
+BAD_MESSAGES = [
+    "",
+    "x",
+    "[]",
+    "{}",
+    "null",
+    '{"type": 3}',
+    '{"type": "fly"}',
+    "[" * 4000,
+    '{"type": "keys"}',
+    '{"type": "keys", "held": "UP"}',
+    '{"type": "keys", "held": [1, 2]}',
+    json.dumps({"type": "keys", "held": ["UP"] * 17}),
+    json.dumps({"type": "keys", "held": ["U" * 99]}),
+    '{"type": "keys", "held": [], "number": 1e999}',
+    '{"type": "keys", "held": [], "number": "1"}',
+    '{"type": "speed", "every": 0}',
+    '{"type": "speed", "every": true}',
+    '{"type": "pause", "on": "yes"}',
+    '{"type": "record", "on": 1}',
+    '{"type": "real", "on": "../../etc/passwd"}',
+]
+
+BAD_STARTS = [
+    {"record": "../../etc/passwd"},
+    {"record": -1},
+    {"record": 3},
+    {"record": 0.5},
+    {"record": 0, "moment": -1},
+    {"record": 0, "moment": 10**9},
+    {"record": 0, "moment": "../x"},
+    {"record": 0, "seed": -1},
+    {"record": 0, "seed": 2**31},
+    {"record": 0, "seed": "/etc/passwd"},
+    {"record": 0, "num_steps": 0},
+    {"record": 0, "num_steps": 1000},
+    {"record": 0, "num_steps": [1]},
+    {"record": 0, "guidance": -1},
+    {"record": 0, "guidance": 1e9},
+    {"record": 0, "guidance": float("nan")},
+    {"record": None},
+    {},
+]
+BAD_MESSAGES += [json.dumps({"type": "start", **fields}) for fields in BAD_STARTS]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_path_leads_to_a_file_on_disk(address, path):
+    status, _, body = request(address, path)
+    assert status in (400, 404) and b"root:" not in body and b"import" not in body
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
+def test_only_get_requests_are_allowed(address, method):
+    assert request(address, "/play.js", method, b"x" * 1000)[0] == 405
+
+
+@pytest.mark.parametrize("text", BAD_MESSAGES, ids=str)
+def test_bad_messages_are_reported_and_the_player_continues(address, text):
+    with Client(address) as client:
+        client.join()
+        client.start()
+        client.socket.send(text)
+        assert "error" in client.wait_for("error")["type"]
+        assert client.step(("UP",)).header["action"] == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 64 * 64 * 3 - 1, 64 * 64 * 3 + 1])
+def test_images_of_the_wrong_size_are_reported(address, size):
+    with Client(address) as client:
+        client.join()
+        client.socket.send(bytes(size))
+        assert "expected 64x64 pixels" in client.wait_for("error")["text"]
+        client.start()
+        assert client.step().header["frame"] == 1
+
+
+@pytest.mark.parametrize("content", [b"x" * 10_000_000, "x" * 1_000_000], ids=["bytes", "text"])
+def test_oversized_messages_end_the_connection(address, content):
+    with Client(address) as client:
+        client.join()
+        with pytest.raises(ConnectionClosed):
+            client.socket.send(content)
+            client.wait_for("never")
+        assert client.socket.close_code in (1009, 1006)
+    assert can_play(address)
+
+
+def test_a_flood_of_keys_ends_the_connection_and_others_continue(address):
+    with Client(address) as other, Client(address) as flooder:
+        other.join().start()
+        other.send("pause", on=False)
+        flooder.join().start()
+        with pytest.raises(ConnectionClosed, match="too many messages"):
+            for number in range(100_000):
+                flooder.send("keys", held=["UP"], number=number)
+            flooder.wait_for("never")
+        frames = [other.wait_for("frame").header["frame"] for _ in range(10)]
+        assert frames == sorted(set(frames))
+
+
+def test_too_many_starts_end_the_connection(address):
+    with Client(address) as client:
+        client.join()
+        with pytest.raises(ConnectionClosed, match="too many messages"):
+            for _ in range(500):
+                client.send("start", record=0)
+            client.wait_for("never")
+    assert can_play(address)
+
+
+def resident_mib(process_id: int) -> float:
+    (line,) = (x for x in Path(f"/proc/{process_id}/status").read_text().splitlines() if x.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+def open_and_drop_connections(address: str, connections: int) -> None:
+    """Open connections and drop them, each at another stage."""
+    host, port = address.removeprefix("http://").split(":")
+    for number in range(connections):
+        with contextlib.suppress(Exception):
+            if number % 4 == 0:  # before any data
+                socket.create_connection((host, port), timeout=5).close()
+            elif number % 4 == 1:  # in the middle of a request
+                with socket.create_connection((host, port), timeout=5) as raw:
+                    raw.sendall(b"GET /socket HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: webso")
+            else:
+                client = Client(address)
+                client.send("start", record=0)
+                if number % 4 == 2:  # in the middle of a start, without a close message
+                    client.socket.socket.shutdown(socket.SHUT_RDWR)
+                else:
+                    client.socket.send(np.random.default_rng(number).bytes(64 * 64 * 3))
+                    client.send("record", on=True)
+                    client.close()
+
+
+def test_memory_and_players_survive_a_hundred_dropped_connections(play_config):
+    options = ("--checkpoint", play_config.checkpoint, "--data", play_config.data, "--port", 0, "--num-steps", 1)
+    with running_server(*options, "--max-players", 3) as (process, name):
+        address = f"http://{name}"
+        with Client(address) as bystander:
+            bystander.join().start()
+            bystander.send("pause", on=False)
+            open_and_drop_connections(address, 24)  # libraries allocate their memory
+            time.sleep(1.0)
+            before = resident_mib(process.pid)
+            attack = threading.Thread(target=open_and_drop_connections, args=(address, 100))
+            attack.start()
+            numbers = []
+            while attack.is_alive():
+                numbers.append(bystander.wait_for("frame").header["frame"])
+                if len(numbers) % 50 == 0:
+                    bystander.send("speed", every=1)
+            attack.join()
+            assert len(numbers) > 5 and numbers == sorted(set(numbers))
+            time.sleep(2.0)
+            assert process.poll() is None
+            assert resident_mib(process.pid) < 1.1 * before
+            assert bystander.wait_for("frame").header["together"] == 1
+            assert can_play(address)

@@ -1,0 +1,171 @@
+"""A player: what its messages do and which frames it gets, through the server's real websocket."""
+
+import contextlib
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playing import Client, serving
+from tiny import TINY, random_model
+
+from data.actions import unnamed_actions
+from data.dataset import ClipDataset
+from data.metadata import read_metadata
+from play.actions import playable_actions
+from play.launch import PlayConfig
+from play.rollout_pool import RolloutPool
+from training.metrics import psnr
+
+
+def test_players_do_not_see_where_files_are(play, play_config):
+    assert play().hello["checkpoint"] == "/".join(Path(play_config.checkpoint).parts[-3:])
+
+
+def test_hello_describes_the_checkpoints_game(play):
+    hello = play().hello
+    assert hello["game"] == "pong" and (hello["height"], hello["width"], hello["channels"]) == (64, 64, 3)
+    assert hello["keys"] == {"UP": "up", "DOWN": "down"} and hello["aliases"] == {"W": "UP", "S": "DOWN"}
+    assert hello["num_records"] == 3 and hello["fps"] == 30 and hello["num_steps"] == 2
+
+
+def test_actions_without_keys_get_keys_by_name():
+    space = playable_actions(random_model(replace(TINY, num_actions=4)))
+    assert (
+        space.names == unnamed_actions(4).names and space.action_for_keys(["2"]) == 2 and space.action_for_keys([]) == 0
+    )
+
+
+def test_a_rollout_starts_from_the_requested_moment(play, pong_set):
+    client = play()
+    records = list(ClipDataset(pong_set, "test", 1).records([1]))
+    started = client.start(record=1, moment=7, seed=3, num_steps=1)
+    assert (started["record"], started["moment"], started["seed"], started["num_steps"]) == (1, 7, 3, 1)
+    assert started["prompt_frames"] == 5 and started["last_moment"] == len(records[0]) - 1
+    np.testing.assert_array_equal(client.first_frame.pictures[0], records[0].frames[7])
+
+
+def test_held_keys_act_in_every_frame_until_released(play):
+    client = play()
+    client.start()
+    client.send("keys", held=["W"], number=5)
+    client.send("pause", on=False)
+    held = [client.wait_for("frame") for _ in range(6)]
+    assert [frame.header["action"] for frame in held] == [1] * 6 and held[-1].header["keys"] == 5
+    client.send("keys", held=[], number=6)
+    after = [client.wait_for("frame") for _ in range(10)]
+    assert after[-1].header["keys"] == 6 and after[-1].header["action"] == 0
+    numbers = [frame.header["frame"] for frame in held + after]
+    assert numbers == sorted(set(numbers))
+
+
+def test_keys_and_seed_determine_the_frames(play):
+    client = play()
+
+    def generate(key):
+        client.start(seed=11)
+        return np.stack([client.step((key,)).pictures[0] for _ in range(4)])
+
+    up, up_again, down = generate("UP"), generate("UP"), generate("DOWN")
+    np.testing.assert_array_equal(up, up_again)
+    assert np.abs(up.astype(int) - down).max() > 20
+
+
+def test_a_paused_rollout_advances_only_by_single_steps(play):
+    client = play()
+    client.start()
+    client.send("pause", on=False)
+    client.wait_for("frame")
+    client.send("pause", on=True)
+    client.wait_for("paused")
+    with contextlib.suppress(TimeoutError):
+        while True:  # frames that were on their way
+            client.receive(0.3)
+    before = client.step().header["frame"]
+    assert client.step().header["frame"] == before + 1
+    with pytest.raises(TimeoutError):
+        client.receive(0.3)
+
+
+def test_half_speed_uses_every_second_tick(play):
+    client = play()
+    client.start()
+    client.send("speed", every=2)
+    client.send("pause", on=False)
+    ticks = [client.wait_for("frame").header["tick"] for _ in range(6)]
+    assert all(tick % 2 == 0 for tick in ticks)
+
+
+def test_a_rollout_starts_from_the_players_image(play):
+    client = play()
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    client.socket.send(image.tobytes())
+    client.wait_for("image")
+    started = client.start(record=None, real=True)
+    np.testing.assert_array_equal(client.first_frame.pictures[0], image)
+    assert started["prompt_frames"] == 1 and "no real game" in started["why_no_real_game"]
+    assert client.step().header["frame"] == 1
+
+
+def test_the_real_game_continues_from_the_prompt_with_the_same_actions(play, pong_set):
+    client = play()
+    (truth,) = ClipDataset(pong_set, "test", 1).records([2])
+    client.start(record=2, moment=20)
+    keys = {0: (), 1: ("UP",), 2: ("DOWN",)}
+    client.step(keys[int(truth.actions[20])])
+    client.send("real", on=True)  # in the middle of a rollout
+    assert client.wait_for("real")["on"]
+    for t in range(21, 30):
+        frame = client.step(keys[int(truth.actions[t])])
+        assert len(frame.pictures) == 2
+        np.testing.assert_array_equal(frame.pictures[1], truth.frames[t + 1])
+    assert frame.header["psnr"] <= 99 and not frame.header["real_ended"]
+    client.send("real", on=False)
+    assert not client.wait_for("real")["on"]
+    assert len(client.step().pictures) == 1
+
+
+def test_the_real_game_can_be_switched_off_during_a_step(play, monkeypatch):
+    step = RolloutPool.step
+
+    def step_slowly(*arguments):
+        results = step(*arguments)
+        time.sleep(0.5)
+        return results
+
+    client = play()
+    client.start(real=True)
+    monkeypatch.setattr(RolloutPool, "step", step_slowly)
+    client.send("step")
+    time.sleep(0.2)
+    client.send("real", on=False)
+    frame = client.wait_for("frame")
+    assert len(frame.pictures) == 2 and not frame.header["real_ended"]
+    assert len(client.step().pictures) == 1  # the server continues
+
+
+def test_the_psnr_compares_dream_and_real_game(play):
+    client = play()
+    client.start(real=True)
+    frame = client.step()
+    assert abs(frame.header["psnr"] - psnr(frame.pictures[0], frame.pictures[1])) < 0.1
+
+
+def test_frames_that_are_not_square_and_actions_without_keys(tmp_path, write_set, make_record, monkeypatch):
+    metadata = replace(read_metadata(write_set(tmp_path / "set", [make_record(20)], "test")), frame_shape=(16, 24, 3))
+    monkeypatch.setattr("conftest.TINY", metadata)
+    record = make_record(20)
+    record.frames = wide = np.random.default_rng(0).integers(0, 256, (20, 16, 24, 3), np.uint8)
+    data = write_set(tmp_path / "wide", [record], "test")
+    (data / "metadata.json").write_text(json.dumps(metadata.to_dict()))
+    random_model(replace(TINY, num_actions=5)).save_pretrained(tmp_path / "wide_model")
+    config = PlayConfig(checkpoint=str(tmp_path / "wide_model"), data=data, port=0, num_steps=1)
+    with serving(config) as address, Client(address) as client:
+        client.join()
+        assert (client.hello["height"], client.hello["width"]) == (16, 24)
+        assert client.hello["keys"] == {str(n): str(n) for n in range(5)}
+        client.start()
+        np.testing.assert_array_equal(client.first_frame.pictures[0], wide[10])
+        assert client.step(("3",)).header["action"] == 3

@@ -1,0 +1,164 @@
+"""Recordings: videos, and replay files that generate the same frames again."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from playing import Frame, fetch, record
+from tiny import assert_one_line, command, random_model
+
+from data.actions import UNKNOWN_ACTION
+from model import WorldModel
+from play.recording import Recording, rollout_video
+from play.replay import Replay
+from play.rollout_pool import Prompt, RolloutPool, RolloutSettings
+from training.checkpoint import hash_weights
+from training.device import prepare_for_inference
+
+
+@pytest.fixture
+def model(play_config):
+    return WorldModel.from_pretrained(play_config.checkpoint)
+
+
+def prepare(model: WorldModel) -> WorldModel:
+    """The model as the server uses it."""
+    return prepare_for_inference(model, torch.device("cpu"))
+
+
+def test_a_recording_can_be_watched_and_replayed(play, address, model, tmp_path):
+    client = play()
+    client.start(seed=5, num_steps=2, guidance=1.5)
+    for key in ("UP", "UP", "DOWN"):
+        client.step((key,))
+    recorded, frames = record(client, 8)
+    assert recorded["frames"] == 8 and recorded["files"] == ["dream.json", "dream.mp4"]
+    (tmp_path / "dream.mp4").write_bytes(fetch(address, f"/recordings/{recorded['place']}/dream.mp4"))
+    with av.open(str(tmp_path / "dream.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 8
+    (tmp_path / "dream.json").write_bytes(fetch(address, f"/recordings/{recorded['place']}/dream.json"))
+    replay = Replay.read(tmp_path / "dream.json", model)
+    assert replay.seed == 5 and replay.settings == RolloutSettings(2, 1.5)
+    assert replay.weights_hash == hash_weights(model)
+    assert replay.actions.tolist() == [1, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2] and replay.first_recorded == 3
+    seen = np.stack([frame.pictures[0] for frame in frames])
+    assert np.abs(replay.generate_frames(prepare(model)).astype(int) - seen).max() <= 1
+    assert seen.std() > 5 and np.abs(np.diff(seen.astype(int), axis=0)).max() > 5
+
+
+def test_a_recording_made_during_play_can_be_replayed(play, address, model, tmp_path):
+    client, seen = play(), {}
+    client.start(seed=2)
+    client.send("pause", on=False)
+
+    def note_frame(message=None):
+        frame = message or client.wait_for("frame")
+        if isinstance(frame, Frame):
+            seen[frame.header["frame"]] = frame.pictures[0]
+
+    for number in range(12):
+        client.send("keys", held=[("UP", "DOWN")[number % 2]], number=number)
+        note_frame()
+        if number == 4:
+            client.send("record", on=True)
+            client.wait_for("recording", note_frame)
+    client.send("record", on=False)
+    recorded = client.wait_for("recorded", note_frame)
+    (tmp_path / "dream.json").write_bytes(fetch(address, f"/recordings/{recorded['place']}/dream.json"))
+    replay = Replay.read(tmp_path / "dream.json", model)
+    again = replay.generate_frames(prepare(model))
+    assert len(again) == recorded["frames"] >= 5
+    both = [number for number in range(len(again)) if replay.first_recorded + 1 + number in seen]
+    assert len(both) >= 5
+    for number in both:
+        assert np.abs(again[number].astype(int) - seen[replay.first_recorded + 1 + number]).max() <= 1
+
+
+def test_a_recording_from_a_shared_batch_is_replayed_within_a_grey_level(play, address, model, tmp_path):
+    other, client = play(), play()
+    other.start(seed=1)
+    other.send("pause", on=False)
+    client.start(seed=2)
+    recorded, frames = record(client, 10)
+    assert max(frame.header["together"] for frame in frames) == 2
+    (tmp_path / "dream.json").write_bytes(fetch(address, f"/recordings/{recorded['place']}/dream.json"))
+    again = Replay.read(tmp_path / "dream.json", model).generate_frames(prepare(model))
+    assert np.abs(again.astype(int) - np.stack([frame.pictures[0] for frame in frames])).max() <= 1
+
+
+def test_infer_replays_a_recording(play, address, play_config, model, tmp_path, monkeypatch, capsys):
+    client = play()
+    client.start(seed=5)
+    recorded, frames = record(client, 6)
+    path = tmp_path / "dream.json"
+    path.write_bytes(fetch(address, f"/recordings/{recorded['place']}/dream.json"))
+    shown = []
+    monkeypatch.setattr(
+        "play.replay.rollout_video", lambda *arguments: shown.append(arguments) or rollout_video(*arguments)
+    )
+    options = ("--replay", path, "--output", tmp_path / "again.mp4", "--checkpoint")
+    code, out, err = command(monkeypatch, capsys, "scripts.infer", *options, play_config.checkpoint)
+    assert code == 0 and "again.mp4: 6 frames" in out, err
+    assert np.abs(shown[0][0].astype(int) - np.stack([frame.pictures[0] for frame in frames])).max() <= 1
+    assert shown[0][1].tolist() == [1, 2, 1, 2, 1, 2]
+    random_model(model.config, seed=9).save_pretrained(tmp_path / "other")
+    code, _, err = command(monkeypatch, capsys, "scripts.infer", *options, tmp_path / "other")
+    assert_one_line(code, err, "another checkpoint", Path(play_config.checkpoint).name)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": "x"}, "its format is 'x'"),
+        ({"actions": [0, 7]}, "numbers from 0 to 2"),
+        ({"actions": []}, "some of its actions are unknown"),
+        ({"first_recorded": 99}, "first_recorded is 99"),
+        ({"seed": None}, "TypeError"),
+        ({"prompt": {}}, "KeyError"),
+        ({"prompt": {"shape": [1, 8, 8, 3]}}, "which does not fit"),
+        ({"prompt": {"shape": [99, 64, 64, 3]}}, "which does not fit"),
+        ({"prompt": {"frames": "AAAA", "actions": [-1], "shape": [1, 64, 64, 3]}}, "not a replay for this checkpoint"),
+    ],
+)
+def test_invalid_replay_files_are_rejected(model, tmp_path, change, words):
+    prompt = Prompt(np.zeros((1, 64, 64, 3), np.uint8), np.array([UNKNOWN_ACTION]))
+    fields = json.loads(Replay(prompt, 0, RolloutSettings(1), 0.02, "x", np.array([0, 1]), 0).to_json())
+    path = tmp_path / "dream.json"
+    path.write_text(json.dumps(fields))
+    assert Replay.read(path, model).actions.tolist() == [0, 1]
+    path.write_text(json.dumps(fields | change))
+    with pytest.raises(ValueError, match=words):
+        Replay.read(path, model)
+
+
+def test_a_recording_stops_at_its_maximum_length(play, monkeypatch):
+    monkeypatch.setattr("play.recording.MAX_FRAMES", 3)
+    client = play()
+    client.start()
+    client.send("record", on=True)
+    for _ in range(3):
+        client.step()
+    assert client.wait_for("recorded")["frames"] == 3
+
+
+def test_the_real_game_is_recorded_above_the_dream(play, address, tmp_path):
+    client = play()
+    client.start(real=True)
+    assert len(client.first_frame.pictures) == 2
+    recorded, _ = record(client, 3)
+    (tmp_path / "dream.mp4").write_bytes(fetch(address, f"/recordings/{recorded['place']}/dream.mp4"))
+    with av.open(str(tmp_path / "dream.mp4")) as video:
+        assert video.streams.video[0].height > 2 * 64 * 4
+
+
+def test_a_recording_outlives_its_rollout(model):
+    pool, prompt = RolloutPool(model, "x"), Prompt(np.zeros((2, 64, 64, 3), np.uint8), np.array([UNKNOWN_ACTION, 1]))
+    rollout = pool.start(prompt, 0, RolloutSettings(1))
+    pool.step([(rollout, 1)])
+    recording = Recording(rollout)
+    assert recording.add(pool.step([(rollout, 2)])[0]) and recording.steps[0].frame_index == 1
+    pool.end(rollout)
+    assert Replay.from_rollout(recording.rollout, 1, 2, "name").actions.tolist() == [1, 2]

@@ -1,0 +1,80 @@
+"""Places, the waiting list, and downloads."""
+
+import socket
+import time
+import urllib.error
+from dataclasses import replace
+
+import pytest
+from playing import Client, fetch, record, serving
+
+from play import server
+
+
+def test_players_without_a_place_wait_until_one_is_free(play_config):
+    with serving(replace(play_config, max_players=1)) as address, Client(address) as first:
+        first.join()
+        first.start()
+        with Client(address) as second, Client(address) as third:
+            assert second.wait_for("wait")["ahead"] == 0
+            assert third.wait_for("wait")["ahead"] == 1
+            second.send("start", record=0)  # does nothing
+            left = time.monotonic()
+            first.socket.close()
+            second.join()
+            assert time.monotonic() - left < 3
+            assert third.wait_for("wait")["ahead"] == 0
+            second.start()
+            assert second.step().header["frame"] == 1
+
+
+def test_players_are_rejected_when_the_waiting_list_is_full(play_config, monkeypatch):
+    monkeypatch.setattr(server, "MAX_WAITING", 0)
+    with serving(replace(play_config, max_players=1)) as address, Client(address) as first:
+        first.join()
+        with Client(address) as second, pytest.raises(Exception, match="too many players are waiting"):
+            second.join()
+
+
+def test_idle_players_are_paused_and_lose_their_place_to_a_waiting_one(play_config, monkeypatch):
+    monkeypatch.setattr(server, "IDLE_SECS", 0.5)
+    with serving(replace(play_config, max_players=1)) as address, Client(address) as first:
+        first.join()
+        first.start()
+        first.send("pause", on=False)
+        first.wait_for("frame")
+        while "not pressed a key" not in first.wait_for("paused")["reason"]:
+            pass  # the answer to our own "pause" message comes first
+        monkeypatch.setattr(server, "RELEASE_SECS", 0.5)
+        with Client(address) as second:
+            second.join()
+            with pytest.raises(Exception, match="another player was waiting"):
+                while True:
+                    first.receive()
+
+
+def test_a_browser_that_reads_nothing_loses_its_place(play_config, monkeypatch):
+    """The server drops frames that the browser does not read, then closes the connection."""
+    monkeypatch.setattr("play.connection.SEND_TIMEOUT_SECS", 1.0)
+    with serving(replace(play_config, max_players=1, fps=60)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect((host, int(port)))
+        with Client(address, sock=raw, max_queue=1) as stuck:
+            stuck.join().start()
+            stuck.send("pause", on=False)
+            with Client(address) as second:  # gets the place although `stuck` never disconnects
+                second.join().start()
+                assert second.step().header["frame"] >= 1
+
+
+def test_recordings_are_deleted_when_their_player_leaves(play, address):
+    client = play()
+    client.start()
+    recording_id = record(client, 2)[0]["place"]
+    assert fetch(address, f"/recordings/{recording_id}/dream.json")
+    client.close()
+    time.sleep(0.5)
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        fetch(address, f"/recordings/{recording_id}/dream.json")
