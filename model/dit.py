@@ -91,7 +91,7 @@ class DiTBlock(nn.Module):
 
     def forward(self, x: Tensor, vectors: Tensor, *attention_args) -> Tensor:
         """x (B, T, P, D), modulation vectors (B, T, 6, D) -> (B, T, P, D)."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = rearrange(vectors, "b t m d -> m b t 1 d")
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = vectors.unsqueeze(2).unbind(-2)
         x = x + gate_a * self.attention(selective_checkpoint(modulate, x, shift_a, scale_a), *attention_args)
         return x + gate_m * self.mlp(selective_checkpoint(modulate, x, shift_m, scale_m))
 
@@ -135,7 +135,7 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, vectors: Tensor) -> Tensor:
         """x (B, T, P, D), modulation vectors (B, T, 2, D) -> (B, T, P, numbers_per_patch)."""
-        shift, scale = rearrange(vectors, "b t m d -> m b t 1 d")
+        shift, scale = vectors.unsqueeze(2).unbind(-2)
         return self.linear(modulate(x, shift, scale))
 
 

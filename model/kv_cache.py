@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from model.config import ModelConfig
@@ -103,7 +102,7 @@ class CacheView:
         positions = torch.tensor([cache.positions[slot] for slot in self._slots])[:, None] + offsets  # (S, T)
         lengths = torch.tensor([cache.lengths[slot] for slot in self._slots])[:, None] + offsets  # (S, T)
         assert positions.max() < 2 * window and (num_frames == 1 or lengths.max() < window)
-        self.cos_sin = rearrange(cache.cos_sin[positions.to(device)], "s t k c -> s 1 1 t k c")  # (S, 1, 1, T, K/2, 2)
+        self.cos_sin = cache.cos_sin[positions.to(device)][:, :, None, None]  # (S, T, 1, 1, K/2, 2)
         self._slot_indices = torch.arange(len(self._slots), device=device)[:, None]  # (S, 1)
         self._ring_indices = (positions % window).to(device)  # (S, T)
 
@@ -113,11 +112,11 @@ class CacheView:
         self.mask = mask.repeat_interleave(cache.keys.shape[2], dim=0)[:, None].to(device)
 
     def update(self, block_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write a block's keys and values of the new frames, (S, P, N, T, K). Return those of all, (S * P, N, W, K)."""
+        """Write a block's keys and values of the new frames, (S, T, P, N, K). Return those of all, (S * P, N, W, K)."""
         keys, values = self._keys[block_index], self._values[block_index]
-        # Index tensors on both sides of slices put the indexed axes first.
-        keys[self._slot_indices, :, :, self._ring_indices] = rearrange(k, "s p n t k -> s t p n k").to(keys.dtype)
-        values[self._slot_indices, :, :, self._ring_indices] = rearrange(v, "s p n t k -> s t p n k").to(values.dtype)
+        # Index tensors on both sides of slices put the indexed axes first: (S, T, P, N, K).
+        keys[self._slot_indices, :, :, self._ring_indices] = k.to(keys.dtype)
+        values[self._slot_indices, :, :, self._ring_indices] = v.to(values.dtype)
         return keys.flatten(0, 1), values.flatten(0, 1)
 
     def copy_from(self, other: CacheView) -> None:
