@@ -1,4 +1,4 @@
-"""What this machine can do, and a network to try it with."""
+"""Measure time, memory and matrix products on this machine, and make a network to measure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model import ModelConfig, WorldModel
 
 
 def random_model(config: ModelConfig) -> WorldModel:
-    """Random weights, which cost what trained ones do; the zeros of a fresh network would be quicker."""
+    """A network with random weights, as fast as a trained one. The zeros of an untrained network would be faster."""
     torch.manual_seed(0)
     model = WorldModel(config)
     with torch.no_grad():
@@ -22,25 +22,25 @@ def random_model(config: ModelConfig) -> WorldModel:
     return model
 
 
-def milliseconds(work: Callable[[], torch.Tensor], device: torch.device) -> float:
-    """That some work takes, the device's part of it included."""
+def measure_ms(function: Callable[[], torch.Tensor], device: torch.device) -> float:
+    """Milliseconds that a call takes, including its work on the device."""
     start = time.perf_counter()
-    work()
+    function()
     if device.type == "cuda":
         torch.cuda.synchronize()
     return 1000.0 * (time.perf_counter() - start)
 
 
 def matmul_flops_per_sec(device: torch.device, dtype: torch.dtype) -> float:
-    """The rate of a large matrix product, the best of some."""
+    """FLOP/s of a large matrix product, the best of ten."""
     size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = min(milliseconds(lambda: a @ b, device) for _ in range(10))
+    best = min(measure_ms(lambda: a @ b, device) for _ in range(10))
     return 1000.0 * 2.0 * size**3 / best
 
 
 def memory_bytes(device: torch.device) -> int:
-    """In use now: on the GPU, or resident in this process."""
+    """Memory in use: on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -48,7 +48,7 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most that was in use."""
+    """Peak memory: on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""Dreaming, frame by frame."""
+"""Speed of the sampler, one frame at a time."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.machine import matmul_flops_per_sec, memory_bytes, milliseconds, peak_memory_bytes, random_model
+from benchmarks.machine import matmul_flops_per_sec, measure_ms, memory_bytes, peak_memory_bytes, random_model
 from model import PRESETS, Sampler, WorldModel
 from training.device import choose_device, describe_device, has_native_bf16, prepare_for_inference
 
-WARM_UP_FRAMES = 5  # libraries set themselves up, and a GPU's graph is captured
-REFERENCE_FRAMES = 5  # measured of the reference, which takes seconds each
-ENDS = 100  # a dream so many frames old is compared with one at the end of a long run
+WARM_UP_FRAMES = 5  # libraries initialise, and the CUDA graph is captured
+MAX_REFERENCE_FRAMES = 5  # the reference may take seconds per frame
+EARLY_FRAME = 100  # a long rollout is compared with a rollout of this age
 
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """Dreaming, frame by frame, with the window full."""
+    """Speed of the sampler, one frame at a time, with a full window."""
 
-    preset: str = "nano"  # random weights: they cost what trained ones do
-    checkpoint: Path | None = None  # in place of a preset
+    preset: str = "nano"  # network with random weights; they are as fast as trained ones
+    checkpoint: Path | None = None  # measure this checkpoint instead of a preset
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    bf16: bool | None = None  # bfloat16 weights; None: where the device is fast at it
-    batch_size: int = 1  # dreams side by side
-    num_steps: int | None = None  # denoising steps a frame; None: as the network says
-    guidance: float = 1.0  # unless it is 1, each step costs double
-    frames: int = 100  # measured, all at a full window
-    compare: Literal["reference"] | None = None  # also measure without the cache, in turn, and print the ratio
+    bf16: bool | None = None  # bfloat16 weights; None: if the device multiplies bfloat16 natively
+    batch_size: int = 1  # rollouts in a batch
+    num_steps: int | None = None  # denoising steps per frame; None: the network's default
+    guidance: float = 1.0  # classifier-free guidance scale; unless it is 1, each step takes two passes
+    frames: int = 100  # frames to measure, all with a full window
+    compare: Literal["reference"] | None = None  # also measure the sampler without KV cache, and print the ratio
 
     def __post_init__(self):
         for name in ("batch_size", "frames"):
@@ -45,7 +45,7 @@ class RolloutConfig:
 
 @torch.inference_mode()
 def measure(config: RolloutConfig) -> dict:
-    """Frames a second of the sampler."""
+    """Frames per second of the sampler, and related numbers."""
     device = choose_device(config.device)
     bf16 = has_native_bf16(device) if config.bf16 is None else config.bf16
     model = WorldModel.from_pretrained(config.checkpoint) if config.checkpoint else random_model(PRESETS[config.preset])
@@ -53,22 +53,22 @@ def measure(config: RolloutConfig) -> dict:
     print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")
     samplers = {"cached": Sampler(prepare_for_inference(model, device, bf16), num_steps, guidance=config.guidance)}
     if config.compare:
-        # The plain network over the whole window, and, to tell the cache's share, the packed one.
+        # Both run over the whole window; the packed one shows what the cache alone gains.
         for name, packed in (("reference", False), ("packed_reference", True)):
-            ready = prepare_for_inference(model, device, bf16, packed)
-            samplers[name] = Sampler(ready, num_steps, cache=False, guidance=config.guidance)
+            prepared = prepare_for_inference(model, device, bf16, packed)
+            samplers[name] = Sampler(prepared, num_steps, cache=False, guidance=config.guidance)
     actions = torch.eye(model.config.num_actions)[torch.arange(config.batch_size) % model.config.num_actions]
     prompt = torch.zeros(config.batch_size, max(1, model.config.window_frames - 1), *model.config.frame_shape)
-    taken = {}
+    times = {}
     for name, sampler in samplers.items():
         sampler.reset(prompt)
-        frames = config.frames if name == "cached" else min(config.frames, REFERENCE_FRAMES)
+        frames = config.frames if name == "cached" else min(config.frames, MAX_REFERENCE_FRAMES)
         warm_up = WARM_UP_FRAMES if name == "cached" else 1
-        taken[name], memory = _time_frames(partial(sampler.step, actions), device, warm_up, frames, name)
+        times[name], memory = _time_frames(partial(sampler.step, actions), device, warm_up, frames, name)
         if name == "cached":
             early_bytes, late_bytes = memory
-    cached = taken["cached"]
-    median = float(np.median(cached))
+    cached_ms = times["cached"]
+    median = float(np.median(cached_ms))
     matmul = matmul_flops_per_sec(device, torch.bfloat16 if bf16 else torch.float32)
     flops_per_frame = model.config.flops_per_frame(num_steps, config.guidance)
     frames_per_sec = 1000.0 * config.batch_size / median
@@ -79,25 +79,25 @@ def measure(config: RolloutConfig) -> dict:
         "guidance": config.guidance,
         "frames_per_sec": frames_per_sec,
         "ms_per_frame_median": median,
-        **{f"ms_per_frame_p{p}": float(np.percentile(cached, p)) for p in (95, 99)},
-        "ms_per_frame_worst": float(cached.max()),
+        **{f"ms_per_frame_p{p}": float(np.percentile(cached_ms, p)) for p in (95, 99)},
+        "ms_per_frame_worst": float(cached_ms.max()),
         "peak_memory_mib": peak_memory_bytes(device) / 2**20,
         "cache_mib": samplers["cached"].num_bytes / 2**20,
         "gflop_per_frame": flops_per_frame / 1e9,
         "matmul_gflop_per_sec": matmul / 1e9,
         "share_of_matmul_rate": flops_per_frame * frames_per_sec / matmul,
     }
-    if config.frames >= 4 * ENDS:  # a long dream beside a young one, in turn, so that noise strikes both
-        young = Sampler(samplers["cached"].model, num_steps, guidance=config.guidance)
-        young.reset(prompt)
+    if config.frames >= 4 * EARLY_FRAME:  # measured in turn, so that noise of the machine affects both
+        early = Sampler(samplers["cached"].model, num_steps, guidance=config.guidance)
+        early.reset(prompt)
         pairs = []
-        for _ in range(2 * ENDS):
-            pairs.append([milliseconds(partial(s.step, actions), device) for s in (young, samplers["cached"])])
+        for _ in range(2 * EARLY_FRAME):
+            pairs.append([measure_ms(partial(s.step, actions), device) for s in (early, samplers["cached"])])
         results["ms_at_frame_100"], results["ms_at_end"] = np.median(pairs, axis=0).tolist()
         results["memory_mib_at_frame_100"], results["memory_mib_at_end"] = early_bytes / 2**20, late_bytes / 2**20
     if config.compare:
         for name in ("packed_reference", "reference"):
-            results[f"{name}_ms_per_frame_median"] = float(np.median(taken[name]))
+            results[f"{name}_ms_per_frame_median"] = float(np.median(times[name]))
         results["ratio_by_cache_alone"] = results["packed_reference_ms_per_frame_median"] / median
         results["ratio"] = results["reference_ms_per_frame_median"] / median
     return results
@@ -106,10 +106,10 @@ def measure(config: RolloutConfig) -> dict:
 def _time_frames(
     step: Callable[[], torch.Tensor], device: torch.device, warm_up: int, frames: int, name: str
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Milliseconds of each frame after the warm-up, and the memory in use at frame 100 and at the end."""
-    times, early = [], 0
+    """Milliseconds of each frame after the warm-up, and the memory in use at `EARLY_FRAME` and at the end."""
+    times, early_bytes = [], 0
     for number in tqdm(range(warm_up + frames), desc=name, unit=" frames", mininterval=1.0):
-        times.append(milliseconds(step, device))
-        if number <= ENDS:
-            early = memory_bytes(device)
-    return np.array(times[warm_up:]), (early, memory_bytes(device))
+        times.append(measure_ms(step, device))
+        if number <= EARLY_FRAME:
+            early_bytes = memory_bytes(device)
+    return np.array(times[warm_up:]), (early_bytes, memory_bytes(device))

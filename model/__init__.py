@@ -1,4 +1,4 @@
-"""The world model: pure torch. It knows no disk layout of data sets, no user interface and no training."""
+"""The world model in plain torch: network, diffusion and sampler. It imports nothing local outside this package."""
 
 from model.config import PRESETS, ModelConfig
 from model.dit import WorldModel

@@ -1,6 +1,6 @@
 """Axial attention: over the patches of one frame, or over the frames of one patch position.
 
-Shapes: B batch, T frames, P patches in a frame, D width, N heads, K head dim; D = N * K.
+Shapes: B batch, T frames, P patches in a frame, D width, N heads, K head dim, L query length, S key length; D = N * K.
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from model.rotary import (
-    RotaryTable,
-    apply_rotary_emb,
-)
+from model.rotary import RotaryTable, apply_rotary_emb
 
 if TYPE_CHECKING:
     from model.kv_cache import CacheView
@@ -30,68 +28,78 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(dim, dim)
         self.rotary = rotary
 
-    def qkv(self, x: Tensor, cos_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (..., D), cos_sin that broadcasts to (..., 1, K/2, 2) -> rotated q and k, and v, each (..., N, K)."""
-        qkv = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        q, k = apply_rotary_emb(qkv[..., :2, :, :], cos_sin.unsqueeze(-4)).unbind(-3)
-        return q, k, qkv[..., 2, :, :]
-
-    def project(self, out: Tensor) -> Tensor:
-        """(..., N, L, K) -> (..., L, D)."""
-        return self.to_out(out.transpose(-3, -2).flatten(-2))
-
 
 class SpatialAttention(Attention):
     """Every patch of a frame attends to every patch of the same frame."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, P, D) -> (B, T, P, D)."""
-        q, k, v = (t.transpose(1, 2) for t in self.qkv(x.flatten(0, 1), self.rotary.cos_sin[:, None]))
-        return self.project(attend(q, k, v)).unflatten(0, x.shape[:2])
+        qkv = rearrange(self.to_qkv(x), "b t p (qkv n k) -> qkv (b t) n p k", qkv=3, n=self.num_heads)
+        q, k = apply_rotary_emb(qkv[:2], self.rotary.cos_sin)
+        out = attention(q, k, qkv[2])
+        return self.to_out(rearrange(out, "(b t) n p k -> b t p (n k)", b=x.shape[0]))
 
 
 class TemporalAttention(Attention):
-    """Every patch attends to itself in this frame and in those before it (causal)."""
+    """Every patch attends to the same patch position in this frame and in earlier frames (causal).
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    Args:
+        block_index: index of the block, for the KV cache.
+    """
+
+    def __init__(self, dim: int, num_heads: int, rotary: RotaryTable, block_index: int):
+        super().__init__(dim, num_heads, rotary)
+        self.block_index = block_index
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: CacheView | None = None
+    ) -> Tensor:
         """(B, T, P, D) -> (B, T, P, D).
 
         Args:
-            mask: (T, T), True where a query row may look; replaces the causal one.
-            positions: (T,) of the frames in time; replace 0 to T - 1.
+            mask: (T, T) bool, True where the query frame (row) attends to the key frame (column); None: causal.
+            positions: (T,) int64, position of each frame in time; None: 0 to T - 1.
+            cache: earlier frames, whose keys and values it holds; replaces `mask` and `positions`.
         """
-        batch, num_frames = x.shape[:2]
-        cos_sin = self.rotary.cos_sin[:num_frames] if positions is None else self.rotary.cos_sin[positions]
-        # One copy of x, in place of one each of q, k and v.
-        x = x.transpose(1, 2).flatten(0, 1)
-        q, k, v = (t.transpose(1, 2) for t in self.qkv(x, cos_sin[:, None]))
-        return self.project(attend(q, k, v, mask, causal=mask is None)).unflatten(0, (batch, -1)).transpose(1, 2)
+        if cache is not None:
+            return self._forward_cached(x, cache)
+        cos_sin = self.rotary.cos_sin[: x.shape[1]] if positions is None else self.rotary.cos_sin[positions]
+        batch = x.shape[0]
+        x = rearrange(x, "b t p d -> (b p) t d")  # one copy of x, in place of one each of q, k and v
+        qkv = rearrange(self.to_qkv(x), "bp t (qkv n k) -> qkv bp n t k", qkv=3, n=self.num_heads)
+        q, k = apply_rotary_emb(qkv[:2], cos_sin)
+        out = attention(q, k, qkv[2], mask, causal=mask is None)
+        return rearrange(self.to_out(rearrange(out, "bp n t k -> bp t (n k)")), "(b p) t d -> b t p d", b=batch)
 
-    def forward_cached(self, x: Tensor, block: int, cache: CacheView) -> Tensor:
-        """The same for frames (B, T, P, D) that come after those of a `CacheView`, whose block number this is."""
-        # (B, T, P, N, K) -> (B, P, N, T, K): views for a single frame, and a linear map is slow on a strided x.
-        q, k, v = (t.permute(0, 2, 3, 1, 4) for t in self.qkv(x, cache.cos_sin))
-        keys, values = cache.update(block, k, v)
-        out = attend(q.flatten(0, 1), keys, values, cache.mask).unflatten(0, q.shape[:2])
-        return self.to_out(out.permute(0, 3, 1, 2, 4).flatten(3))
+    def _forward_cached(self, x: Tensor, cache: CacheView) -> Tensor:
+        """Attend to the cached frames and the new ones (B, T, P, D), whose keys and values the cache takes in."""
+        # Torch ops in place of einops, whose overhead per call would add 1 % to the time of a frame. They are views.
+        qkv = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).movedim(-3, 0)  # (3, B, T, P, N, K)
+        q, k = apply_rotary_emb(qkv[:2], cache.cos_sin)
+        keys, values = cache.update(self.block_index, k, qkv[2])
+        out = attention(q.permute(0, 2, 3, 1, 4).flatten(0, 1), keys, values, cache.mask)
+        out = out.unflatten(0, (x.shape[0], -1)).permute(0, 3, 1, 2, 4)  # (B, T, P, N, K)
+        return self.to_out(out.flatten(3))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """Attention of q (B, N, L, K) to k and v (B, N, S, K); mask broadcasts to (B, N, L, S), True where to look.
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Attention of q (B, N, L, K) to k and v (B, N, S, K).
 
-    `causal` stands for a triangular mask, with which a GPU would have to do without its fastest kernel.
+    Args:
+        mask: bool, broadcasts to (B, N, L, S), True where a query attends to a key.
+        causal: use a triangular mask. With an explicit mask a GPU cannot use its fastest kernel.
     """
     # On the CPU the backward pass of the fused kernel takes four to six times as long as plain matrix products.
-    plain = q.device.type == "cpu" and torch.is_grad_enabled()
-    attention = plain_attention if plain else F.scaled_dot_product_attention
-    return attention(q, k, v, mask, is_causal=causal)
+    if q.device.type == "cpu" and torch.is_grad_enabled():
+        return plain_attention(q, k, v, mask, causal)
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """`softmax(q k^T / sqrt(K)) v` (arXiv 1706.03762, eq. 1) over the last two axes."""
-    if is_causal:
+    if causal:
         mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(-1).type_as(v) @ v

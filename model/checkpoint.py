@@ -1,4 +1,4 @@
-"""Checkpoint folders and the Hugging Face Hub: load and save a `WorldModel`.
+"""Checkpoint folders and the Hugging Face Hub: load and save a network.
 
 A checkpoint folder holds `config.json` (`ModelConfig`), `game.json` (`GameInfo`) and `model.safetensors` (weights).
 """
@@ -20,14 +20,16 @@ from model.game_info import GameInfo
 CONFIG_FILE, GAME_FILE, WEIGHTS_FILE = "config.json", "game.json", "model.safetensors"
 
 
-class CheckpointMixin(PyTorchModelHubMixin):
-    """Gives a network `save_pretrained(folder)`, `from_pretrained(folder or "user/name")` and `push_to_hub`.
+class PretrainedModule(nn.Module, PyTorchModelHubMixin):
+    """A network with `save_pretrained(folder)`, `from_pretrained(folder or "user/name")` and `push_to_hub`.
 
-    The network is made by `cls(config, game)` and has the attributes `config` and `game`.
+    A subclass is created by `cls(config, game)`.
     """
 
-    config: ModelConfig
-    game: GameInfo
+    def __init__(self, config: ModelConfig, game: GameInfo | None = None):
+        super().__init__()
+        self.config = config
+        self.game = game or GameInfo()  # not used by the network; saved with it
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Hook of `save_pretrained`."""
@@ -41,12 +43,12 @@ class CheckpointMixin(PyTorchModelHubMixin):
         """Load a checkpoint folder, or a "user/name" repository of the Hub. The model is on the CPU, in eval mode.
 
         Raises:
-            ValueError: no checkpoint there, or weights that do not fit its config (the Hub's own mixin would load
-                those silently).
+            ValueError: no checkpoint there, or weights that do not fit its config. (The Hub's own mixin would load
+                such weights silently.)
         """
         name, folder = str(pretrained_model_name_or_path), Path(pretrained_model_name_or_path)
         if not folder.is_dir():
-            if len(folder.parts) > 1 and folder.parent.is_dir():  # meant as a path: do not ask the Hub
+            if len(folder.parts) > 1 and folder.parent.is_dir():  # clearly a path, so do not ask the Hub
                 raise ValueError(f"no checkpoint at {name}: train one with train_world_model.py, or name another one")
             folder = _download(name, **hub_options)
         config, game = load_config(folder)
@@ -69,7 +71,7 @@ def load_config(folder: Path) -> tuple[ModelConfig, GameInfo]:
     """Read `config.json` and `game.json`. In old checkpoints `config.json` holds the fields of both.
 
     Raises:
-        ValueError: not a checkpoint folder, or settings that make no sense.
+        ValueError: not a checkpoint folder, or invalid settings.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
@@ -88,7 +90,11 @@ def load_config(folder: Path) -> tuple[ModelConfig, GameInfo]:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raises ValueError if a weight is infinite or not a number."""
+    """Check that no weight is infinite or NaN.
+
+    Raises:
+        ValueError: names the first such weight.
+    """
     broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:
         raise ValueError(f"weights are not finite: {broken[0]} and {len(broken) - 1} more")
@@ -97,27 +103,34 @@ def check_finite(model: nn.Module) -> None:
 def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Load weights strictly.
 
+    Args:
+        source: where the weights come from, for the error message.
+
     Raises:
         ValueError: names the weights that are missing, unexpected or of another shape.
     """
-    own = model.state_dict()
+    expected = model.state_dict()
+    other_shape = {name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape}
     problems = [
-        _list_names("missing", own.keys() - weights.keys()),
-        _list_names("unexpected", weights.keys() - own.keys()),
-        _list_names("of another shape", {n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape}),
+        _list_names("missing", expected.keys() - weights.keys()),
+        _list_names("unexpected", weights.keys() - expected.keys()),
+        _list_names("of another shape", other_shape),
     ]
     if any(problems):
         raise ValueError(f"weights of {source} do not fit: " + "; ".join(filter(None, problems)))
     model.load_state_dict(weights)
 
 
-def _download(name: str, **options) -> Path:
-    """The folder that a repository of the Hub was downloaded to."""
+def _download(repository: str, **hub_options) -> Path:
+    """Download a repository of the Hub, and return its local folder."""
+    files = [CONFIG_FILE, GAME_FILE, WEIGHTS_FILE]
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, GAME_FILE, WEIGHTS_FILE], **options))
+        return Path(snapshot_download(repository, allow_patterns=files, **hub_options))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"no checkpoint at {name}: no such folder, and none on the Hub either ({reason})") from None
+        raise ValueError(
+            f"no checkpoint at {repository}: no such folder, and none on the Hub either ({reason})"
+        ) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -127,8 +140,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _list_names(what: str, names: set[str], limit: int = 4) -> str:
+def _list_names(problem: str, names: set[str], limit: int = 4) -> str:
+    """`2 missing (a, b)`, with at most `limit` names; "" for none."""
     if not names:
         return ""
     shown = ", ".join(sorted(names)[:limit]) + (", ..." if len(names) > limit else "")
-    return f"{len(names)} {what} ({shown})"
+    return f"{len(names)} {problem} ({shown})"

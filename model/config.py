@@ -1,11 +1,11 @@
-"""Architecture of the network, and the presets."""
+"""Architecture of the network, and presets for it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from model.game_info import dataclass_from_json
+from model.json_fields import dataclass_from_json
 
 
 @dataclass(frozen=True)
@@ -17,19 +17,19 @@ class ModelConfig:
     num_channels: int = 3  # colour channels of a frame
     patch_size: int = 8  # pixels on a side of the square that becomes one token
     dim: int = 512  # D, width of the network
-    num_blocks: int = 6  # each is a spatial half, then a temporal half
+    num_blocks: int = 6  # each has a spatial half and a temporal half
     num_heads: int = 8  # N, attention heads
-    window_frames: int = 32  # the most frames the network sees at once
-    num_actions: int = 15  # A, length of an action vector; with buttons and axes one more than their names
-    prediction: Literal["v", "x0"] = "v"  # what the network puts out
-    num_steps: int = 10  # denoising steps a frame that its dreams are made with, unless told otherwise
+    window_frames: int = 32  # W, most frames that the network attends to
+    num_actions: int = 15  # A, length of an action vector; one more than the names where buttons are held together
+    prediction: Literal["v", "x0"] = "v"  # what the network predicts
+    num_steps: int = 10  # default number of denoising steps per generated frame
 
     def __post_init__(self):
         for name in ("frame_height", "frame_width"):
             size = getattr(self, name)
             if size < self.patch_size or size % self.patch_size:
                 raise ValueError(f"{name} is {size}: it must be a multiple of patch_size, {self.patch_size}")
-        # Spatial rotary embedding gives half of a head to rows and half to columns, in pairs.
+        # Spatial rotary embedding rotates pairs of numbers: half of a head by row, half by column.
         if self.dim % self.num_heads or self.head_dim % 4:
             raise ValueError(f"dim {self.dim} over {self.num_heads} heads: a head needs a multiple of 4 numbers")
         if self.prediction not in ("v", "x0"):
@@ -61,14 +61,19 @@ class ModelConfig:
 
     @property
     def flops_per_pass(self) -> float:
-        """Floating-point operations of one run over one frame that looks back at a full window, modulations given."""
-        maps = self.num_blocks * 24 * self.dim**2 + 2 * self.patch_size**2 * self.num_channels * self.dim
+        """FLOPs of one forward pass over one frame that attends to a full window, with modulation vectors given.
+
+        A multiply-add is two FLOPs. Only linear maps and attention products count.
+        """
+        # Multiply-adds per token. A block has 2 * 12 D^2 weights: qkv 3, attention output 1 and MLP 8 in each half.
+        linear_maps = self.num_blocks * 24 * self.dim**2 + 2 * self.patch_size**2 * self.num_channels * self.dim
         attention = self.num_blocks * 2 * self.dim * (self.num_patches + self.window_frames)
-        return 2.0 * self.num_patches * (maps + attention)
+        return 2.0 * self.num_patches * (linear_maps + attention)
 
     def flops_per_frame(self, num_steps: int, guidance: float) -> float:
-        """Of a dreamt frame: a step is a run, or two if guided; and the frame is run on once more, for the cache."""
-        return (num_steps * (1 if guidance == 1.0 else 2) + 1) * self.flops_per_pass
+        """FLOPs per generated frame: one pass per denoising step, or two with guidance, and one to fill the cache."""
+        passes_per_step = 1 if guidance == 1.0 else 2
+        return (num_steps * passes_per_step + 1) * self.flops_per_pass
 
     def to_dict(self) -> dict[str, Any]:
         """Plain fields, ready for JSON."""
@@ -76,7 +81,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_dict` after a round through JSON, which turns tuples into lists.
+        """The inverse of `to_dict` after a round trip through JSON.
 
         Raises:
             ValueError: an unknown field (a checkpoint of another program or a newer version), or a bad value.
@@ -87,12 +92,12 @@ class ModelConfig:
 _SMALL = ModelConfig()
 _NANO = ModelConfig(dim=256, num_blocks=4, num_heads=4, window_frames=16, prediction="x0", num_steps=4)
 
-# Parameter counts as `sum(p.numel() for p in WorldModel(config).parameters())` gives them.
+# The comments give the number of parameters.
 PRESETS: dict[str, ModelConfig] = {
-    # Made for two CPU cores.
+    # For two CPU cores.
     "pico": replace(_NANO, dim=128),  # 2.51 M
     "nano": _NANO,  # 9.83 M
-    # The published CoinRun networks: their checkpoints load here and give the same numbers.
+    # The published CoinRun networks: model/open_oasis.py loads their checkpoints.
     "small": _SMALL,  # 57.82 M
     "base": replace(_SMALL, dim=640, num_blocks=8),  # 119.74 M
 }

@@ -1,4 +1,4 @@
-"""TODO."""
+"""CUDA graph of one generated frame: hundreds of small kernels are recorded once and then launched together."""
 
 from __future__ import annotations
 
@@ -7,34 +7,39 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from model.kv_cache import CacheView
+
+WARM_UP_RUNS = 2  # libraries initialise in the first runs, which must not be captured
+
 
 class CUDAGraphRunner:
-    """A CUDA graph of one frame's work; its inputs are copied to where the graph reads them.
+    """Calls a function by replaying a CUDA graph of it.
 
     Args:
-        work: a function of tensors and, last, a `CacheView`; returns tensors.
-        inputs: as it will be called with; the graph is captured on them.
+        function: takes tensors and, last, a `CacheView`; returns tensors.
+        inputs: example inputs. The graph is captured on copies of the tensors and on this view.
     """
 
-    def __init__(self, work: Callable[..., tuple[Tensor, ...]], *inputs):
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], *inputs):
         *tensors, view = inputs
-        self._tensors, self._view = [tensor.clone() for tensor in tensors], view
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries set themselves up in the first runs
-            for _ in range(2):
-                work(*self._tensors, view)
-        torch.cuda.current_stream().wait_stream(side)
+        self._static_inputs = [tensor.clone() for tensor in tensors]
+        self._static_view: CacheView = view
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_RUNS):
+                function(*self._static_inputs, view)
+        torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile: the loader pins memory, newer weights come in.
+        # Other threads may use the device during the capture: the loader pins memory, new weights are loaded.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._outputs = work(*self._tensors, view)
+            self._static_outputs = function(*self._static_inputs, view)
 
     def __call__(self, *inputs) -> tuple[Tensor, ...]:
-        """The same work on other inputs of the same shapes."""
+        """The function's result for inputs of the captured shapes."""
         *tensors, view = inputs
-        for mine, its in zip(self._tensors, tensors, strict=True):
-            mine.copy_(its)
-        self._view.become(view)
+        for static, tensor in zip(self._static_inputs, tensors, strict=True):
+            static.copy_(tensor)
+        self._static_view.copy_from(view)
         self._graph.replay()
-        return tuple(output.clone() for output in self._outputs)
+        return tuple(output.clone() for output in self._static_outputs)

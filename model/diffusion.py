@@ -1,6 +1,6 @@
-"""The noise schedule and the identities between x0, eps and v, one equation a function.
+"""The noise schedule and the identities between x0, eps and v, one equation per function.
 
-Noise levels u are floats in [0, 1]: 0 is clean, 1 is pure noise. `alpha_bar` broadcasts against frames.
+Noise levels u are floats in [0, 1]: 0 is clean, 1 is pure noise. `ab` is alpha_bar, which broadcasts against frames.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-_START, _END = -3.0, 3.0  # the range of the sigmoid; tau = 1
+_START, _END = -3.0, 3.0  # range of the sigmoid schedule; its tau is 1
 
 
 def _logistic(x: float) -> float:
@@ -18,7 +18,7 @@ def _logistic(x: float) -> float:
 
 
 def alpha_bar(noise_level: Tensor) -> Tensor:
-    """Share of the signal's power that is left: alpha_bar(0) = 1, alpha_bar(1/2) = 1/2, alpha_bar(1) = 0.
+    """Signal power at a noise level, same shape: alpha_bar(0) = 1, alpha_bar(1/2) = 1/2, alpha_bar(1) = 0.
 
     Sigmoid schedule (arXiv 2212.11972, fig. 8), s = logistic function:
     `alpha_bar(u) = (s(3) - s(6u - 3)) / (s(3) - s(-3))`.
@@ -29,7 +29,7 @@ def alpha_bar(noise_level: Tensor) -> Tensor:
 
 
 def frame_alpha_bar(noise_level: Tensor) -> Tensor:
-    """`alpha_bar` of levels (..., T), shaped (..., T, 1, 1, 1) to stand beside frames (..., T, C, H, W)."""
+    """`alpha_bar` of levels (..., T), shaped (..., T, 1, 1, 1) to broadcast against frames (..., T, C, H, W)."""
     return alpha_bar(noise_level)[..., None, None, None]
 
 
@@ -54,7 +54,7 @@ def eps_from_x0(x_u: Tensor, x0: Tensor, ab: Tensor) -> Tensor:
 
 
 def x0_from_prediction(prediction: Tensor, x_u: Tensor, ab: Tensor, kind: str) -> Tensor:
-    """x0 as a network that predicts `kind`, "v" or "x0", sees it."""
+    """x0 from the output of a network that predicts `kind`, "v" or "x0"."""
     return prediction if kind == "x0" else x0_from_v(x_u, prediction, ab)
 
 

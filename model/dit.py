@@ -1,30 +1,32 @@
-"""The network: an axial spatial/temporal diffusion transformer in pixel space.
+"""The network: a diffusion transformer in pixel space with axial attention over space and time.
 
-Shapes: B batch, T frames, C channels, H x W pixels, P patches in a frame, D width, A action vector.
-The layout of open-oasis (MIT), so that its checkpoints give the same numbers here; DiT is arXiv 2212.09748.
+Shapes: B batch, T frames, C channels, H x W pixels, P patches in a frame, D width, A action vector,
+M modulation vectors.
+The layout is that of open-oasis (MIT), so its checkpoints give the same numbers here. DiT is arXiv 2212.09748.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from model.activation_checkpoint import activation_checkpoint, selective_checkpoint
 from model.attention import SpatialAttention, TemporalAttention
-from model.checkpoint import CheckpointMixin
+from model.checkpoint import PretrainedModule
 from model.config import ModelConfig
 from model.game_info import GameInfo
 from model.kv_cache import CacheView
 from model.rotary import RotaryTable, spatial_cos_sin, temporal_cos_sin
 
+VECTORS_PER_BLOCK = 12  # shift, scale and gate of attention and MLP, for each half
+
 
 def timestep(noise_level: Tensor) -> Tensor:
-    """What the network is told of a noise level u in [0, 1]: `1000 u - 1`, a 1000-step model's integer timestep."""
+    """The network's input for noise level u in [0, 1]: `1000 u - 1`, the integer timestep of a 1000-step model."""
     return 1000.0 * noise_level.float() - 1.0
 
 
@@ -42,11 +44,11 @@ class NoiseLevelEmbedding(nn.Module):
         index = torch.arange(self.num_frequencies, dtype=torch.float32, device=noise_level.device)
         angles = timestep(noise_level)[..., None] * torch.exp(index * (-math.log(10000.0) / self.num_frequencies))
         sinusoid = torch.cat((angles.cos(), angles.sin()), dim=-1)
-        return self.mlp(sinusoid.to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoid.to(self.mlp.get_parameter("0.weight").dtype))
 
 
-class Modulation(nn.Sequential):
-    """Condition c -> the M vectors that shift, scale and gate (adaLN-Zero, arXiv 2212.09748)."""
+class AdaLNModulation(nn.Sequential):
+    """Condition c -> M vectors that shift, scale and gate activations (adaLN-Zero, arXiv 2212.09748, section 3.2)."""
 
     def __init__(self, dim: int, num_vectors: int):
         super().__init__(nn.SiLU(), nn.Linear(dim, num_vectors * dim))
@@ -54,30 +56,12 @@ class Modulation(nn.Sequential):
 
     def forward(self, c: Tensor) -> Tensor:
         """(..., D) -> (..., M, D)."""
-        return super().forward(c).unflatten(-1, (self.num_vectors, -1))
+        return rearrange(super().forward(c), "... (m d) -> ... m d", m=self.num_vectors)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """`LN(x) (1 + scale) + shift`; the LayerNorm has no weights."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
-
-
-def activation_checkpoint(function: Callable[..., Tensor], *inputs) -> Tensor:
-    """`function(*inputs)`, of which nothing is kept but the inputs: the backward pass calls it again.
-
-    The second call ends with the last thing that the backward pass needs, so a linear map at the end is not done twice.
-    """
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing here is random
-
-
-def selective_checkpoint(function: Callable[..., Tensor], *inputs) -> Tensor:
-    """`recomputed` on a GPU, for what costs next to nothing there: three tenths of what a block keeps.
-
-    On a CPU, whose memory is plenty, its slow GELU would make a step 8 % longer. torch.compile chooses by itself.
-    """
-    if inputs[0].device.type == "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return function(*inputs)
-    return activation_checkpoint(function, *inputs)
 
 
 class MLP(nn.Module):
@@ -90,133 +74,128 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return selective_checkpoint(self._out, self.fc1(x))
+        return selective_checkpoint(self._gelu_fc2, self.fc1(x))
 
-    def _out(self, hidden: Tensor) -> Tensor:
+    def _gelu_fc2(self, hidden: Tensor) -> Tensor:
         return self.fc2(F.gelu(hidden, approximate="tanh"))
 
 
 class DiTBlock(nn.Module):
-    """Attention along one axis, then an MLP, each modulated by the condition and gated onto the residual stream."""
+    """Attention along one axis, then an MLP. Both are modulated by the condition and gated into the residual stream."""
 
     def __init__(self, attention: SpatialAttention | TemporalAttention, dim: int):
         super().__init__()
         self.attention = attention
         self.mlp = MLP(dim)
-        self.modulation = Modulation(dim, 6)
+        self.modulation = AdaLNModulation(dim, num_vectors=6)
 
-    def forward(self, x: Tensor, vectors: Tensor, attention: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """x (B, T, P, D), vectors (B, T, 6, D) of the modulation -> (B, T, P, D).
-
-        `attention` stands in for this half's own, with the same weights: over a cache, say.
-        """
+    def forward(self, x: Tensor, vectors: Tensor, *attention_args) -> Tensor:
+        """x (B, T, P, D), modulation vectors (B, T, 6, D) -> (B, T, P, D)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = vectors.unsqueeze(2).unbind(-2)
-        x = x + gate_a * (attention or self.attention)(selective_checkpoint(modulate, x, shift_a, scale_a))
+        x = x + gate_a * self.attention(selective_checkpoint(modulate, x, shift_a, scale_a), *attention_args)
         return x + gate_m * self.mlp(selective_checkpoint(modulate, x, shift_m, scale_m))
 
 
 class SpatioTemporalBlock(nn.Module):
-    """A spatial half, then a temporal half, each with weights of its own."""
+    """A spatial DiT block, then a temporal one."""
 
-    def __init__(self, spatial: DiTBlock, temporal: DiTBlock):
+    def __init__(
+        self, config: ModelConfig, block_index: int, spatial_rotary: RotaryTable, temporal_rotary: RotaryTable
+    ):
         super().__init__()
-        self.spatial = spatial
-        self.temporal = temporal
+        dim, num_heads = config.dim, config.num_heads
+        self.spatial = DiTBlock(SpatialAttention(dim, num_heads, spatial_rotary), dim)
+        self.temporal = DiTBlock(TemporalAttention(dim, num_heads, temporal_rotary, block_index), dim)
 
     def modulations(self, c: Tensor) -> Tensor:
         """(..., D) -> (..., 12, D)."""
         return torch.cat((self.spatial.modulation(c), self.temporal.modulation(c)), dim=-2)
 
-    def forward(self, x: Tensor, vectors: Tensor, temporal_attention: Callable[[Tensor], Tensor]) -> Tensor:
-        """x (B, T, P, D), vectors (B, T, 12, D) of `modulations` -> (B, T, P, D)."""
-        x = self.spatial(x, vectors[..., :6, :])
-        return self.temporal(x, vectors[..., 6:, :], temporal_attention)
+    def forward(
+        self,
+        x: Tensor,
+        vectors: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: CacheView | None = None,
+    ) -> Tensor:
+        """x (B, T, P, D), modulation vectors (B, T, 12, D) -> (B, T, P, D). The rest is for `TemporalAttention`."""
+        spatial_vectors, temporal_vectors = vectors.chunk(2, dim=-2)
+        x = self.spatial(x, spatial_vectors)
+        return self.temporal(x, temporal_vectors, mask, positions, cache)
 
 
 class FinalLayer(nn.Module):
     """`LN(x) (1 + scale) + shift`, then a linear map to the pixels of each patch."""
 
-    def __init__(self, dim: int, patch_numbers: int):
+    def __init__(self, dim: int, numbers_per_patch: int):
         super().__init__()
-        self.linear = nn.Linear(dim, patch_numbers)
-        self.modulation = Modulation(dim, 2)
+        self.linear = nn.Linear(dim, numbers_per_patch)
+        self.modulation = AdaLNModulation(dim, num_vectors=2)
 
     def forward(self, x: Tensor, vectors: Tensor) -> Tensor:
-        """x (B, T, P, D), vectors (B, T, 2, D) of the modulation -> (B, T, P, patch_numbers)."""
-        return self.linear(modulate(x, *vectors.unsqueeze(2).unbind(-2)))
+        """x (B, T, P, D), modulation vectors (B, T, 2, D) -> (B, T, P, numbers_per_patch)."""
+        shift, scale = vectors.unsqueeze(2).unbind(-2)
+        return self.linear(modulate(x, shift, scale))
 
 
-class WorldModel(nn.Module, CheckpointMixin):
-    """(noisy frames, noise level of each, actions) -> v or x0 of each frame, causal in time.
+class WorldModel(PretrainedModule):
+    """(noisy frames, noise level of each frame, actions) -> v or x0 of each frame; causal in time.
 
-    `save_pretrained(dir)` writes `config.json` and `model.safetensors`; `WorldModel.from_pretrained(dir or
-    "user/name")` reads them back, strictly.
+    `save_pretrained(folder)` writes a checkpoint, and `WorldModel.from_pretrained(folder or "user/name")` reads one.
     """
 
     def __init__(self, config: ModelConfig, game: GameInfo | None = None):
-        super().__init__()
-        self.config = config
-        self.game = game or GameInfo()  # not used by the network: a checkpoint carries it
-        self.activation_checkpointing = (
-            False  # in training, keep of each block its input alone, and run it again for the gradient
-        )
+        super().__init__(config, game)
+        self.activation_checkpointing = False  # in training, save only the input of each block
         patch, dim = config.patch_size, config.dim
         self.patch_embedding = nn.Conv2d(config.num_channels, dim, kernel_size=patch, stride=patch)
         self.noise_level_embedding = NoiseLevelEmbedding(dim)
         self.action_embedding = nn.Linear(config.num_actions, dim)
-        # One table of each serves all blocks.
-        spatial_table = RotaryTable(spatial_cos_sin(config.head_dim, config.grid))
-        temporal_table = RotaryTable(temporal_cos_sin(config.head_dim, config.window_frames))
+        # All blocks share these tables.
+        spatial_rotary = RotaryTable(spatial_cos_sin(config.head_dim, config.grid))
+        temporal_rotary = RotaryTable(temporal_cos_sin(config.head_dim, config.window_frames))
         self.blocks = nn.ModuleList(
-            SpatioTemporalBlock(
-                DiTBlock(SpatialAttention(dim, config.num_heads, spatial_table), dim),
-                DiTBlock(TemporalAttention(dim, config.num_heads, temporal_table), dim),
-            )
-            for _ in range(config.num_blocks)
+            SpatioTemporalBlock(config, index, spatial_rotary, temporal_rotary) for index in range(config.num_blocks)
         )
         self.final_layer = FinalLayer(dim, patch * patch * config.num_channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The published initialisation. Its output is exactly zero, whatever goes in, until trained."""
+        """The published initialisation. Until trained, the network's output is exactly zero for every input."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
+                nn.init.xavier_uniform_(module.weight.flatten(1))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for linear in (self.noise_level_embedding.mlp[0], self.noise_level_embedding.mlp[2]):
-            nn.init.normal_(linear.weight, std=0.02)
+        for name in ("0.weight", "2.weight"):
+            nn.init.normal_(self.noise_level_embedding.mlp.get_parameter(name), std=0.02)
         for module in self.modules():
-            if isinstance(module, Modulation):
-                nn.init.zeros_(module[1].weight)
+            if isinstance(module, AdaLNModulation):
+                nn.init.zeros_(module.get_parameter("1.weight"))
         nn.init.zeros_(self.final_layer.linear.weight)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.action_embedding.weight.device
 
     def patchify(self, frames: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> (B, T, P, D), patches row by row."""
-        # A convolution whose kernel is its stride is a linear map of patches, and faster as one.
-        conv, (rows, columns), patch = self.patch_embedding, self.config.grid, self.config.patch_size
-        grid = frames.to(conv.weight.dtype).unflatten(-1, (columns, patch)).unflatten(-3, (rows, patch))
-        # (B, T, C, rows, row in patch, columns, column in patch) -> (B, T, rows, columns, C, row, column)
-        patches = grid.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3)
+        """(B, T, C, H, W) -> embedded patches (B, T, P, D), row by row."""
+        conv, patch = self.patch_embedding, self.config.patch_size
+        patches = rearrange(frames.to(conv.weight.dtype), "b t c (h p) (w q) -> b t (h w) (c p q)", p=patch, q=patch)
+        # A convolution whose stride is its kernel size is a linear map of patches, which is faster.
         return F.linear(patches, conv.weight.flatten(1), conv.bias)
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """(B, T, P, patch * patch * C), each patch laid out (row, column, channel) -> (B, T, C, H, W) float32."""
+        (rows, columns), patch = self.config.grid, self.config.patch_size
+        return rearrange(patches.float(), "b t (h w) (p q c) -> b t c (h p) (w q)", h=rows, w=columns, p=patch, q=patch)
 
     def condition(self, noise_level: Tensor, actions: Tensor) -> Tensor:
         """(B, T) levels, (B, T, A) actions -> (B, T, D)."""
         weight = self.action_embedding.weight
         return self.noise_level_embedding(noise_level) + self.action_embedding(actions.to(weight.dtype))
-
-    def unpatchify(self, patches: Tensor) -> Tensor:
-        """(B, T, P, patch * patch * C), each laid out (row, column, channel) -> (B, T, C, H, W) float32."""
-        rows, columns = self.config.grid
-        patch = self.config.patch_size
-        grid = patches.float().unflatten(-1, (patch, patch, -1)).unflatten(2, (rows, columns))
-        # (B, T, rows, columns, row in patch, column in patch, C) -> (B, T, C, rows, row, columns, column)
-        return grid.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
     def forward(
         self,
@@ -226,14 +205,14 @@ class WorldModel(nn.Module, CheckpointMixin):
         temporal_mask: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """Predict v or x0, as `config.prediction` says.
+        """Predict v or x0, according to `config.prediction`.
 
         Args:
-            frames: (B, T, C, H, W) float, noised to `noise_level`; T at most `config.window_frames`, or `positions`.
+            frames: (B, T, C, H, W) float, noised to `noise_level`; without `positions` T is at most `window_frames`.
             noise_level: (B, T) float in [0, 1], one for each frame.
             actions: (B, T, A) float; `actions[:, t]` leads into frame t, zeros where no action is known.
-            temporal_mask: (T, T) bool, True where frame `row` may look at frame `column`; causal when None.
-            positions: (T,) int64, place of each frame in time, below `config.window_frames`; as they come when None.
+            temporal_mask: (T, T) bool, True where frame `row` attends to frame `column`; None: causal.
+            positions: (T,) int64, position of each frame in time, below `config.window_frames`; None: 0 to T - 1.
 
         Returns:
             (B, T, C, H, W) float32.
@@ -243,32 +222,35 @@ class WorldModel(nn.Module, CheckpointMixin):
         assert noise_level.shape == (batch, num_frames), f"noise_level {tuple(noise_level.shape)}"
         assert actions.shape == (batch, num_frames, self.config.num_actions), f"actions {tuple(actions.shape)}"
         x, c = self.patchify(frames), self.condition(noise_level, actions)
-        checkpointing = self.activation_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            look_back = partial(block.temporal.attention, mask=temporal_mask, positions=positions)
-            run = partial(block, temporal_attention=look_back)
-            vectors = block.modulations(c)
-            x = activation_checkpoint(run, x, vectors) if checkpointing else run(x, vectors)
+            assert isinstance(block, SpatioTemporalBlock)
+            inputs = (x, block.modulations(c), temporal_mask, positions)
+            checkpointing = self.activation_checkpointing and torch.is_grad_enabled()
+            x = activation_checkpoint(block, *inputs) if checkpointing else block(*inputs)
         return self.unpatchify(self.final_layer(x, self.final_layer.modulation(c)))
 
     def modulations(self, noise_level: Tensor, actions: Tensor) -> Tensor:
-        """All that the network makes of the condition: (B, T) levels, (B, T, A) actions -> (B, T, 12 blocks + 2, D)."""
+        """All modulation vectors: (B, T) levels, (B, T, A) actions -> (B, T, M, D), M = 12 * num_blocks + 2."""
         c = self.condition(noise_level, actions)
-        return torch.cat([*(block.modulations(c) for block in self.blocks), self.final_layer.modulation(c)], dim=-2)
+        vectors = []
+        for block in self.blocks:
+            assert isinstance(block, SpatioTemporalBlock)
+            vectors.append(block.modulations(c))
+        return torch.cat([*vectors, self.final_layer.modulation(c)], dim=-2)
 
     def forward_cached(self, frames: Tensor, modulations: Tensor, cache: CacheView) -> Tensor:
-        """`forward` for frames that come after those of a cache, into which their keys and values are written.
+        """`forward` for frames that come after those in a KV cache. Writes their keys and values to it.
 
         Args:
             frames: (B, T, C, H, W) float.
-            modulations: (B, T, 12 blocks + 2, D), those of the frames' noise levels and actions.
-            cache: of the same B dreams, begun for T frames.
+            modulations: (B, T, M, D) for the frames' noise levels and actions.
+            cache: view of the slots of these B rollouts, for T frames.
 
         Returns:
             (B, T, C, H, W) float32.
         """
         x = self.patchify(frames)
-        for number, block in enumerate(self.blocks):
-            vectors = modulations[..., 12 * number : 12 * (number + 1), :]
-            x = block(x, vectors, partial(block.temporal.attention.forward_cached, block=number, cache=cache))
-        return self.unpatchify(self.final_layer(x, modulations[..., -2:, :]))
+        *block_vectors, final_vectors = modulations.split(VECTORS_PER_BLOCK, dim=-2)
+        for block, vectors in zip(self.blocks, block_vectors, strict=True):
+            x = block(x, vectors, cache=cache)
+        return self.unpatchify(self.final_layer(x, final_vectors))

@@ -1,6 +1,6 @@
-"""Keys and values of the frames that temporal attention looks back at, one ring a dream.
+"""KV cache of temporal attention: one ring buffer of keys and values per slot.
 
-Shapes: S dreams (slots), T frames, P patches in a frame, N heads, K head dim, W frames in the window.
+Shapes: S slots, T new frames, P patches in a frame, N heads, K head dim, W frames in the window.
 """
 
 from __future__ import annotations
@@ -15,26 +15,29 @@ from model.rotary import apply_rotary_emb, temporal_cos_sin
 
 
 class KVCache:
-    """Preallocated, of fixed size: an hour of dreaming costs what a second does.
+    """Keys and values of the last W frames of S rollouts. Memory and time per frame do not grow with the rollout.
 
-    Frame p of a dream stands at place p mod W of its ring, so a new frame takes the place of the one that leaves the
-    window. The rotary angle of a frame is that of its *position*, p less a multiple of W, kept below 2 W: when a dream
-    gets there, its keys are turned back by W positions. A key is turned back once in its life at most.
+    Frame p of a rollout is at index p mod W of its slot's ring, so a new frame overwrites the frame that leaves the
+    window. The rotary angle of a frame follows its *position*, which is p minus a multiple of W and stays below 2 W:
+    when a slot reaches position 2 W, its position goes back by W and its keys are rotated back by W positions. A key is
+    rotated back at most once.
 
     Args:
         config: of the network.
         num_slots: S.
-        dtype: of keys and values.
+        device: of the keys and values.
+        dtype: of the keys and values.
     """
 
     def __init__(self, config: ModelConfig, num_slots: int, device: torch.device, dtype: torch.dtype):
-        self.window = config.window_frames
-        shape = (config.num_blocks, num_slots, config.num_patches, config.num_heads, self.window, config.head_dim)
+        window = config.window_frames
+        shape = (config.num_blocks, num_slots, config.num_patches, config.num_heads, window, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self._cos_sin = temporal_cos_sin(config.head_dim, 2 * self.window).to(device)
-        self.positions = [0] * num_slots  # of the frame that comes next
-        self.lengths = [0] * num_slots  # frames before it that it may look at: at most W - 1
+        self.cos_sin = temporal_cos_sin(config.head_dim, 2 * window).to(device)  # (2 W, K/2, 2)
+        self.window_frames = window
+        self.positions = [0] * num_slots  # of the next frame
+        self.lengths = [0] * num_slots  # earlier frames that the next frame attends to: at most W - 1
 
     @property
     def num_slots(self) -> int:
@@ -47,80 +50,86 @@ class KVCache:
         return 2 * self.keys.numel() * self.keys.element_size()
 
     def clear(self, slots: Sequence[int]) -> None:
-        """Forget these dreams' frames."""
+        """Empty these slots."""
         for slot in slots:
             self.positions[slot] = self.lengths[slot] = 0
 
     def grow(self, num_slots: int) -> None:
-        """Make room for as many dreams; those that are there stay as they are."""
-        more = num_slots - self.num_slots
-        blocks, _, *rest = self.keys.shape
-        self.keys = torch.cat((self.keys, self.keys.new_zeros(blocks, more, *rest)), dim=1)
-        self.values = torch.cat((self.values, self.values.new_zeros(blocks, more, *rest)), dim=1)
-        self.positions += [0] * more
-        self.lengths += [0] * more
+        """Add empty slots until there are `num_slots`."""
+        num_new = num_slots - self.num_slots
+        num_blocks, _, *rest = self.keys.shape
+        self.keys = torch.cat((self.keys, self.keys.new_zeros(num_blocks, num_new, *rest)), dim=1)
+        self.values = torch.cat((self.values, self.values.new_zeros(num_blocks, num_new, *rest)), dim=1)
+        self.positions += [0] * num_new
+        self.lengths += [0] * num_new
 
-    def begin(self, slots: Sequence[int], num_frames: int = 1) -> CacheView:
-        """What the network needs to run on the next `num_frames` frames of these dreams."""
+    def view(self, slots: Sequence[int], num_frames: int = 1) -> CacheView:
+        """The view through which the network reads these slots and writes their next `num_frames` frames."""
         return CacheView(self, slots, num_frames)
 
     def advance(self, slots: Sequence[int], num_frames: int = 1) -> None:
-        """The frames that were last run on stay; the next ones come after them."""
+        """Keep the frames last written to these slots: later frames come after them."""
         for slot in slots:
             self.positions[slot] += num_frames
-            self.lengths[slot] = min(self.lengths[slot] + num_frames, self.window - 1)
-        far = [slot for slot in slots if self.positions[slot] >= 2 * self.window]
-        if far:
-            back = self._cos_sin[self.window] * torch.tensor((1.0, -1.0), device=self.keys.device)
-            self.keys[:, far] = apply_rotary_emb(self.keys[:, far], back)
-            for slot in far:
-                self.positions[slot] -= self.window
+            self.lengths[slot] = min(self.lengths[slot] + num_frames, self.window_frames - 1)
+        wrapped = [slot for slot in slots if self.positions[slot] >= 2 * self.window_frames]
+        if wrapped:
+            # The complex conjugate of the rotation by W positions.
+            cos_sin = self.cos_sin[self.window_frames] * torch.tensor((1.0, -1.0), device=self.keys.device)
+            self.keys[:, wrapped] = apply_rotary_emb(self.keys[:, wrapped], cos_sin)
+            for slot in wrapped:
+                self.positions[slot] -= self.window_frames
 
 
 class CacheView:
-    """The rings of some dreams, all of whose next T frames are run on together, as often as wanted.
+    """Some slots of a cache, and where their next T frames belong.
 
-    Each run writes the frames' keys and values anew at the same places; `KVCache.advance` then lets them stay.
+    The network may run on these frames several times, as in denoising: each run overwrites their keys and values.
+    `commit` then keeps those of the last run.
     """
 
     def __init__(self, cache: KVCache, slots: Sequence[int], num_frames: int):
-        assert num_frames < cache.window or num_frames == 1, "a prompt must leave room for the frame to come"
-        device, window = cache.keys.device, cache.window
+        window = cache.window_frames
+        assert num_frames < window or num_frames == 1, "a prompt must leave room for the next frame"
+        device = cache.keys.device
         self._cache, self._slots = cache, list(slots)
-        self.whole = whole = self._slots == list(range(cache.num_slots))
-        # All dreams together need no copy; some of them are copied out, and what is new goes back in `keep`.
-        self._keys = cache.keys if whole else cache.keys[:, self._slots]
-        self._values = cache.values if whole else cache.values[:, self._slots]
-        positions = torch.tensor([cache.positions[slot] for slot in self._slots])[:, None] + torch.arange(num_frames)
-        lengths = torch.tensor([cache.lengths[slot] for slot in self._slots])[:, None] + torch.arange(num_frames)
+        self.covers_all_slots = self._slots == list(range(cache.num_slots))
+        # A view of all slots shares the cache's memory. Otherwise it is a copy, and `commit` writes new frames back.
+        self._keys = cache.keys if self.covers_all_slots else cache.keys[:, self._slots]
+        self._values = cache.values if self.covers_all_slots else cache.values[:, self._slots]
+
+        offsets = torch.arange(num_frames)
+        positions = torch.tensor([cache.positions[slot] for slot in self._slots])[:, None] + offsets  # (S, T)
+        lengths = torch.tensor([cache.lengths[slot] for slot in self._slots])[:, None] + offsets  # (S, T)
         assert positions.max() < 2 * window and (num_frames == 1 or lengths.max() < window)
-        self.cos_sin = cache._cos_sin[positions.to(device)][:, :, None, None]  # (S, T, 1, 1, K/2, 2)
-        self._places = (positions % window).to(device)  # (S, T)
+        self.cos_sin = cache.cos_sin[positions.to(device)][:, :, None, None]  # (S, T, 1, 1, K/2, 2)
+        self._slot_indices = torch.arange(len(self._slots), device=device)[:, None]  # (S, 1)
+        self._ring_indices = (positions % window).to(device)  # (S, T)
+
         ages = (positions[:, :, None] - torch.arange(window)) % window  # (S, T, W), 0 is the frame itself
         mask = ages <= lengths[:, :, None].clamp(max=window - 1)
-        patches = cache.keys.shape[2]
-        # (S * P, 1, T, W), True where a frame may look; every head, and every patch of a dream, alike.
-        self.mask = mask.repeat_interleave(patches, dim=0)[:, None].to(device)
-        self._rows = torch.arange(len(self._slots), device=device)[:, None]
+        # (S * P, 1, T, W), True where a frame attends; the same for every head, and for every patch of a slot.
+        self.mask = mask.repeat_interleave(cache.keys.shape[2], dim=0)[:, None].to(device)
 
-    def update(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write a block's keys and values of the new frames, (S, P, N, T, K); returns all, (S * P, N, W, K)."""
-        keys, values = self._keys[block], self._values[block]
-        # Advanced indices around slices come first: (S, T, P, N, K).
-        keys[self._rows, :, :, self._places] = k.permute(0, 3, 1, 2, 4).to(keys.dtype)
-        values[self._rows, :, :, self._places] = v.permute(0, 3, 1, 2, 4).to(values.dtype)
+    def update(self, block_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a block's keys and values of the new frames, (S, T, P, N, K). Return those of all, (S * P, N, W, K)."""
+        keys, values = self._keys[block_index], self._values[block_index]
+        # Index tensors on both sides of slices put the indexed axes first: (S, T, P, N, K).
+        keys[self._slot_indices, :, :, self._ring_indices] = k.to(keys.dtype)
+        values[self._slot_indices, :, :, self._ring_indices] = v.to(values.dtype)
         return keys.flatten(0, 1), values.flatten(0, 1)
 
-    def become(self, other: CacheView) -> None:
-        """Stand where another view of the same dreams stands; tensors stay where they are, for a captured graph."""
-        for mine, its in ((self.cos_sin, other.cos_sin), (self._places, other._places), (self.mask, other.mask)):
-            mine.copy_(its)
+    def copy_from(self, other: CacheView) -> None:
+        """Move to the position of another view of the same slots. Tensors keep their memory, for a CUDA graph."""
+        self.cos_sin.copy_(other.cos_sin)
+        self._ring_indices.copy_(other._ring_indices)
+        self.mask.copy_(other.mask)
 
-    def keep(self) -> None:
-        """Take over what was written, and go on to the frames after it."""
-        num_frames = self._places.shape[1]
-        if not self.whole:
-            slots = torch.tensor(self._slots, device=self._rows.device)[:, None]
-            for mine, cached in ((self._keys, self._cache.keys), (self._values, self._cache.values)):
-                cached[:, slots, :, :, self._places] = mine[:, self._rows, :, :, self._places]
-        self._cache.advance(self._slots, num_frames)
+    def commit(self) -> None:
+        """Keep what was last written, and advance the slots past these frames."""
+        if not self.covers_all_slots:
+            slots = torch.tensor(self._slots, device=self._slot_indices.device)[:, None]
+            for source, target in ((self._keys, self._cache.keys), (self._values, self._cache.values)):
+                written = source[:, self._slot_indices, :, :, self._ring_indices]
+                target[:, slots, :, :, self._ring_indices] = written
+        self._cache.advance(self._slots, num_frames=self._ring_indices.shape[1])

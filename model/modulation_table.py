@@ -1,4 +1,7 @@
-"""TODO."""
+"""Modulation vectors of the sampler's few noise levels and actions, computed once in place of once per frame.
+
+Shapes: L noise levels, B batch, A action vector, M modulation vectors of the whole network, D width.
+"""
 
 from __future__ import annotations
 
@@ -9,48 +12,48 @@ from torch import Tensor
 
 from model.dit import WorldModel
 
-MAX_CACHED_ACTIONS = 64  # whose modulations are kept, besides those of one-hot ones; 1 MB each for `small`
+MAX_CACHED_ACTIONS = 64  # actions other than one-hot whose modulation is cached; 1 MB each for preset `small`
 
 
 class ModulationTable:
-    """The modulation vectors of all blocks at a few noise levels, for no action and every one-hot one, from the start.
+    """Modulation at each noise level for the zero action, every one-hot action, and recent other actions.
 
-    And for the latest others, buttons held together or axes pushed: as a rule they stay so for many frames.
+    Other actions are buttons held together or axes. They are cached, because they rarely change from frame to frame.
 
     Args:
-        model: whose weights they follow from.
-        levels: L noise levels.
+        model: the network.
+        noise_levels: L levels in [0, 1].
     """
 
-    def __init__(self, model: WorldModel, levels: list[float]):
+    def __init__(self, model: WorldModel, noise_levels: list[float]):
         self._model = model
-        self._levels = torch.tensor(levels, device=model.device)
+        self._noise_levels = torch.tensor(noise_levels, device=model.device)
         num_actions = model.config.num_actions
         actions = torch.cat((torch.zeros(1, num_actions), torch.eye(num_actions)))
-        self._rows = self._compute(actions)  # (L, 1 + A, M, D)
-        self._latest: OrderedDict[bytes, Tensor] = OrderedDict()  # (L, M, D) of other actions
+        self._one_hot = self._compute(actions)  # (L, 1 + A, M, D), the zero action first
+        self._recent: OrderedDict[bytes, Tensor] = OrderedDict()  # action vector -> (L, M, D), oldest first
 
     def lookup(self, actions: Tensor) -> Tensor:
-        """(B, A), on the CPU if it is to be quick -> (L, B, M, D)."""
+        """(B, A) -> (L, B, M, D). Faster for actions on the CPU: there it does not wait for the GPU."""
         is_one = actions == 1
-        plain = (is_one | (actions == 0)).all() and (is_one.sum(-1) <= 1).all()
-        if plain:
+        all_one_hot = (is_one | (actions == 0)).all() and (is_one.sum(-1) <= 1).all()
+        if all_one_hot:
             rows = torch.where(is_one.any(-1), 1 + is_one.int().argmax(-1), 0)
-            return self._rows[:, rows.to(self._rows.device)]
-        keys = [row.tobytes() for row in actions.float().cpu().numpy()]
-        new = {key: row for row, key in enumerate(keys) if key not in self._latest}
-        if new:
-            computed = self._compute(actions[list(new.values())]).unbind(1)
-            self._latest.update(zip(new, computed, strict=True))
+            return self._one_hot[:, rows.to(self._one_hot.device)]
+        keys = [action.tobytes() for action in actions.float().cpu().numpy()]
+        missing = {key: row for row, key in enumerate(keys) if key not in self._recent}
+        if missing:
+            computed = self._compute(actions[list(missing.values())]).unbind(1)
+            self._recent.update(zip(missing, computed, strict=True))
         for key in keys:
-            self._latest.move_to_end(key)
-        found = torch.stack([self._latest[key] for key in keys], dim=1)
-        while len(self._latest) > MAX_CACHED_ACTIONS:
-            self._latest.popitem(last=False)
-        return found
+            self._recent.move_to_end(key)
+        modulations = torch.stack([self._recent[key] for key in keys], dim=1)
+        while len(self._recent) > MAX_CACHED_ACTIONS:
+            self._recent.popitem(last=False)
+        return modulations
 
     def _compute(self, actions: Tensor) -> Tensor:
         """(B, A) -> (L, B, M, D)."""
-        actions = actions.to(self._levels)
-        grid = self._levels[:, None].expand(-1, len(actions))
-        return self._model.modulations(grid, actions.expand(len(self._levels), -1, -1))
+        actions = actions.to(self._noise_levels)
+        levels = self._noise_levels[:, None].expand(-1, len(actions))
+        return self._model.modulations(levels, actions.expand(len(levels), -1, -1))

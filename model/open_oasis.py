@@ -1,4 +1,4 @@
-"""Checkpoints of open-oasis and its CoinRun fork -> ours: other names, same numbers."""
+"""Import checkpoints of open-oasis and its CoinRun fork: rename the weights and check the rotary frequencies."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from model.checkpoint import load_weights
 from model.config import ModelConfig
 from model.dit import WorldModel
 
-# Published name -> ours, tried in turn. Wrappers (DDP, torch.compile) may have put a prefix before it.
-_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
-_NAMES = (
+# Prefixes that DDP and torch.compile add to names.
+_WRAPPER_PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
+# Published name -> name in `WorldModel`. All are applied, in this order.
+_RENAMES = (
     (re.compile(r"^x_embedder\.proj\."), "patch_embedding."),
     (re.compile(r"^t_embedder\."), "noise_level_embedding."),
     (re.compile(r"^external_cond\."), "action_embedding."),
@@ -26,17 +27,17 @@ _NAMES = (
 
 
 def import_state_dict(published: dict[str, Tensor], frame_size: tuple[int, int], window_frames: int) -> WorldModel:
-    """A world model with published weights; its sizes are read off the weights.
+    """Make a world model from published weights. Most of its config follows from the shapes of the weights.
 
     Args:
         published: the published state dict.
-        frame_size: (H, W) in pixels, which the weights do not tell.
-        window_frames: the window it was trained with, which they do not tell either.
+        frame_size: (H, W) in pixels.
+        window_frames: the window that the network was trained with.
 
     Raises:
-        ValueError: missing or unexpected weights (by name), or rotary frequencies other than ours.
+        ValueError: missing or unexpected weights (by name), or rotary frequencies that this network does not use.
     """
-    weights = {_WRAPPERS.sub("", name): tensor for name, tensor in published.items()}
+    weights = {_WRAPPER_PREFIXES.sub("", name): tensor for name, tensor in published.items()}
     frequencies = {name: weights.pop(name) for name in list(weights) if name.endswith("rotary_emb.freqs")}
     renamed = {_rename(name): tensor for name, tensor in weights.items()}
     config = _read_config(renamed, frequencies, frame_size, window_frames)
@@ -47,18 +48,20 @@ def import_state_dict(published: dict[str, Tensor], frame_size: tuple[int, int],
 
 
 def _rename(name: str) -> str:
-    for pattern, replacement in _NAMES:
+    for pattern, replacement in _RENAMES:
         name = pattern.sub(replacement, name)
     return name
 
 
-def _read_config(weights, frequencies, frame_size, window_frames) -> ModelConfig:
+def _read_config(
+    weights: dict[str, Tensor], frequencies: dict[str, Tensor], frame_size: tuple[int, int], window_frames: int
+) -> ModelConfig:
     try:
         dim, num_channels, patch_size, _ = weights["patch_embedding.weight"].shape
         num_actions = weights["action_embedding.weight"].shape[1]
         head_dim = 2 * len(frequencies["temporal_rotary_emb.freqs"])
     except (KeyError, ValueError) as error:
-        raise ValueError(f"not a checkpoint of the published layout: {error} is missing or of another shape") from None
+        raise ValueError(f"not a checkpoint of the published layout: {error} is missing or has another shape") from None
     blocks = [int(match.group(1)) for name in weights if (match := re.match(r"blocks\.(\d+)\.", name))]
     return ModelConfig(
         frame_height=frame_size[0],
@@ -75,11 +78,11 @@ def _read_config(weights, frequencies, frame_size, window_frames) -> ModelConfig
 
 
 def _check_frequencies(frequencies: dict[str, Tensor], head_dim: int) -> None:
-    ours = {
+    expected = {
         "spatial": RotaryEmbedding(dim=head_dim // 2, freqs_for="pixel", max_freq=256).freqs,
         "temporal": RotaryEmbedding(dim=head_dim).freqs,
     }
-    for name, theirs in frequencies.items():
-        axis = "spatial" if "s_attn" in name or name.startswith("spatial") else "temporal"
-        if theirs.shape != ours[axis].shape or not torch.allclose(theirs.float(), ours[axis].detach(), rtol=1e-5):
-            raise ValueError(f"{name} holds other rotary frequencies than this network's")
+    for name, published in frequencies.items():
+        wanted = expected["spatial" if "s_attn" in name or name.startswith("spatial") else "temporal"].detach()
+        if published.shape != wanted.shape or not torch.allclose(published.float(), wanted, rtol=1e-5):
+            raise ValueError(f"{name} differs from the rotary frequencies of this network")

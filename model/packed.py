@@ -1,7 +1,8 @@
-"""Linear maps whose weights lie ready for the CPU's matrix unit.
+"""Inference on the CPU with linear maps whose weights are packed for oneDNN in advance.
 
-torch lays weights out anew for oneDNN at every call, which for the 64 tokens of one frame costs more than the product
-itself. Packed once, a bfloat16 map takes two thirds of the time, and GELU, slow on its own, is applied on the way out.
+By default torch reorders weights for oneDNN in every call. For the 64 tokens of one frame that takes longer than the
+matrix product. With packed weights a bfloat16 map takes two thirds of the time, and oneDNN applies GELU, which is slow
+on its own, to the result.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from torch import Tensor, nn
 
 from model.attention import Attention
 from model.checkpoint import check_finite
-from model.dit import MLP, FinalLayer, Modulation, WorldModel
+from model.dit import MLP, AdaLNModulation, FinalLayer, WorldModel
 
 
 class PackedLinear(nn.Module):
-    """An `nn.Linear` with fixed weights on the CPU; the same numbers but for rounding.
+    """An `nn.Linear` on the CPU with fixed weights. Results are equal up to rounding.
 
     Args:
-        activation: "none", or "gelu" (tanh) on the result.
+        activation: "none", or "gelu" (tanh approximation) on the result.
     """
 
     def __init__(self, linear: nn.Linear, activation: str = "none"):
@@ -34,7 +35,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedMLP(nn.Module):
-    """An `MLP` of packed maps."""
+    """An `MLP` of packed linear maps."""
 
     def __init__(self, mlp: MLP):
         super().__init__()
@@ -46,20 +47,16 @@ class PackedMLP(nn.Module):
 
 
 def pack(model: WorldModel) -> WorldModel:
-    """Pack a model on the CPU, in place; it can then dream, but neither be trained nor saved.
+    """Pack a model on the CPU in place. It can then generate frames, but be neither trained nor saved.
 
     Raises:
-        ValueError: weights that are not finite, which nobody could see any more.
+        ValueError: weights that are not finite; nothing can check this once they are packed.
     """
     check_finite(model)
     for module in list(model.modules()):
-        if isinstance(module, Attention):
-            module.to_qkv, module.to_out = PackedLinear(module.to_qkv), PackedLinear(module.to_out)
-        elif isinstance(module, FinalLayer):
-            module.linear = PackedLinear(module.linear)
-        elif isinstance(module, Modulation):
-            module[1] = PackedLinear(module[1])
-        for name, child in module.named_children():
+        for name, child in list(module.named_children()):
             if isinstance(child, MLP):
                 setattr(module, name, PackedMLP(child))
+            elif isinstance(child, nn.Linear) and isinstance(module, Attention | FinalLayer | AdaLNModulation):
+                setattr(module, name, PackedLinear(child))
     return model

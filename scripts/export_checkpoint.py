@@ -1,4 +1,4 @@
-"""Make a checkpoint small and give it a card: bfloat16 weights (half the size, the same dreams), config, README.md.
+"""Export a checkpoint for publishing: bfloat16 weights (half the size), config files and a model card (README.md).
 
 python -m scripts.export_checkpoint --checkpoint runs/first/checkpoints/latest --out checkpoints/mygame-nano
 """
@@ -18,20 +18,20 @@ from training.model_card import CARD_FILE, has_card, model_card
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What to export, and where to."""
+    """The checkpoint and the output folder."""
 
     checkpoint: Path  # a checkpoint of a run
-    out: Path  # a folder; what it held before is replaced
-    report: Path | None = None  # report.md of scripts.evaluate, to stand in the card
+    out: Path  # output folder; an earlier export there is replaced
+    report: Path | None = None  # report.md of scripts.evaluate, to include in the card
 
 
 def main(config: ExportConfig) -> None:
-    """Convert, write a card, put both in place at once."""
-    checkpoint = config.checkpoint.resolve()  # `latest` is a link, and the card names the step
+    """Write the converted weights and the card to a temporary folder, then rename it."""
+    checkpoint = config.checkpoint.resolve()  # `latest` is a link; the card names the step
     if config.report and not config.report.is_file():
-        raise ValueError(f"no report at {config.report}: python -m scripts.evaluate makes one")
+        raise ValueError(f"no report at {config.report}: create one with python -m scripts.evaluate")
     if config.out.exists() and not has_card(config.out):
-        raise ValueError(f"{config.out} is there already and is no exported checkpoint: choose another --out")
+        raise ValueError(f"{config.out} already exists and is not an exported checkpoint: choose another --out")
     model = WorldModel.from_pretrained(checkpoint)
     partial = config.out.with_name(config.out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

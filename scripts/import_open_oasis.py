@@ -1,4 +1,4 @@
-"""Turn a published open-oasis / CoinRun checkpoint into a checkpoint folder of this project.
+"""Convert a published open-oasis or CoinRun checkpoint to a checkpoint folder of this project.
 
 python -m scripts.import_open_oasis CKPT.pt checkpoints/coinrun-public
 """
@@ -20,25 +20,25 @@ from model.open_oasis import import_state_dict
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """What to import, and where to."""
+    """The published file, the output folder, and the sizes that the file does not hold."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional]  # the published file: {"model": state_dict, ...}
     out: Annotated[Path, tyro.conf.Positional]  # the folder to write
     frame_height: int = 64  # pixels
     frame_width: int = 64  # pixels
-    window_frames: int = 32  # it was trained with
+    window_frames: int = 32  # window that the network was trained with
 
 
 def main(config: ImportConfig) -> None:
-    """Read, rename, check, write."""
+    """Read the file, rename its weights, and write the folder."""
     if not config.checkpoint.is_file():
         raise ValueError(f"no file at {config.checkpoint}")
     if config.out.exists():
-        raise ValueError(f"{config.out} is there already: choose another folder")
+        raise ValueError(f"{config.out} already exists: choose another folder")
     try:
         published = torch.load(config.checkpoint, map_location="cpu", weights_only=True)
         weights = published["model"]
-    except Exception as error:  # whatever a file of another kind raises
+    except Exception as error:  # torch.load raises many kinds of errors
         reason = str(error).splitlines()[0]
         raise ValueError(f'{config.checkpoint} is not a checkpoint {{"model": state_dict}}: {reason}') from None
     model = import_state_dict(weights, (config.frame_height, config.frame_width), config.window_frames)
@@ -54,7 +54,7 @@ def main(config: ImportConfig) -> None:
     model.save_pretrained(temporary)
     temporary.rename(config.out)
     num_parameters = sum(p.numel() for p in model.parameters())
-    print(f"{config.out}: {num_parameters / 1e6:.2f} M parameters, nothing missing, nothing unexpected")
+    print(f"{config.out}: {num_parameters / 1e6:.2f} M parameters; all weights match")
 
 
 if __name__ == "__main__":

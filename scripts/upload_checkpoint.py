@@ -1,8 +1,8 @@
-"""Put a checkpoint on the Hugging Face Hub; `WorldModel.from_pretrained("user/name")` loads it from there.
+"""Upload a checkpoint to the Hugging Face Hub, where `WorldModel.from_pretrained("user/name")` finds it.
 
 python -m scripts.upload_checkpoint --checkpoint runs/first/checkpoints/latest --repo user/name
 
-The token comes from `hf auth login` or HF_TOKEN, never from the command line, which shells remember.
+The token comes from `hf auth login` or HF_TOKEN. It is no option, because shells save command lines.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from training.model_card import CARD_FILE, has_card, model_card
 
 @dataclass(frozen=True)
 class UploadConfig:
-    """What to upload, and where to."""
+    """The checkpoint and the repository."""
 
     checkpoint: Path  # a checkpoint folder
-    repo: str  # user/name; made if it is not there yet
-    private: bool = False  # a new repository is seen by nobody else
+    repo: str  # user/name; created if it does not exist
+    private: bool = False  # create a new repository as private
 
 
 def main(config: UploadConfig) -> None:
-    """Check, write a card, upload."""
-    checkpoint = config.checkpoint.resolve()  # `latest` is a link, and the card names the step
+    """Check the checkpoint, write a card, and upload both."""
+    checkpoint = config.checkpoint.resolve()  # `latest` is a link; the card names the step
     model = WorldModel.from_pretrained(checkpoint)
     if not get_token():
         raise ValueError("not logged in to the Hugging Face Hub: run `hf auth login`, or set HF_TOKEN")
@@ -41,7 +41,7 @@ def main(config: UploadConfig) -> None:
         save_config(Path(folder), model.config, model.game)
         shutil.copy(checkpoint / WEIGHTS_FILE, folder)
         card = model_card(config.repo, model, checkpoint)
-        if has_card(checkpoint):  # it was exported
+        if has_card(checkpoint):  # an exported checkpoint
             card = (checkpoint / CARD_FILE).read_text()
         (Path(folder) / CARD_FILE).write_text(card)
         try:
@@ -49,7 +49,7 @@ def main(config: UploadConfig) -> None:
             message = f"Upload {checkpoint.name}"
             url = api.upload_folder(repo_id=config.repo, folder_path=folder, commit_message=message).repo_url
         except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise ValueError(f"the Hub did not take {config.repo}: {str(error).splitlines()[0]}") from None
+            raise ValueError(f"the Hub refused {config.repo}: {str(error).splitlines()[0]}") from None
     print(f"uploaded to {url}")
 
 

@@ -19,7 +19,7 @@ from model.dit import timestep
 LEVELS = torch.cat((torch.linspace(0, 1, 41), torch.tensor([1e-3, 0.999])))
 
 
-def draws(count):
+def random_x0_eps(count):
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2, count, 1, 3, 4, 4, generator=generator).double()
 
@@ -39,8 +39,8 @@ def test_integer_timesteps_are_thousandths():
     torch.testing.assert_close(timestep((k + 1) / 1000), k.float(), atol=1e-4, rtol=0)
 
 
-def test_v_identities_hold_at_every_level_ends_included():
-    x0, eps = draws(len(LEVELS))
+def test_v_identities_hold_at_every_level():
+    x0, eps = random_x0_eps(len(LEVELS))
     ab = frame_alpha_bar(LEVELS)[:, None].double()
     x_u, v = add_noise(x0, eps, ab), v_from_x0_eps(x0, eps, ab)
     torch.testing.assert_close(x0_from_v(x_u, v, ab), x0)
@@ -48,21 +48,21 @@ def test_v_identities_hold_at_every_level_ends_included():
     torch.testing.assert_close(x0_from_prediction(x0, x_u, ab, "x0"), x0)
 
 
-def test_eps_from_x0_holds_wherever_there_is_noise():
-    x0, eps = draws(len(LEVELS))
+def test_eps_from_x0_inverts_add_noise():
+    x0, eps = random_x0_eps(len(LEVELS))
     ab = frame_alpha_bar(LEVELS)[:, None].double()
     noisy = ab[:, 0, 0, 0, 0] < 1
     torch.testing.assert_close(eps_from_x0(add_noise(x0, eps, ab), x0, ab)[noisy], eps[noisy], atol=1e-5, rtol=1e-5)
 
 
 def test_a_ddim_step_moves_along_the_same_x0_and_eps():
-    x0, eps = draws(1)
+    x0, eps = random_x0_eps(1)
     ab, ab_next = alpha_bar(torch.tensor(0.8)).double(), alpha_bar(torch.tensor(0.3)).double()
     torch.testing.assert_close(ddim_step(add_noise(x0, eps, ab), x0, ab, ab_next), add_noise(x0, eps, ab_next))
 
 
 class Oracle(WorldModel):
-    """Knows the one frame there is, and says it as v or x0 from whatever noisy frame it is shown."""
+    """Predicts one fixed frame, as v or x0, from any noisy frame."""
 
     truth: torch.Tensor
 

@@ -14,22 +14,22 @@ def test_a_packed_network_gives_the_same_numbers(dtype, tolerance):
         expected = plain(*inputs)
         packed = prepare_for_inference(plain, torch.device("cpu"), bf16=dtype == torch.bfloat16)
         assert sum(isinstance(module, PackedLinear) for module in packed.modules()) == 10 * TINY.num_blocks + 2
-        got = packed(*inputs)
+        actual = packed(*inputs)
     assert expected.std() > 0.5
-    torch.testing.assert_close(got, expected, atol=tolerance * expected.std().item(), rtol=0.02)
+    torch.testing.assert_close(actual, expected, atol=tolerance * expected.std().item(), rtol=0.02)
 
 
-def test_a_packed_network_dreams_the_same_dream():
+def test_a_packed_network_gives_the_same_rollout():
     frames, _, actions = random_inputs(batch=2, num_frames=9)
-    dreams = []
+    rollouts = []
     for model in (random_model(), pack(random_model())):
         sampler = Sampler(model, 2)
         sampler.reset(frames[:, :3], actions[:, :3])
-        dreams.append(torch.stack([sampler.step(action) for action in actions[:, 3:].unbind(1)]))
-    torch.testing.assert_close(*dreams, atol=1e-4, rtol=0)
+        rollouts.append(torch.stack([sampler.step(action) for action in actions[:, 3:].unbind(1)]))
+    torch.testing.assert_close(*rollouts, atol=1e-4, rtol=0)
 
 
-def test_the_original_is_left_alone():
+def test_packing_copies_the_model():
     model = random_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     prepare_for_inference(model, torch.device("cpu"), bf16=True)

@@ -9,21 +9,21 @@ from model.packed import pack
 
 
 def rollout(sampler, frames, actions, num_prompt=2):
-    """(B, T, ...) frames dreamt after the prompt."""
+    """Frames (B, T, ...) generated after the prompt."""
     sampler.reset(frames[:, :num_prompt], actions[:, :num_prompt])
     return torch.stack([sampler.step(action) for action in actions[:, num_prompt:].unbind(1)], dim=1)
 
 
 @pytest.mark.parametrize("prediction", ["v", "x0"])
-def test_frames_are_in_range_and_of_the_right_shape(prediction):
+def test_range_and_shape_of_frames(prediction):
     model = random_model(replace(TINY, prediction=prediction))
     frames, _, actions = random_inputs(num_frames=10)
-    dreamt = rollout(Sampler(model, num_steps=3), frames, actions)
-    assert dreamt.shape == (2, 8, *TINY.frame_shape) and dreamt.dtype == torch.float32
-    assert dreamt.abs().max() <= 1 and dreamt.std() > 0.1
+    generated = rollout(Sampler(model, num_steps=3), frames, actions)
+    assert generated.shape == (2, 8, *TINY.frame_shape) and generated.dtype == torch.float32
+    assert generated.abs().max() <= 1 and generated.std() > 0.1
 
 
-def test_the_same_seed_gives_the_same_dream_and_another_does_not():
+def test_the_rollout_depends_on_the_seed_alone():
     model = random_model()
     frames, _, actions = random_inputs(num_frames=9)
     first, again, other = (rollout(Sampler(model, 3, seed=seed), frames, actions) for seed in (5, 5, 6))
@@ -31,7 +31,7 @@ def test_the_same_seed_gives_the_same_dream_and_another_does_not():
     assert (first - other).abs().max() > 0.05
 
 
-def test_dreams_side_by_side_do_not_touch_each_other():
+def test_rollouts_in_a_batch_are_independent():
     model = random_model()
     frames, _, actions = random_inputs(batch=3, num_frames=9)
     together = rollout(Sampler(model, 3, seed=7), frames, actions)
@@ -42,17 +42,17 @@ def test_dreams_side_by_side_do_not_touch_each_other():
 
 @pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("age", range(TINY.window_frames))
-def test_an_action_is_remembered_as_long_as_its_frame_is_in_the_window(age, cache):
-    """Also after the window has slid: the action given `age` frames ago changes the newest frame."""
+def test_an_action_has_an_effect_while_its_frame_is_in_the_window(age, cache):
+    """The action given `age` frames ago changes the newest frame, also after the window has slid."""
     model = random_model()
     frames, _, actions = random_inputs(batch=1, num_frames=14)
     changed = actions.clone()
     changed[:, -1 - age] = changed[:, -1 - age].roll(1, dims=-1)
-    # The frames between are taken from one dream, so that only the action itself can make the difference.
+    # Both get the frames of one rollout, so that only the action itself can make a difference.
     sampler, other = Sampler(model, 2, cache=cache), Sampler(model, 2, cache=cache)
     rollout(sampler, frames, actions[:, :-1])
     rollout(other, frames, changed[:, :-1])
-    other._dreams[0].frames = sampler._dreams[0].frames
+    other._states[0].frames = sampler._states[0].frames
     if cache:
         sampler.rebuild()
         other.rebuild()
@@ -60,40 +60,40 @@ def test_an_action_is_remembered_as_long_as_its_frame_is_in_the_window(age, cach
     assert (a - b).abs().max() > 1e-3
 
 
-def test_the_window_slides_over_frames_and_their_own_actions():
+def test_the_window_slides_over_frames_and_actions():
     model = random_model()
     frames, _, actions = random_inputs(batch=1, num_frames=14)
     sampler = Sampler(model, 2)
     rollout(sampler, frames, actions)
-    kept = torch.stack([*sampler._dreams[0].actions])
-    torch.testing.assert_close(kept, actions[0, -(TINY.window_frames - 1) :])
-    assert len(sampler._dreams[0].frames) == TINY.window_frames - 1
+    last = torch.stack([*sampler._states[0].actions])
+    torch.testing.assert_close(last, actions[0, -(TINY.window_frames - 1) :])
+    assert len(sampler._states[0].frames) == TINY.window_frames - 1
 
 
-def test_context_is_really_noised_to_the_level_that_the_network_is_told():
-    seen = []
+def test_context_is_noised_to_the_level_passed_to_the_network():
+    calls = []
     model = random_model()
     forward = model.forward
-    model.forward = lambda frames, levels, actions: seen.append((frames, levels)) or forward(frames, levels, actions)
+    model.forward = lambda frames, levels, actions: calls.append((frames, levels)) or forward(frames, levels, actions)
     frames = torch.full((1, 3, *TINY.frame_shape), 0.25)
     sampler = Sampler(model, 1, context_noise=0.5, cache=False)
     sampler.reset(frames)
     sampler.step(torch.zeros(1, 3))
-    given, levels = seen[0]
+    context, levels = calls[0]
     assert levels[0].tolist() == [0.5, 0.5, 0.5, 1.0]
     # alpha_bar(1/2) = 1/2
-    noise = (given[:, :3] - 0.5**0.5 * frames) / 0.5**0.5
+    noise = (context[:, :3] - 0.5**0.5 * frames) / 0.5**0.5
     assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
 
 
-def test_without_context_noise_the_context_is_untouched():
+def test_without_context_noise_the_context_is_unchanged():
     frames, _, actions = random_inputs(batch=1, num_frames=3)
     sampler = Sampler(random_model(), 1, context_noise=0.0)
     sampler.reset(frames, actions)
-    torch.testing.assert_close(torch.stack([*sampler._dreams[0].frames]), frames[0])
+    torch.testing.assert_close(torch.stack([*sampler._states[0].frames]), frames[0])
 
 
-def test_a_prompt_longer_than_the_window_keeps_its_end_and_says_so():
+def test_a_prompt_longer_than_the_window_is_cut_with_a_warning():
     model = random_model()
     frames, _, actions = random_inputs(num_frames=9)
     with pytest.warns(UserWarning, match="prompt of 9 frames: only its last 5"):
@@ -102,7 +102,7 @@ def test_a_prompt_longer_than_the_window_keeps_its_end_and_says_so():
     torch.testing.assert_close(long, short)
 
 
-def test_mistakes_are_said_clearly():
+def test_errors_name_the_value():
     model = random_model()
     with pytest.raises(ValueError, match="num_steps is 0"):
         Sampler(model, num_steps=0)
@@ -131,25 +131,25 @@ def test_mistakes_are_said_clearly():
     for slots in ([0, 0], [-1, 0], [0]):
         with pytest.raises(ValueError, match="expected 2 different ones"):
             sampler.step(torch.zeros(2, 3), slots=slots)
-    with pytest.raises(ValueError, match="1 seeds for 2 dreams"):
+    with pytest.raises(ValueError, match="1 seeds for 2 rollouts"):
         sampler.reset(torch.zeros(2, 1, *TINY.frame_shape), seeds=[1])
 
 
 @pytest.mark.parametrize("window", [TINY.window_frames, 2])
-def test_a_dream_can_begin_without_a_prompt(window):
-    """The cache and the reference see the same: at first nothing at all."""
+def test_a_rollout_can_begin_without_a_prompt(window):
+    """The cache and the reference agree from the first frame on."""
     model = random_model(replace(TINY, window_frames=window))
     _, _, actions = random_inputs(batch=2, num_frames=window)
-    nothing = torch.zeros(2, 0, *TINY.frame_shape)
-    dreams = [rollout(Sampler(model, 3, cache=cache), nothing, actions, num_prompt=0) for cache in (True, False)]
-    assert dreams[0].shape == (2, window, *TINY.frame_shape)
-    torch.testing.assert_close(*dreams, atol=1e-4, rtol=0)
-    assert (dreams[0][0] - dreams[0][1]).abs().max() > 0.05  # each from noise of its own
+    no_frames = torch.zeros(2, 0, *TINY.frame_shape)
+    rollouts = [rollout(Sampler(model, 3, cache=cache), no_frames, actions, num_prompt=0) for cache in (True, False)]
+    assert rollouts[0].shape == (2, window, *TINY.frame_shape)
+    torch.testing.assert_close(*rollouts, atol=1e-4, rtol=0)
+    assert (rollouts[0][0] - rollouts[0][1]).abs().max() > 0.05  # each has its own noise
     black = rollout(Sampler(model, 3), torch.zeros(2, 1, *TINY.frame_shape), actions, num_prompt=1)
-    assert (black[:, 0] - dreams[0][:, 1]).abs().max() > 1e-3
+    assert (black[:, 0] - rollouts[0][:, 1]).abs().max() > 1e-3
 
 
-def test_dreams_with_and_without_a_prompt_tick_together():
+def test_rollouts_with_and_without_a_prompt_share_a_batch():
     model = random_model()
     frames, _, actions = random_inputs(batch=2, num_frames=5)
     alone = rollout(Sampler(model, 2), frames[:1, :0], actions[:1], num_prompt=0)
@@ -162,7 +162,7 @@ def test_dreams_with_and_without_a_prompt_tick_together():
 
 
 def test_guidance_moves_away_from_the_zero_action():
-    """With an unknown action there is nothing to move away from; with a known one, the more the further."""
+    """Guidance has no effect for the zero action, and is linear in the scale for others."""
     model = random_model(replace(TINY, prediction="x0"))
     frames, _, actions = random_inputs(batch=1, num_frames=3)
 
@@ -172,12 +172,12 @@ def test_guidance_moves_away_from_the_zero_action():
         return sampler.step(action)
 
     for cache in (False, True):
-        plain, without = newest(1.0, actions[:, 0], cache), newest(0.0, actions[:, 0], cache)
-        inside = (plain.abs() < 1) & (without.abs() < 1)  # where nothing was clamped
-        assert inside.float().mean() > 0.3 and (plain - without)[inside].abs().max() > 0.1
+        cond, uncond = newest(1.0, actions[:, 0], cache), newest(0.0, actions[:, 0], cache)
+        inside = (cond.abs() < 1) & (uncond.abs() < 1)  # where nothing was clamped
+        assert inside.float().mean() > 0.3 and (cond - uncond)[inside].abs().max() > 0.1
         for guidance in (0.5, 1.5):
-            expected = (without + guidance * (plain - without)).clamp(-1, 1)
-            got = newest(guidance, actions[:, 0], cache)
-            torch.testing.assert_close(got[inside], expected[inside], atol=1e-5, rtol=0)
+            expected = (uncond + guidance * (cond - uncond)).clamp(-1, 1)
+            actual = newest(guidance, actions[:, 0], cache)
+            torch.testing.assert_close(actual[inside], expected[inside], atol=1e-5, rtol=0)
         zero = torch.zeros(1, 3)
         torch.testing.assert_close(newest(3.0, zero, cache), newest(1.0, zero, cache), atol=1e-5, rtol=0)

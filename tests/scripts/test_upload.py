@@ -137,7 +137,7 @@ def test_wrong_options_give_one_line_of_error(hub, monkeypatch, capsys, tmp_path
     random_model().save_pretrained(tmp_path / "checkpoint")
     for checkpoint, repo, word in (
         (tmp_path / "absent", "user/name", "no checkpoint at"),
-        (tmp_path / "checkpoint", "no/such/name", "the Hub did not take no/such/name"),
+        (tmp_path / "checkpoint", "no/such/name", "the Hub refused no/such/name"),
     ):
         options = ("--checkpoint", checkpoint, "--repo", repo)
         code, _, err = command(monkeypatch, capsys, "scripts.upload_checkpoint", *options)
@@ -145,5 +145,5 @@ def test_wrong_options_give_one_line_of_error(hub, monkeypatch, capsys, tmp_path
     monkeypatch.setenv("HF_TOKEN", "wrong")
     options = ("--checkpoint", tmp_path / "checkpoint", "--repo", "user/name")
     code, _, err = command(monkeypatch, capsys, "scripts.upload_checkpoint", *options)
-    assert_one_line(code, err, "the Hub did not take user/name", "401")
+    assert_one_line(code, err, "the Hub refused user/name", "401")
     assert hub["files"] == {}

@@ -1,0 +1,84 @@
+"""Save and load checkpoint folders."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import TINY, random_model
+
+from model import GameInfo, WorldModel
+
+
+def test_save_and_load(tmp_path):
+    game = GameInfo(
+        environment="pong",
+        environment_options=(("simple", True),),
+        action_names=("noop", "up", "down"),
+        action_keys=((), ("UP",), ("DOWN",)),
+        acting_actions=(0, 1, 2),
+        fps=12.0,
+    )
+    model = random_model(TINY, game=game)
+    model.save_pretrained(tmp_path)
+    plain = json.loads((tmp_path / "game.json").read_text())
+    assert plain["environment"] == "pong" and plain["fps"] == 12.0 and plain["action_keys"] == [[], ["UP"], ["DOWN"]]
+    loaded = WorldModel.from_pretrained(tmp_path)
+    assert (loaded.config, loaded.game) == (TINY, game) and not loaded.training
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
+def test_loading_is_strict_and_names_the_wrong_weights(tmp_path):
+    random_model().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({n: t for n, t in weights.items() if "fc1.bias" not in n}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"4 missing \(blocks.0.spatial.mlp.fc1.bias"):
+        WorldModel.from_pretrained(tmp_path)
+    save_file({**weights, "extra": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"1 unexpected \(extra\)"):
+        WorldModel.from_pretrained(tmp_path)
+    save_file({**weights, "final_layer.linear.bias": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"1 of another shape \(final_layer.linear.bias\)"):
+        WorldModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", None, "has no config.json"),
+        ("model.safetensors", None, "has no model.safetensors"),
+        ("config.json", "{", "is not the config of a world model"),
+        ("config.json", "[1]", "is not the config of a world model"),
+        ("config.json", '{"vocabulary": 5}', "unknown model settings: vocabulary"),
+        ("config.json", '{"dim": "wide"}', "is not the config of a world model"),
+        ("model.safetensors", "garbage", "is damaged"),
+    ],
+)
+def test_damaged_checkpoints_are_refused(tmp_path, file, content, message):
+    random_model().save_pretrained(tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        WorldModel.from_pretrained(tmp_path)
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint at"):
+        WorldModel.from_pretrained(tmp_path / "absent")
+
+
+def test_a_game_that_does_not_fit_the_network_is_refused(tmp_path):
+    random_model(game=GameInfo(action_names=("a", "b"))).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="2 action names for num_actions 3"):
+        WorldModel.from_pretrained(tmp_path)
+
+
+def test_an_old_config_that_holds_the_game_is_read(tmp_path):
+    game = GameInfo(environment="pong", action_names=("stay", "up", "down"), fps=12.0)
+    random_model(game=game).save_pretrained(tmp_path)
+    (tmp_path / "game.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(TINY.to_dict() | game.to_dict()))
+    loaded = WorldModel.from_pretrained(tmp_path)
+    assert (loaded.config, loaded.game) == (TINY, game)

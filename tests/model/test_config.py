@@ -1,0 +1,37 @@
+"""ModelConfig, GameInfo and the presets."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from tiny import TINY
+
+from model import PRESETS, GameInfo, ModelConfig, WorldModel
+
+
+@pytest.mark.parametrize(("preset", "millions"), [("pico", 2.51), ("nano", 9.83), ("small", 57.82), ("base", 119.74)])
+def test_parameter_counts_of_the_presets(preset, millions):
+    model = WorldModel(PRESETS[preset])
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"frame_height": 20}, "multiple of patch_size"),
+        ({"frame_width": 0}, "multiple of patch_size"),
+        ({"num_heads": 3}, "multiple of 4"),
+        ({"prediction": "eps"}, '"v" or "x0"'),
+        ({"window_frames": 0}, "at least 1"),
+    ],
+)
+def test_bad_configs_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **change)
+
+
+def test_configs_survive_json():
+    config = replace(TINY, prediction="x0")
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    game = GameInfo(environment_options=(("simple", False),), action_keys=(("LEFT", "UP"),) * 15)
+    assert GameInfo.from_dict(json.loads(json.dumps(game.to_dict()))) == game
