@@ -67,7 +67,7 @@ class Gallery:
         if prompt.record_id is None:
             return "There is no real game for your own image."
         if self._record(prompt.record_id).level_seed is None:
-            return "This record does not contain its level seed."
+            return "This record has no level seed."
         metadata = self._dataset.metadata
         try:
             installed = describe_environment(metadata.environment, **dict(metadata.environment_options))
