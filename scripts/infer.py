@@ -21,7 +21,7 @@ from data.actions import ActionSpace
 from data.atomic import atomic_file
 from data.clips import Clips, held_out_clips
 from data.dataset import ClipDataset
-from data.importing.importer import read_clip
+from data.importing.clip import read_clip
 from data.index import held_out_split
 from data.video import comparison, grid, write_mp4, write_png
 from model import Sampler, WorldModel
