@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from data.actions import UNKNOWN_ACTION
-from data.dataset import POOL_RECORDS, ClipDataset, clip_seeds, clip_start, count_clips, cut_clip, prefetch
+from data.dataset import POOL_RECORDS, ClipDataset, clip_seeds, clip_start, count_clips, cut_clip
+from data.prefetch import prefetch
 from data.records import encode_record
 from data.shards import SUFFIX, write_shard
 
@@ -18,7 +19,7 @@ LENGTHS = [12, 20, 9, 31, 40, 8, 16, 27, 5, 33, 22, 14]  # one too short for cli
 @pytest.fixture
 def folder(tmp_path, write_set, make_record):
     """Records of many lengths, five a shard."""
-    return write_set(tmp_path / "set", [make_record(length) for length in LENGTHS], records_a_shard=5)
+    return write_set(tmp_path / "set", [make_record(length) for length in LENGTHS], records_per_shard=5)
 
 
 def clips_of(batches) -> list[tuple[int, int]]:
@@ -168,7 +169,7 @@ def test_an_epoch_begun_by_some_ranks_is_ended_by_others(folder):
 
 
 def test_batch_that_cannot_be_shared_is_refused(folder):
-    with pytest.raises(ValueError, match="batch_size 4 cannot be shared evenly by 3 ranks"):
+    with pytest.raises(ValueError, match="batch_size 4 cannot be divided evenly among 3 ranks"):
         ClipDataset(folder, "train", 8, rank=0, world_size=3).batches(4)
 
 
@@ -263,7 +264,7 @@ def test_whole_records_come_by_number(folder, make_record):
 @pytest.fixture
 def bad_set(tmp_path, write_set, make_record):
     """Thirty records, the eleventh of them not one."""
-    folder = write_set(tmp_path / "set", [make_record(12, i) for i in range(30)], records_a_shard=10)
+    folder = write_set(tmp_path / "set", [make_record(12, i) for i in range(30)], records_per_shard=10)
     payloads = [encode_record(make_record(12, i)) for i in range(10)]
     write_shard(folder / "train" / f"data_0001{SUFFIX}", [b"not a record", *payloads[1:]])
     return folder
@@ -279,7 +280,7 @@ def test_bad_record_is_skipped_and_named_once(bad_set, capsys):
 
 
 def test_too_much_that_is_bad_is_refused_by_name(bad_set):
-    with pytest.raises(ValueError, match=r"3\.3% of .* more than --max-bad-fraction 1\.0%.*data_0001.array_record"):
+    with pytest.raises(ValueError, match=r"3\.3% of .* more than max_bad_fraction 1\.0%.*data_0001.array_record"):
         ClipDataset(bad_set, "train", clip_frames=8)
 
 
@@ -305,7 +306,7 @@ def test_record_lost_after_indexing_is_replaced_warned_of_and_counted(folder, mo
             assert np.array_equal(frames, make_record(LENGTHS[record_id]).frames[start : start + 8])
     assert dataset.num_lost == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: skipped, as it can no longer be read: ") and "record 4: gone" in line
+    assert line.startswith("warning: skipped a record that can no longer be read: ") and "record 4: gone" in line
 
 
 def test_record_that_changed_its_length_after_indexing_is_not_used(folder, make_record):
@@ -324,15 +325,15 @@ def test_losing_every_record_is_an_error(folder, monkeypatch):
 
 
 def test_nothing_to_read_says_what_to_do(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"no data set at .*none: collect one with python -m scripts\.collect --out"):
+    with pytest.raises(ValueError, match=r"no data set at .*none: collect one with python -m scripts\.collect"):
         ClipDataset(tmp_path / "none", "train", clip_frames=8)
     with pytest.raises(ValueError, match=r"no \.array_record files in .*val .*holds train"):
         ClipDataset(folder, "val", clip_frames=8)
     with pytest.raises(ValueError, match="has 41 frames: the longest has 40"):
         ClipDataset(folder, "train", clip_frames=41)
-    with pytest.raises(ValueError, match="clips of 0 frames every 8: both must be at least 1"):
+    with pytest.raises(ValueError, match="clip_frames is 0 and stride is 8: both must be at least 1"):
         ClipDataset(folder, "train", clip_frames=0)
-    with pytest.raises(ValueError, match="clips of 8 frames every 0: both must be at least 1"):
+    with pytest.raises(ValueError, match="clip_frames is 8 and stride is 0: both must be at least 1"):
         ClipDataset(folder, "train", clip_frames=8, stride=0)
 
 
@@ -408,7 +409,7 @@ def test_a_pass_sees_every_frame_once(write_set, make_record, tmp_path, world_si
     covered = {(record, start + t) for record, start, _ in clips for t in range(4)}
     assert covered == {(record, t) for record, n in enumerate(lengths) if n >= 4 for t in range(n)}
     assert len(clips) == len(set(clips)) == 3 + 3 + 0 + 1 + 2
-    assert seen(most=4) == clips[:4]
+    assert seen(max_clips=4) == clips[:4]
     alone = ClipDataset(folder, "train", 4).sequential_batches(100)
     assert sorted(next(alone).seeds) == sorted(seed for *_, seed in clips)
 
@@ -424,4 +425,4 @@ def test_a_pass_goes_on_without_a_record_that_is_lost(write_set, make_record, tm
 
     monkeypatch.setattr(data.reader, "read", lose_one)
     assert sum(len(batch.frames) for batch in data.sequential_batches(2)) == 6
-    assert "warning: skipped, as it can no longer be read: gone" in capsys.readouterr().err
+    assert "warning: skipped a record that can no longer be read: gone" in capsys.readouterr().err

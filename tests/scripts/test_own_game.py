@@ -106,7 +106,7 @@ def test_videos_without_actions_train_and_say_so(run, recordings_folder):
 
 def test_atari_is_trained_on_and_dreamt(run, monkeypatch):
     pytest.importorskip("ale_py")
-    monkeypatch.setattr(collecting, "GAMES_AT_ONCE", 2)  # collected in this process, which knows of it
+    monkeypatch.setattr(collecting, "NUM_ENVS", 2)  # collected in this process, which knows of it
     monkeypatch.setattr(collecting, "worker_pool", in_this_process)
     options = ("--records", 4, "--val-records", 2, "--test-records", 0, "--workers", 1, "--size", "64x96")
     run("scripts.collect", "--env", "ale:pong", "--out", "set", *options)
@@ -147,7 +147,7 @@ def test_it_is_played_with_keys_held_together_and_replayed(own, run, tmp_path, m
             "J": "dx-", "L": "dx+", "I": "dy-", "K": "dy+",
         }  # fmt: skip
         started = client.start(record=0, moment=2, seed=4)
-        assert "does not know its level" in started["why_no_real_game"] and client.first.header["action"] is None
+        assert "has no level seed" in started["why_no_real_game"] and client.first.header["action"] is None
         client.send("record", on=True)
         held = [("D", "SPACE"), ("LEFT", "L", "I"), (), ("J", "K", "L")]
         frames = [client.step(keys) for keys in held]
@@ -213,7 +213,7 @@ def test_video_without_actions_is_watched_and_judged(watched, run):
 
 def test_atari_is_judged_by_what_really_follows(run, monkeypatch, tmp_path):
     pytest.importorskip("ale_py")
-    monkeypatch.setattr(collecting, "GAMES_AT_ONCE", 2)
+    monkeypatch.setattr(collecting, "NUM_ENVS", 2)
     monkeypatch.setattr(collecting, "worker_pool", in_this_process)
     game = describe_environment("ale:pong", size="48x32", frame_skip=3)
     random_model(fit_config_to_data(SMALLEST, game), game=game_info(game)).save_pretrained(tmp_path / "random")

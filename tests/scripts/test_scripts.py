@@ -201,7 +201,7 @@ def test_check_finds_misaligned_actions(run, tmp_path, lag, words):
     assert code == 0, err
     assert words in out
     assert lag == 0 or f"{lag:+d} frames" in out
-    assert "20 records, 2000 frames, 0 bad" in out and "val: not there" in out
+    assert "20 records, 2000 frames, 0 bad" in out and "val: none" in out
 
 
 def test_check_counts_what_is_bad(run, tmp_path):

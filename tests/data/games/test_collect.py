@@ -45,7 +45,7 @@ def in_process(monkeypatch):
     """Shards of four short records, collected here and one after another: quick, and a test can reach into it."""
 
     monkeypatch.setattr(collecting, "worker_pool", in_this_process)
-    monkeypatch.setattr(collecting, "RECORDS_A_SHARD", 4)
+    monkeypatch.setattr(collecting, "RECORDS_PER_SHARD", 4)
     monkeypatch.setattr(collecting, "MAX_FRAMES", 40)
 
 
@@ -153,7 +153,7 @@ def test_play_can_go_on_from_a_recorded_moment(coinrun_set):
 
 def test_a_record_without_its_level_cannot_be_replayed(pong_set):
     record = records_of(pong_set)[0]
-    with pytest.raises(ValueError, match="does not know its level"):
+    with pytest.raises(ValueError, match="has no level seed"):
         replay_to(Record(record.frames, record.actions), read_metadata(pong_set))
 
 
@@ -193,11 +193,11 @@ def test_tails_are_kept_from_min_frames_on(min_frames):
 
 
 def test_a_game_of_episodes_that_are_all_too_short_is_told_of(monkeypatch):
-    monkeypatch.setattr(collecting, "MOST_SHORT", 5)
+    monkeypatch.setattr(collecting, "MAX_SHORT_EPISODES", 5)
     environment = make_environment("pong", 4)
     environment.max_steps = 20
     records = play(environment, POLICIES["uniform"](environment, np.random.default_rng(0)), 32)
-    with pytest.raises(ValueError, match="5 episodes in a row are shorter than --min-frames 32"):
+    with pytest.raises(ValueError, match="5 episodes in a row are shorter than min_frames 32"):
         next(records)
 
 
@@ -205,7 +205,7 @@ def test_a_game_of_episodes_that_are_all_too_short_is_told_of(monkeypatch):
 
 
 def test_same_seed_gives_the_same_bytes_with_one_worker_or_two(tmp_path, monkeypatch):
-    monkeypatch.setattr(collecting, "RECORDS_A_SHARD", 4)
+    monkeypatch.setattr(collecting, "RECORDS_PER_SHARD", 4)
     one, two = tmp_path / "one", tmp_path / "two"
     collect(CollectConfig(out=one, **SMALL), ignore)
     collect(CollectConfig(out=two, **{**SMALL, "workers": 2}), ignore)
@@ -233,7 +233,7 @@ def test_folder_that_is_not_empty_is_refused_and_untouched(tmp_path):
     out = tmp_path / "set"
     (out / "train").mkdir(parents=True)
     (out / "train" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="set is not empty: choose another --out, or replace it with --overwrite"):
+    with pytest.raises(ValueError, match="set is not empty: choose another out folder, or set overwrite to replace it"):
         collect(CollectConfig(out=out, **SMALL), ignore)
     assert files_of(tmp_path) == {"set/train/mine.txt": b"mine"}
     (tmp_path / "file").write_text("mine")
@@ -308,7 +308,7 @@ def test_partial_folder_with_damaged_metadata_is_begun_anew(tmp_path, in_process
 
 def test_ctrl_c_keeps_the_shards_under_way(tmp_path, monkeypatch):
     """With real worker processes: the first shard's progress is interrupted, the shards already begun are finished."""
-    monkeypatch.setattr(collecting, "RECORDS_A_SHARD", 2)
+    monkeypatch.setattr(collecting, "RECORDS_PER_SHARD", 2)
     config = CollectConfig(out=tmp_path / "set", **{**SMALL, "records": 40})
 
     def interrupt(num_frames):
@@ -331,7 +331,7 @@ def test_ctrl_c_keeps_the_shards_under_way(tmp_path, monkeypatch):
         ({"val_records": -1}, "val_records is -1"),
         ({"test_records": -1}, "test_records is -1"),
         ({"records": 0, "val_records": 0, "test_records": 0}, "nothing to collect"),
-        ({"min_frames": 0}, "min_frames is 0: it must lie in 1 to 160"),
+        ({"min_frames": 0}, "min_frames is 0: it must be in 1 to 160"),
         ({"min_frames": 161}, "min_frames is 161"),
         ({"workers": 0}, "workers is 0: at least one process is needed"),
         ({"seed": -1}, "seed is -1: it cannot be negative"),

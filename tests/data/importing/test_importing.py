@@ -17,10 +17,15 @@ from tiny import CONTROLS, assert_one_line, command
 
 from data.importing import importer
 from data.importing import sources as recordings_of
-from data.importing.importer import JOURNAL, Importer, ImportVideoConfig, plan_splits
-from data.importing.recorded_actions import read_description
-from data.importing.resampling import resample, ticks
+from data.importing import recording_importer
+from data.importing.config import ImportVideoConfig
+from data.importing.description import read_description
+from data.importing.importer import Importer
+from data.importing.journal import JOURNAL_FILE
+from data.importing.recording_importer import RecordingImporter
+from data.importing.resampling import pictures_at_ticks, resample_actions
 from data.importing.sources import find_sources, frame_times
+from data.importing.splits import plan_splits
 from data.index import split_shards
 from data.metadata import read_metadata
 from data.shards import ShardReader
@@ -233,7 +238,7 @@ def test_presses_shorter_than_a_frame_survive():
     presses = rng.choice(1000, 40, replace=False)
     rows[presses, 2] = 1
     rows[:, 4:] = rng.normal(size=(1000, 2))
-    held = resample(times, rows, CONTROLS, 50, 10.0)
+    held = resample_actions(times, rows, CONTROLS, 50, 10.0)
     assert np.array_equal(held[:, 2], np.isin(np.arange(50), presses // 20))
     assert held[:, 4:] == pytest.approx(rows[:, 4:].reshape(50, 20, 2).sum(1), abs=1e-4)
 
@@ -241,7 +246,7 @@ def test_presses_shorter_than_a_frame_survive():
 def test_what_is_held_stays_until_the_next_row_and_axes_rest():
     times = np.array([0.02, 0.51, 1.28])
     rows = np.stack([CONTROLS.parse(name) for name in ("left+dx", "right", "noop")])
-    held = resample(times, rows, CONTROLS, 15, 10.0)
+    held = resample_actions(times, rows, CONTROLS, 15, 10.0)
     assert np.flatnonzero(held[:, 0]).tolist() == [0, 1, 2, 3, 4]
     assert np.flatnonzero(held[:, 1]).tolist() == [5, 6, 7, 8, 9, 10, 11, 12]  # let go at the end of tick 12
     assert np.flatnonzero(held[:, 4]).tolist() == [0]
@@ -253,8 +258,8 @@ def test_rates_that_jitter_keep_every_row_to_itself():
     for fps in (15, 29.97, 60):
         times = np.round(np.arange(500) / fps, 3) + rng.choice([0, 0.001], 500)
         times[0] = 0
-        assert np.array_equal(ticks(times, fps), np.arange(500))
-        assert np.array_equal(resample(times, vectors_of(speed), CONTROLS, 500, fps), vectors_of(speed))
+        assert np.array_equal(pictures_at_ticks(times, fps), np.arange(500))
+        assert np.array_equal(resample_actions(times, vectors_of(speed), CONTROLS, 500, fps), vectors_of(speed))
 
 
 def test_of_ids_the_one_that_does_something_counts(tmp_path):
@@ -262,8 +267,8 @@ def test_of_ids_the_one_that_does_something_counts(tmp_path):
     space = read_description(tmp_path / "a.toml").space
     assert space.noop == 0 and space.acting == (0, 1, 2) and space.keys == ((), ("LEFT",), ("RIGHT",))
     ids = np.array([0, 0, 1, 0, 2, 2, 1, 0, 0, 0, 0, 0])
-    assert resample(np.arange(12) / 40, ids, space, 4, 10.0).tolist() == [1, 2, 0, 0]
-    assert resample(np.array([0.2]), np.array([2]), space, 5, 10.0).tolist() == [0, 0, 2, 2, 2]
+    assert resample_actions(np.arange(12) / 40, ids, space, 4, 10.0).tolist() == [1, 2, 0, 0]
+    assert resample_actions(np.array([0.2]), np.array([2]), space, 5, 10.0).tolist() == [0, 0, 2, 2, 2]
 
 
 @pytest.mark.parametrize("kind", ["keys", "key list", "time", "frame", "ids", "names", "vectors", "npz", "bits"])
@@ -374,7 +379,7 @@ def test_splits_are_of_whole_recordings_where_there_are_enough():
     plan = plan_splits(names)
     assert plan == plan_splits(names[::-1])
     assert [list(plan.values()).count(split) for split in ("train", "val", "test")] == [36, 2, 2]
-    assert set(plan_splits(names[:9]).values()) == {""}
+    assert set(plan_splits(names[:9]).values()) == {None}
     given = plan_splits(["train/a", "val/b", "test/c", "train/d"])
     assert given == {"train/a": "train", "val/b": "val", "test/c": "test", "train/d": "train"}
 
@@ -398,7 +403,7 @@ def test_a_single_recording_is_cut_into_stretches(folder, importing_of, tmp_path
 def test_the_same_files_come_out_whenever_and_after_a_stop(folder, importing_of, tmp_path, monkeypatch):
     write_clips(folder, 12)
     importing_of(out=tmp_path / "whole")
-    imported, original = [], Importer._import
+    imported, original = [], RecordingImporter.import_recording
 
     def interrupted(self, source, partial, progress):
         if len(imported) == 5:
@@ -407,14 +412,18 @@ def test_the_same_files_come_out_whenever_and_after_a_stop(folder, importing_of,
         imported.append(source.name)
         return original(self, source, partial, progress)
 
-    monkeypatch.setattr(Importer, "_import", interrupted)
+    monkeypatch.setattr(RecordingImporter, "import_recording", interrupted)
     with pytest.raises(KeyboardInterrupt):
         importing_of(out=tmp_path / "set")
-    assert not (tmp_path / "set").exists() and len((tmp_path / "set.partial" / JOURNAL).read_text().splitlines()) == 5
-    with (tmp_path / "set.partial" / JOURNAL).open("a") as journal:
+    assert (
+        not (tmp_path / "set").exists() and len((tmp_path / "set.partial" / JOURNAL_FILE).read_text().splitlines()) == 5
+    )
+    with (tmp_path / "set.partial" / JOURNAL_FILE).open("a") as journal:
         journal.write('{"name": "clip9", "frames": 1, "splits": {}}\n')  # as it was before files were watched
         journal.write('{"name": "cl')  # killed while it was written
-    monkeypatch.setattr(Importer, "_import", lambda *args: imported.append(args[1].name) or original(*args))
+    monkeypatch.setattr(
+        RecordingImporter, "import_recording", lambda *args: imported.append(args[1].name) or original(*args)
+    )
     metadata, _ = importing_of(out=tmp_path / "set")
     assert sorted(imported) == sorted(f"clip{i}" for i in range(12))
     files = [
@@ -422,7 +431,7 @@ def test_the_same_files_come_out_whenever_and_after_a_stop(folder, importing_of,
         for out in (tmp_path / "whole", tmp_path / "set")
     ]
     assert files[0] == files[1] and len(files[0]) == 12
-    assert not (tmp_path / "set.partial").exists() and not (tmp_path / "set" / JOURNAL).exists()
+    assert not (tmp_path / "set.partial").exists() and not (tmp_path / "set" / JOURNAL_FILE).exists()
     assert metadata["splits"]["val"]["records"] == metadata["splits"]["test"]["records"] == 1
 
 
@@ -431,9 +440,11 @@ def test_a_recording_that_has_changed_since_a_stop_is_imported_again(folder, imp
     for name in ("a", "b"):
         np.savez(folder / f"{name}.npz", frames=frames)
         write_csv(folder / f"{name}.csv", speed)
-    original = Importer._import
+    original = RecordingImporter.import_recording
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Importer, "_import", lambda *args: original(*args) if args[1].name == "a" else stop())
+        patch.setattr(
+            RecordingImporter, "import_recording", lambda *args: original(*args) if args[1].name == "a" else stop()
+        )
         importing_of()
     write_csv(folder / "a.csv", -speed)
     importing_of()
@@ -449,7 +460,7 @@ def test_several_processes_make_the_same_files(folder, importing_of, tmp_path, m
     write_clips(folder, 5)
     frames = np.load(folder / "clip2.npz")["frames"]
     np.savez(folder / "clip2.npz", frames=frames)  # without actions
-    monkeypatch.setattr(importer, "FRAMES_A_WORKER", 1)
+    monkeypatch.setattr(importer, "MIN_FRAMES_PER_WORKER", 1)
     for workers in (1, 3):
         metadata, told = importing_of(out=tmp_path / str(workers), workers=workers)
         assert [*metadata["recordings"]] == ["clip0", "clip1", "clip3", "clip4"] and len(told) == 1
@@ -468,13 +479,13 @@ def end_at_once(source):
 
 def test_a_killed_worker_is_one_line_and_the_same_command_goes_on(folder, importing_of, tmp_path, monkeypatch):
     write_clips(folder, 4)
-    monkeypatch.setattr(importer, "FRAMES_A_WORKER", 1)
-    original = importer._outcome_in_worker
-    monkeypatch.setattr(importer, "_outcome_in_worker", end_at_once)
-    with pytest.raises(ValueError, match=r"a worker process was killed.*fewer --workers"):
+    monkeypatch.setattr(importer, "MIN_FRAMES_PER_WORKER", 1)
+    original = importer._import_in_worker
+    monkeypatch.setattr(importer, "_import_in_worker", end_at_once)
+    with pytest.raises(ValueError, match=r"a worker process was killed.*fewer workers"):
         importing_of(workers=2)
     assert not (tmp_path / "set").exists()
-    monkeypatch.setattr(importer, "_outcome_in_worker", original)
+    monkeypatch.setattr(importer, "_import_in_worker", original)
     assert len(importing_of(workers=2)[0]["recordings"]) == 4
 
 
@@ -498,11 +509,15 @@ def test_killed_while_it_imports_and_started_again(folder, tmp_path):
     call = [sys.executable, "-m", "scripts.import_video", "--videos", folder, "--out", tmp_path / "set", "--fps", "30"]
     process = subprocess.Popen([str(part) for part in call], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "set.partial" / JOURNAL).exists() and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not (tmp_path / "set.partial" / JOURNAL_FILE).exists()
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
         time.sleep(0.005)
     process.kill()
     process.communicate()
-    assert (tmp_path / "set.partial" / JOURNAL).exists() and not (tmp_path / "set").exists()
+    assert (tmp_path / "set.partial" / JOURNAL_FILE).exists() and not (tmp_path / "set").exists()
     again = subprocess.run([str(part) for part in call], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "2 recordings, 0 skipped" in again.stdout and not list((tmp_path / "set").rglob("*.tmp"))
     got, actions = whole(tmp_path / "set")
@@ -512,9 +527,9 @@ def test_killed_while_it_imports_and_started_again(folder, tmp_path):
 def test_memory_does_not_grow_with_length(folder, importing_of, monkeypatch):
     """At no time are there more frames than one record has."""
     write_clips(folder, 1, num_frames=2000)
-    held, add = [], importer.EpisodeWriter.add
+    held, add = [], recording_importer.EpisodeWriter.add
     monkeypatch.setattr(
-        importer.EpisodeWriter, "add", lambda self, *a: add(self, *a) or held.append(len(self._episode))
+        recording_importer.EpisodeWriter, "add", lambda self, *a: add(self, *a) or held.append(len(self._episode))
     )
     importing_of(size="32x32")
     assert len(held) == 2000 and max(held) == 160
@@ -553,7 +568,7 @@ def test_bad_recordings_are_named_skipped_and_counted(folder, tmp_path, monkeypa
         "no_actions.mp4": "no actions beside it (no_actions.csv, no_actions.jsonl, no_actions.npz)",
         "short_actions.mp4": "short_actions.csv has 50 actions for 200 pictures",
         "unknown_key.mp4": "unknown_key.csv, line 2: unknown key or column 'q': actions.toml knows left, right, jump",
-        "clock.mp4": "clock.csv: 199 of its 200 times lie outside of the video, 0 to 10.0 seconds after",
+        "clock.mp4": "clock.csv: 199 of its 200 times are outside of the video, 0 to 10.0 seconds after",
         "not_a_number.mp4": "not_a_number.csv, line 2: dx is 'much': expected a number",
         "flat.npz": "expected uint8 (frames, height, width, 3)", "damaged.npz": "cannot be read",
     }  # fmt: skip
@@ -586,25 +601,29 @@ def test_a_video_damaged_in_its_middle(folder, importing_of, tmp_path):
     ("make", "options", "words"),
     [
         (lambda d: None, (), ("nothing to import",)),
-        (lambda d: (d / "a.mp4").write_bytes(b"no"), (), ("nothing in", "could be imported", "cannot be read")),
+        (lambda d: (d / "a.mp4").write_bytes(b"no"), (), ("no recording in", "could be imported", "cannot be read")),
         (lambda d: shutil.rmtree(d), (), ("no folder at",)),
         (
             lambda d: (write_clips(d, 1), (d / "actions.toml").unlink()),
             (),
-            ("actions.toml: describe", "--actions none"),
+            ("actions.toml: describe", "actions to none"),
         ),
-        (lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("[buttons")), (), ("makes no sense",)),
+        (lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("[buttons")), (), ("is invalid",)),
         (
             lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("a=1")),
             (),
-            ("it says a, which",),
+            ("unknown keys a",),
         ),
-        (lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("")), (), ("give [actions]", "or [buttons]")),
-        (lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("[axes]\nx=0")), (), ("must be above 0",)),
+        (
+            lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("")),
+            (),
+            ("give either [actions]", "or [buttons]"),
+        ),
+        (lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("[axes]\nx=0")), (), ("must be positive",)),
         (
             lambda d: (write_clips(d, 1), (d / "actions.toml").write_text('[buttons]\na="A"\nignored=["*"]')),
             (),
-            ("ignored stands in a table: give it above the first one",),
+            ("ignored is inside a table: move it above the first table",),
         ),
         (
             lambda d: (write_clips(d, 1), (d / "actions.toml").write_text('ignored="F3"\n[buttons]\na="A"')),
@@ -614,7 +633,7 @@ def test_a_video_damaged_in_its_middle(folder, importing_of, tmp_path):
         (
             lambda d: (write_clips(d, 1), (d / "actions.toml").write_text('[buttons]\naction="A"')),
             (),
-            ("'action' cannot be the name of a button or axis",),
+            ("'action' cannot be a button or axis",),
         ),
         (lambda d: write_clips(d, 1, num_frames=3), ("--min-frames", 8), ("only 3 frames",)),
         (lambda d: write_clips(d, 1), ("--size", "big"), ("size is 'big': expected width x height",)),
@@ -670,7 +689,7 @@ def test_recordings_are_never_replaced(folder, tmp_path, monkeypatch, capsys):
     write_clips(folder, 1)
     for out in (folder, tmp_path):
         code, _, err = import_command(monkeypatch, capsys, folder, out, "--overwrite")
-        assert_one_line(code, err, "lies in", "would be replaced")
+        assert_one_line(code, err, "is inside", "would be replaced")
     assert (folder / "clip0.npz").exists()
 
 
@@ -680,7 +699,7 @@ def test_a_link_to_another_disk_stays_one(folder, importing_of, tmp_path):
     (tmp_path / "set").symlink_to(tmp_path / "disk")
     importing_of()
     assert (tmp_path / "set").is_symlink() and (tmp_path / "disk" / "metadata.json").is_file()
-    assert not [*tmp_path.glob("*.partial")] and not (tmp_path / "disk" / JOURNAL).exists()
+    assert not [*tmp_path.glob("*.partial")] and not (tmp_path / "disk" / JOURNAL_FILE).exists()
 
 
 def test_recordings_for_validation_alone(folder, tmp_path, monkeypatch, capsys):
@@ -695,7 +714,7 @@ def test_what_is_there_is_not_replaced(folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "precious").write_text("")
     code, _, err = import_command(monkeypatch, capsys, folder, tmp_path / "set")
-    assert_one_line(code, err, "is not empty", "--overwrite")
+    assert_one_line(code, err, "is not empty", "overwrite")
     assert import_command(monkeypatch, capsys, folder, tmp_path / "set", "--overwrite")[0] == 0
     assert not (tmp_path / "set" / "precious").exists()
 
@@ -721,9 +740,9 @@ def test_a_picture_that_is_lost_moves_no_other(folder, importing_of, tmp_path, m
     frames, speed = play(400)
     write_video(folder / "clip.mkv", frames, 20, "ffv1")
     write_csv(folder / "clip.csv", speed)
-    decoded = recordings_of._decoded
+    decoded = recordings_of._decode_video
     lost = lambda path: (picture for i, picture in enumerate(decoded(path)) if i != 7)  # noqa: E731
-    monkeypatch.setattr(recordings_of, "_decoded", lost)
+    monkeypatch.setattr(recordings_of, "_decode_video", lost)
     assert not importing_of()[1]
     found = whole(tmp_path / "set")[0]
     assert len(found) == 400
