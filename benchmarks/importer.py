@@ -1,4 +1,4 @@
-"""Importing recordings, against decoding them."""
+"""Speed of importing recordings, compared with decoding them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from pathlib import Path
 
 import numpy as np
 
-from data.importing.sources import find_sources, pictures
+from data.importing.sources import decode_pictures, find_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class ImporterConfig:
-    """Importing recordings, pictures alone, against decoding them with PyAV."""
+    """Speed of importing recordings without actions, compared with decoding them with PyAV."""
 
     videos: Path  # folder of recordings
     size: str = "64x64"  # width x height of the frames
-    fps: float | None = None  # of the frames; None: as scripts.import_video chooses
+    fps: float | None = None  # of the data set; None: as scripts.import_video chooses
 
 
 def measure(config: ImporterConfig) -> dict:
-    """Seconds of the clock and of the processor; the median of three runs each, in turn.
+    """Pictures per second and per cpu-second: medians of three runs of each, alternating.
 
-    The import is the command that people run, in processes of its own: what it takes to start counts.
+    The import is the command that users run, including the time that its processes take to start.
 
     Raises:
-        ValueError: nothing can be imported; with what the command says.
+        ValueError: nothing can be imported; the message is that of the command.
     """
     sources, counts, measured = find_sources(config.videos), [], {"decode": [], "import": []}
 
     def decode() -> None:
-        counts.append(sum(1 for source in sources for _ in pictures(source, times=np.zeros(0))))
+        counts.append(sum(1 for source in sources for _ in decode_pictures(source, times=np.zeros(0))))
 
     def import_all() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -62,6 +62,6 @@ def measure(config: ImporterConfig) -> dict:
 
 
 def _cpu_secs() -> float:
-    """Of this process, and of those that it has started and waited for."""
+    """CPU time of this process and of the child processes that have ended."""
     spent = os.times()
     return time.process_time() + spent.children_user + spent.children_system

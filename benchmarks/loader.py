@@ -1,4 +1,4 @@
-"""Reading training clips, against a loader of the usual kind."""
+"""Speed of reading training clips, compared with a conventional loader."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 
 from data.dataset import ClipDataset, clip_start, count_clips, cut_clip
 from data.shards import ShardReader
@@ -20,12 +21,12 @@ from data.shards import ShardReader
 
 @dataclass(frozen=True)
 class LoaderConfig:
-    """Reading training clips, against a loader of the usual kind."""
+    """Speed of reading training clips, compared with a conventional loader."""
 
     data: Path  # data set folder
     clip_frames: int = 32
     batch_size: int = 128
-    num_batches: int = 120  # measured; so many that the records read ahead of the first weigh little
+    num_batches: int = 120  # measured; enough that the records read before the first batch matter little
 
     def __post_init__(self):
         for name in ("batch_size", "num_batches"):
@@ -34,11 +35,11 @@ class LoaderConfig:
 
 
 def measure(config: LoaderConfig) -> dict:
-    """Clips a cpu-second of the data set's batches, and of a loader that sends float32 clips from worker processes."""
+    """Clips per cpu-second of ClipDataset, and of a loader that sends float32 clips from worker processes."""
     dataset = ClipDataset(config.data, "train", config.clip_frames)
     num_batches = min(config.num_batches, dataset.num_batches(config.batch_size))
     if not num_batches:
-        raise ValueError(f"{config.data} has fewer clips than --batch-size {config.batch_size}")
+        raise ValueError(f"{config.data} has fewer clips than batch_size {config.batch_size}")
     different = []
 
     def ours() -> Iterator[int]:
@@ -47,7 +48,7 @@ def measure(config: LoaderConfig) -> dict:
             yield len(batch.frames)
 
     measured = {"ours": _time_clips(ours())}
-    # In a process that has no shard open yet: its workers are forked, which the library's threads would not survive.
+    # In a process that has no shard open: its workers are forked, and array_record's threads do not survive a fork.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
         measured["usual"] = fresh.submit(_time_usual, config, num_batches).result()
     height, width, channels = dataset.metadata.frame_shape
@@ -61,14 +62,14 @@ def measure(config: LoaderConfig) -> dict:
 
 
 def _time_usual(config: LoaderConfig, num_batches: int) -> tuple[float, float]:
-    """`_time_clips` of the baseline."""
-    clips = UsualClips(ClipDataset(config.data, "train", config.clip_frames))
+    """`_time_clips` of the conventional loader."""
+    clips = ConventionalClips(ClipDataset(config.data, "train", config.clip_frames))
     batches = torch.utils.data.DataLoader(clips, config.batch_size, num_workers=2)
     return _time_clips(len(frames) for frames, _ in islice(batches, num_batches))
 
 
-class UsualClips(torch.utils.data.IterableDataset):
-    """The baseline: every worker decodes its records anew for each, and sends their float32 clips one after another."""
+class ConventionalClips(torch.utils.data.IterableDataset):
+    """The baseline: each worker decodes its share of the records and sends all their float32 clips in order."""
 
     def __init__(self, dataset: ClipDataset):
         self.index, self.metadata = dataset.index, dataset.metadata
@@ -82,12 +83,12 @@ class UsualClips(torch.utils.data.IterableDataset):
             for number in range(count_clips(len(record), self.clip_frames, self.stride)):
                 start = int(clip_start(number, len(record), self.clip_frames, self.stride))
                 frames, actions = cut_clip(record, start, self.clip_frames, know_leading=True)
-                floats = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+                floats = rearrange(torch.from_numpy(frames.copy()), "t h w c -> t c h w").float() / 127.5 - 1
                 yield floats, torch.from_numpy(self.metadata.actions.vectors(actions))
 
 
 def _time_clips(counts: Iterator[int]) -> tuple[float, float]:
-    """Clips a cpu-second (children included) and a second."""
+    """Clips per cpu-second, child processes included, and per second."""
 
     def cpu_seconds() -> float:
         usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -95,5 +96,5 @@ def _time_clips(counts: Iterator[int]) -> tuple[float, float]:
 
     start, cpu_start = time.perf_counter(), cpu_seconds()
     clips = sum(counts)
-    del counts  # worker processes end, and are counted
+    del counts  # ends the worker processes, so that their CPU time is counted
     return clips / (cpu_seconds() - cpu_start), clips / (time.perf_counter() - start)

@@ -1,6 +1,6 @@
-"""From the game to batches. It knows no network.
+"""Games, recordings, records, shards and batches. Knows nothing of networks.
 
-`from data import EpisodeWriter` is for collectors of your own; nothing else is imported by that.
+`from data import ActionSpace, EpisodeWriter` is all that your own collector needs; it loads no games and no torch.
 """
 
 from data.actions import ActionSpace

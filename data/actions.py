@@ -1,4 +1,4 @@
-"""Action spaces: names and keys of what can be done, and the vectors that the network is given."""
+"""Action spaces: the names and keyboard keys of a game's actions, and the vectors that the network gets."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-NOOP_NAMES = ("noop", "stay")  # accepted for the action of holding no key; older data sets call it "stay"
-UNKNOWN_ACTION = -1  # "no action known", where actions are ids
+NOOP_NAMES = ("noop", "stay")  # accepted names of the action that holds no key; older data sets call it "stay"
+UNKNOWN_ACTION = -1  # the id of an action that is not known; in vectors it is NaN
 
 _ARROW_ALIASES = {"W": "UP", "A": "LEFT", "S": "DOWN", "D": "RIGHT"}
 
@@ -18,74 +18,76 @@ _ARROW_ALIASES = {"W": "UP", "A": "LEFT", "S": "DOWN", "D": "RIGHT"}
 class ActionSpace:
     """What a player can do: one of several actions at a time (a discrete space), or buttons and axes together.
 
-    A recorded action is an id, int, in a discrete space; else a float vector with a number for each name: 0 or 1 for
-    a button, any for an axis. Where no action is known, it is NO_ACTION, or a vector of NaN.
+    In a discrete space a recorded action is an id, int. Else it is a float vector with one number per name: 0 or 1 for
+    a button, any number for an axis. An unknown action is UNKNOWN_ACTION, or a vector of NaN.
     """
 
     names: tuple[str, ...]  # as typed on a command line: "right+jump"
-    # Keyboard keys: those that an action holds, ("RIGHT", "UP"); that press a button, any of them; or that push an axis
-    # down and up, ("A", "D"), empty for a mouse.
+    # Keyboard keys per name. An action of a discrete space: all keys that it holds, ("RIGHT", "UP"). A button: any of
+    # these keys presses it. An axis: the key that pushes it down and the one that pushes it up, ("A", "D"), or none.
     keys: tuple[tuple[str, ...], ...]
-    acting: tuple[int, ...]  # which ever do something; in a discrete space standing still is one of them
-    kinds: tuple[Literal["button", "axis"], ...] = ()  # one a name; empty: a discrete space
-    scales: tuple[float, ...] = ()  # one a name: how much of an axis is 1 in a vector, in the recording's own units
+    acting: tuple[int, ...]  # indices of the names that have an effect; in a discrete space noop counts as one of them
+    kinds: tuple[Literal["button", "axis"], ...] = ()  # one per name; empty: a discrete space
+    scales: tuple[float, ...] = ()  # one per name: the recorded value of an axis that is 1 in a vector
 
     def __post_init__(self):
-        for name in ("names", "keys", "acting", "kinds", "scales"):  # lists would not be equal to what is read again
+        for name in ("names", "keys", "acting", "kinds", "scales"):  # lists would not compare equal
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "keys", tuple(map(tuple, self.keys)))
         num_names = len(self.names)
         if not num_names or len(self.keys) != num_names or not {len(self.kinds), len(self.scales)} <= {0, num_names}:
             counts = f"{len(self.keys)} keys, {len(self.kinds)} kinds and {len(self.scales)} scales"
-            raise ValueError(f"{num_names} action names, with {counts}")
+            raise ValueError(f"{num_names} action names with {counts}: expected one of each per name")
         if not self.acting or not set(self.acting) <= set(range(num_names)):
-            raise ValueError(f"acting_actions are {self.acting}, of {num_names} actions")
+            raise ValueError(f"acting_actions are {self.acting}: expected indices of the {num_names} actions")
         if not set(self.kinds) <= {"button", "axis"} or bool(self.kinds) != bool(self.scales):
-            raise ValueError(f'action_kinds are {self.kinds}: each is "button" or "axis", with a scale')
+            raise ValueError(f'action_kinds are {self.kinds}: expected "button" or "axis" for each, with a scale')
         if any(kind == "axis" and len(keys) not in (0, 2) for kind, keys in zip(self.kinds, self.keys)):
-            raise ValueError("an axis has two keys, that push it down and up, or none")
+            raise ValueError("an axis needs two keys, one that pushes it down and one that pushes it up, or none")
 
     def __len__(self) -> int:
-        """A, the length of the vectors that the network is given."""
+        """A, the length of the vectors that the network gets."""
         return len(self.names) + bool(self.kinds)
 
     @property
     def discrete(self) -> bool:
-        """Whether actions are ids, one at a time."""
+        """Whether actions are ids, of which one is taken at a time."""
         return not self.kinds
 
     @property
     def unconditional(self) -> bool:
-        """Whether there is nothing to choose: a recording without actions."""
+        """Whether there is only one action, as in recordings without actions."""
         return self.discrete and len(self.names) == 1
 
     @property
     def noop(self) -> int | np.ndarray:
-        """The action of holding no key (the first if there is none), or a vector of zeros."""
+        """The recorded action that holds no key (id 0 if there is none), or a vector of zeros."""
         if not self.discrete:
             return np.zeros(len(self.names), np.float32)
         return self.keys.index(()) if () in self.keys else 0
 
     @property
     def all_keys(self) -> tuple[str, ...]:
-        """Every key that something acting needs, in order of first use."""
+        """All keys of acting actions, in the order of first use."""
         return tuple(dict.fromkeys(key for action in self.acting for key in self.keys[action]))
 
     @property
     def key_aliases(self) -> dict[str, str]:
-        """Keys that do what an arrow does: W A S D, unless one of them does something of its own in this game."""
-        own = {key.upper() for key in self.all_keys}
-        return {} if own & _ARROW_ALIASES.keys() else {key: to for key, to in _ARROW_ALIASES.items() if to in own}
+        """W, A, S and D -> the arrow key that each stands for. Empty if the game uses one of these letters itself."""
+        used = {key.upper() for key in self.all_keys}
+        if used & _ARROW_ALIASES.keys():
+            return {}
+        return {letter: arrow for letter, arrow in _ARROW_ALIASES.items() if arrow in used}
 
     def vectors(self, actions: np.ndarray) -> np.ndarray:
-        """Recorded actions -> what the network is given.
+        """Recorded actions -> the vectors that the network gets.
 
         Args:
-            actions: ids (...) int, or vectors (..., len(names)) float.
+            actions: ids (...) int, or vectors (..., names) float.
 
         Returns:
-            (..., A) float32: one-hot for ids; vectors with a 1 at the end, which tells standing still from not knowing.
-            Zeros where no action is known.
+            float32 (..., A): one-hot for ids. Vectors get a 1 appended, so that noop differs from an unknown action.
+            An unknown action is all zeros.
         """
         actions = np.asarray(actions)
         if self.discrete:
@@ -95,48 +97,53 @@ class ActionSpace:
         return np.where(mask, np.concatenate((actions, mask), axis=-1), 0).astype(np.float32)
 
     def unknown(self, *shape: int) -> np.ndarray:
-        """Recorded actions of that shape, none of them known."""
+        """Unknown recorded actions: ids of this shape, or vectors (*shape, names)."""
         if self.discrete:
             return np.full(shape, UNKNOWN_ACTION, np.int32)
         return np.full((*shape, len(self.names)), np.nan, np.float32)
 
     def random(self, rng: np.random.Generator, *shape: int) -> np.ndarray:
-        """Recorded actions of that shape, any that act: of buttons two at a time on average, half of them at most."""
+        """Random recorded actions that act: ids of this shape, or vectors (*shape, names).
+
+        Each button is pressed with probability 2 / number of buttons, at most 1/2. Axes are N(0, 0.5), clipped to +-1.
+        """
         if self.discrete:
             return rng.choice(self.acting, shape).astype(np.int32)
         size = (*shape, len(self.names))
-        held = rng.random(size) < min(0.5, 2 / max(1, self.kinds.count("button")))
-        drawn = np.where(np.array(self.kinds) == "axis", rng.normal(0, 0.5, size).clip(-1, 1), held)
+        pressed = rng.random(size) < min(0.5, 2 / max(1, self.kinds.count("button")))
+        drawn = np.where(np.array(self.kinds) == "axis", rng.normal(0, 0.5, size).clip(-1, 1), pressed)
         return (drawn * np.isin(np.arange(len(self.names)), self.acting)).astype(np.float32)
 
-    def held(self, actions: np.ndarray) -> np.ndarray:
-        """Recorded actions (...) -> how much of each name is in them, (..., len(names)); zeros where none is known."""
+    def name_values(self, actions: np.ndarray) -> np.ndarray:
+        """Recorded actions -> the value of each name, float32 (..., names). An unknown action is all zeros.
+
+        The value of an id's name is 1, and 0 for all others.
+        """
         return self.vectors(actions)[..., : len(self.names)]
 
     def parse(self, name: str) -> int | np.ndarray:
-        """The recorded action called `name`, in any case.
+        """The recorded action that `name` spells, in upper or lower case.
 
-        Of buttons and axes, several may be held together, "right+jump", an axis with its number, "mouse_x=-0.5"; "noop"
-        holds none.
+        Buttons and axes are joined by "+", and an axis takes a value: "right+jump", "mouse_x=-0.5". "noop" holds none.
 
         Raises:
-            ValueError: no such action; lists those that there are.
+            ValueError: there is no such action; the message lists all.
         """
         if self.discrete:
             return self.index(name)
         vector = self.noop
         for part in filter(None, name.strip().lower().split("+")):
-            what, _, number = part.partition("=")
-            if what.strip() in NOOP_NAMES and what.strip() not in self.names:
+            label, _, value = part.partition("=")
+            if label.strip() in NOOP_NAMES and label.strip() not in self.names:
                 continue
             try:
-                vector[self.index(what)] = float(number or 1)
+                vector[self.index(label)] = float(value or 1)
             except ValueError as error:
                 raise ValueError(f"{error} (in {name.strip()!r})") from None
         return vector
 
     def format(self, action: int | np.ndarray) -> str:
-        """What a recorded action is called, as `parse` takes it."""
+        """The name of a recorded action, as `parse` reads it."""
         if self.discrete:
             return self.names[int(action)]
         parts = [
@@ -146,49 +153,50 @@ class ActionSpace:
         ]
         return "+".join(parts) or "noop"
 
-    def action_for_keys(self, held: Collection[str], among: Collection[int] | None = None) -> int | np.ndarray:
-        """The recorded action for keys of the keyboard that are held.
+    def action_for_keys(self, held: Collection[str], candidates: Collection[int] | None = None) -> int | np.ndarray:
+        """The recorded action for the keyboard keys that are held.
 
-        In a discrete space the one whose keys are all held and that needs the most of them; `stay` where there is none.
+        In a discrete space this is the action whose keys are all held and that has the most keys. Of two with equally
+        many keys it is the one with the newer keys. It is noop if no action's keys are held.
 
         Args:
-            held: keys by name, in any case, the newest last: of two actions that need as many, the one with the newer
-                keys is meant. Those that no action needs are ignored.
-            among: actions of a discrete space to choose from; None: those that act.
+            held: names of keys in upper or lower case, the newest last; keys that no action needs are ignored.
+            candidates: actions of a discrete space to choose from; None: those that act.
         """
         aliases = self.key_aliases
-        ages = {aliases.get(key.upper(), key.upper()): age for age, key in enumerate(held)}
+        press_order = {aliases.get(key.upper(), key.upper()): order for order, key in enumerate(held)}
         if not self.discrete:
             vector = self.noop
             for i, (kind, keys) in enumerate(zip(self.kinds, self.keys, strict=True)):
-                down = [key.upper() in ages for key in keys]
+                down = [key.upper() in press_order for key in keys]
                 vector[i] = any(down) if kind == "button" else sum(down[1:]) - sum(down[:1])
             return vector
-        needed = {action: {key.upper() for key in self.keys[action]} for action in among or self.acting}
-        fitting = [action for action, keys in needed.items() if ages.keys() >= keys]
+        needed = {action: {key.upper() for key in self.keys[action]} for action in candidates or self.acting}
+        possible = [action for action, keys in needed.items() if press_order.keys() >= keys]
 
-        def weight(action: int) -> tuple[int, list[int], bool]:
-            newest_first = sorted((ages[key] for key in needed[action]), reverse=True)
+        def priority(action: int) -> tuple[int, list[int], bool]:
+            newest_first = sorted((press_order[key] for key in needed[action]), reverse=True)
             return len(newest_first), newest_first, action in self.acting
 
-        return max(fitting, key=weight, default=self.noop)
+        return max(possible, key=priority, default=self.noop)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain fields, ready for JSON; named as in metadata.json and in a checkpoint's config.json."""
+        """JSON-ready fields, named as in metadata.json and in a checkpoint's game.json."""
         fields = {
             "action_names": list(self.names),
             "action_keys": [list(keys) for keys in self.keys],
             "acting_actions": list(self.acting),
         }
-        parts = {"action_kinds": list(self.kinds), "action_scales": list(self.scales)}
-        return fields if self.discrete else {**fields, **parts}
+        if self.discrete:
+            return fields
+        return {**fields, "action_kinds": list(self.kinds), "action_scales": list(self.scales)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ActionSpace:
-        """The inverse of `to_dict`; other fields are ignored.
+        """The inverse of `to_dict`. Ignores other fields.
 
         Raises:
-            KeyError, TypeError, ValueError: fields that are missing or do not fit together.
+            KeyError, TypeError, ValueError: fields are missing or contradict each other.
         """
         return cls(
             names=tuple(map(str, values["action_names"])),
@@ -199,37 +207,37 @@ class ActionSpace:
         )
 
     def index(self, name: str) -> int:
-        """The place of `name`, in any case; "jump+right" is "right+jump".
+        """The index of `name` in `names`. Case and order are ignored: "Jump+right" is "right+jump".
 
         Raises:
-            ValueError: no such action; lists those that there are.
+            ValueError: there is no such action; the message lists all.
         """
-        wanted = _words(name)
-        for index, own in enumerate(self.names):
-            if _words(own) == wanted:
+        words = _sorted_words(name)
+        for index, candidate in enumerate(self.names):
+            if _sorted_words(candidate) == words:
                 return index
         if name.strip().lower() in NOOP_NAMES and () in self.keys:
             return self.keys.index(())
         raise ValueError(f"unknown action {name.strip()!r}: the actions are {', '.join(self.names)}")
 
 
-def _words(name: str) -> list[str]:
-    """Those of "right+jump", in an order of their own, so that "Jump+right" is the same."""
+def _sorted_words(name: str) -> list[str]:
+    """ "Right+jump" -> ["jump", "right"]."""
     return sorted(word.strip() for word in name.lower().split("+"))
 
 
 def unknown_action_value(actions: np.ndarray) -> float:
-    """What stands in recorded actions, ids or vectors, where none is known."""
+    """The value of an unknown action in an array of recorded actions: UNKNOWN_ACTION for ids, NaN for vectors."""
     return UNKNOWN_ACTION if actions.dtype.kind == "i" else np.nan
 
 
 def is_known(actions: np.ndarray) -> np.ndarray:
-    """Which of recorded actions, ids (...) or vectors (..., names), are known: bool (...)."""
+    """Recorded actions, ids (...) or vectors (..., names) -> whether each is known, bool (...)."""
     return actions != UNKNOWN_ACTION if actions.dtype.kind == "i" else ~np.isnan(actions).any(-1)
 
 
 def unnamed_actions(num_actions: int) -> ActionSpace:
-    """A space of which only the number of actions is known: named by index, without keys."""
+    """A discrete space of which only the size is known: names are indices, and there are no keys."""
     return ActionSpace(
         names=tuple(str(action) for action in range(num_actions)),
         keys=((),) * num_actions,
@@ -237,5 +245,5 @@ def unnamed_actions(num_actions: int) -> ActionSpace:
     )
 
 
-# A recording of which no actions are known: there is one, and it says nothing.
+# The space of recordings without actions: a single action that says nothing.
 UNCONDITIONAL = ActionSpace(names=("none",), keys=((),), acting=(0,))

@@ -1,9 +1,13 @@
-"""TODO."""
+"""The index of a split: the length of every record, and which shards and records are bad.
+
+It is cached in `DATA/SPLIT/index.json`, so that only new and changed shards are read.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -13,39 +17,36 @@ from typing import Any
 import numpy as np
 
 from data.atomic import atomic_file
-from data.metadata import Metadata
-from data.shards import (
-    RECORDS_A_SHARD,
-    SUFFIX,
-    ShardReader,
-)
+from data.metadata import Metadata, check_dataset_exists
+from data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader
 
 INDEX_FILE = "index.json"
+MAX_WARNINGS = 5  # bad parts that are named one by one
 
 
 @dataclass(frozen=True)
 class BadPart:
-    """A shard or a record that cannot be used, and why."""
+    """A shard or a record that cannot be used."""
 
     shard: str  # file name
-    number: int | None  # the record in the shard; None: the whole shard
-    reason: str
+    number: int | None  # index of the record in the shard; None: the whole shard
+    reason: str  # names the shard and the record
 
 
 @dataclass(frozen=True)
 class SplitIndex:
-    """What is in a split: the good records, and what is bad. Records are numbered by (shard, number)."""
+    """The R good records of a split, in the order of (shard, number), and its bad parts."""
 
-    paths: list[Path]
-    shards: np.ndarray  # int32 (R,), the shard of each good record
-    numbers: np.ndarray  # int32 (R,), its place there
-    lengths: np.ndarray  # int32 (R,), its frames
+    paths: list[Path]  # of all shards
+    shards: np.ndarray  # int32 (R,), index into `paths` of each good record
+    numbers: np.ndarray  # int32 (R,), index of the record in its shard
+    lengths: np.ndarray  # int32 (R,), frames of the record
     bad: list[BadPart]
 
     @property
     def bad_fraction(self) -> float:
-        """Share of what is bad: a record counts as one, an unreadable shard as a full one."""
-        bad = sum(1 if part.number is not None else RECORDS_A_SHARD for part in self.bad)
+        """Share of records that are bad; an unreadable shard counts as a full one."""
+        bad = sum(1 if part.number is not None else RECORDS_PER_SHARD for part in self.bad)
         return bad / max(1, bad + len(self.lengths))
 
 
@@ -56,12 +57,11 @@ def index_split(
     num_threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> SplitIndex:
-    """Read every record of a split once and note its length, or what is wrong with it.
-
-    The result is kept in `DATA/SPLIT/index.json`, shard by shard: only shards that are new or changed are read again.
+    """Index a split. Reads every record of the shards that are not in the cached index, or have changed since.
 
     Args:
-        progress: called with (shards done, shards to do) as new shards are read.
+        num_threads: that read and decode.
+        progress: called with (shards done, shards to read) after each shard that is read.
 
     Raises:
         ValueError: the split has no shards.
@@ -86,32 +86,53 @@ def index_split(
 
 
 def held_out_split(folder: Path) -> str:
-    """The split of a data set to judge and play by: "test", or "val" where there is no other."""
+    """The split for evaluation and play: "test", or "val" if only that exists."""
     return "val" if any((folder / "val").glob("*")) and not any((folder / "test").glob("*")) else "test"
 
 
 def split_shards(folder: Path, split: str) -> list[Path]:
-    """The shard files of a split, by name.
+    """The shard files of a split, sorted by name.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the split has no shards.
     """
-    if not folder.is_dir():
-        raise ValueError(f"no data set at {folder}: collect one with python -m scripts.collect --out {folder}")
+    check_dataset_exists(folder)
     paths = sorted((folder / split).glob(f"*{SUFFIX}"))
     if not paths:
-        there = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "no folders at all"
-        raise ValueError(f"no {SUFFIX} files in {folder / split} ({folder} holds {there})")
+        folders = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "no folders"
+        raise ValueError(f"no {SUFFIX} files in {folder / split} ({folder} holds {folders})")
     return paths
 
 
+def warn_of_bad_parts(index: SplitIndex, split_name: str) -> None:
+    """Print a warning for each bad part of a split, up to MAX_WARNINGS of them, on standard error."""
+    for part in index.bad[:MAX_WARNINGS]:
+        print(f"warning: skipped: {part.reason}", file=sys.stderr)
+    if len(index.bad) > MAX_WARNINGS:
+        print(f"warning: and {len(index.bad) - MAX_WARNINGS} more in {split_name}", file=sys.stderr)
+
+
+def check_bad_fraction(index: SplitIndex, split_name: str, max_bad_fraction: float) -> None:
+    """Check that most of a split can be read.
+
+    Raises:
+        ValueError: more than `max_bad_fraction` of its records are bad.
+    """
+    if index.bad_fraction > max_bad_fraction:
+        raise ValueError(
+            f"{index.bad_fraction:.1%} of {split_name} cannot be read, more than max_bad_fraction "
+            f"{max_bad_fraction:.1%}; the first: {index.bad[0].reason}"
+        )
+
+
 def _stamp(path: Path) -> list[int]:
+    """What changes when the file does: size and modification time."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
 
 
 def _scan_shard(reader: ShardReader, shard: int) -> dict[str, Any]:
-    """Lengths of a shard's records (0: bad), and what is bad."""
+    """Read all records of a shard: their lengths (0: bad), and the bad parts."""
     name = reader.paths[shard].name
     try:
         count = reader.num_records(shard)
@@ -128,7 +149,7 @@ def _scan_shard(reader: ShardReader, shard: int) -> dict[str, Any]:
 
 
 def _fingerprint(metadata: Metadata) -> list:
-    """What a record's validity depends on."""
+    """The metadata that decides whether a record is valid."""
     return [*metadata.frame_shape, len(metadata.actions.names), *metadata.actions.kinds]
 
 
@@ -140,11 +161,11 @@ def _read_cache(path: Path, metadata: Metadata) -> dict[str, dict]:
         keys = ("stamp", "lengths", "bad")
         return {name: {key: entry[key] for key in keys} for name, entry in cache["shards"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # absent or damaged: it is made anew
+        return {}  # missing or damaged: all shards are read again
 
 
 def _write_cache(path: Path, metadata: Metadata, entries: dict[str, dict]) -> None:
-    # A folder that cannot be written to is indexed anew each time.
+    # If the folder is read-only, its shards are read again each time.
     with contextlib.suppress(OSError), atomic_file(path) as temporary:
         temporary.write_text(json.dumps({"fingerprint": _fingerprint(metadata), "shards": entries}))
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""metadata.json: what a data set says of its game, frames and actions."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from data.actions import ActionSpace, unnamed_actions
+from data.atomic import atomic_file
 from data.games.procgen_actions import PROCGEN_GAMES, procgen_actions
 
-MAX_FRAME_SIDE = 1024  # of a frame's width or height: a record of larger ones would fill the memory
-
-
 METADATA_FILE = "metadata.json"
+MAX_FRAME_SIDE = 1024  # pixels; a record of larger frames would not fit in memory
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What `metadata.json` says of a data set. The defaults are those of the public CoinRun set, which says less."""
+    """The content of `metadata.json`. The defaults describe the public CoinRun set, which has no such file."""
 
-    environment: str = "coinrun"
-    environment_options: tuple[tuple[str, Any], ...] = ()
+    environment: str = "coinrun"  # the game, as `make_environment` names it
+    environment_options: tuple[tuple[str, Any], ...] = ()  # keyword arguments of `make_environment`
     frame_shape: tuple[int, int, int] = (64, 64, 3)  # (H, W, C)
-    fps: float = 15.0
+    fps: float = 15.0  # frames per second
     actions: ActionSpace = field(default_factory=lambda: procgen_actions("coinrun"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain fields, ready for JSON."""
+        """JSON-ready fields of metadata.json."""
         return {
             "environment": self.environment,
             "environment_options": dict(self.environment_options),
@@ -40,27 +39,26 @@ class Metadata:
 
 
 def parse_size(size: str) -> tuple[int, int]:
-    """ "96x64" -> width and height.
+    """ "96x64" -> (96, 64), width and height in pixels.
 
     Raises:
-        ValueError: it is spelt otherwise, or is none of a frame.
+        ValueError: the text is not WIDTHxHEIGHT, or a side is longer than MAX_FRAME_SIDE.
     """
     width, _, height = size.lower().partition("x")
     if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise ValueError(f"size is {size!r}: expected width x height in pixels, 96x64 say")
+        raise ValueError(f"size is {size!r}: expected width x height in pixels, such as 96x64")
     if max(int(width), int(height)) > MAX_FRAME_SIDE:
         raise ValueError(f"size is {size!r}: frames are at most {MAX_FRAME_SIDE} pixels wide and high")
     return int(width), int(height)
 
 
 def read_metadata(folder: Path) -> Metadata:
-    """The metadata of a data set, with the public set's defaults for what it does not say.
+    """Read the metadata of a data set. Fields that are missing have the defaults of the public set.
 
     Raises:
-        ValueError: no such folder, or a metadata.json that makes no sense.
+        ValueError: the folder does not exist, or its metadata.json is invalid.
     """
-    if not folder.is_dir():
-        raise ValueError(f"no data set at {folder}: collect one with python -m scripts.collect --out {folder}")
+    check_dataset_exists(folder)
     path, default = folder / METADATA_FILE, Metadata()
     if not path.is_file():
         return default
@@ -77,7 +75,7 @@ def read_metadata(folder: Path) -> Metadata:
         height, width, channels = map(int, values.get("frame_shape", default.frame_shape))
         fps = float(values.get("fps", default.fps))
         if min(num_actions, height, width, channels) < 1 or not 0 < fps < math.inf:
-            raise ValueError("num_actions, frame_shape and fps must be above 0")
+            raise ValueError("num_actions, frame_shape and fps must be positive")
         return Metadata(
             environment=environment,
             environment_options=tuple(dict(values.get("environment_options", {})).items()),
@@ -86,4 +84,16 @@ def read_metadata(folder: Path) -> Metadata:
             actions=actions,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} makes no sense: {type(error).__name__}: {error}") from None
+        raise ValueError(f"{path} is invalid: {type(error).__name__}: {error}") from None
+
+
+def write_metadata(folder: Path, values: dict[str, Any]) -> None:
+    """Write metadata.json atomically; creates the folder if needed."""
+    with atomic_file(folder / METADATA_FILE) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def check_dataset_exists(folder: Path) -> None:
+    """Raises ValueError if there is no such folder."""
+    if not folder.is_dir():
+        raise ValueError(f"no data set at {folder}: collect one with python -m scripts.collect")

@@ -1,12 +1,11 @@
-"""ArrayRecord shards on disk: written atomically, opened with care, indexed once.
+"""ArrayRecord shards: files of up to 100 records, written atomically and read by many threads.
 
-A data set is a folder of splits, `DATA/train/*.array_record`, with `DATA/metadata.json` beside them (optional).
+A data set is a folder of splits, `DATA/train/*.array_record`, with an optional `DATA/metadata.json`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -14,22 +13,23 @@ from pathlib import Path
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from data.atomic import atomic_file
 from data.metadata import Metadata
 from data.records import Record, decode_record
 
-RECORDS_A_SHARD = 100
+RECORDS_PER_SHARD = 100
 SUFFIX = ".array_record"
-# Levels of zstd, which read equally fast. Of CoinRun, 9 makes three quarters of the bytes that 3 does, in 100 us a
-# frame; of pictures that were a video it makes nine tenths of them, in 280 us, and 3 takes 70.
-SMALL, QUICK = 9, 3
-# Without read-ahead a random read costs what one in sequence does.
+# Compression levels of zstd; both read equally fast. CoinRun: level 9 writes 3/4 of the bytes of level 3, in 100 us per
+# frame. Frames that were a video: level 9 writes 9/10 of the bytes, in 280 us per frame, where level 3 takes 70 us.
+ZSTD_SMALL, ZSTD_FAST = 9, 3
+# Without read-ahead a random read costs no more than a sequential one.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _FILE_BUFFER_BYTES = 32 * 1024
 
 
 @contextlib.contextmanager
 def _as_os_error():
-    """array_record tells of a full disk by a RuntimeError."""
+    """Turn RuntimeError, which array_record raises when the disk is full, into OSError."""
     try:
         yield
     except RuntimeError as error:
@@ -37,71 +37,76 @@ def _as_os_error():
 
 
 class ShardWriter:
-    """Writes a shard, record by record; it stands under its name only once it is closed.
+    """Writes a shard record by record. The file appears at `path` when the writer is closed.
+
+    As a context it closes the shard at the end, and deletes it after an error.
 
     Args:
-        level: of compression, SMALL or QUICK.
+        zstd_level: of compression, ZSTD_SMALL or ZSTD_FAST.
     """
 
-    def __init__(self, path: Path, level: int = SMALL):
+    def __init__(self, path: Path, zstd_level: int = ZSTD_SMALL):
         self.path = path
-        self._temporary = path.with_name(path.name + ".tmp")
-        # One record a group, so that reading one decodes one.
-        self._writer = ArrayRecordWriter(str(self._temporary), f"group_size:1,zstd:{level}")
+        self._context = contextlib.ExitStack()  # of the temporary file, until the shard is closed
+        temporary = self._context.enter_context(atomic_file(path, fsync=True))
+        # One record per group: reading a record then decodes no other.
+        self._writer = ArrayRecordWriter(str(temporary), f"group_size:1,zstd:{zstd_level}")
 
     def write(self, payload: bytes) -> None:
-        """One more record."""
+        """Append an encoded record. Raises OSError if the disk is full."""
         with _as_os_error():
             self._writer.write(payload)
 
     def close(self) -> None:
-        """The shard is whole."""
-        try:
-            with _as_os_error():
-                self._writer.close()
-            with self._temporary.open("rb") as file:
-                os.fsync(file.fileno())  # a power cut must not leave a name without its records
-            self._temporary.rename(self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        """Complete the shard and give it its name. Raises OSError if the disk is full; no file is left then."""
+        with self._context, _as_os_error():
+            self._writer.close()
 
-    def discard(self) -> None:
-        """It is not wanted after all."""
+    def __enter__(self) -> ShardWriter:
+        """The writer itself."""
+        return self
+
+    def __exit__(self, *error) -> None:
+        """Close the shard, or delete it after an error."""
+        if error == (None, None, None):
+            self.close()
+            return
         with contextlib.suppress(RuntimeError):
             self._writer.close()
-        self._temporary.unlink(missing_ok=True)
+        self._context.__exit__(*error)
 
 
 def write_shard(path: Path, payloads: Iterable[bytes]) -> None:
-    """Write a whole shard; nothing is left behind if that fails."""
-    writer = ShardWriter(path)
-    try:
+    """Write a complete shard. After an error no file is left behind."""
+    with ShardWriter(path) as writer:
         for payload in payloads:
             writer.write(payload)
-    except BaseException:
-        writer.discard()
-        raise
-    writer.close()
 
 
 def open_shard(path: Path) -> ArrayRecordReader:
     """Open a shard for reading.
 
     Raises:
-        ValueError: it is missing, truncated or not ArrayRecord (the library opens such a file silently).
+        ValueError: the file is missing, truncated or not ArrayRecord. The library alone opens such a file silently.
     """
     if not path.is_file():
         raise ValueError(f"no shard at {path}")
     reader = ArrayRecordReader(str(path), _READER_OPTIONS, file_reader_buffer_size=_FILE_BUFFER_BYTES)
     if not reader.ok() or reader.num_records() == 0:
-        with contextlib.suppress(RuntimeError):  # closing a bad file raises what opening it kept to itself
+        with contextlib.suppress(RuntimeError):  # of the bad file, which only `close` reports
             reader.close()
-        raise ValueError(f"{path} is not a whole ArrayRecord file (truncated, empty or of another format)")
+        raise ValueError(f"{path} is not a complete ArrayRecord file (truncated, empty or of another format)")
     return reader
 
 
 class ShardReader:
-    """Reads records of many shards, by number, from many threads, with a bounded number of open files."""
+    """Reads records of many shards, with a bounded number of open files. Safe to use from several threads.
+
+    Args:
+        paths: shard files; methods take an index into this list.
+        metadata: of the data set.
+        max_open_files: the least recently used file is closed above this number.
+    """
 
     def __init__(self, paths: list[Path], metadata: Metadata, max_open_files: int = 128):
         self.paths, self.metadata = paths, metadata
@@ -110,14 +115,14 @@ class ShardReader:
         self._readers: OrderedDict[int, ArrayRecordReader] = OrderedDict()
 
     def num_records(self, shard: int) -> int:
-        """Records in a shard. Raises ValueError as `open_shard` does."""
+        """Number of records in a shard. Raises ValueError as `open_shard` does."""
         return self._reader(shard).num_records()
 
     def read(self, shard: int, number: int) -> Record:
-        """One record.
+        """Record `number` of a shard.
 
         Raises:
-            ValueError: the shard or the record is bad; names both.
+            ValueError: the shard or the record is bad; the message names both.
         """
         try:
             (payload,) = self._reader(shard).read([number])
@@ -135,6 +140,6 @@ class ShardReader:
             else:
                 self._readers[shard] = open_shard(self.paths[shard])
                 if len(self._readers) > self._max_open_files:
-                    # Not closed by hand: another thread may be reading from it. It closes when let go.
+                    # Not closed here, as another thread may be reading from it. It closes when nobody refers to it.
                     self._readers.popitem(last=False)
             return self._readers[shard]

@@ -1,4 +1,4 @@
-"""Processes that share work."""
+"""Pools of worker processes."""
 
 from __future__ import annotations
 
@@ -11,40 +11,41 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-CONTEXT = multiprocessing.get_context("spawn")  # a fork would copy locks that threads of the parent hold
+SPAWN = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
 
 
 @contextmanager
 def worker_pool(num_workers: int, initializer: Callable | None = None, *shared) -> Iterator[ProcessPoolExecutor]:
-    """A pool that leaves Ctrl-C to the parent and ends with it, even if that is killed.
+    """A process pool whose workers ignore Ctrl-C, and end when the parent ends, even if it is killed.
 
-    Whatever is under way when the context ends is finished; what waits is dropped.
+    When the context ends, running jobs are completed and waiting jobs are dropped.
 
     Args:
-        initializer: called with `shared` in each process as it begins.
+        initializer: called with `shared` at the start of each process.
 
     Raises:
-        ValueError: one of the processes was killed.
+        ValueError: a worker process was killed.
     """
-    pool = ProcessPoolExecutor(num_workers, CONTEXT, _begin, (initializer, shared))
+    pool = ProcessPoolExecutor(num_workers, SPAWN, _start_worker, (initializer, shared))
     try:
         yield pool
     except BrokenProcessPool:
         raise ValueError(
-            "a worker process was killed, perhaps as memory ran short: the same command with fewer --workers goes on"
+            "a worker process was killed, perhaps because memory ran out: the same command with fewer workers continues"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(initializer: Callable | None, shared: tuple) -> None:
-    # Ctrl-C reaches the whole process group; the parent alone decides what it means.
+def _start_worker(initializer: Callable | None, shared: tuple) -> None:
+    # Ctrl-C reaches the whole process group, and only the parent should handle it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     if initializer:
         initializer(*shared)
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
+    """Wait for the parent to end, then end this process."""
     multiprocessing.parent_process().join()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Collect real play into a data set.
+"""Collect episodes of a game into a data set.
 
 python -m scripts.collect --env coinrun --out datasets/coinrun --records 600
 python -m scripts.collect --env pong --out datasets/pong --records 300
@@ -6,6 +6,8 @@ python -m scripts.collect --env pong --out datasets/pong --records 300
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 
 from tqdm import tqdm
@@ -16,15 +18,16 @@ from data.games.collect import CollectConfig, collect
 
 
 def main(config: CollectConfig) -> None:
-    """Collect, with a progress bar, and say what came of it."""
-    most_frames = (config.records + config.val_records + config.test_records) * MAX_FRAMES
+    """Collect with a progress bar and print a summary."""
+    max_frames = (config.records + config.val_records + config.test_records) * MAX_FRAMES
+    command = shlex.join(["python", "-m", "scripts.collect", *sys.argv[1:]])
     start = time.perf_counter()
-    with tqdm(total=most_frames, unit=" frames", unit_scale=True, desc=f"collecting {config.env}") as bar:
+    with tqdm(total=max_frames, unit=" frames", unit_scale=True, desc=f"collecting {config.env}") as bar:
         try:
-            metadata = collect(config, bar.update)
+            metadata = collect(config, bar.update, command)
         except KeyboardInterrupt:
             bar.close()
-            print(f"interrupted: the same command goes on from {config.out}.partial")
+            print(f"interrupted: the same command continues from {config.out}.partial")
             raise
         bar.total = bar.n  # records may be shorter than the longest
     seconds = time.perf_counter() - start
@@ -35,7 +38,7 @@ def main(config: CollectConfig) -> None:
         print(f"{split:>5}: {counts['records']} records, {counts['frames']} frames")
     print(
         f"{config.out}: {num_frames / seconds:,.0f} frames/s with {config.workers} workers, "
-        f"{num_bytes / num_frames:.0f} bytes a frame"
+        f"{num_bytes / num_frames:.0f} bytes per frame"
     )
 
 

@@ -3,61 +3,65 @@
 python -m scripts.import_video --videos recordings --out datasets/mygame --size 96x64 --fps 15
 python -m scripts.import_video --videos recordings --out datasets/mygame --actions none
 
-How the actions are described: docs/your_own_game.md.
+docs/your_own_game.md explains how to describe the actions.
 """
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 
 from tqdm import tqdm
 
 import cli
 from data.alignment import check_alignment
-from data.importing.importer import Importer, ImportVideoConfig
+from data.importing.config import ImportVideoConfig
+from data.importing.importer import Importer
 from data.index import split_shards
 from data.metadata import read_metadata
 from data.shards import ShardReader
 
-CHECKED_RECORDS = 100
+MAX_CHECKED_RECORDS = 100  # for the alignment of actions and frames
 
 
 def main(config: ImportVideoConfig) -> None:
-    """Import, with a progress bar; say what came of it, and whether actions stand beside the right frames."""
+    """Import with a progress bar, print a summary and check that actions are aligned with frames."""
     importer = Importer(config, tqdm.write)
+    command = shlex.join(["python", "-m", "scripts.import_video", *sys.argv[1:]])
     start = time.perf_counter()
     with tqdm(total=importer.num_frames, unit=" frames", unit_scale=True, desc=f"importing {config.videos}") as bar:
         try:
-            metadata = importer.run(bar.update)
+            metadata = importer.run(bar.update, command)
         except KeyboardInterrupt:
             bar.close()
-            print("interrupted: the same command goes on")
+            print("interrupted: the same command continues")
             raise
         bar.total = bar.n
     seconds = time.perf_counter() - start
     for split, counts in metadata["splits"].items():
         print(f"{split:>5}: {counts['records']} records, {counts['frames']} frames")
     num_frames = sum(counts["frames"] for counts in metadata["splits"].values())
-    whole, left_out = len(metadata["recordings"]), len(metadata["skipped"])
-    print(f"{config.out}: {whole} recordings, {left_out} skipped; {num_frames / seconds:,.0f} frames/s")
+    num_recordings, num_skipped = len(metadata["recordings"]), len(metadata["skipped"])
+    print(f"{config.out}: {num_recordings} recordings, {num_skipped} skipped; {num_frames / seconds:,.0f} frames/s")
     if "val" not in metadata["splits"]:
-        print("there is nothing to validate with: training needs more recordings, or longer ones")
+        print("there is no val split: training needs more or longer recordings")
     if "train" in metadata["splits"]:
-        check(config)
+        print_alignment(config)
 
 
-def check(config: ImportVideoConfig) -> None:
-    """Whether the actions lead where they should."""
-    described = read_metadata(config.out)
-    if described.actions.unconditional:
-        print("no actions: a network trained on this goes on by itself")
+def print_alignment(config: ImportVideoConfig) -> None:
+    """Check on some training records that actions are aligned with frames."""
+    metadata = read_metadata(config.out)
+    if metadata.actions.unconditional:
+        print("no actions: a network trained on this data cannot be controlled")
         return
     paths = split_shards(config.out, "train")
-    reader = ShardReader(paths, described)
+    reader = ShardReader(paths, metadata)
     places = [(shard, number) for shard in range(len(paths)) for number in range(reader.num_records(shard))]
-    records = (reader.read(*place) for place in places[:: -(-len(places) // CHECKED_RECORDS)])
-    alignment = check_alignment(records, described.actions)
-    print(f"actions and frames ({alignment.what}): {alignment.verdict}")
+    records = (reader.read(*place) for place in places[:: -(-len(places) // MAX_CHECKED_RECORDS)])
+    alignment = check_alignment(records, metadata.actions)
+    print(f"actions and frames ({alignment.control}): {alignment.verdict}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Look at a data set: numbers, checks, and an mp4 of episodes with the keys pressed.
+"""Inspect a data set: counts, checks, and an mp4 of episodes with the keys pressed.
 
 python -m scripts.visualize_dataset --data datasets/coinrun --check
 python -m scripts.visualize_dataset --data datasets/coinrun --num-episodes 3 --output preview.mp4
@@ -15,27 +15,26 @@ import numpy as np
 
 import cli
 from data.alignment import check_alignment
-from data.dataset import warn_of_bad_parts
-from data.index import SplitIndex, index_split
+from data.index import SplitIndex, index_split, warn_of_bad_parts
 from data.metadata import METADATA_FILE, Metadata, read_metadata
 from data.records import Record
 from data.shards import ShardReader
 from data.video import with_keys, write_mp4
 
 SPLITS = ("train", "val", "test")
-BAR = 40  # characters of the longest bar of a histogram
+MAX_BAR = 40  # characters of a histogram's longest bar
 
 
 @dataclass(frozen=True)
 class VisualizeConfig:
-    """What to look at."""
+    """What to inspect."""
 
     data: Path | None = None  # data set folder
     shard: Path | None = None  # or one ArrayRecord file
     split: str = "train"
-    check: bool = False  # print counts, histograms, bad records and whether actions are aligned with frames
+    check: bool = False  # print counts, histograms, bad records, and whether actions are aligned with frames
     num_episodes: int = 3  # in the mp4
-    seed: int = 0  # which episodes
+    seed: int = 0  # of the choice of episodes
     output: Path | None = None  # an mp4 of episodes, one after another
 
     def __post_init__(self):
@@ -48,7 +47,7 @@ class VisualizeConfig:
 
 
 def main(config: VisualizeConfig) -> None:
-    """Check and show."""
+    """Check the data set and write the video."""
     if config.shard:
         parent = config.shard.parent.parent
         metadata = read_metadata(parent) if (parent / METADATA_FILE).is_file() else Metadata()
@@ -61,35 +60,35 @@ def main(config: VisualizeConfig) -> None:
         reader = ShardReader(index.paths, metadata)
         places = list(zip(index.shards.tolist(), index.numbers.tolist(), strict=True))
         if not places:
-            raise ValueError(f"{config.data}/{config.split} has no record that can be read")
+            raise ValueError(f"{config.data}/{config.split} has no readable record")
     if config.check:
         if config.data:
             check_splits(config.data, metadata)
         check_records([reader.read(*place) for place in sample(places, 200, config.seed)], metadata)
     if config.output:
         records = [reader.read(*place) for place in sample(places, config.num_episodes, config.seed)]
-        shown = [with_keys(r.frames, r.leading_actions(), metadata.actions) for r in records]
-        write_mp4(config.output, np.concatenate(shown), metadata.fps)
+        videos = [with_keys(r.frames, r.leading_actions(), metadata.actions) for r in records]
+        write_mp4(config.output, np.concatenate(videos), metadata.fps)
         print(f"wrote {config.output}: {len(records)} records, {sum(map(len, records))} frames")
 
 
 def sample(places: list, count: int, seed: int) -> list:
-    """At most `count` of the places, drawn by seed."""
+    """At most `count` random places."""
     chosen = np.random.default_rng(seed).permutation(len(places))[:count]
     return [places[i] for i in chosen]
 
 
 def check_splits(folder: Path, metadata: Metadata) -> None:
-    """Counts, lengths and bad records of each split."""
+    """Print counts, lengths and bad records of each split."""
     height, width, _ = metadata.frame_shape
     space = metadata.actions
-    what = f"{len(space.names)} {'actions' if space.discrete else 'buttons and axes'}"
-    what = "no actions" if space.unconditional else what
-    game = f"{metadata.environment}, {width}x{height} (width x height), {metadata.fps:g} frames/s, {what}"
+    actions = f"{len(space.names)} {'actions' if space.discrete else 'buttons and axes'}"
+    actions = "no actions" if space.unconditional else actions
+    game = f"{metadata.environment}, {width}x{height} (width x height), {metadata.fps:g} frames/s, {actions}"
     print(f"{folder}: {game}")
     for split in SPLITS:
         if not (folder / split).is_dir():
-            print(f"\n{split}: not there")
+            print(f"\n{split}: none")
             continue
         index: SplitIndex = index_split(folder, split, metadata)
         print(
@@ -104,24 +103,24 @@ def check_splits(folder: Path, metadata: Metadata) -> None:
 
 
 def check_records(records: list[Record], metadata: Metadata) -> None:
-    """Which actions are taken, and whether they stand beside the right frames."""
+    """Print how often each action is taken, and whether actions are aligned with frames."""
     actions = np.concatenate([record.actions for record in records])
     print(f"\nactions in {len(records)} records of {len(actions)} frames")
-    histogram(list(metadata.actions.names), np.count_nonzero(metadata.actions.held(actions), axis=0))
+    histogram(list(metadata.actions.names), np.count_nonzero(metadata.actions.name_values(actions), axis=0))
     if metadata.actions.unconditional:
         return
     alignment = check_alignment(records, metadata.actions)
-    print(f"\nactions and frames ({alignment.what}): 1000 x correlation by lag")
+    print(f"\nactions and frames ({alignment.control}): 1000 x correlation by lag")
     histogram([f"{lag:+d}" for lag in alignment.correlations], 1000 * np.array(list(alignment.correlations.values())))
     print(alignment.verdict)
 
 
 def histogram(labels: list[str], counts: np.ndarray) -> None:
-    """Bars of characters."""
-    widest = max(map(len, labels))
+    """Print a bar of characters for each count."""
+    label_width = max(map(len, labels))
     for label, count in zip(labels, counts, strict=True):
-        bar = "#" * round(BAR * count / max(1, counts.max()))
-        print(f"  {label:>{widest}} {count:8.0f} {bar}")
+        bar = "#" * round(MAX_BAR * count / max(1, counts.max()))
+        print(f"  {label:>{label_width}} {count:8.0f} {bar}")
 
 
 if __name__ == "__main__":

@@ -54,14 +54,14 @@ def make_record() -> Callable[..., Record]:
 
 @pytest.fixture(scope="session")
 def write_set() -> Callable[..., Path]:
-    """write_set(folder, records, split, records_a_shard): a data set of such records; returns the folder."""
+    """write_set(folder, records, split, records_per_shard): a data set of such records; returns the folder."""
 
-    def write(folder: Path, records: list[Record], split: str = "train", records_a_shard: int = 100) -> Path:
+    def write(folder: Path, records: list[Record], split: str = "train", records_per_shard: int = 100) -> Path:
         (folder / split).mkdir(parents=True, exist_ok=True)
         (folder / METADATA_FILE).write_text(json.dumps(TINY.to_dict()))
-        for at in range(0, len(records), records_a_shard):
-            path = folder / split / f"data_{at // records_a_shard:04d}{SUFFIX}"
-            write_shard(path, map(encode_record, records[at : at + records_a_shard]))
+        for at in range(0, len(records), records_per_shard):
+            path = folder / split / f"data_{at // records_per_shard:04d}{SUFFIX}"
+            write_shard(path, map(encode_record, records[at : at + records_per_shard]))
         return folder
 
     return write

@@ -19,8 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data.atomic import atomic_file
-from data.dataset import Batch, prefetch
+from data.dataset import Batch
 from data.pixels import to_float
+from data.prefetch import prefetch
 from data.video import write_mp4, write_png
 from model.dit import WorldModel
 from training.checkpoint import CheckpointWriter, find_checkpoint_to_resume, list_checkpoints, load_state

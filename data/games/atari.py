@@ -1,4 +1,4 @@
-"""Atari games through the Arcade Learning Environment: `ale:GAME`."""
+"""Atari games by the Arcade Learning Environment: `ale:GAME`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import gymnasium
 import numpy as np
 
 from data.actions import ActionSpace
-from data.games.gymnasium import GymVectorEnv, make_checked
+from data.games.gymnasium import GymVectorEnv, make_and_check
 
 _ATARI_WORDS = {"UP": "up", "DOWN": "down", "LEFT": "left", "RIGHT": "right", "FIRE": "fire"}
 _ATARI_KEYS = {"up": "UP", "down": "DOWN", "left": "LEFT", "right": "RIGHT", "fire": "SPACE"}
-_BOOKKEEPING = struct.Struct("<qQ")  # of a saved state: level, stream of levels
+_STATE_HEADER = struct.Struct("<qQ")  # level, state of the generator that draws levels
 
 
 class AtariVectorEnv(GymVectorEnv):
-    """N games of `ale:GAME` (Arcade Learning Environment, arXiv 1207.4708), with no action repeated by chance.
+    """N copies of `ale:GAME` (Arcade Learning Environment, arXiv 1207.4708), without sticky actions.
 
-    A frame shows the brighter of the last two of its pictures, as games draw some things in every other one.
+    A frame is the maximum of the last two frames of a step, as games draw some objects in every other frame only.
     """
 
     default_frame_skip = 4
-    num_pooled = 2
+    num_max_frames = 2
 
     @staticmethod
     def make_game(name: str) -> gymnasium.Env:
@@ -33,9 +33,9 @@ class AtariVectorEnv(GymVectorEnv):
         gymnasium.register_envs(ale_py)
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         game = name.removeprefix("ale:")
-        # Frames come from `render`, so the observation is the cheapest one.
+        # Frames come from `render`, so the cheapest observation is enough.
         options = {"obs_type": "ram", "frameskip": 1, "repeat_action_probability": 0.0, "full_action_space": False}
-        return make_checked(name, f"ALE/{game[:1].upper()}{game[1:]}-v5", **options)
+        return make_and_check(name, f"ALE/{game[:1].upper()}{game[1:]}-v5", **options)
 
     @staticmethod
     def read_fps(game: gymnasium.Env) -> float:
@@ -43,18 +43,18 @@ class AtariVectorEnv(GymVectorEnv):
 
     @staticmethod
     def read_actions(name: str, game: gymnasium.Env) -> ActionSpace:
-        keys = [_atari_words(meaning) for meaning in game.unwrapped.get_action_meanings()]
+        words_per_action = [_atari_words(meaning) for meaning in game.unwrapped.get_action_meanings()]
         return ActionSpace(
-            names=tuple("+".join(words) or "noop" for words in keys),
-            keys=tuple(tuple(_ATARI_KEYS[word] for word in words) for words in keys),
-            acting=tuple(range(len(keys))),
+            names=tuple("+".join(words) or "noop" for words in words_per_action),
+            keys=tuple(tuple(_ATARI_KEYS[word] for word in words) for words in words_per_action),
+            acting=tuple(range(len(words_per_action))),
         )
 
     def get_state(self) -> list[bytes]:
-        """Of each game its level, stream of levels, what it shows (ALE draws nothing when restored), and ALE's own."""
+        """Of each game: header, current frame (ALE renders none after a restore), and the state of the emulator."""
         ale_states = [game.unwrapped.ale.cloneState(include_rng=True).serialize() for game in self._games]
         return [
-            _BOOKKEEPING.pack(int(level), int(stream)) + frame.tobytes() + ale_state
+            _STATE_HEADER.pack(int(level), int(stream)) + frame.tobytes() + ale_state
             for level, stream, frame, ale_state in zip(
                 self._level_seeds, self._streams, self._frames, ale_states, strict=True
             )
@@ -63,10 +63,10 @@ class AtariVectorEnv(GymVectorEnv):
     def set_state(self, states: list[bytes]) -> np.ndarray:
         from ale_py import ALEState
 
-        frame_end = _BOOKKEEPING.size + self._frames[0].nbytes
+        frame_end = _STATE_HEADER.size + self._frames[0].nbytes
         for number, (game, state) in enumerate(zip(self._games, states, strict=True)):
-            self._level_seeds[number], self._streams[number] = _BOOKKEEPING.unpack_from(state)
-            frame = np.frombuffer(state[_BOOKKEEPING.size : frame_end], np.uint8)
+            self._level_seeds[number], self._streams[number] = _STATE_HEADER.unpack_from(state)
+            frame = np.frombuffer(state[_STATE_HEADER.size : frame_end], np.uint8)
             self._frames[number] = frame.reshape(self._frames.shape[1:])
             game.unwrapped.ale.restoreState(ALEState(state[frame_end:]))
         return self._frames.copy()

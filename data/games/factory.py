@@ -1,4 +1,4 @@
-"""Make a game by its name."""
+"""Make and describe games by name: "pong", Procgen's, "gym:ID" and "ale:GAME"."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ def make_environment(
     frame_skip: int | None = None,
     size: str | None = None,
 ) -> GameVectorEnv:
-    """A game by name: "pong", one of Procgen's sixteen, "gym:ID" or "ale:GAME".
+    """Make N copies of a game by name: "pong", one of Procgen's sixteen, "gym:ID" or "ale:GAME".
 
     Args:
-        levels: first level and number of levels that the games draw from.
-        seed: which of them are drawn.
+        num_envs: N.
+        levels: first level and number of levels that episodes are drawn from.
+        seed: of the draw.
         distribution_mode: "easy" or "hard" levels (Procgen).
         simple: no backgrounds, monochrome assets, one theme (Procgen).
-        frame_skip: steps of the game that an action is held for (gym and ale); None: 4 for Atari, else 1.
+        frame_skip: steps of the game for which an action is held (gym and ale); None: 4 for Atari, else 1.
         size: width x height of a frame (gym and ale); None: "64x64".
 
     Raises:
-        ValueError: no such game, or it is not installed.
+        ValueError: the game is unknown or not installed, or an option is invalid.
     """
-    described = describe_environment(name, distribution_mode, simple, frame_skip, size)
+    game_metadata = describe_environment(name, distribution_mode, simple, frame_skip, size)
     if name.startswith(("gym:", "ale:")):
-        kind = AtariVectorEnv if name.startswith("ale:") else GymVectorEnv
+        env_class = AtariVectorEnv if name.startswith("ale:") else GymVectorEnv
     else:
-        kind = PongVectorEnv if name == "pong" else ProcgenVectorEnv
-    return kind(described, num_envs, levels, seed)
+        env_class = PongVectorEnv if name == "pong" else ProcgenVectorEnv
+    return env_class(game_metadata, num_envs, levels, seed)
 
 
 def describe_environment(
@@ -52,7 +53,7 @@ def describe_environment(
     frame_skip: int | None = None,
     size: str | None = None,
 ) -> Metadata:
-    """What a game's data sets say of it, without starting it (Procgen takes two seconds to).
+    """The metadata of a game's data sets. Does not start Procgen games, which takes two seconds.
 
     Raises:
         ValueError: as `make_environment`.
@@ -60,10 +61,10 @@ def describe_environment(
     if distribution_mode not in ("easy", "hard"):
         raise ValueError(f'distribution_mode is {distribution_mode!r}: choose "easy" or "hard"')
     if name.startswith(("gym:", "ale:")):
-        kind = AtariVectorEnv if name.startswith("ale:") else GymVectorEnv
-        return kind.describe(name, frame_skip or kind.default_frame_skip, size or "64x64")
+        env_class = AtariVectorEnv if name.startswith("ale:") else GymVectorEnv
+        return env_class.describe(name, frame_skip or env_class.default_frame_skip, size or "64x64")
     if frame_skip is not None or size is not None:
-        raise ValueError(f"frame_skip and size are for gym: and ale: games: {name} is played as it is, at 64x64")
+        raise ValueError(f"frame_skip and size are for gym: and ale: games only: {name} always has 64x64 frames")
     if name == "pong":
         actions = ActionSpace(names=("noop", "up", "down"), keys=((), ("UP",), ("DOWN",)), acting=(0, 1, 2))
         return Metadata(environment=name, actions=actions)
@@ -71,6 +72,6 @@ def describe_environment(
         games = ", ".join(PROCGEN_GAMES)
         raise ValueError(f"unknown environment {name!r}: choose pong or gym:ID or ale:GAME or one of Procgen's {games}")
     if importlib.util.find_spec("procgen") is None:
-        raise ValueError("Procgen is not installed: run ./setup.sh, or use --env pong")
+        raise ValueError("Procgen is not installed: run ./setup.sh, or choose env pong")
     options = (("distribution_mode", distribution_mode), ("simple", simple))
     return Metadata(environment=name, environment_options=options, actions=procgen_actions(name))

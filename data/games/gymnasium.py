@@ -1,7 +1,7 @@
-"""Any Gymnasium environment that renders itself: `gym:ID`.
+"""Any Gymnasium environment that renders RGB frames: `gym:ID`.
 
-The games step one by one in a loop. A level is the seed of a reset, so an episode can be replayed where nothing else
-is random.
+The N games are stepped one after another. A level is the seed of a reset, so an episode can be replayed if nothing
+else in the game is random.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from data.splitmix import splitmix64_next
 
 
 class GymVectorEnv(GameVectorEnv):
-    """N games of `gym:ID`."""
+    """N copies of `gym:ID`."""
 
-    default_frame_skip = 1  # steps of the game that an action is held for
-    num_pooled = 1  # the last frames of a step, shown as their maximum
+    default_frame_skip = 1  # steps of the game for which an action is held
+    num_max_frames = 1  # a frame is the pixel-wise maximum of this many last frames of a step
 
     @classmethod
     def describe(cls, name: str, frame_skip: int, size: str) -> Metadata:
@@ -32,11 +32,11 @@ class GymVectorEnv(GameVectorEnv):
 
         Args:
             name: "gym:ID" or "ale:GAME".
-            frame_skip: steps of the game that an action is held for.
+            frame_skip: steps of the game for which an action is held.
             size: width x height of a frame, "64x64".
 
         Raises:
-            ValueError: no such game, one that is not installed, or one whose actions or frames cannot be recorded.
+            ValueError: the game is unknown or not installed, or its actions or frames cannot be recorded.
         """
         width, height = parse_size(size)
         game = cls.make_game(name)
@@ -53,8 +53,8 @@ class GymVectorEnv(GameVectorEnv):
 
     @staticmethod
     def make_game(name: str) -> gymnasium.Env:
-        """One game. Raises ValueError as `describe` does."""
-        return make_checked(name, name.removeprefix("gym:"))
+        """Make one copy of the game. Raises ValueError as `describe` does."""
+        return make_and_check(name, name.removeprefix("gym:"))
 
     @staticmethod
     def read_fps(game: gymnasium.Env) -> float:
@@ -63,57 +63,59 @@ class GymVectorEnv(GameVectorEnv):
 
     @staticmethod
     def read_actions(name: str, game: gymnasium.Env) -> ActionSpace:
-        """The action space. Raises ValueError if it cannot be recorded."""
+        """The action space of the game. Raises ValueError if it cannot be recorded."""
         space = game.action_space
         if isinstance(space, gymnasium.spaces.Discrete):
             return unnamed_actions(int(space.n))
         if isinstance(space, gymnasium.spaces.MultiBinary) and len(space.shape) == 1:
-            return _controls("button", space.shape[0])
+            return _vector_space("button", space.shape[0])
         if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
-            return _controls("axis", space.shape[0])
-        raise ValueError(f"cannot record the actions of {name}: {space} is neither one of several nor a row of numbers")
+            return _vector_space("axis", space.shape[0])
+        raise ValueError(
+            f"cannot record the actions of {name}: {space} is not Discrete, MultiBinary or Box of one dimension"
+        )
 
-    def __init__(self, described: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
-        super().__init__(described, num_envs)
+    def __init__(self, game_metadata: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
+        super().__init__(game_metadata, num_envs)
         self._frame_skip = self.options["frame_skip"]
-        self._games = [self.make_game(described.environment) for _ in range(num_envs)]
-        self._convert = _converter(self._games[0].action_space)
+        self._games = [self.make_game(game_metadata.environment) for _ in range(num_envs)]
+        self._to_game_action = _action_converter(self._games[0].action_space)
         self._levels = levels
-        # Streams of levels: 64-bit counters, hashed, one a game.
+        # The state of a SplitMix64 generator per game, which draws the levels.
         self._streams = np.arange(num_envs, dtype=np.uint64) + np.uint64(seed) * np.uint64(1 << 32)
         self._level_seeds = np.zeros(num_envs, np.int64)
-        height, width, _ = described.frame_shape
+        height, width, _ = game_metadata.frame_shape
         self._frames = np.zeros((num_envs, height, width, 3), np.uint8)
-        for game in range(num_envs):
-            self._start(game)
+        for number in range(num_envs):
+            self._start_level(number)
 
     def reset(self, *, seed=None, options=None):
-        """The first frames; `seed` belongs in the maker."""
+        """The current frames. `make_environment` takes the seed."""
         return self._frames.copy(), self._info()
 
     def step(self, actions):
         rewards = np.zeros(self.num_envs, np.float32)
         terminations, truncations = np.zeros((2, self.num_envs), bool)
         for number, game in enumerate(self._games):
-            action, pictures = self._convert(actions[number]), []
+            action, rendered = self._to_game_action(actions[number]), []
             for skipped in range(self._frame_skip):
                 _, reward, terminated, truncated, _ = game.step(action)
                 rewards[number] += reward
                 ended = terminated or truncated
-                if ended or skipped >= self._frame_skip - self.num_pooled:
-                    pictures.append(game.render())
+                if ended or skipped >= self._frame_skip - self.num_max_frames:
+                    rendered.append(game.render())
                 if ended:
                     break
             terminations[number], truncations[number] = terminated, truncated
             if ended:
-                self._start(number)
+                self._start_level(number)
             else:
-                self._show(number, pictures)
+                self._set_frame(number, rendered)
         return self._frames.copy(), rewards, terminations, truncations, self._info()
 
     def get_state(self) -> list[bytes]:
         raise NotImplementedError(
-            f"the state of {self.name} cannot be saved: Gymnasium has no word for it (pong, Procgen and ale: games can)"
+            f"the state of {self.name} cannot be saved: Gymnasium has no function for it (use pong, Procgen or ale:)"
         )
 
     def set_state(self, states: list[bytes]) -> np.ndarray:
@@ -123,31 +125,32 @@ class GymVectorEnv(GameVectorEnv):
         for game in self._games:
             game.close()
 
-    def _start(self, number: int) -> None:
-        """A new level in that game, drawn from its stream."""
+    def _start_level(self, number: int) -> None:
+        """Draw a new level for game `number` and reset it."""
         first, count = self._levels
         self._streams[number] = splitmix64_next(self._streams[number : number + 1])[0]
         self._level_seeds[number] = first + int(self._streams[number] % np.uint64(count))
         game = self._games[number]
         game.reset(seed=int(self._level_seeds[number]))
-        self._show(number, [game.render()])
+        self._set_frame(number, [game.render()])
 
-    def _show(self, number: int, pictures: list[np.ndarray]) -> None:
-        picture = pictures[0] if len(pictures) == 1 else np.maximum.reduce(pictures)
+    def _set_frame(self, number: int, rendered: list[np.ndarray]) -> None:
+        """Store the maximum of rendered frames, resized, as the frame of game `number`."""
+        frame = rendered[0] if len(rendered) == 1 else np.maximum.reduce(rendered)
         height, width = self._frames.shape[1:3]
-        if picture.shape[:2] != (height, width):
-            picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
-        self._frames[number] = picture
+        if frame.shape[:2] != (height, width):
+            frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX))
+        self._frames[number] = frame
 
     def _info(self) -> dict[str, Any]:
         return {"level_seed": self._level_seeds.copy()}
 
 
-def make_checked(name: str, game_id: str, **options: Any) -> gymnasium.Env:
-    """`gymnasium.make(game_id, **options)`, tried out.
+def make_and_check(name: str, game_id: str, **options: Any) -> gymnasium.Env:
+    """`gymnasium.make(game_id, **options)`, checked by a reset and a rendered frame.
 
     Raises:
-        ValueError: it cannot be made, or does not render RGB frames.
+        ValueError: the game cannot be made, or does not render RGB frames.
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame then renders into memory and needs no screen
     try:
@@ -159,11 +162,12 @@ def make_checked(name: str, game_id: str, **options: Any) -> gymnasium.Env:
         raise ValueError(f"cannot play {name}: {reason}") from None
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape[2:] != (3,):
         game.close()
-        raise ValueError(f"cannot play {name}: it does not draw itself as rgb_array")
+        raise ValueError(f"cannot play {name}: it does not render uint8 RGB frames")
     return game
 
 
-def _controls(kind: str, count: int) -> ActionSpace:
+def _vector_space(kind: str, count: int) -> ActionSpace:
+    """A space of `count` buttons or axes without keys."""
     return ActionSpace(
         names=tuple(f"{kind}{i}" for i in range(count)),
         keys=((),) * count,
@@ -173,8 +177,8 @@ def _controls(kind: str, count: int) -> ActionSpace:
     )
 
 
-def _converter(space: gymnasium.Space) -> Callable[[Any], Any]:
-    """From recorded actions to those that a game takes; an axis from -1 to 1 goes over its whole range."""
+def _action_converter(space: gymnasium.Space) -> Callable[[Any], Any]:
+    """A function from recorded actions to the game's. An axis from -1 to 1 is scaled to the range of the Box."""
     if isinstance(space, gymnasium.spaces.Discrete):
         return lambda action: int(action) + int(space.start)
     if isinstance(space, gymnasium.spaces.MultiBinary):

@@ -1,4 +1,4 @@
-"""TODO."""
+"""A small Pong."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from data.splitmix import splitmix64_hash, splitmix64_next
 
 
 class PongVectorEnv(GameVectorEnv):
-    """A small Pong of our own: the player is the left paddle, the right one follows the ball, not quite fast enough.
+    """N copies of Pong, 64x64 RGB. The player is the left paddle; the right one follows the ball, a little too slowly.
 
-    64x64 RGB. A rally starts with a serve from the middle; an episode is three points, or 1 000 steps at most.
-    Everything that happens follows from the level's number and the actions.
+    A rally starts with a serve from the middle. An episode ends after three points, or after 1000 steps. It depends on
+    the level's number and the actions alone.
     """
 
     size, paddle_height, ball_size, paddle_x = 64, 12, 3, 4
     ball_speed, player_speed, opponent_speed = 2.0, 2.0, 1.4
-    points_an_episode, max_steps = 3, 1000
+    points_per_episode, max_steps = 3, 1000
 
-    def __init__(self, described: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
-        super().__init__(described, num_envs)
+    def __init__(self, game_metadata: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
+        super().__init__(game_metadata, num_envs)
         self._levels = levels
-        # One row a game. Random streams are 64-bit counters, hashed: copied with the state, stepped in a batch.
+        # One row per game. It includes the states of two SplitMix64 generators, which draw levels and serves.
         self._state = np.zeros(
             num_envs,
             dtype=[
@@ -36,7 +36,7 @@ class PongVectorEnv(GameVectorEnv):
         self._state["level_stream"] = splitmix64_hash(
             np.arange(num_envs, dtype=np.uint64) + np.uint64(seed) * np.uint64(1 << 32)
         )
-        self._start(np.ones(num_envs, bool))
+        self._start_level(np.ones(num_envs, bool))
 
     def reset(self, *, seed=None, options=None):
         return self._render(), self._info()
@@ -57,13 +57,13 @@ class PongVectorEnv(GameVectorEnv):
         ball[:, 1] = np.where(high, 2 * (self.size - margin) - ball[:, 1], ball[:, 1])
         velocity[:, 1] = np.where(low | high, -velocity[:, 1], velocity[:, 1])
 
-        face = self.paddle_x + margin  # where the ball's middle is when it touches a paddle
-        for paddle, beyond, direction in (
+        face = self.paddle_x + margin  # x of the ball's middle when it touches the left paddle
+        for paddle, reached, direction in (
             ("player", ball[:, 0] <= face, 1.0),
             ("opponent", ball[:, 0] >= self.size - face, -1.0),
         ):
             offset = (ball[:, 1] - state[paddle]) / (half + margin)
-            hit = beyond & (np.abs(offset) <= 1) & (velocity[:, 0] * direction < 0)
+            hit = reached & (np.abs(offset) <= 1) & (velocity[:, 0] * direction < 0)
             velocity[:, 0] = np.where(hit, direction * self.ball_speed, velocity[:, 0])
             velocity[:, 1] = np.where(hit, offset * self.ball_speed, velocity[:, 1])
         lost, won = ball[:, 0] < 0, ball[:, 0] > self.size
@@ -71,9 +71,9 @@ class PongVectorEnv(GameVectorEnv):
         state["points"] += lost | won
         state["steps"] += 1
         self._serve(lost | won, middle)
-        terminations = state["points"] >= self.points_an_episode
+        terminations = state["points"] >= self.points_per_episode
         truncations = ~terminations & (state["steps"] >= self.max_steps)
-        self._start(terminations | truncations)
+        self._start_level(terminations | truncations)
         return self._render(), rewards, terminations, truncations, self._info()
 
     def get_state(self) -> list[bytes]:
@@ -84,12 +84,12 @@ class PongVectorEnv(GameVectorEnv):
         return self._render()
 
     def suggested_actions(self) -> np.ndarray:
-        """Follow the ball."""
+        """(N,) actions that follow the ball."""
         distance = self._state["ball"][:, 1] - self._state["player"]
         return np.where(np.abs(distance) < self.player_speed, 0, np.where(distance < 0, 1, 2))
 
-    def _start(self, games: np.ndarray) -> None:
-        """A new level in those games, drawn from each one's stream."""
+    def _start_level(self, games: np.ndarray) -> None:
+        """Draw a new level and serve in the games (N,) bool."""
         state, (first, count) = self._state, self._levels
         draw = splitmix64_next(state["level_stream"])
         state["level_stream"] = np.where(games, draw, state["level_stream"])
@@ -102,7 +102,7 @@ class PongVectorEnv(GameVectorEnv):
         self._serve(games, (self.size - 1) / 2)
 
     def _serve(self, games: np.ndarray, middle: float) -> None:
-        """The ball in the middle, going left or right at a random angle."""
+        """Put the ball in the middle of the games (N,) bool, moving left or right at a random angle."""
         state = self._state
         draw = splitmix64_next(state["serve_stream"])
         state["serve_stream"] = np.where(games, draw, state["serve_stream"])
@@ -121,7 +121,7 @@ class PongVectorEnv(GameVectorEnv):
         frames[:, line % 8 < 4, self.size // 2 - 1 : self.size // 2 + 1] = (60, 70, 100)
 
         def span(middle, length):
-            """(N, size) True on the `length` pixels around each middle."""
+            """(N, size) bool: the `length` pixels around each middle."""
             start = np.round(middle - length / 2)[:, None]
             return (line >= start) & (line < start + length)
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""OpenAI's Procgen games."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from data.metadata import Metadata
 
 
 class ProcgenVectorEnv(GameVectorEnv):
-    """One of OpenAI's sixteen Procgen games (arXiv 1912.01588): 64x64 RGB, 15 actions."""
+    """N copies of one of the sixteen Procgen games (arXiv 1912.01588): 64x64 RGB, 15 actions."""
 
-    def __init__(self, described: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
-        super().__init__(described, num_envs)
-        # Levels of CoinRun and Ninja are crossed from left to right; all else is explored evenly.
-        lean = {"RIGHT": 3.0} if self.name in ("coinrun", "ninja") else {}
+    def __init__(self, game_metadata: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
+        super().__init__(game_metadata, num_envs)
+        # Levels of CoinRun and Ninja are crossed from left to right; other games are explored evenly.
+        key_weights = {"RIGHT": 3.0} if self.name in ("coinrun", "ninja") else {}
         self.explore_weights = np.zeros(len(self.actions))
         for action in self.actions.acting:
-            self.explore_weights[action] = np.prod([lean.get(key, 1.0) for key in self.actions.keys[action]])
-        if lean:
+            self.explore_weights[action] = np.prod([key_weights.get(key, 1.0) for key in self.actions.keys[action]])
+        if key_weights:
             self.explore_weights[self.actions.noop] = 0.5
         first, count = levels
         simple = self.options["simple"]
-        self._game = _procgen().ProcgenGym3Env(
+        self._game = _import_procgen().ProcgenGym3Env(
             num=num_envs,
             env_name=self.name,
             start_level=first,
@@ -36,12 +36,12 @@ class ProcgenVectorEnv(GameVectorEnv):
             use_backgrounds=not simple,
             use_monochrome_assets=simple,
             restrict_themes=simple,
-            num_threads=0,  # collection runs a process a core
+            num_threads=0,  # collection runs one process per core
         )
         self._level_seeds = self._read_level_seeds()
 
     def reset(self, *, seed=None, options=None):
-        """The first frames. Procgen cannot go back: this is for the start only, and `seed` belongs in the maker."""
+        """The current frames, as Procgen cannot be reset. `make_environment` takes the seed."""
         _, observation, _ = self._game.observe()
         return observation["rgb"].copy(), self._info()
 
@@ -50,7 +50,7 @@ class ProcgenVectorEnv(GameVectorEnv):
         rewards, observation, first = self._game.observe()
         if first.any():
             self._level_seeds = self._read_level_seeds()
-        # Procgen does not tell a timeout from an end: both count as the end of the episode.
+        # Procgen does not distinguish a timeout from an end: both count as termination.
         return observation["rgb"].copy(), rewards, first, np.zeros_like(first), self._info()
 
     def get_state(self) -> list[bytes]:
@@ -71,8 +71,8 @@ class ProcgenVectorEnv(GameVectorEnv):
         return np.array([info["level_seed"] for info in self._game.get_info()], np.int64)
 
 
-def _procgen():
-    """The procgen package, without the notice that its dependency gym prints when imported."""
+def _import_procgen():
+    """Import procgen without the notice that its dependency gym prints."""
     with contextlib.redirect_stderr(io.StringIO()):
         import procgen
     return procgen

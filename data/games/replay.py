@@ -1,4 +1,4 @@
-"""TODO."""
+"""Replay the real game up to a recorded moment."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from data.records import Record
 
 
 def replay_to(record: Record, metadata: Metadata, frame: int = 0) -> tuple[GameVectorEnv, np.ndarray]:
-    """The real game, brought by replay to a recorded moment.
+    """Replay the real game up to frame `frame` of a record.
+
+    Args:
+        metadata: of the record's data set.
 
     Returns:
-        The game (one copy of it) standing at `frame` of the record, and what it shows there, uint8 (H, W, C).
+        One copy of the game in the state of that frame, and its frame, uint8 (H, W, C).
 
     Raises:
-        ValueError: the record does not know its level.
+        ValueError: the record has no level seed.
     """
     if record.level_seed is None:
-        raise ValueError("this record does not know its level: it cannot be replayed")
+        raise ValueError("the record has no level seed: it cannot be replayed")
     levels = (record.level_seed, 1)
     environment = make_environment(metadata.environment, 1, levels, **dict(metadata.environment_options))
     frames, _ = environment.reset()

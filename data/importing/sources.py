@@ -1,6 +1,9 @@
-"""Recordings of games by other programs: pictures with time stamps, from videos, folders of pictures, and arrays.
+"""Find recordings and decode their pictures: videos, folders of pictures, and arrays.
 
-A source is `NAME.mp4` (or whatever PyAV opens), a folder `NAME/` of pictures, or `NAME.npz` with `frames` (or `video`).
+A source is `NAME.mp4` (or another format that PyAV opens), a folder `NAME/` of pictures, or `NAME.npz` with an array
+`frames` (or `video`).
+
+Shapes: K pictures of a recording.
 """
 
 from __future__ import annotations
@@ -23,18 +26,18 @@ VIDEO_SUFFIXES = (
     *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".m2v", ".vob", ".3gp", ".3g2", ".mxf", ".nut", ".divx", ".y4m", ".rm"),
 )
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-# Whatever reading an .npz that is damaged, or none at all, comes to.
+# What reading a damaged or foreign .npz can raise.
 READ_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
-STAMP_SECS = 1e-4  # by which time stamps of one picture may differ, as they are rounded
-_ACTION_IN_NAME = re.compile(r"_a(\d+)(?=[_.])")  # "..._f12_a20_...png": the buttons' byte, as SMB sets have it
+TIME_TOLERANCE_SECS = 1e-4  # by which two time stamps of one picture may differ, as they are rounded
+_ACTION_IN_NAME = re.compile(r"_a(\d+)(?=[_.])")  # "..._f12_a20_...png": a bit field of buttons, as in the SMB data set
 _FRAME_IN_NAME = re.compile(r"_f(\d+)(?=[_.])")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One recording, and the way to its pictures."""
+    """One recording."""
 
-    name: str  # its path below the folder of recordings, without suffix: that of its actions' file too
+    name: str  # path below the folder of recordings, without suffix; its file of actions has the same name
     path: Path
 
     @property
@@ -49,10 +52,10 @@ class Source:
 
 
 def find_sources(folder: Path) -> list[Source]:
-    """All recordings below a folder, in the order of their names.
+    """All recordings below a folder, sorted by name.
 
     Raises:
-        ValueError: no such folder, nothing in it, or two of the same name.
+        ValueError: the folder does not exist or holds no recordings, or two have the same name.
     """
     if not folder.is_dir():
         raise ValueError(f"no folder at {folder}")
@@ -69,69 +72,75 @@ def find_sources(folder: Path) -> list[Source]:
         elif path.suffix.lower() in PICTURE_SUFFIXES and path.parent != folder:
             add(path.parent)
     for path in paths:
-        # One that cannot be read is the actions of a recording of its name, or a recording to be told of.
-        is_lost = not zipfile.is_zipfile(path) and _name(path, folder) not in found
-        if path.suffix.lower() == ".npz" and (pictures_in(path) or is_lost):
+        # A damaged .npz holds the actions of the recording of its name. If there is none, it is a recording to report.
+        is_damaged = not zipfile.is_zipfile(path) and _name(path, folder) not in found
+        if path.suffix.lower() == ".npz" and (frames_array_name(path) or is_damaged):
             add(path)
     if not found:
         raise ValueError(f"nothing to import in {folder}: no videos, no folders of pictures, no .npz with frames")
-    return [Source(name, path) for name, path in sorted(found.items(), key=lambda item: _natural(item[0]))]
+    return [Source(name, path) for name, path in sorted(found.items(), key=lambda item: _natural_key(item[0]))]
 
 
 def _name(source: Path, folder: Path) -> str:
-    named = source.relative_to(folder)
-    return str(named if source.is_dir() else named.with_suffix(""))
+    relative = source.relative_to(folder)
+    return str(relative if source.is_dir() else relative.with_suffix(""))
 
 
 def frame_times(source: Source, source_fps: float) -> np.ndarray:
-    """(K,) seconds from the first picture to each, in the order they are shown; only the first is decoded for it.
+    """(K,) seconds from the first picture to each, in the order of display. Decodes only the first picture.
 
     Args:
-        source_fps: of folders, and of arrays without `time`.
+        source_fps: pictures per second of folders, and of arrays without `time`.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the source cannot be read.
     """
     if source.is_folder:
-        if not _pictures(source.path):
+        paths = _picture_files(source.path)
+        if not paths:
             raise ValueError("it holds no pictures")
-        return np.arange(len(_pictures(source.path))) / source_fps
+        return np.arange(len(paths)) / source_fps
     if source.is_array:
         return _array_times(source.path, source_fps)
-    with _opened(source.path) as container:
+    return _video_times(source.path)
+
+
+def _video_times(path: Path) -> np.ndarray:
+    """`frame_times` of a video: the time stamps of its packets, from the first picture that can be decoded."""
+    with _open_video(path) as container:
         stream = container.streams.video[0]
         packets = [
             (packet.pts, packet.dts) for packet in container.demux(stream) if packet.size and not packet.is_discard
         ]
-        stamps = [pts if pts is not None else dts for pts, dts in packets]
+        timestamps = [pts if pts is not None else dts for pts, dts in packets]
         rate, time_base = stream.average_rate or stream.guessed_rate, stream.time_base
-    if not stamps:
+    if not timestamps:
         raise ValueError("it holds no pictures")
     first = None
     if all(pts is not None for pts, _ in packets):
-        with contextlib.closing(_decoded(source.path)) as decoded:
+        with contextlib.closing(_decode_video(path)) as decoded:
             first = next((picture.pts for picture in decoded), None)
-    if any(stamp is None for stamp in stamps):
+    if any(timestamp is None for timestamp in timestamps):
         if not rate:
             raise ValueError("it has neither time stamps nor a frame rate")
-        return np.arange(len(stamps)) / float(rate)
-    stamps = np.sort(np.array(stamps, np.int64))
-    if first is not None:  # what was cut out of a stream begins with pictures that lack those they differ from
-        stamps = stamps[min(np.searchsorted(stamps, first), len(stamps) - 1) :]
-    return (stamps - stamps[0]) * float(time_base)
+        return np.arange(len(timestamps)) / float(rate)
+    timestamps = np.sort(np.array(timestamps, np.int64))
+    if first is not None:  # a video that was cut out of a stream may begin between two key frames
+        timestamps = timestamps[min(np.searchsorted(timestamps, first), len(timestamps) - 1) :]
+    return (timestamps - timestamps[0]) * float(time_base)
 
 
-def frame_rate(source: Source, source_fps: float) -> tuple[float, float] | None:
-    """Pictures a second, and about how many seconds there are, from what the file says of itself.
+def estimate_frame_rate(source: Source, source_fps: float) -> tuple[float, float] | None:
+    """Pictures per second and approximate duration in seconds, from the headers of the file.
 
-    None where it cannot be read, which `frame_times` will explain.
+    None if it cannot be read; `frame_times` then says why.
     """
     with contextlib.suppress(ValueError):
         if source.is_folder or source.is_array:
             times = frame_times(source, source_fps)
             rate = (len(times) - 1) / times[-1] if times[-1] > 0 else source_fps
             return rate, len(times) / rate
-        with _opened(source.path) as container:
+        with _open_video(source.path) as container:
             stream = container.streams.video[0]
             rate = float(stream.average_rate or stream.guessed_rate or 0)
             seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
@@ -139,96 +148,97 @@ def frame_rate(source: Source, source_fps: float) -> tuple[float, float] | None:
     return None
 
 
-def pictures(source: Source, times: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Every picture that can be decoded, in the order they are shown, and its number among `times`.
+def decode_pictures(source: Source, times: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yield all pictures that can be decoded, in the order of display, with their numbers.
 
     Args:
-        times: what `frame_times` says.
+        times: (K,) from `frame_times`. A picture's number is its index in it; pictures that are lost leave gaps.
 
     Raises:
-        ValueError: it cannot be read to its end.
+        ValueError: the source cannot be read to its end.
     """
     if source.is_folder:
-        yield from enumerate(map(_read_picture, _pictures(source.path)))
+        yield from enumerate(map(_read_picture, _picture_files(source.path)))
     elif source.is_array:
-        yield from enumerate(_array_pictures(source.path))
+        yield from enumerate(_decode_array(source.path))
     else:
-        number, first, shown = -1, None, times.tolist()
-        for picture in _decoded(source.path):
+        number, first_pts, sorted_times = -1, None, times.tolist()
+        for picture in _decode_video(source.path):
             number += 1
-            if picture.pts is not None:  # some before it may not have been decoded
-                if first is None:
-                    first, secs = picture.pts, float(picture.time_base)
-                number = max(number, bisect_left(shown, (picture.pts - first) * secs - STAMP_SECS))
+            if picture.pts is not None:  # pictures before it may be lost
+                if first_pts is None:
+                    first_pts, time_base = picture.pts, float(picture.time_base)
+                secs = (picture.pts - first_pts) * time_base
+                number = max(number, bisect_left(sorted_times, secs - TIME_TOLERANCE_SECS))
             yield number, picture
 
 
-def _decoded(path: Path) -> Iterator[av.VideoFrame]:
-    with _opened(path) as container:
+def _decode_video(path: Path) -> Iterator[av.VideoFrame]:
+    with _open_video(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         yield from container.decode(stream)
 
 
-def stamp(source: Source, beside: Path | None) -> list[int]:
-    """What changes when a recording, or the file of its actions, does: how many files, their bytes, the newest time."""
-    paths = _pictures(source.path) if source.is_folder else [source.path]
-    found = [path.stat() for path in (*paths, *([beside] if beside else []))]
-    return [len(found), sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)]
+def file_stamp(source: Source, action_file: Path | None) -> list[int]:
+    """What changes when a recording or its file of actions does: number of files, their bytes, newest modification."""
+    paths = _picture_files(source.path) if source.is_folder else [source.path]
+    stats = [path.stat() for path in (*paths, *([action_file] if action_file else []))]
+    return [len(stats), sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)]
 
 
-def buttons_in_names(source: Source) -> np.ndarray | None:
-    """(K,) the byte of buttons in the names of a folder's pictures; None where they hold none."""
+def buttons_from_names(source: Source) -> np.ndarray | None:
+    """(K,) bit fields of buttons from the file names of a folder's pictures; None if a name has none."""
     if not source.is_folder:
         return None
-    found = [_ACTION_IN_NAME.search(path.name) for path in _pictures(source.path)]
-    return np.array([int(match[1]) for match in found]) if all(found) else None
+    matches = [_ACTION_IN_NAME.search(path.name) for path in _picture_files(source.path)]
+    return np.array([int(match[1]) for match in matches]) if all(matches) else None
 
 
 @contextlib.contextmanager
-def _opened(path: Path):
-    """A video's container; whatever is wrong with it, now or later, is a ValueError."""
+def _open_video(path: Path):
+    """A video's container. Errors, also later while it is read, become ValueErrors."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise ValueError("it has no pictures, only sound")
+                raise ValueError("it has no video stream")
             yield container
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"it cannot be read: {error.strerror or error}") from None
 
 
-def _natural(name: str) -> list:
-    """So that frame 2 comes before frame 10."""
+def _natural_key(name: str) -> list:
+    """A sorting key by which frame 2 comes before frame 10."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """A folder's pictures, by the frame number `_f12` in their names, else by name, numbers counted."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
-    numbers = [_FRAME_IN_NAME.search(path.name) for path in found]
+def _picture_files(folder: Path) -> list[Path]:
+    """A folder's pictures, sorted by the frame number `_f12` in their names, or else by name in natural order."""
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
+    numbers = [_FRAME_IN_NAME.search(path.name) for path in paths]
     if all(numbers):
-        return [path for _, path in sorted(zip((int(match[1]) for match in numbers), found, strict=True))]
-    return sorted(found, key=lambda path: _natural(path.name))
+        return [path for _, path in sorted(zip((int(match[1]) for match in numbers), paths, strict=True))]
+    return sorted(paths, key=lambda path: _natural_key(path.name))
 
 
 def _read_picture(path: Path) -> av.VideoFrame:
     try:
         with Image.open(path) as image:
             return av.VideoFrame.from_ndarray(np.asarray(image.convert("RGB")), format="rgb24")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # as PIL does for damaged ones
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises all of these
         raise ValueError(f"{path.name} cannot be read: {error}") from None
 
 
-def pictures_in(path: Path) -> str | None:
-    """The name of the array of pictures in an .npz; None if it has none: it holds a video's actions then."""
+def frames_array_name(path: Path) -> str | None:
+    """The name of the array of frames in an .npz; None if there is none, as in a file of actions."""
     with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
         return next((name for name in ("frames.npy", "video.npy") if name in archive.namelist()), None)
     return None
 
 
 def _array_times(path: Path, source_fps: float) -> np.ndarray:
-    """(K,) seconds from the first frame of an .npz, by its `time` if it has one."""
-    with _opened_array(path) as ((num_frames, *_), _):
+    """`frame_times` of an .npz: its array `time`, or a constant rate."""
+    with _open_array(path) as ((num_frames, *_), _):
         pass
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -236,32 +246,32 @@ def _array_times(path: Path, source_fps: float) -> np.ndarray:
     except READ_ERRORS as error:
         raise ValueError(f"it cannot be read: {error}") from None
     if times.shape != (num_frames,) or not np.isfinite(times).all() or (np.diff(times) < 0).any():
-        raise ValueError(f"its `time` is no row of {num_frames} seconds that only grow")
+        raise ValueError(f"its `time` is not an array of {num_frames} seconds in ascending order")
     return times - times[0]
 
 
 @contextlib.contextmanager
-def _opened_array(path: Path) -> Iterator[tuple[tuple[int, ...], zipfile.ZipExtFile]]:
-    """The shape (K, H, W, 3) of an .npz's pictures, and the file of them; whatever is wrong with it is a ValueError."""
+def _open_array(path: Path) -> Iterator[tuple[tuple[int, ...], zipfile.ZipExtFile]]:
+    """The shape (K, H, W, 3) of an .npz's frames, and the file of their bytes. Errors become ValueErrors."""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(pictures_in(path)) as file:
-            yield _header(file), file
+        with zipfile.ZipFile(path) as archive, archive.open(frames_array_name(path)) as file:
+            yield _read_header(file), file
     except READ_ERRORS as error:
         raise ValueError(f"it cannot be read: {error}") from None
 
 
-def _header(file) -> tuple[int, ...]:
-    """The shape of uint8 pictures; raises ValueError if they are something else."""
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    shape, by_column, dtype = read[np.lib.format.read_magic(file)](file)
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not min(shape) or by_column:
+def _read_header(file) -> tuple[int, ...]:
+    """The shape of an array of uint8 frames. Raises ValueError if it holds something else."""
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, is_fortran, dtype = read_header[np.lib.format.read_magic(file)](file)
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not min(shape) or is_fortran:
         raise ValueError(f"its frames are {dtype} {shape}: expected uint8 (frames, height, width, 3)")
     return shape
 
 
-def _array_pictures(path: Path) -> Iterator[av.VideoFrame]:
-    """One at a time, so that an array larger than memory will do."""
-    with _opened_array(path) as ((num_frames, *shape), file):
+def _decode_array(path: Path) -> Iterator[av.VideoFrame]:
+    """Reads one frame at a time, so that the array may be larger than memory."""
+    with _open_array(path) as ((num_frames, *shape), file):
         for _ in range(num_frames):
             frame = np.frombuffer(file.read(int(np.prod(shape))), np.uint8).reshape(shape)
             yield av.VideoFrame.from_ndarray(frame, format="rgb24")

@@ -25,7 +25,7 @@ def test_standing_still_differs_from_not_knowing():
     vectors = CONTROLS.vectors(actions)
     assert vectors.dtype == np.float32 and vectors.shape == (3, len(CONTROLS)) == (3, 7)
     assert vectors.tolist() == [[0] * 6 + [1], [0] * 7, [1, 0, 1, 0, -0.5, 0, 1]]
-    assert CONTROLS.held(actions).tolist() == [[0] * 6, [0] * 6, [1, 0, 1, 0, -0.5, 0]]
+    assert CONTROLS.name_values(actions).tolist() == [[0] * 6, [0] * 6, [1, 0, 1, 0, -0.5, 0]]
 
 
 @pytest.mark.parametrize("space", [COINRUN, CONTROLS, unnamed_actions(3), UNCONDITIONAL])
@@ -76,10 +76,10 @@ def test_random_actions_act():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kinds": ("button",)}, "6 action names, with .* 1 kinds"),
+        ({"kinds": ("button",)}, "6 action names with .* 1 kinds"),
         ({"kinds": ()}, "action_kinds are"),
         ({"kinds": ("wheel",) * 6}, "wheel"),
-        ({"kinds": ("axis",) * 6}, "an axis has two keys"),
+        ({"kinds": ("axis",) * 6}, "an axis needs two keys"),
         ({"acting": (7,)}, "acting_actions are"),
         ({"names": ()}, "0 action names"),
     ],

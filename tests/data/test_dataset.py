@@ -1,16 +1,12 @@
-"""Batches: every clip once, shuffled, disjoint, resumable; actions where they belong; trouble told and survived."""
+"""Batches: every clip once, shuffled, disjoint between ranks, resumable, with the right actions."""
 
-import threading
-import time
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from data.actions import UNKNOWN_ACTION
-from data.dataset import POOL_RECORDS, ClipDataset, clip_seeds, clip_start, count_clips, cut_clip, prefetch
-from data.records import encode_record
-from data.shards import SUFFIX, write_shard
+from data.dataset import POOL_RECORDS, ClipDataset, clip_seeds, clip_start, count_clips, cut_clip
 
 LENGTHS = [12, 20, 9, 31, 40, 8, 16, 27, 5, 33, 22, 14]  # one too short for clips of 8 frames
 
@@ -18,7 +14,7 @@ LENGTHS = [12, 20, 9, 31, 40, 8, 16, 27, 5, 33, 22, 14]  # one too short for cli
 @pytest.fixture
 def folder(tmp_path, write_set, make_record):
     """Records of many lengths, five a shard."""
-    return write_set(tmp_path / "set", [make_record(length) for length in LENGTHS], records_a_shard=5)
+    return write_set(tmp_path / "set", [make_record(length) for length in LENGTHS], records_per_shard=5)
 
 
 def clips_of(batches) -> list[tuple[int, int]]:
@@ -32,22 +28,6 @@ def clip_starts(num_frames: int, clip_frames: int, stride: int) -> np.ndarray:
 def all_clips(lengths, clip_frames, stride) -> set[tuple[int, int]]:
     starts = [clip_starts(length, clip_frames, stride).tolist() for length in lengths]
     return {(record_id, start) for record_id, found in enumerate(starts) for start in found}
-
-
-def make_unreadable(monkeypatch, dataset: ClipDataset, *record_ids: int) -> None:
-    """As if the records were damaged after they were indexed."""
-    gone = {(int(dataset.index.shards[i]), int(dataset.index.numbers[i])) for i in record_ids}
-    read = dataset.reader.read
-
-    def read_or_raise(shard, number):
-        if (shard, number) in gone:
-            raise ValueError(f"{dataset.index.paths[shard]}, record {number}: gone")
-        return read(shard, number)
-
-    monkeypatch.setattr(dataset.reader, "read", read_or_raise)
-
-
-# Clips
 
 
 def test_clip_starts():
@@ -84,9 +64,6 @@ def test_clips_hold_what_their_ids_say(folder, make_record):
             assert np.array_equal(frames, make_record(LENGTHS[record_id]).frames[start : start + 8])
 
 
-# Actions
-
-
 def test_actions_lead_into_their_frames(folder):
     """Each frame of these records shows the action that was taken before it (9: none)."""
     dataset, known, unknown = ClipDataset(folder, "train", clip_frames=8, stride=1), 0, 0
@@ -103,9 +80,6 @@ def test_actions_lead_into_their_frames(folder):
             known, unknown = known + (later & leading).sum(), unknown + (later & ~leading).sum()
     assert known + unknown > 400
     assert 0.4 < known / (known + unknown) < 0.6
-
-
-# Order
 
 
 def test_an_epoch_holds_every_clip_once(folder):
@@ -167,12 +141,12 @@ def test_an_epoch_begun_by_some_ranks_is_ended_by_others(folder):
     assert sorted(begun + ended) == sorted(clips_of(ClipDataset(folder, "train", 8, stride=3).batches(6)))
 
 
-def test_batch_that_cannot_be_shared_is_refused(folder):
-    with pytest.raises(ValueError, match="batch_size 4 cannot be shared evenly by 3 ranks"):
+def test_batch_size_must_be_divisible_by_ranks(folder):
+    with pytest.raises(ValueError, match="batch_size 4 cannot be divided evenly among 3 ranks"):
         ClipDataset(folder, "train", 8, rank=0, world_size=3).batches(4)
 
 
-def test_ranks_hardly_read_what_others_read(tmp_path, write_set, make_record, monkeypatch):
+def test_ranks_share_few_records(tmp_path, write_set, make_record, monkeypatch):
     folder = write_set(tmp_path / "set", [make_record(40, i) for i in range(100)])
     monkeypatch.setattr("data.dataset.POOL_RECORDS", 25)
     reads = Counter()
@@ -193,7 +167,7 @@ def test_clip_seeds_depend_on_seed_epoch_and_clip_alone():
     assert len(np.unique(low_bits)) > 3800 and 400 < (seeds >> np.uint64(63)).sum() < 600
 
 
-def test_order_key_changes_with_what_changes_the_order(folder, tmp_path, write_set, make_record):
+def test_order_fingerprint_changes_with_the_order(folder, tmp_path, write_set, make_record):
     key = ClipDataset(folder, "train", 8).order_fingerprint(4)
     assert key == ClipDataset(folder, "train", 8, rank=1, world_size=2).order_fingerprint(4)
     other_set = write_set(tmp_path / "other", [make_record(length) for length in LENGTHS[1:]])
@@ -232,7 +206,7 @@ def test_large_batches_hold_clips_of_many_records(tmp_path, write_set, make_reco
     assert np.mean(different) >= 110
 
 
-def test_records_that_are_shuffled_together_are_others_each_epoch(folder, monkeypatch):
+def test_pools_differ_between_epochs(folder, monkeypatch):
     monkeypatch.setattr("data.dataset.POOL_RECORDS", 4)
     dataset, first = ClipDataset(folder, "train", clip_frames=8, stride=3), set()
     for epoch in range(3):
@@ -257,138 +231,8 @@ def test_whole_records_come_by_number(folder, make_record):
     assert np.array_equal(records[0].frames, make_record(LENGTHS[3]).frames)
 
 
-# What is bad
-
-
-@pytest.fixture
-def bad_set(tmp_path, write_set, make_record):
-    """Thirty records, the eleventh of them not one."""
-    folder = write_set(tmp_path / "set", [make_record(12, i) for i in range(30)], records_a_shard=10)
-    payloads = [encode_record(make_record(12, i)) for i in range(10)]
-    write_shard(folder / "train" / f"data_0001{SUFFIX}", [b"not a record", *payloads[1:]])
-    return folder
-
-
-def test_bad_record_is_skipped_and_named_once(bad_set, capsys):
-    dataset = ClipDataset(bad_set, "train", clip_frames=8, stride=4, max_bad_fraction=0.05)
-    assert [len(clips_of(dataset.batches(1, epoch))) for epoch in range(2)] == [29 * 2] * 2
-    assert len(dataset.index.bad) == 1 and dataset.num_lost == 0
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("warning: skipped: ") and "data_0001.array_record, record 0: " in lines[0]
-
-
-def test_too_much_that_is_bad_is_refused_by_name(bad_set):
-    with pytest.raises(ValueError, match=r"3\.3% of .* more than --max-bad-fraction 1\.0%.*data_0001.array_record"):
-        ClipDataset(bad_set, "train", clip_frames=8)
-
-
-def test_only_a_few_bad_parts_are_named(tmp_path, write_set, make_record, capsys):
-    folder = write_set(tmp_path / "set", [make_record(12, i) for i in range(3)])
-    payloads = [encode_record(make_record(12, i)) for i in range(3)]
-    write_shard(folder / "train" / f"data_0001{SUFFIX}", [*payloads, *[b"not a record"] * 9])
-    ClipDataset(folder, "train", clip_frames=8, max_bad_fraction=0.9)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 6 and lines[-1].startswith("warning: and 4 more in ")
-
-
-def test_record_lost_after_indexing_is_replaced_warned_of_and_counted(folder, monkeypatch, capsys, make_record):
-    dataset = ClipDataset(folder, "train", clip_frames=8, stride=3)
-    lost = LENGTHS.index(40)  # the longest: no other record has clips that start as late
-    num_batches = dataset.num_batches(4)
-    make_unreadable(monkeypatch, dataset, lost)
-    batches = list(dataset.batches(4))
-    assert len(batches) == num_batches
-    for batch in batches:
-        assert lost not in batch.record_ids
-        for frames, record_id, start in zip(batch.frames, batch.record_ids, batch.starts, strict=True):
-            assert np.array_equal(frames, make_record(LENGTHS[record_id]).frames[start : start + 8])
-    assert dataset.num_lost == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: skipped, as it can no longer be read: ") and "record 4: gone" in line
-
-
-def test_record_that_changed_its_length_after_indexing_is_not_used(folder, make_record):
-    dataset = ClipDataset(folder, "train", clip_frames=8, stride=3)
-    payloads = [encode_record(make_record(length)) for length in [*LENGTHS[:4], 11]]
-    write_shard(folder / "train" / f"data_0000{SUFFIX}", payloads)
-    assert LENGTHS.index(40) not in {record_id for record_id, _ in clips_of(dataset.batches(4))}
-    assert dataset.num_lost == 1
-
-
-def test_losing_every_record_is_an_error(folder, monkeypatch):
-    dataset = ClipDataset(folder, "train", clip_frames=8)
-    make_unreadable(monkeypatch, dataset, *range(len(LENGTHS)))
-    with pytest.raises(ValueError, match=r"no record of .*train can be read any more"):
-        list(dataset.batches(4))
-
-
-def test_nothing_to_read_says_what_to_do(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"no data set at .*none: collect one with python -m scripts\.collect --out"):
-        ClipDataset(tmp_path / "none", "train", clip_frames=8)
-    with pytest.raises(ValueError, match=r"no \.array_record files in .*val .*holds train"):
-        ClipDataset(folder, "val", clip_frames=8)
-    with pytest.raises(ValueError, match="has 41 frames: the longest has 40"):
-        ClipDataset(folder, "train", clip_frames=41)
-    with pytest.raises(ValueError, match="clips of 0 frames every 8: both must be at least 1"):
-        ClipDataset(folder, "train", clip_frames=0)
-    with pytest.raises(ValueError, match="clips of 8 frames every 0: both must be at least 1"):
-        ClipDataset(folder, "train", clip_frames=8, stride=0)
-
-
-# Threads
-
-
-def test_prefetch_keeps_order_and_runs_ahead_but_not_too_far():
-    made = []
-
-    def numbers():
-        for number in range(50):
-            made.append(number)
-            yield number
-
-    items = prefetch(numbers(), depth=2)
-    assert next(items) == 0
-    deadline = time.monotonic() + 5
-    while len(made) < 4 and time.monotonic() < deadline:
-        time.sleep(0.001)
-    time.sleep(0.02)
-    assert len(made) == 4  # one taken, two waiting, one in hand
-    assert list(items) == list(range(1, 50))
-
-
-def test_prefetch_raises_what_its_items_raise():
-    def numbers():
-        yield 1
-        raise ZeroDivisionError("in the thread")
-
-    items = prefetch(numbers())
-    assert next(items) == 1
-    with pytest.raises(ZeroDivisionError, match="in the thread"):
-        next(items)
-
-
-@pytest.mark.parametrize("num_taken", [0, 1, 3])
-def test_closing_leaves_no_thread_behind(folder, num_taken):
-    before = set(threading.enumerate())
-    items = prefetch(ClipDataset(folder, "train", clip_frames=8, stride=1).batches(2), depth=1)
-    for _ in range(num_taken):
-        next(items)
-    assert num_taken == 0 or set(threading.enumerate()) > before
-    items.close()
-    assert set(threading.enumerate()) == before
-
-
-def test_finished_or_failed_prefetch_leaves_no_thread_behind(folder):
-    before = set(threading.enumerate())
-    list(prefetch(ClipDataset(folder, "train", clip_frames=8).batches(2)))
-    with pytest.raises(TypeError):
-        list(prefetch(map(len, [1])))
-    assert set(threading.enumerate()) == before
-
-
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_a_pass_sees_every_frame_once(write_set, make_record, tmp_path, world_size):
+def test_sequential_batches_see_every_frame_once(write_set, make_record, tmp_path, world_size):
     """Over all ranks, each with a share of its own size; a record's last clip overlaps the one before."""
     lengths = [12, 9, 3, 4, 5]
     folder = write_set(tmp_path / "set", [make_record(n, seed) for seed, n in enumerate(lengths)])
@@ -408,20 +252,6 @@ def test_a_pass_sees_every_frame_once(write_set, make_record, tmp_path, world_si
     covered = {(record, start + t) for record, start, _ in clips for t in range(4)}
     assert covered == {(record, t) for record, n in enumerate(lengths) if n >= 4 for t in range(n)}
     assert len(clips) == len(set(clips)) == 3 + 3 + 0 + 1 + 2
-    assert seen(most=4) == clips[:4]
+    assert seen(max_clips=4) == clips[:4]
     alone = ClipDataset(folder, "train", 4).sequential_batches(100)
     assert sorted(next(alone).seeds) == sorted(seed for *_, seed in clips)
-
-
-def test_a_pass_goes_on_without_a_record_that_is_lost(write_set, make_record, tmp_path, monkeypatch, capsys):
-    data = ClipDataset(write_set(tmp_path / "set", [make_record(8, seed) for seed in range(4)]), "train", 4)
-    read = data.reader.read
-
-    def lose_one(shard, number):
-        if number == 2:
-            raise ValueError("gone")
-        return read(shard, number)
-
-    monkeypatch.setattr(data.reader, "read", lose_one)
-    assert sum(len(batch.frames) for batch in data.sequential_batches(2)) == 6
-    assert "warning: skipped, as it can no longer be read: gone" in capsys.readouterr().err

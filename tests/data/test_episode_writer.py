@@ -69,7 +69,7 @@ def test_a_frame_may_be_changed_once_it_was_added(tmp_path):
 
 
 def test_shards_have_a_hundred_records_and_a_writer_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(episode_writer, "RECORDS_A_SHARD", 3)
+    monkeypatch.setattr(episode_writer, "RECORDS_PER_SHARD", 3)
     for seed in (0, 1):
         with EpisodeWriter(tmp_path / "set", unnamed_actions(2)) as writer:
             write_episodes(writer, [4] * 7, seed)
@@ -100,7 +100,7 @@ def test_an_error_keeps_whole_records_and_drops_the_episode_under_way(tmp_path, 
 def test_a_writer_that_is_killed_leaves_whole_shards(tmp_path):
     program = (
         "import numpy as np; from data import ActionSpace, EpisodeWriter, episode_writer\n"
-        "episode_writer.RECORDS_A_SHARD = 20; rng = np.random.default_rng(0)\n"
+        "episode_writer.RECORDS_PER_SHARD = 20; rng = np.random.default_rng(0)\n"
         f"with EpisodeWriter({str(tmp_path / 'set')!r}, ActionSpace(('a', 'b'), ((), ('B',)), (0, 1))) as writer:\n"
         "    while True:\n"
         "        writer.add(rng.integers(0, 256, (32, 32, 3), np.uint8), 0)\n"
@@ -125,10 +125,10 @@ def test_mistakes(tmp_path):
     frame = np.zeros((4, 4, 3), np.uint8)
     for bad, action, message in (
         (frame[..., 0], 0, r"expected \(height, width, 3\)"),
-        (frame.astype(float), 0, "a frame is float64"),
-        (frame, 2, "an action is 2: expected a whole number from 0 to 1"),
-        (frame, 0.5, "an action is 0.5"),
-        (frame, [0, 1], "expected a whole number"),
+        (frame.astype(float), 0, "the frame is float64"),
+        (frame, 2, "the action is 2: expected an integer from 0 to 1"),
+        (frame, 0.5, "the action is 0.5"),
+        (frame, [0, 1], "expected an integer"),
     ):
         with pytest.raises(ValueError, match=message), EpisodeWriter(tmp_path / "set", unnamed_actions(2)) as writer:
             writer.add(bad, action)
@@ -138,7 +138,7 @@ def test_mistakes(tmp_path):
             writer.add(np.zeros((4, 5, 3), np.uint8), 0)
     for changes, name in (({"actions": unnamed_actions(3)}, "actions"), ({"fps": 9}, "fps")):
         with (
-            pytest.raises(ValueError, match=f"data set of other {name}"),
+            pytest.raises(ValueError, match=f"data set with other {name}"),
             EpisodeWriter(tmp_path / "set", **{"actions": unnamed_actions(2), **changes}) as writer,
         ):
             writer.add(frame, 0)

@@ -150,18 +150,24 @@ def test_the_encoding_that_protocol_2_asks_for_can_only_be_its_own():
         ({"raw_video": "text"}, "raw_video holds str"),
         ({"actions": np.zeros(NUM_FRAMES - 1, np.int32)}, "4 actions for 5 frames"),
         ({"actions": np.zeros(NUM_FRAMES + 1, np.int32)}, "6 actions for 5 frames"),
-        ({"actions": np.zeros((NUM_FRAMES, 1), np.int32)}, "actions are not a row of whole numbers"),
-        ({"actions": np.zeros(NUM_FRAMES, np.float32)}, "actions are not a row of whole numbers"),
-        ({"actions": np.zeros(NUM_FRAMES, bool)}, "actions are not a row of whole numbers"),
-        ({"actions": np.array([0] * NUM_FRAMES, object)}, "actions are not a row of whole numbers"),
-        ({"actions": [0] * NUM_FRAMES}, "actions are not a row of whole numbers"),
+        ({"actions": np.zeros((NUM_FRAMES, 1), np.int32)}, "actions are not a one-dimensional array of integers"),
+        ({"actions": np.zeros(NUM_FRAMES, np.float32)}, "actions are not a one-dimensional array of integers"),
+        ({"actions": np.zeros(NUM_FRAMES, bool)}, "actions are not a one-dimensional array of integers"),
+        ({"actions": np.array([0] * NUM_FRAMES, object)}, "actions are not a one-dimensional array of integers"),
+        ({"actions": [0] * NUM_FRAMES}, "actions are not a one-dimensional array of integers"),
         ({"actions": np.full(NUM_FRAMES, NUM_ACTIONS, np.int32)}, "actions run from 15 to 15: expected 0 to 14"),
         ({"actions": np.array([0, 1, 2, 3, UNKNOWN_ACTION], np.int32)}, "actions run from -1 to 3"),
-        ({"rewards": np.zeros(NUM_FRAMES - 1, np.float32)}, "rewards are not one number a frame"),
-        ({"rewards": np.array([0.0] * NUM_FRAMES, object)}, "rewards are not one number a frame"),
-        ({"level_seed": 7}, "prefix_actions are not a row"),
-        ({"level_seed": 7, "prefix_actions": np.zeros(2, np.int32)}, "start_step is None, with 2 actions before"),
-        ({"level_seed": 7, "start_step": 3, "prefix_actions": np.zeros(2, np.int32)}, "start_step is 3, with 2"),
+        ({"rewards": np.zeros(NUM_FRAMES - 1, np.float32)}, "rewards are not one number per frame"),
+        ({"rewards": np.array([0.0] * NUM_FRAMES, object)}, "rewards are not one number per frame"),
+        ({"level_seed": 7}, "prefix_actions are not a one-dim"),
+        (
+            {"level_seed": 7, "prefix_actions": np.zeros(2, np.int32)},
+            "start_step is None, but there are 2",
+        ),
+        (
+            {"level_seed": 7, "start_step": 3, "prefix_actions": np.zeros(2, np.int32)},
+            "start_step is 3, but",
+        ),
         ({"level_seed": 7, "start_step": 1, "prefix_actions": np.array([99])}, "prefix_actions run from 99 to 99"),
     ],
 )
@@ -174,7 +180,7 @@ def test_unsound_records_say_what_is_wrong(changes, message):
 def test_missing_keys_are_told(missing):
     fields = public_fields()
     del fields[missing]
-    with pytest.raises(ValueError, match="lacks raw_video, sequence_length or actions"):
+    with pytest.raises(ValueError, match="raw_video, sequence_length or actions is missing"):
         decode(pickle.dumps(fields))
 
 
@@ -242,8 +248,8 @@ def test_vectors_come_back_bit_identical():
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        (np.zeros(NUM_FRAMES, np.int32), "actions are not rows of 2 numbers"),
-        (np.zeros((NUM_FRAMES, 3), np.float32), "actions are not rows of 2 numbers"),
+        (np.zeros(NUM_FRAMES, np.int32), "actions are not float vectors of 2 numbers"),
+        (np.zeros((NUM_FRAMES, 3), np.float32), "actions are not float vectors of 2 numbers"),
         (np.full((NUM_FRAMES, 2), np.nan, np.float32), "actions are not finite"),
         (np.zeros((NUM_FRAMES + 1, 2), np.float32), "6 actions for 5 frames"),
     ],

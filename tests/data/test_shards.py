@@ -17,7 +17,7 @@ from data.games.procgen_actions import procgen_actions
 from data.index import INDEX_FILE, index_split
 from data.metadata import METADATA_FILE, Metadata, read_metadata
 from data.records import encode_record
-from data.shards import RECORDS_A_SHARD, SUFFIX, ShardReader, ShardWriter, open_shard, write_shard
+from data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader, ShardWriter, open_shard, write_shard
 
 
 def open_files_below(folder: Path) -> int:
@@ -41,7 +41,7 @@ def shard_of(folder: Path, number: int, split: str = "train") -> Path:
 @pytest.fixture
 def many_shards(tmp_path, write_set, make_record):
     """Twelve shards of three records, each of 4 + its number frames."""
-    return write_set(tmp_path / "set", [make_record(4 + i) for i in range(36)], records_a_shard=3)
+    return write_set(tmp_path / "set", [make_record(4 + i) for i in range(36)], records_per_shard=3)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_truncated_shard_is_refused(many_shards, share):
     path = shard_of(many_shards, 0)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ValueError, match=f"{path.name} is not a whole ArrayRecord file"):
+    with pytest.raises(ValueError, match=f"{path.name} is not a complete ArrayRecord file"):
         open_shard(path)
 
 
@@ -68,7 +68,7 @@ def test_truncated_shard_is_refused(many_shards, share):
 def test_foreign_file_is_refused(tmp_path, content):
     path = tmp_path / f"foreign{SUFFIX}"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="not a whole ArrayRecord file"):
+    with pytest.raises(ValueError, match="not a complete ArrayRecord file"):
         open_shard(path)
 
 
@@ -191,7 +191,7 @@ def test_index_lists_every_record_with_its_length(many_shards, tiny_metadata):
 
 
 def test_index_names_each_bad_part_once(tmp_path, write_set, make_record, tiny_metadata):
-    folder = write_set(tmp_path / "set", [make_record(10 + i) for i in range(12)], records_a_shard=3)
+    folder = write_set(tmp_path / "set", [make_record(10 + i) for i in range(12)], records_per_shard=3)
     payloads = [encode_record(make_record(10 + i)) for i in range(3)]
     write_shard(shard_of(folder, 1), [payloads[0], b"not a record", payloads[2]])
     shard_of(folder, 2).write_bytes(b"")
@@ -202,10 +202,10 @@ def test_index_names_each_bad_part_once(tmp_path, write_set, make_record, tiny_m
             ("data_0002.array_record", None),
         ]
         assert "data_0001.array_record, record 1: not a readable record" in index.bad[0].reason
-        assert "data_0002.array_record is not a whole ArrayRecord file" in index.bad[1].reason
+        assert "data_0002.array_record is not a complete ArrayRecord file" in index.bad[1].reason
         good = list(zip(index.shards.tolist(), index.numbers.tolist(), index.lengths.tolist(), strict=True))
         assert good == [(0, 0, 10), (0, 1, 11), (0, 2, 12), (1, 0, 10), (1, 2, 12), (3, 0, 19), (3, 1, 20), (3, 2, 21)]
-        bad = 1 + RECORDS_A_SHARD
+        bad = 1 + RECORDS_PER_SHARD
         assert index.bad_fraction == pytest.approx(bad / (bad + 8))
 
 
@@ -362,7 +362,7 @@ def test_metadata_of_a_missing_folder(tmp_path):
 )
 def test_nonsense_metadata_is_refused(tmp_path, text):
     (tmp_path / METADATA_FILE).write_text(text)
-    with pytest.raises(ValueError, match=f"{METADATA_FILE} makes no sense"):
+    with pytest.raises(ValueError, match=f"{METADATA_FILE} is invalid"):
         read_metadata(tmp_path)
 
 
@@ -381,14 +381,12 @@ def test_shards_are_written_one_record_a_group(tmp_path, make_record):
 
 def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    writer = ShardWriter(tmp_path / f"a{SUFFIX}")
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-        with pytest.raises(OSError, match="cannot be written"):
+    with pytest.raises(OSError, match="cannot be written"), ShardWriter(tmp_path / f"a{SUFFIX}") as writer:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
             for _ in range(10):
                 writer.write(np.random.default_rng(0).bytes(100_000))
             writer.close()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        writer.discard()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not [*tmp_path.iterdir()]

@@ -14,7 +14,7 @@ from data.video import comparison, grid, key_strip, titled, upscale, with_keys, 
 
 COINRUN = procgen_actions("coinrun")
 WIDTH = 256
-LIT = np.array(video._LIT)
+LIT = np.array(video._HIGHLIGHT)
 
 
 def read_mp4(path) -> tuple[np.ndarray, float]:

@@ -106,7 +106,7 @@ def test_videos_without_actions_can_be_trained_on(run, recordings_folder):
 
 def test_atari_can_be_trained_on(run, monkeypatch):
     pytest.importorskip("ale_py")
-    monkeypatch.setattr(collecting, "GAMES_AT_ONCE", 2)  # applies only in this process, so collect in it
+    monkeypatch.setattr(collecting, "NUM_ENVS", 2)  # applies only in this process, so collect in it
     monkeypatch.setattr(collecting, "worker_pool", in_this_process)
     options = ("--records", 4, "--val-records", 2, "--test-records", 0, "--workers", 1, "--size", "64x96")
     run("scripts.collect", "--env", "ale:pong", "--out", "set", *options)
@@ -215,7 +215,7 @@ def test_a_game_without_actions_is_watched_and_evaluated(game_without_actions, r
 
 def test_atari_is_evaluated_against_real_futures(run, monkeypatch, tmp_path):
     pytest.importorskip("ale_py")
-    monkeypatch.setattr(collecting, "GAMES_AT_ONCE", 2)
+    monkeypatch.setattr(collecting, "NUM_ENVS", 2)
     monkeypatch.setattr(collecting, "worker_pool", in_this_process)
     game = describe_environment("ale:pong", size="48x32", frame_skip=3)
     random_model(fit_config_to_data(SMALLEST, game), game=game_info(game)).save_pretrained(tmp_path / "random")

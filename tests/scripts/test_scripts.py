@@ -51,7 +51,7 @@ def test_check_finds_misaligned_actions(run, tmp_path, lag, words):
     assert code == 0, err
     assert words in out
     assert lag == 0 or f"{lag:+d} frames" in out
-    assert "20 records, 2000 frames, 0 bad" in out and "val: not there" in out
+    assert "20 records, 2000 frames, 0 bad" in out and "val: none" in out
 
 
 def test_check_counts_what_is_bad(run, tmp_path):
@@ -108,10 +108,10 @@ def test_collect_says_what_it_made_and_refuses_to_overwrite(run, tmp_path):
     options = ("--env", "pong", "--out", "set", "--records", 3, "--val-records", 0, "--test-records", 0, "--workers", 1)
     code, out, err = run("collect", *options)
     assert code == 0, err
-    assert "train: 3 records" in out and "frames/s" in out and "bytes a frame" in out
+    assert "train: 3 records" in out and "frames/s" in out and "bytes per frame" in out
     before = (tmp_path / "set" / METADATA_FILE).read_bytes()
     code, _, err = run("collect", *options, "--seed", 1)
-    assert_one_line(code, err, "set is not empty", "--overwrite")
+    assert_one_line(code, err, "set is not empty", "overwrite")
     assert (tmp_path / "set" / METADATA_FILE).read_bytes() == before
 
 

@@ -4,22 +4,21 @@ import json
 import os
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny import CONTROLS, in_this_process
+from tiny import command, in_this_process
 
 from data.episode_writer import MAX_FRAMES
 from data.games import collect as collecting
 from data.games.base import SPLIT_LEVELS
 from data.games.collect import CollectConfig, collect, play
 from data.games.factory import make_environment
-from data.games.policies import POLICIES, FunctionPolicy
+from data.games.policies import POLICIES
 from data.games.replay import replay_to
 from data.index import split_shards
 from data.metadata import METADATA_FILE, read_metadata
-from data.records import Record, decode_record, encode_record
+from data.records import Record
 from data.shards import SUFFIX, ShardReader
 
 SMALL = {"env": "pong", "records": 9, "val_records": 3, "test_records": 2, "workers": 1}
@@ -45,7 +44,7 @@ def in_process(monkeypatch):
     """Shards of four short records, collected here and one after another: quick, and a test can reach into it."""
 
     monkeypatch.setattr(collecting, "worker_pool", in_this_process)
-    monkeypatch.setattr(collecting, "RECORDS_A_SHARD", 4)
+    monkeypatch.setattr(collecting, "RECORDS_PER_SHARD", 4)
     monkeypatch.setattr(collecting, "MAX_FRAMES", 40)
 
 
@@ -153,7 +152,7 @@ def test_play_can_go_on_from_a_recorded_moment(coinrun_set):
 
 def test_a_record_without_its_level_cannot_be_replayed(pong_set):
     record = records_of(pong_set)[0]
-    with pytest.raises(ValueError, match="does not know its level"):
+    with pytest.raises(ValueError, match="has no level seed"):
         replay_to(Record(record.frames, record.actions), read_metadata(pong_set))
 
 
@@ -193,11 +192,11 @@ def test_tails_are_kept_from_min_frames_on(min_frames):
 
 
 def test_a_game_of_episodes_that_are_all_too_short_is_told_of(monkeypatch):
-    monkeypatch.setattr(collecting, "MOST_SHORT", 5)
+    monkeypatch.setattr(collecting, "MAX_SHORT_EPISODES", 5)
     environment = make_environment("pong", 4)
     environment.max_steps = 20
     records = play(environment, POLICIES["uniform"](environment, np.random.default_rng(0)), 32)
-    with pytest.raises(ValueError, match="5 episodes in a row are shorter than --min-frames 32"):
+    with pytest.raises(ValueError, match="5 episodes in a row are shorter than min_frames 32"):
         next(records)
 
 
@@ -205,7 +204,7 @@ def test_a_game_of_episodes_that_are_all_too_short_is_told_of(monkeypatch):
 
 
 def test_same_seed_gives_the_same_bytes_with_one_worker_or_two(tmp_path, monkeypatch):
-    monkeypatch.setattr(collecting, "RECORDS_A_SHARD", 4)
+    monkeypatch.setattr(collecting, "RECORDS_PER_SHARD", 4)
     one, two = tmp_path / "one", tmp_path / "two"
     collect(CollectConfig(out=one, **SMALL), ignore)
     collect(CollectConfig(out=two, **{**SMALL, "workers": 2}), ignore)
@@ -233,7 +232,7 @@ def test_folder_that_is_not_empty_is_refused_and_untouched(tmp_path):
     out = tmp_path / "set"
     (out / "train").mkdir(parents=True)
     (out / "train" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="set is not empty: choose another --out, or replace it with --overwrite"):
+    with pytest.raises(ValueError, match="set is not empty: choose another out folder, or set overwrite to replace it"):
         collect(CollectConfig(out=out, **SMALL), ignore)
     assert files_of(tmp_path) == {"set/train/mine.txt": b"mine"}
     (tmp_path / "file").write_text("mine")
@@ -308,7 +307,7 @@ def test_partial_folder_with_damaged_metadata_is_begun_anew(tmp_path, in_process
 
 def test_ctrl_c_keeps_the_shards_under_way(tmp_path, monkeypatch):
     """With real worker processes: the first shard's progress is interrupted, the shards already begun are finished."""
-    monkeypatch.setattr(collecting, "RECORDS_A_SHARD", 2)
+    monkeypatch.setattr(collecting, "RECORDS_PER_SHARD", 2)
     config = CollectConfig(out=tmp_path / "set", **{**SMALL, "records": 40})
 
     def interrupt(num_frames):
@@ -331,7 +330,7 @@ def test_ctrl_c_keeps_the_shards_under_way(tmp_path, monkeypatch):
         ({"val_records": -1}, "val_records is -1"),
         ({"test_records": -1}, "test_records is -1"),
         ({"records": 0, "val_records": 0, "test_records": 0}, "nothing to collect"),
-        ({"min_frames": 0}, "min_frames is 0: it must lie in 1 to 160"),
+        ({"min_frames": 0}, "min_frames is 0: it must be in 1 to 160"),
         ({"min_frames": 161}, "min_frames is 161"),
         ({"workers": 0}, "workers is 0: at least one process is needed"),
         ({"seed": -1}, "seed is -1: it cannot be negative"),
@@ -343,55 +342,25 @@ def test_bad_settings_are_refused_before_anything_is_touched(tmp_path, changes, 
     assert list(tmp_path.iterdir()) == []
 
 
-# Policies
+# The command line
 
 
-def actions_of(policy: str, game: str, num_steps: int = 400, num_envs: int = 16) -> np.ndarray:
-    """(steps, games) of real play."""
-    environment, actions = make_environment(game, num_envs), []
-    chosen = POLICIES[policy](environment, np.random.default_rng(0))
-    for _ in range(num_steps):
-        actions.append(chosen.act(environment))
-        environment.step(actions[-1])
-    return np.stack(actions)
+def test_metadata_stores_the_command_line(tmp_path, monkeypatch, capsys, in_process):
+    options = ("--env", "pong", "--out", tmp_path / "my set", "--records", 4, "--val-records", 0, "--test-records", 0)
+    code, _, err = command(monkeypatch, capsys, "scripts.collect", *options)
+    assert code == 0, err
+    values = json.loads((tmp_path / "my set" / METADATA_FILE).read_text())
+    words = f"--env pong --out '{tmp_path / 'my set'}' --records 4 --val-records 0 --test-records 0"
+    assert values["command"] == f"python -m scripts.collect {words}"
 
 
-def test_uniform_policy_takes_every_action_alike_and_holds_none():
-    actions = actions_of("uniform", "coinrun")
-    share = np.bincount(actions.ravel(), minlength=15) / actions.size
-    assert len(share) == 15 and abs(share - 1 / 15).max() < 0.015
-    assert abs((actions[1:] == actions[:-1]).mean() - 1 / 15) < 0.02
-
-
-def test_explore_policy_holds_actions_that_act_and_leans_right_in_coinrun():
-    actions, space = actions_of("explore", "coinrun"), make_environment("coinrun", 1).actions
-    assert set(np.unique(actions)) == set(space.acting) == {1, 2, 4, 5, 7, 8}
-    assert (actions[1:] == actions[:-1]).mean() > 0.75  # held for six steps: five changes out of six are none
-    held = {key: np.isin(actions, [i for i in space.acting if key in space.keys[i]]).mean() for key in space.all_keys}
-    assert held["RIGHT"] > 2 * held["LEFT"] > 0
-    assert held["UP"] > 0.3
-
-
-def test_explore_policy_follows_the_ball_of_pong_half_of_the_time():
-    environment, agreed = make_environment("pong", 16), []
-    policy = POLICIES["explore"](environment, np.random.default_rng(0))
-    for _ in range(400):
-        actions = policy.act(environment)
-        agreed.append(actions == environment.suggested_actions())
-        environment.step(actions)
-    assert 0.55 < np.mean(agreed) < 0.8  # half of the time, and in a third of the rest by chance
-
-
-@pytest.mark.parametrize("pressed", [True, 1, 1.0])
-def test_buttons_that_a_policy_presses_can_be_read_again_whatever_it_counts_in(pressed):
-    game = SimpleNamespace(actions=CONTROLS, num_envs=2)
-    actions = FunctionPolicy(lambda *_: np.full((2, 6), pressed), game, None).act(game)
-    record = Record(np.zeros((2, 4, 4, 3), np.uint8), actions)
-    assert decode_record(encode_record(record), (4, 4, 3), CONTROLS).actions.tolist() == np.ones((2, 6)).tolist()
-
-
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, None, "left"])
-def test_a_policy_that_gives_no_numbers_is_refused(wrong):
-    game = SimpleNamespace(actions=CONTROLS, num_envs=2)
-    with pytest.raises(ValueError, match=r"expected finite numbers of shape \(2, 6\)"):
-        FunctionPolicy(lambda *_: np.full((2, 6), wrong), game, None).act(game)
+def test_another_command_with_the_same_settings_continues(tmp_path, in_process, fail_at):
+    fail_at(2)
+    with pytest.raises(OSError, match="disk full"):
+        collect(CollectConfig(out=tmp_path / "set", **SMALL), ignore, "the first command")
+    kept = {path.name: path.stat().st_ino for path in (tmp_path / "set.partial").rglob(f"*{SUFFIX}")}
+    fail_at(None)
+    metadata = collect(CollectConfig(out=tmp_path / "set", **SMALL), ignore, "the second command")
+    assert metadata["command"] == "the second command"
+    inodes = {path.stat().st_ino for path in (tmp_path / "set").rglob(f"*{SUFFIX}")}
+    assert len(kept) == 2 and set(kept.values()) < inodes

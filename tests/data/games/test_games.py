@@ -139,7 +139,7 @@ def test_unknown_game_lists_the_games():
 
 def test_missing_procgen_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "procgen", None)
-    with pytest.raises(ValueError, match=r"Procgen is not installed: run \./setup\.sh, or use --env pong"):
+    with pytest.raises(ValueError, match=r"Procgen is not installed: run \./setup\.sh, or choose env pong"):
         make_environment("coinrun", 1)
 
 
@@ -190,8 +190,8 @@ def test_pong_is_three_points_and_can_be_won():
         _, rewards, terminations, truncations, _ = environment.step(environment.suggested_actions())
         assert set(rewards.tolist()) <= {-1.0, 0.0, 1.0}
         points += np.abs(rewards)
-        assert (points[terminations] == environment.points_an_episode).all()
-        assert (points[~terminations] < environment.points_an_episode).all()
+        assert (points[terminations] == environment.points_per_episode).all()
+        assert (points[~terminations] < environment.points_per_episode).all()
         points[terminations | truncations] = 0
         episodes, total = episodes + int((terminations | truncations).sum()), total + float(rewards.sum())
     assert episodes >= 4

@@ -75,7 +75,7 @@ def here():
     """Collected in this process, where the environment above is known."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collecting, "worker_pool", in_this_process)
-        patch.setattr(collecting, "GAMES_AT_ONCE", 3)
+        patch.setattr(collecting, "NUM_ENVS", 3)
         yield
 
 
@@ -150,7 +150,7 @@ def test_futures_branch_where_vectors_are_held(monkeypatch):
     def set_state(self, states):
         for number, (game, state) in enumerate(zip(self._games, states, strict=True)):
             game.unwrapped.place, game.unwrapped.steps = state
-            self._show(number, [game.render()])
+            self._set_frame(number, [game.render()])
         return self._frames.copy()
 
     monkeypatch.setattr(GymVectorEnv, "get_state", get_state)

@@ -1,0 +1,30 @@
+"""A folder of recordings, and a function that imports it."""
+
+import pytest
+from recordings import DESCRIBED
+
+from data.importing.config import ImportVideoConfig
+from data.importing.importer import Importer
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """A folder for recordings with an actions.toml of four buttons and two axes."""
+    videos = tmp_path / "recordings"
+    videos.mkdir()
+    (videos / "actions.toml").write_text(DESCRIBED)
+    return videos
+
+
+@pytest.fixture
+def run_import(recordings, tmp_path):
+    """run_import(**options): import the recordings at 96x64; returns metadata and the reports of skipped ones."""
+
+    def run(**options):
+        reports = []
+        config = ImportVideoConfig(
+            **{"videos": recordings, "out": tmp_path / "set", "size": "96x64", "min_frames": 1, **options}
+        )
+        return Importer(config, reports.append).run(lambda _: None), reports
+
+    return run
