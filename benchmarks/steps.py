@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -117,7 +117,8 @@ def _timestamp(device: torch.device) -> float | torch.cuda.Event:
     return event
 
 
-def _secs_between(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
+def _secs_between(start: Any, end: Any) -> float:
+    """Seconds between two results of `_timestamp`."""
     if isinstance(start, float):
         return end - start
     end.synchronize()

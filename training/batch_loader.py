@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 
@@ -23,7 +24,7 @@ class BatchLoader:
         self.batches_per_epoch = dataset.num_batches(batch_size)
         self.wait_secs = 0.0  # time that `load` took, in total
         self._dataset, self._batch_size, self._pin = dataset, batch_size, device.type == "cuda"
-        self._batches: Iterator[Batch] | None = None
+        self._batches: Generator[Batch, None, None] | None = None
         self._next = (-1, -1)  # epoch and number of the batch that `_batches` yields next
 
     def load(self, epoch: int, number: int) -> Batch:
@@ -45,11 +46,11 @@ class BatchLoader:
             self._batches.close()
         self._batches = None
 
-    def _open(self, epoch: int, number: int) -> Iterator[Batch]:
+    def _open(self, epoch: int, number: int) -> Generator[Batch, None, None]:
         batches = self._dataset.batches(self._batch_size, epoch, skip_batches=number)
-        return prefetch(map(_pin_memory, batches) if self._pin else batches)
+        return cast(Generator, prefetch(map(_pin_memory, batches) if self._pin else batches))
 
 
 def _pin_memory(batch: Batch) -> Batch:
-    pinned = {name: torch.from_numpy(getattr(batch, name)).pin_memory() for name in ("frames", "actions")}
-    return replace(batch, **pinned)
+    frames, actions = (torch.from_numpy(array).pin_memory() for array in (batch.frames, batch.actions))
+    return replace(batch, frames=cast(Any, frames), actions=cast(Any, actions))

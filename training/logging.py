@@ -186,7 +186,7 @@ def _start_wandb(folder: Path, mode: str, project: str, entity: str | None, sett
             dir=str(folder),
             name=folder.name,
             config=settings,
-            mode=mode,
+            mode=mode,  # type: ignore[arg-type]
             id=wandb_id,
             resume="allow" if wandb_id else None,
             settings=wandb.Settings(console="off", silent=True),

@@ -61,6 +61,7 @@ def train_steps(trainer: Trainer, stop: StopRequest) -> None:
                 trainer.save_checkpoint()
                 trainer.fail_without_data(data_error)
                 return
+            assert batch is not None
             with explain_out_of_memory(config):
                 grad_norm = train_step(state, batch, config, max_steps)
 

@@ -135,7 +135,7 @@ def _predict(
 ) -> tuple[Tensor, Tensor]:
     """Add noise and run the network: the noisy frames and the prediction, both shaped as x0."""
     ab = frame_alpha_bar(noise.levels)
-    if noise.context_levels is None:  # diffusion forcing: the noisy frames are the context
+    if noise.context_levels is None or noise.context_eps is None:  # diffusion forcing: the noisy frames are the context
         x_u = add_noise(context_frames, noise.eps, ab)
         return x_u, model(x_u, noise.levels, actions)
     x_u = add_noise(x0, noise.eps, ab)

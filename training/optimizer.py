@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,27 +17,31 @@ NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS = (3.4445, -4.7750, 2.0315), 5
 ADAMW_RMS = 0.2  # typical RMS of an AdamW update; Muon's updates are scaled to it (arXiv 2502.16982, section 2.2)
 
 
-def make_optimizer(
-    model: WorldModel, name: str, learning_rate: float, weight_decay: float
-) -> torch.optim.AdamW | MuonAndAdamW:
+def make_optimizer(model: WorldModel, name: str, learning_rate: float, weight_decay: float) -> AdamW | MuonAndAdamW:
     """Make the optimizer `name`, "adamw" or "muon".
 
     Both skip a step if the flag `optimizer.found_inf`, a scalar on the device, is 1. They do not wait for the device.
     """
     if name == "adamw":
-        return _adamw(list(model.parameters()), learning_rate, weight_decay)
+        return AdamW(list(model.parameters()), learning_rate, weight_decay)
     return MuonAndAdamW(model, learning_rate, weight_decay)
 
 
 def learning_rate(config: TrainConfig, step: int, max_steps: int) -> float:
     """Linear warm-up from 0, then constant, then linear decay to 0 at `max_steps` (arXiv 2405.18392)."""
+    assert config.learning_rate is not None, "apply with_recipe first"
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     decay_steps = max(1.0, config.decay_fraction * max_steps)
     return config.learning_rate * min(warmup, (max_steps - step) / decay_steps, 1.0)
 
 
-def _adamw(parameters: list[Tensor], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=True)
+class AdamW(torch.optim.AdamW):
+    """Fused AdamW (arXiv 1711.05101)."""
+
+    found_inf: Tensor | None = None  # scalar on the device; 1: skip the step. torch.amp.GradScaler sets it likewise.
+
+    def __init__(self, parameters: Sequence[Tensor], lr: float, weight_decay: float):
+        super().__init__(parameters, lr=lr, betas=BETAS, weight_decay=weight_decay, fused=True)
 
 
 class Muon(torch.optim.Optimizer):
@@ -49,13 +55,13 @@ class Muon(torch.optim.Optimizer):
 
     found_inf: Tensor | None = None  # scalar; 1: skip the step, so that weights and momentum stay as they are
 
-    def __init__(self, matrices: list[Tensor], lr: float, weight_decay: float):
+    def __init__(self, matrices: Sequence[Tensor], lr: float, weight_decay: float):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
         for matrix in matrices:
             self.state[matrix]["momentum"] = torch.zeros_like(matrix)
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure=None) -> None:  # type: ignore[override]
         """Update the weights from their gradients."""
         for group in self.param_groups:
             for shape in {matrix.shape for matrix in group["params"]}:
@@ -64,7 +70,7 @@ class Muon(torch.optim.Optimizer):
 
     def _step(self, matrices: list[Tensor], learning_rate: float, weight_decay: float) -> None:
         momenta = [self.state[matrix]["momentum"] for matrix in matrices]
-        momentum, gradient = torch.stack(momenta), torch.stack([matrix.grad for matrix in matrices])
+        momentum, gradient = torch.stack(momenta), torch.stack([matrix.grad for matrix in matrices])  # type: ignore[misc]
         lr = torch.full((), learning_rate, device=gradient.device)
         if self.found_inf is not None:
             gradient = torch.where(self.found_inf > 0, momentum, gradient)
@@ -101,7 +107,7 @@ class MuonAndAdamW:
         muon_ids = {id(parameter) for parameter in matrices}
         others = [parameter for parameter in model.parameters() if id(parameter) not in muon_ids]
         self.muon = Muon(matrices, learning_rate, weight_decay)
-        self.adamw = _adamw(others, learning_rate, weight_decay)
+        self.adamw = AdamW(others, learning_rate, weight_decay)
 
     @property
     def param_groups(self) -> list[dict]:

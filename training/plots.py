@@ -107,7 +107,7 @@ def _save_png(figure: Figure, path: Path, dpi: int) -> None:
 
 TEXT_COLOR = "#010203"  # a placeholder, which the SVG replaces with `currentColor`, the text colour of the page
 LINE_COLORS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6")  # legible on white and on black
-SVG_STYLE = {
+SVG_STYLE: dict[Any, Any] = {
     "text.color": TEXT_COLOR,
     "axes.labelcolor": TEXT_COLOR,
     "axes.edgecolor": TEXT_COLOR,

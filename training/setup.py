@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -122,7 +124,7 @@ def check_batch_size(config: TrainConfig, num_clips: int) -> None:
 def fixed_validation_batches(data: ClipDataset, batch_size: int, max_batches: int) -> list[Batch]:
     """This rank's part of the first `max_batches` batches of a split. If it has few clips, batches are smaller."""
     batch_size = min(batch_size, data.num_clips // world_size() * world_size())
-    with closing(data.batches(batch_size)) as batches:
+    with closing(cast(Generator, data.batches(batch_size))) as batches:
         return list(islice(batches, max_batches))
 
 

@@ -18,7 +18,7 @@ from model.game_info import GameInfo
 from training.checkpoint import load_state
 from training.config import TrainConfig
 from training.distributed import print0, world_size
-from training.optimizer import MuonAndAdamW, make_optimizer
+from training.optimizer import AdamW, MuonAndAdamW, make_optimizer
 from training.setup import load_initial_weights
 from training.step_stats import StepStats
 
@@ -30,7 +30,7 @@ class TrainState:
     model: WorldModel  # trained, float32
     network: nn.Module  # the model as the loss calls it: wrapped in DDP if there are several ranks
     ema: WorldModel  # exponential moving average of the weights; validated, saved and played
-    optimizer: torch.optim.AdamW | MuonAndAdamW
+    optimizer: AdamW | MuonAndAdamW
     stats: StepStats
     order: dict[str, int]  # what the order of batches depends on: `ClipDataset.order_fingerprint`
     step: int = 0  # optimizer steps done
@@ -97,6 +97,7 @@ def create_train_state(
         model.load_state_dict(weights)
     model.to(device)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
+    assert config.optimizer and config.learning_rate, "apply with_recipe first"
     optimizer = make_optimizer(model, config.optimizer, config.learning_rate, config.weight_decay)
     return TrainState(model, model, ema, optimizer, StepStats(device), order)
 

@@ -6,10 +6,12 @@ Shapes: B clips, T frames, H x W pixels, C channels, A action vector.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from data.dataset import Batch
 from data.pixels import to_float
@@ -38,7 +40,7 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig, max_steps: 
     for number, micro_batch in enumerate(micro_batches, start=1):
         # DDP averages gradients over ranks once a step, in the last backward pass.
         sync = number == len(micro_batches) or state.network is state.model
-        with nullcontext() if sync else state.network.no_sync():
+        with nullcontext() if sync else cast(DistributedDataParallel, state.network).no_sync():
             loss = training_loss(state, *micro_batch, config) / len(micro_batches)
             loss.backward()
         total_loss += loss.detach()
@@ -71,6 +73,7 @@ def split_batch(batch: Batch, num_parts: int, device: torch.device) -> list[tupl
 
 def training_loss(state: TrainState, frames: Tensor, actions: Tensor, seeds: np.ndarray, config: TrainConfig) -> Tensor:
     """Mean loss of clips, a scalar. Arguments as `split_batch` returns them."""
+    assert config.noise_levels and config.scheduled_sampling is not None, "apply with_recipe first"
     x0 = to_float(frames)
     noise = draw_noise(x0.shape, seeds, x0.device, config.noise_levels)
     actions = drop_actions(actions, config.action_dropout, noise.clip_uniform)
@@ -91,5 +94,5 @@ def update_ema(ema: WorldModel, model: WorldModel, max_decay: float, step: int) 
     (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
     """
     decay = min(max_decay, (1 + step) / (10 + step))
-    averages, weights = list(ema.parameters()), [weight.detach() for weight in model.parameters()]
+    averages, weights = ([weight.detach() for weight in source.parameters()] for source in (ema, model))
     torch._foreach_lerp_(averages, weights, 1 - decay)

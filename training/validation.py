@@ -5,9 +5,10 @@ Shapes: S samples, T frames, C channels, H x W pixels, A action vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def validate_epoch(
     Args:
         batch_size: clips that a rank processes at a time.
     """
-    batches = prefetch(dataset.sequential_batches(batch_size, max_clips))
+    batches = cast(Generator, prefetch(dataset.sequential_batches(batch_size, max_clips)))
 
     def measure() -> Tensor:
         with closing(batches), autocast(model.device, bf16):
