@@ -1,4 +1,4 @@
-"""How every command starts: options from a dataclass, one line and exit code 2 for a user's mistake."""
+"""The start of every command: parse options into a dataclass; print a user's mistake as one line, exit code 2."""
 
 from __future__ import annotations
 
@@ -6,74 +6,102 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import sys
-import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tyro
 
-MISTAKE = 2  # exit code
-# Old spelling of an option -> the one of today. The old ones work and stand in no help text.
+ERROR_EXIT_CODE = 2  # for a user's mistake
+# Old spellings of options -> today's. The old spellings still work, but no help text shows them.
 RENAMED_OPTIONS = {
     "--own-frames": "--scheduled-sampling",
     "--recompute": "--activation-checkpointing",
     "--no-recompute": "--no-activation-checkpointing",
 }
-LAST_WORD_SECS = 5.0  # torchrun ends all ranks when one has ended; so long the others leave rank 0 to say why
 
 
-def run(function: Callable[[Any], None], config_class: type, description: str | None = None) -> None:
+class _UsageError(Exception):
+    """The command line cannot be parsed, or its values are not valid together."""
+
+
+def _print_error(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
+def run(
+    function: Callable[[Any], None],
+    config_class: type,
+    description: str | None = None,
+    print_usage_error: Callable[[str], None] = _print_error,
+) -> None:
     """Parse the command line into `config_class`, call `function` with it, and exit.
 
-    `ValueError` and `OSError` are what a user can get wrong: one line on standard error, exit code 2.
+    `ValueError` and `OSError` are mistakes of the user: one line on standard error, exit code 2.
     With DREAMRUN_DEBUG=1 in the environment the traceback is shown as well.
+
+    Args:
+        print_usage_error: prints a mistake in the command line. Under torchrun all ranks find the same one, so training
+            passes a function that prints it once.
     """
     try:
         function(_parse(config_class, description))
     except KeyboardInterrupt:
-        if _is_first():
+        if os.environ.get("RANK", "0") == "0":
             print("stopped", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader, `head` say, had enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except _UsageError as error:
+        print_usage_error(_one_line(str(error)))
+        sys.exit(ERROR_EXIT_CODE)
     except (ValueError, OSError) as error:
         if os.environ.get("DREAMRUN_DEBUG"):
             raise
-        _say(str(error))
-        sys.exit(MISTAKE)
+        _print_error(_one_line(str(error)))
+        sys.exit(ERROR_EXIT_CODE)
+
+
+def command_line() -> str:
+    """The command that started this process, quoted for a shell: `python -m scripts.collect --env pong`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = ["-m", spec.name] if spec else [Path(sys.argv[0]).name]
+    return shlex.join(["python", *program, *sys.argv[1:]])
 
 
 def _parse(config_class: type, description: str | None) -> Any:
-    """tyro's parser, its framed messages brought down to a line."""
+    """Parse the command line with tyro, but report a mistake in one line in place of tyro's framed box.
+
+    Raises:
+        _UsageError: the command line is wrong.
+        SystemExit: after --help was printed.
+    """
     message = io.StringIO()
-    if description:  # a line of its own for each example, which tyro would join
+    if description:  # keep every example on its own line: tyro joins lines that no empty line separates
         description = re.sub(r"(?<!\n)\n(?!\n)", "\n\n", description)
     try:
         with contextlib.redirect_stderr(message):
             return tyro.cli(config_class, description=description, args=[_rename_option(word) for word in sys.argv[1:]])
     except SystemExit as stop:
-        if stop.code:
-            framed = re.sub(r"^│ ─+ │$", "; ", message.getvalue(), flags=re.MULTILINE)
-            if _is_first():
-                _say(re.sub(r"^╭.*╮$|[│╰╯─]|Error parsing \w+Config: ", "", framed, flags=re.MULTILINE))
-            else:
-                time.sleep(LAST_WORD_SECS)
-            sys.exit(MISTAKE)
-        raise
+        if not stop.code:
+            raise
+        text = re.sub(r"^│ ─+ │$", "; ", message.getvalue(), flags=re.MULTILINE)
+        text = re.sub(r"^╭.*╮$|[│╰╯─]|Error parsing \w+Config: ", "", text, flags=re.MULTILINE)
+        raise _UsageError(text) from None
+    except ValueError as error:  # of a config's __post_init__
+        if os.environ.get("DREAMRUN_DEBUG"):
+            raise
+        raise _UsageError(str(error)) from None
 
 
 def _rename_option(word: str) -> str:
-    """Today's spelling of an option, `--name` or `--name=value`; other words stay as they are."""
+    """Replace the old spelling of an option, `--name` or `--name=value`; other words stay as they are."""
     name, equals, value = word.partition("=")
     return RENAMED_OPTIONS.get(name.replace("_", "-"), name) + equals + value if name.startswith("--") else word
 
 
-def _is_first() -> bool:
-    """Whether this is the one of torchrun's processes that tells what all are told."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _say(message: str) -> None:
-    print(f"error: {' '.join(message.split()).replace(' ; ', '; ')}", file=sys.stderr)
+def _one_line(message: str) -> str:
+    return " ".join(message.split()).replace(" ; ", "; ")

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import cli
 from training.config import TrainConfig
-from training.distributed import print0
+from training.distributed import print0, print_error_once
 from training.loop import train
 
 
 def main(config: TrainConfig) -> None:
-    """Train, and say where the result is."""
-    checkpoint = train(config)
+    """Train, then print where the checkpoint is."""
+    checkpoint = train(config, command=cli.command_line())
     if checkpoint is None:
-        return print0("done, but no checkpoint could be saved")
+        print0("done, but no checkpoint could be saved")
+        return
     print0(f"done: {checkpoint}")
     print0(f"dream with it: python -m scripts.infer --checkpoint {checkpoint} --data {config.data}")
 
 
 if __name__ == "__main__":
-    cli.run(main, TrainConfig, __doc__)
+    cli.run(main, TrainConfig, __doc__, print_error_once)

@@ -1,13 +1,14 @@
-"""Training steps as they are in a run."""
+"""Speed of training steps, as they are in a run."""
 
 from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,26 +20,27 @@ from data.records import Record, encode_record
 from data.shards import SUFFIX, write_shard
 from model import ModelConfig
 from training.config import TrainConfig
-from training.device import describe_device, has_native_bf16
-from training.loop import Trainer
+from training.device import describe_device, uses_bf16
+from training.step import train_step
+from training.trainer import Trainer
 
-WARM_UP_STEPS = 3  # torch.compile makes its code, and the optimizer its moments
-SYNTHETIC_FRAMES = 160  # of a record made up, as in real data sets
+WARM_UP_STEPS = 3  # in which torch.compile generates code and the optimizer allocates its moments
+SYNTHETIC_FRAMES = 160  # of a synthetic record, as in real data sets
 
 
 @dataclass(frozen=True)
 class StepConfig:
-    """Training steps as they are in a run: batches from disk, forward, backward, optimizer, average of the weights."""
+    """Speed of training steps: batches from disk, forward, backward, optimizer and average of the weights."""
 
     preset: str = "nano"
-    data: Path | None = None  # data set folder; None: records made up for the occasion
-    batch_size: int = 16  # clips a step
+    data: Path | None = None  # data set folder; None: synthetic records
+    batch_size: int = 16  # clips in a step
     clip_frames: int | None = None  # None: the window
-    accumulate: int = 1  # parts that a batch is taken in
-    steps: int = 20  # measured
-    compile: bool = False  # torch.compile, block by block
-    activation_checkpointing: bool = False  # run each block again for its gradient
-    bf16: bool | None = None  # bfloat16 autocast; None: where the device is fast at it
+    accumulate: int = 1  # micro-batches in a step
+    steps: int = 20  # number of steps to measure
+    compile: bool = False  # torch.compile of each block
+    activation_checkpointing: bool = False  # recompute activations in the backward pass
+    bf16: bool | None = None  # bfloat16 autocast; None: if the device has native bfloat16
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
@@ -52,27 +54,31 @@ def measure(config: StepConfig) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         options = {name: value for name, value in vars(config).items() if name not in ("data", "steps")}
         num_steps = WARM_UP_STEPS + config.steps
-        data = config.data or _made_up(Path(folder) / "data", config.batch_size)
+        data = config.data or _write_synthetic_data(Path(folder) / "data", config.batch_size)
         trainer = Trainer(TrainConfig(data=data, out=Path(folder) / "run", wandb="off", max_steps=num_steps, **options))
-        trainer.resume()  # from nothing: compiles
-        return _time_steps(trainer, config)
+        with closing(trainer.loader):
+            return _time_steps(trainer, config)
 
 
 def _time_steps(trainer: Trainer, config: StepConfig) -> dict:
-    device, bf16 = trainer.device, has_native_bf16(trainer.device) if config.bf16 is None else config.bf16
+    device, bf16 = trainer.device, uses_bf16(trainer.device, config.bf16)
     clip_frames = trainer.data.clip_frames
     print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")
-    moments, waits = [], []
-    for waited in tqdm(trainer.steps(WARM_UP_STEPS + config.steps), "training", WARM_UP_STEPS + config.steps):
-        moments.append(_moment(device))  # the device is not waited for: the host runs ahead of it, as in a run
-        waits.append(waited)
-    secs = np.array([_secs_between(*pair) for pair in pairwise(moments)][WARM_UP_STEPS - 1 :])
-    waited = sum(waits[WARM_UP_STEPS:])
-    peak = peak_memory_bytes(device)  # before the matrix product below adds to it
+    times, wait_secs = [], []
+    for _ in tqdm(range(WARM_UP_STEPS + config.steps), "training"):
+        batch, data_error = trainer.next_batch()
+        if batch is None:
+            raise ValueError(data_error)
+        train_step(trainer.state, batch, trainer.config, trainer.max_steps)
+        times.append(_timestamp(device))  # without waiting for the device: the host runs ahead of it, as in a run
+        wait_secs.append(trainer.loader.wait_secs)
+    secs = np.array([_secs_between(*pair) for pair in pairwise(times)][WARM_UP_STEPS - 1 :])
+    waited = wait_secs[-1] - wait_secs[WARM_UP_STEPS - 1]
+    peak = peak_memory_bytes(device)  # before the matrix product below allocates more
     matmul = matmul_flops_per_sec(device, torch.bfloat16 if bf16 else torch.float32)
     clips_per_sec = config.batch_size / secs.mean()
-    copies = 2 if trainer.config.noise_levels == "teacher-forcing" else 1
-    flops = clip_flops(trainer.model_config, copies * clip_frames)
+    num_copies = 2 if trainer.config.noise_levels == "teacher-forcing" else 1
+    flops = clip_flops(trainer.state.model.config, num_copies * clip_frames)
     return {
         "network": config.preset,
         "batch_size": config.batch_size,
@@ -90,8 +96,8 @@ def _time_steps(trainer: Trainer, config: StepConfig) -> dict:
     }
 
 
-def _made_up(folder: Path, num_records: int) -> Path:
-    """A data set of coarse noise that drifts to the side."""
+def _write_synthetic_data(folder: Path, num_records: int) -> Path:
+    """Write a data set of coarse noise that moves sideways; return its folder."""
     rng = np.random.default_rng(0)
     scene = rng.integers(0, 256, (8, 8 + SYNTHETIC_FRAMES // 8, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
     frames = np.stack([scene[:, t : t + 64] for t in range(SYNTHETIC_FRAMES)])
@@ -102,8 +108,8 @@ def _made_up(folder: Path, num_records: int) -> Path:
     return folder
 
 
-def _moment(device: torch.device) -> float | torch.cuda.Event:
-    """Now; on a GPU, when it will have done what it has been given."""
+def _timestamp(device: torch.device) -> float | torch.cuda.Event:
+    """The time now; for a GPU, the time at which it will have finished all work queued so far."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -111,7 +117,8 @@ def _moment(device: torch.device) -> float | torch.cuda.Event:
     return event
 
 
-def _secs_between(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
+def _secs_between(start: Any, end: Any) -> float:
+    """Seconds between two results of `_timestamp`."""
     if isinstance(start, float):
         return end - start
     end.synchronize()
@@ -119,9 +126,9 @@ def _secs_between(start: float | torch.cuda.Event, end: float | torch.cuda.Event
 
 
 def clip_flops(config: ModelConfig, num_frames: int) -> float:
-    """Floating-point operations of training on so many frames at once: the forward pass three times, no recomputation.
+    """Floating-point operations of training on `num_frames` frames: three times the forward pass, nothing recomputed.
 
-    Of all linear maps and attention products, what a causal mask hides included, as on the CPU.
+    It counts all linear maps and attention products, including those that a causal mask hides.
     """
     dim, frequencies = config.dim, 256
     patches = replace(config, window_frames=num_frames).flops_per_pass

@@ -128,6 +128,8 @@ def write_rollouts(config: InferConfig, model: WorldModel) -> None:
         write_png(config.grid, grid(clips.frames[shown], generated[shown], list(columns)))
         print(f"wrote {config.grid}: true frames above, generated frames below; frames {', '.join(map(str, columns))}")
     if config.plot:
+        from training.plots import plot_psnr  # imported here: matplotlib takes a second
+
         plot_psnr(config.plot, report)
         print(f"wrote {config.plot}")
 
@@ -174,30 +176,6 @@ def write_metrics(config: InferConfig, model: WorldModel, clips: Clips, report: 
     with atomic_file(config.metrics) as temporary:
         temporary.write_text(json.dumps({**settings, **report}, indent=2) + "\n")
     print(f"wrote {config.metrics}")
-
-
-def plot_psnr(path: Path, report: dict) -> None:
-    """PSNR by frame, a line each for the dream and the baselines."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for name, label in (
-        ("dream", "dream"),
-        ("repeat_prompt", "repeat the prompt"),
-        ("other_actions", "dream, another sample's actions"),
-    ):
-        if name in report:
-            values = [np.nan if value is None else value for value in report[name]["psnr"]]
-            axes.plot(np.arange(1, len(values) + 1), values, label=label)
-    axes.set(xlabel="dreamt frame", ylabel="PSNR (dB)", title=f"{report['num_samples']} held-out episodes")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Training in processes of its own, and what it leaves behind."""
+"""Start training in other processes, and compare what it writes."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ FEW += ("--val-batches", "2", "--checkpoint-every", "5", "--warmup-steps", "2", 
 
 
 def values(run: Path, name: str) -> dict[int, float]:
-    """A metric by step."""
+    """A metric, by step."""
     return {line["step"]: line[name] for line in read_metrics(run / LOG) if name in line}
 
 
@@ -27,29 +27,31 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(run: Path, other: Path) -> None:
-    """The same numbers, bit for bit, at the same steps, each once."""
-    ours, theirs = (
+    """Both runs logged the same metrics, bit for bit, once at each step, and have the same weights."""
+    lines, other_lines = (
         [{name: value for name, value in line.items() if name not in TIMES} for line in read_metrics(folder / LOG)]
         for folder in (run, other)
     )
-    assert ours == theirs
-    assert {"train/loss", "val/loss", "rollout/psnr_1", "epoch/val_loss", "epoch/psnr"} <= set().union(*ours)
+    assert lines == other_lines
+    assert {"train/loss", "val/loss", "rollout/psnr_1", "epoch/val_loss", "epoch/psnr"} <= set().union(*lines)
     steps = [line["step"] for line in read_metrics(run / LOG) if "train/loss" in line]
     assert steps == sorted(set(steps))
-    ours, theirs = (
-        WorldModel.from_pretrained(folder / "checkpoints" / "latest").state_dict() for folder in (run, other)
-    )
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    weights, other_weights = (weights_of(folder / "checkpoints" / "latest") for folder in (run, other))
+    assert all(torch.equal(weights[name], other_weights[name]) for name in other_weights)
 
 
 def start(out: Path, data: Path, *options, ranks: int = 1, max_restarts: int = 0, seen: Path | None = None):
-    """Training in a process of its own, or in several under torchrun."""
+    """Start training in another process, or in several under torchrun.
+
+    Args:
+        seen: each rank writes the clips that it trains on to `SEEN.RANK`.
+    """
     run = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={max_restarts}")
     command = [sys.executable, *(run if ranks > 1 else ()), ROOT / "tests" / "tiny_run.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     if seen:
         environment["SEEN"] = str(seen)
-    log = tempfile.TemporaryFile("w+")  # noqa: SIM115  a pipe that nobody reads fills up
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115  a file, because a pipe that nobody reads fills up
     process = subprocess.Popen(
         [str(part) for part in (*command, "--data", data, "--out", out, *FEW, *options)],
         env=environment, stdout=log, stderr=subprocess.STDOUT,
@@ -59,17 +61,17 @@ def start(out: Path, data: Path, *options, ranks: int = 1, max_restarts: int = 0
 
 
 def ended(process: subprocess.Popen, timeout_secs: float = 600) -> str:
-    """What it has printed, once it has ended."""
+    """Wait until a process has ended, and return what it printed."""
     try:
         process.wait(timeout_secs)
     finally:
-        process.kill()  # nothing, unless it has hung
+        process.kill()  # if it hangs
     process.log.seek(0)
     return process.log.read()
 
 
 def finish(process: subprocess.Popen, timeout_secs: float = 600) -> str:
-    """What it has printed, once it has ended well."""
+    """As `ended`, but the process must succeed."""
     output = ended(process, timeout_secs)
     assert process.returncode == 0, output
     return output

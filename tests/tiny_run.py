@@ -1,6 +1,6 @@
-"""`train_world_model.py` with a network that trains in no time, for tests that need processes of their own.
+"""`train_world_model.py` with a network that trains in a moment, for tests that start training processes.
 
-With SEEN in the environment, each rank appends the clips it trains on to the file `SEEN.rank`.
+If the environment has SEEN, each rank appends the clips that it trains on to the file `SEEN.RANK`.
 """
 
 import os
@@ -13,21 +13,22 @@ from model import PRESETS
 from train_world_model import main
 from training import loop, validation
 from training.config import TrainConfig
+from training.distributed import print_error_once, rank
 
 torch.set_num_threads(1)
 PRESETS["smallest"] = SMALLEST
 validation.ROLLOUT_FRAMES = 8
 
 
-def note_clips(self, batch):
-    with open(f"{os.environ['SEEN']}.{loop.rank()}", "a") as file:
+def note_clips(state, batch, *args):
+    with open(f"{os.environ['SEEN']}.{rank()}", "a") as file:
         for clip in zip(batch.record_ids, batch.starts, strict=True):
             print(*clip, file=file)
-    return update(self, batch)
+    return train_step(state, batch, *args)
 
 
 if "SEEN" in os.environ:
-    update, loop.Trainer._update = loop.Trainer._update, note_clips
+    train_step, loop.train_step = loop.train_step, note_clips
 
 if __name__ == "__main__":
-    cli.run(main, TrainConfig)
+    cli.run(main, TrainConfig, print_usage_error=print_error_once)

@@ -1,8 +1,8 @@
-"""Checkpoint folders: written whole or not at all, beside the training, and checked before they are used.
+"""Checkpoint folders: written atomically, in a thread beside training, and verified before they are used.
 
 `RUN/checkpoints/step_0000500/` holds config.json and model.safetensors (EMA weights), which
 `WorldModel.from_pretrained` reads, training_state.pt, and manifest.json with the size and SHA-256 of each.
-The links `latest` and `best` in `RUN/checkpoints/` name the newest, and the one with the lowest validation loss.
+The links `latest` and `best` in `RUN/checkpoints/` lead to the newest and to the one with the lowest validation loss.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +18,9 @@ from typing import Any
 
 import torch
 
+from data.atomic import atomic_folder
 from model.dit import WorldModel
+from training.distributed import num_restarts
 
 STATE_FILE, MANIFEST_FILE = "training_state.pt", "manifest.json"
 LATEST, BEST = "latest", "best"
@@ -28,39 +29,34 @@ LATEST, BEST = "latest", "best"
 def save_checkpoint(
     run_folder: Path, step: int, ema: WorldModel, state: dict, keep: int, val_loss: float | None = None
 ) -> Path:
-    """Write a checkpoint, set the links, and drop all but the newest `keep` and the best.
+    """Write a checkpoint, update the links, and delete old checkpoints: all but the newest `keep` and the best.
 
-    Checkpoints of later steps are dropped as well: the run has gone back behind them.
+    Checkpoints of later steps are deleted too: the run was resumed from an earlier step.
 
     Args:
-        ema: the averaged weights, which are what others load.
-        state: tensors and plain values, enough to go on training.
-        val_loss: measured at this step, if it was.
+        ema: the averaged weights, which users of the checkpoint load.
+        state: tensors and plain values, all that training needs to continue.
+        val_loss: validation loss at this step, if it was measured.
+
+    Raises:
+        OSError, RuntimeError, SafetensorError: it cannot be written, for example because the disk is full.
     """
-    root = run_folder / "checkpoints"
-    final = _folder(run_folder, step)
-    temporary = root / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
+    folder = checkpoint_folder(run_folder, step)
+    with atomic_folder(folder, replace=True) as temporary:
         ema.save_pretrained(temporary)
         torch.save(state, temporary / STATE_FILE)
-        # Not of the model card, which people may edit.
+        # The fingerprints leave out the model card, because people may edit it.
         files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir()) if path.suffix != ".md"}
-        known = val_loss is not None and math.isfinite(val_loss)
-        manifest = {"step": step, "val_loss": val_loss if known else None, "files": files}
+        is_measured = val_loss is not None and math.isfinite(val_loss)
+        manifest = {"step": step, "val_loss": val_loss if is_measured else None, "files": files}
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
-        for path in (*temporary.iterdir(), temporary):
-            _sync(path)
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
-        _sync(root)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room
-        raise
-    _tidy(run_folder, step, keep)
-    return final
+    _update_links_and_delete_old(run_folder, step, keep)
+    return folder
+
+
+def checkpoint_folder(run_folder: Path, step: int) -> Path:
+    """Where a run keeps the checkpoint of a step."""
+    return run_folder / "checkpoints" / f"step_{step:07d}"
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
@@ -69,10 +65,10 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, after reading all of it; None: nothing."""
+    """Read a whole checkpoint and describe what is wrong with it; None if nothing is."""
     if not checkpoint.is_dir():
         return "there is no such folder"
-    manifest = _manifest(checkpoint)
+    manifest = _read_manifest(checkpoint)
     if manifest is None:
         return f"it has no readable {MANIFEST_FILE}"
     for name, expected in manifest["files"].items():
@@ -88,34 +84,51 @@ def find_damage(checkpoint: Path) -> str | None:
 
 
 def find_checkpoint_to_resume(resume: str, run_folder: Path) -> Path | None:
-    """The checkpoint that `--resume` means; None for a new run. What is damaged is warned of and passed over.
+    """The checkpoint that the option `resume` means; None for a new run.
+
+    "auto" means the newest undamaged checkpoint of the run folder; it warns of damaged ones.
 
     Raises:
-        ValueError: a path that is no whole checkpoint; or "auto" where all are damaged.
+        ValueError: the path is not an undamaged checkpoint; or "auto", and all checkpoints are damaged.
     """
     if resume == "auto":
         checkpoints = list_checkpoints(run_folder)
         for path in reversed(checkpoints):
-            wrong = find_damage(path)
-            if wrong is None:
+            damage = find_damage(path)
+            if damage is None:
                 return path
-            print(f"warning: {path} is damaged and passed over: {wrong}", file=sys.stderr)
+            print(f"warning: skipped the damaged checkpoint {path}: {damage}", file=sys.stderr)
         if checkpoints:
-            raise ValueError(f"all checkpoints in {run_folder} are damaged: start anew with another --out")
+            raise ValueError(f"all checkpoints in {run_folder} are damaged: start again with another --out")
         return None
     if not resume:
         return None
-    wrong = find_damage(Path(resume))
-    if wrong is not None:
-        raise ValueError(f"cannot resume from {resume}: {wrong}")
+    damage = find_damage(Path(resume))
+    if damage is not None:
+        raise ValueError(f"cannot resume from {resume}: {damage}")
     return Path(resume)
+
+
+def find_start(resume: str, run_folder: Path) -> Path | None:
+    """As `find_checkpoint_to_resume`, but a run that torchrun has restarted continues from its own newest checkpoint.
+
+    Raises:
+        ValueError: as above; or a new run would overwrite the checkpoints in the run folder.
+    """
+    found = find_checkpoint_to_resume("auto" if num_restarts() else resume, run_folder)
+    if found is None and resume != "auto":
+        found = find_checkpoint_to_resume(resume, run_folder)
+    is_own = found is not None and found.resolve().parent == (run_folder / "checkpoints").resolve()
+    if not is_own and list_checkpoints(run_folder):
+        raise ValueError(f"{run_folder} already holds a run: continue it with --resume auto, or choose another --out")
+    return found
 
 
 def load_state(checkpoint: Path) -> dict:
     """The training state of a checkpoint, on the CPU.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the checkpoint is damaged.
     """
     try:
         return torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
@@ -124,7 +137,7 @@ def load_state(checkpoint: Path) -> dict:
 
 
 def hash_weights(model: WorldModel) -> str:
-    """SHA-256 of a model's weights as they were saved, wherever they were loaded from."""
+    """SHA-256 of the names and weights of a model. It identifies a checkpoint, wherever it is stored."""
     digest = hashlib.sha256()
     for name, weight in model.state_dict().items():
         digest.update(name.encode())
@@ -133,7 +146,7 @@ def hash_weights(model: WorldModel) -> str:
 
 
 def copy_to_cpu(state: Any) -> Any:
-    """A copy of nested dicts and lists, its tensors on the CPU, that what happens next does not change."""
+    """Copy nested dicts and lists, with all tensors on the CPU. Later training steps do not change the copy."""
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
@@ -144,50 +157,50 @@ def copy_to_cpu(state: Any) -> Any:
 
 
 class CheckpointWriter:
-    """Writes checkpoints in a thread, one at a time. One that cannot be written costs a warning, not the run.
+    """Writes checkpoints in a thread, one at a time. If a checkpoint cannot be written, it warns and training goes on.
 
     Args:
-        ema: of the sizes to be written; copied.
-        saved: the newest checkpoint there is.
+        ema: the averaged weights. Their sizes are used to allocate a copy.
+        keep: number of newest checkpoints to keep.
+        latest: the newest checkpoint so far.
     """
 
-    def __init__(self, run_folder: Path, ema: WorldModel, keep: int, saved: Path | None = None):
-        self.saved = saved  # the newest whole one
+    def __init__(self, run_folder: Path, ema: WorldModel, keep: int, latest: Path | None = None):
+        self.latest = latest  # the newest complete checkpoint
         self._run_folder, self._keep = run_folder, keep
         self._ema = WorldModel(ema.config, ema.game)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._in_flight: Future | None = None
-        for leftover in (run_folder / "checkpoints").glob(".*.tmp"):  # of a run that was killed while it saved
-            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink()
+        for leftover in (run_folder / "checkpoints").glob(".*.tmp"):  # of a run that was killed while saving
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink()
 
     def save(self, step: int, ema: WorldModel, state: dict, val_loss: float | None = None) -> None:
-        """Copy everything to the CPU, and write it while the training goes on."""
-        if self.wait() == _folder(self._run_folder, step):
+        """Copy everything to the CPU, and write it while training continues."""
+        if self.wait() == checkpoint_folder(self._run_folder, step):
             return
         self._ema.load_state_dict(ema.state_dict())
         self._in_flight = self._thread.submit(self._write, step, copy_to_cpu(state), val_loss)
 
     def wait(self) -> Path | None:
-        """Until nothing is being written; the newest whole checkpoint."""
+        """Wait until nothing is being written, and return the newest complete checkpoint."""
         if self._in_flight:
             self._in_flight.result()
         self._in_flight = None
-        return self.saved
+        return self.latest
 
     def close(self) -> None:
-        """Wait, and end the thread."""
+        """Wait, then end the thread."""
         self.wait()
         self._thread.shutdown()
 
     def _write(self, step: int, state: dict, val_loss: float | None) -> None:
         try:
-            self.saved = save_checkpoint(self._run_folder, step, self._ema, state, self._keep, val_loss)
-        except Exception as error:  # a full disk comes as OSError, RuntimeError or SafetensorError
+            self.latest = save_checkpoint(self._run_folder, step, self._ema, state, self._keep, val_loss)
+        except Exception as error:  # a full disk raises OSError, RuntimeError or SafetensorError
             print(f"warning: step {step} could not be saved: {error}", file=sys.stderr)
-
-
-def _folder(run_folder: Path, step: int) -> Path:
-    return run_folder / "checkpoints" / f"step_{step:07d}"
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -195,7 +208,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _manifest(checkpoint: Path) -> dict | None:
+def _read_manifest(checkpoint: Path) -> dict | None:
     try:
         manifest = json.loads((checkpoint / MANIFEST_FILE).read_text())
         return manifest if {STATE_FILE} < manifest["files"].keys() else None
@@ -203,18 +216,18 @@ def _manifest(checkpoint: Path) -> dict | None:
         return None
 
 
-def _tidy(run_folder: Path, step: int, keep: int) -> None:
+def _update_links_and_delete_old(run_folder: Path, step: int, keep: int) -> None:
+    current = checkpoint_folder(run_folder, step)
     checkpoints = list_checkpoints(run_folder)
-    now = checkpoints.index(_folder(run_folder, step))
-    losses = {path: (_manifest(path) or {}).get("val_loss") for path in checkpoints[: now + 1]}
-    measured = [path for path in losses if losses[path] is not None]
-    best = min(measured, key=losses.get, default=None)
-    _link(checkpoints[now], LATEST)
+    up_to_now = checkpoints[: checkpoints.index(current) + 1]
+    val_losses = {path: (_read_manifest(path) or {}).get("val_loss") for path in up_to_now}
+    measured = {path: loss for path, loss in val_losses.items() if loss is not None}
+    best = min(measured, key=lambda path: measured[path], default=None)
+    _link(current, LATEST)
     if best:
         _link(best, BEST)
-    kept = {best, *checkpoints[: now + 1][-keep:]}
     for path in checkpoints:
-        if path not in kept:
+        if path != best and path not in up_to_now[-keep:]:
             shutil.rmtree(path)
 
 
@@ -223,11 +236,3 @@ def _link(checkpoint: Path, name: str) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(checkpoint.name)
     temporary.rename(checkpoint.parent / name)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

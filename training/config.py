@@ -1,4 +1,4 @@
-"""What a training run is told."""
+"""The config of a training run, and the training recipes of the presets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Literal
 
 from training.loss import NoiseLevels
 
+TRAIN_CONFIG_FILE = "train_config.json"  # in the run folder
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a preset is best trained, as far as it was measured."""
+    """Values of options that a preset trains best with, as far as they were measured."""
 
     optimizer: str = "adamw"
     learning_rate: float = 5e-4
@@ -19,56 +21,54 @@ class Recipe:
     scheduled_sampling: float = 0.0
 
 
-PUBLISHED = Recipe()  # the public CoinRun networks were trained so
+PUBLISHED = Recipe()  # of the published CoinRun networks
 _MEASURED = Recipe(optimizer="muon", learning_rate=2e-3, noise_levels="teacher-forcing")
 RECIPES = {"pico": _MEASURED, "nano": _MEASURED}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Options of `train_world_model.py`, saved with every checkpoint."""
+    """Options of `train_world_model.py`, saved as `train_config.json` in the run folder."""
 
-    data: Path  # data set folder, with train and val splits
-    out: Path  # run folder: checkpoints, metrics.jsonl, rollouts
+    data: Path  # data set folder with train and val splits
+    out: Path  # run folder, for checkpoints, metrics.jsonl and rollouts
     preset: str = "nano"  # pico (simple games), nano (two CPU cores), small (57.8 M parameters) or base (119.7 M)
-    prediction: Literal["v", "x0"] | None = None  # what the network puts out; None: as the preset says
-    patch_size: int | None = None  # pixels on a side of what becomes one token; None: as the preset says
-    window_frames: int | None = None  # the most frames it sees at once; None: as the preset says
-    clip_frames: int | None = None  # frames of a training clip; None: the window
-    clip_stride: int = 8  # frames from the start of one clip to the next
-    max_steps: int | None = None  # optimizer steps; None: as many as --epochs make
-    epochs: int | None = None  # passes over the training clips; one, if max_steps is None as well
-    batch_size: int = 16  # clips a step, over all processes
-    accumulate: int = 1  # parts that each process takes its share of a batch in; saves memory, changes nothing else
-    optimizer: Literal["adamw", "muon"] | None = None  # None: as the preset's recipe says, here and below
-    learning_rate: float | None = None
+    prediction: Literal["v", "x0"] | None = None  # what the network predicts; None: the preset's choice
+    patch_size: int | None = None  # pixels on a side of a patch, which becomes one token; None: the preset's
+    window_frames: int | None = None  # maximum number of frames in the network's context; None: the preset's
+    clip_frames: int | None = None  # frames in a training clip; None: the window
+    clip_stride: int = 8  # frames from the start of one clip to the start of the next
+    max_steps: int | None = None  # optimizer steps; None: as many as --epochs need
+    epochs: int | None = None  # passes over the training clips; None: 1, if max_steps is None too
+    batch_size: int = 16  # clips in a step, over all processes
+    accumulate: int = 1  # micro-batches in a step of each process; more need less memory and give the same result
+    optimizer: Literal["adamw", "muon"] | None = None  # None: the preset's recipe
+    learning_rate: float | None = None  # None: the preset's recipe
     weight_decay: float = 0.01
-    warmup_steps: int = 200  # the learning rate rises from 0 over these
-    decay_fraction: float = 0.2  # and falls to 0 over this last share of the run
-    clip_grad_norm: float = 1.0
-    ema_decay: float = 0.999  # of the averaged weights that are saved; ramps up from 0
-    noise_levels: NoiseLevels | None = None  # how they are spread, and what is looked back at: see training/loss.py
-    scheduled_sampling: float | None = (
-        None  # share of the clips in which the network looks back at frames of its own making
-    )
+    warmup_steps: int = 200  # steps in which the learning rate rises from 0
+    decay_fraction: float = 0.2  # last share of the run, in which the learning rate falls to 0
+    clip_grad_norm: float = 1.0  # maximum norm of the gradient
+    ema_decay: float = 0.999  # of the averaged weights, which are saved; rises from 0 in the first steps
+    noise_levels: NoiseLevels | None = None  # their distribution (see training/loss.py); None: the preset's recipe
+    scheduled_sampling: float | None = None  # share of clips whose context the network predicts itself; None: recipe
     action_dropout: float = 0.1  # share of clips whose actions are all hidden
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    bf16: bool | None = None  # bfloat16 autocast (weights stay float32); None: where the device is fast at it
-    compile: bool = False  # torch.compile, block by block
-    activation_checkpointing: bool = False  # run each block again for its gradient: slower, in a fraction of the memory
+    bf16: bool | None = None  # bfloat16 autocast (weights stay float32); None: if the device has native bfloat16
+    compile: bool = False  # torch.compile of each block
+    activation_checkpointing: bool = False  # recompute activations in the backward pass: slower, but less memory
     log_every: int = 20  # steps
-    val_every: int = 500
-    val_batches: int = 16
-    epoch_clips: int | None = None  # of val, measured when an epoch or the run ends; None: all of val, each frame once
-    rollout_every: int = 1000
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 3  # the newest ones; older ones are deleted, but for the best of those validated
-    max_bad_steps: int = 10  # in a row, skipped because loss or gradient is not finite; then the run ends
-    max_bad_fraction: float = 0.01  # unreadable records that are put up with
-    resume: str = ""  # "auto": the run folder's latest whole checkpoint, if there is one; or a checkpoint's path
-    init_from: str = ""  # a checkpoint's path, or "user/name" on the Hub: a new run begins with its weights
-    wandb: Literal["auto", "online", "offline", "off"] = "auto"  # auto: online when logged in, else off
+    val_every: int = 500  # steps
+    val_batches: int = 16  # validation batches
+    epoch_clips: int | None = None  # val clips for the metrics at the end of an epoch or the run; None: all of val
+    rollout_every: int = 1000  # steps
+    checkpoint_every: int = 500  # steps
+    keep_checkpoints: int = 3  # number of newest checkpoints to keep; the best one by validation loss is kept too
+    max_bad_steps: int = 10  # consecutive steps with a loss or gradient that is not finite, after which the run ends
+    max_bad_fraction: float = 0.01  # maximum share of records that cannot be read
+    resume: str = ""  # "auto": the newest undamaged checkpoint of the run folder, if any; or the path of a checkpoint
+    init_from: str = ""  # checkpoint whose weights a new run starts from: a path, or "user/name" on the Hub
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"  # auto: online if logged in, else off
     wandb_project: str = "dreamrun"
     wandb_entity: str | None = None
 
@@ -91,21 +91,29 @@ class TrainConfig:
             "epochs",
             "epoch_clips",
         ):
-            self._at_least(name, 1)
-        self._at_least("warmup_steps", 0)
+            self._check_at_least(name, 1)
+        self._check_at_least("warmup_steps", 0)
         for name in ("decay_fraction", "ema_decay", "action_dropout", "scheduled_sampling", "max_bad_fraction"):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}: it must be positive")
 
-    def _at_least(self, name: str, least: int) -> None:
+    def _check_at_least(self, name: str, minimum: int) -> None:
         value = getattr(self, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}: it must be at least {least}")
+        if value is not None and value < minimum:
+            raise ValueError(f"{name} is {value}: it must be at least {minimum}")
 
 
 def with_recipe(config: TrainConfig) -> TrainConfig:
-    """The preset's recipe in place of what is None."""
+    """Replace the options that are None with those of the preset's recipe."""
     recipe = asdict(RECIPES.get(config.preset, PUBLISHED))
     return replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
+
+
+def num_training_steps(config: TrainConfig, batches_per_epoch: int) -> int:
+    """Optimizer steps of the whole run: the smaller of `max_steps` and `epochs`; one epoch if neither is given."""
+    epoch_steps = (config.epochs or 1) * batches_per_epoch
+    if config.max_steps is None:
+        return epoch_steps
+    return min(config.max_steps, epoch_steps) if config.epochs else config.max_steps

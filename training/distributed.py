@@ -1,113 +1,155 @@
-"""Rank, world size, what ranks tell each other, and the device of this process, as torchrun sets them.
+"""Rank and world size as torchrun sets them, and communication between ranks.
 
-In a process that stands alone everything here works as if it were the only rank.
+In a process that was not started by torchrun, every function works as for a single rank.
 """
 
 from __future__ import annotations
 
 import os
-import time
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-LAST_WORD_SECS = 5.0  # torchrun ends all ranks when one has ended; so long the others leave rank 0 to say why
-MISTAKE = 2  # exit code, as in cli.py
+T = TypeVar("T")
+ERROR_EXIT_CODE = 2  # for a user's mistake, as in cli.py
 
 
 def rank() -> int:
-    """This process's number among all, 0 when alone."""
+    """Number of this process, from 0."""
     return int(os.environ.get("RANK", 0))
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def print0(message: str, file: TextIO | None = None) -> None:
-    """Print, once over all ranks."""
+    """Print on rank 0 only."""
     if rank() == 0:
         print(message, file=file)
 
 
 def num_restarts() -> int:
-    """How often torchrun has started this run again, after a rank failed."""
+    """How many times torchrun has restarted this run after a rank failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the other ranks, where torchrun has started several."""
+    """Connect the ranks, if torchrun has started more than one."""
     if world_size() == 1:
         yield
         return
-    # NCCL for what is on GPUs, gloo for what is not. Long, as the others wait while rank 0 indexes a large data set.
+    # NCCL for tensors on GPUs, gloo for the rest. The timeout is long, as ranks wait while rank 0 indexes a data set.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(hours=1))
     yield
-    dist.destroy_process_group()  # not after an error: it could wait for ranks that are gone
+    dist.destroy_process_group()  # not after an error: it may wait for ranks that have ended
 
 
-def all_gather_object(value: Any) -> list[Any]:
-    """Every rank's (picklable) value, by rank, on every rank."""
+def all_gather_object(value: T) -> list[T]:
+    """Return the picklable values of all ranks, in the order of ranks, on every rank."""
     if not dist.is_initialized():
         return [value]
-    values = [None] * world_size()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
-def all_reduce_max(status: int) -> int:
-    """The highest number that any rank has come with. Goes between CPUs: waits for the ranks, for no device."""
+def barrier() -> None:
+    """Wait until every rank has come here."""
+    all_gather_object(None)
+
+
+def all_reduce_max(value: int) -> int:
+    """The largest value of all ranks. Uses the CPUs: it waits for the other ranks, but not for the device."""
     if not dist.is_initialized():
-        return status
-    box = torch.tensor(status)
-    dist.all_reduce(box, dist.ReduceOp.MAX)
-    return int(box)
+        return value
+    tensor = torch.tensor(int(value))
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return int(tensor)
 
 
 def all_reduce_mean(value: Tensor) -> Tensor:
-    """The mean of the ranks' tensors, on their device, which is not waited for."""
+    """The mean of the tensors of all ranks, in place, without waiting for the device."""
     if dist.is_initialized():
         dist.all_reduce(value)
         value /= world_size()
     return value
 
 
-def raise_on_all_ranks(function: Callable[[], Any]) -> Any:
-    """Call a function on every rank; a mistake on one ends all, and is told once.
+def raise_on_all_ranks(function: Callable[[], T]) -> T:
+    """Call a function on every rank. If it fails on one, fail on all, with one error message.
 
     Raises:
-        ValueError: on rank 0, the first rank's mistake (ValueError or OSError).
-        SystemExit: on the others, without a word.
+        ValueError, OSError: the function's error, if there is one rank.
+        SystemExit: on every rank if there are several, after rank 0 has printed the first failed rank's error.
     """
-    result, mistake = None, None
+    if not dist.is_initialized():
+        return function()
+    result, error_message = None, None
     try:
         result = function()
     except (ValueError, OSError) as error:
-        mistake = str(error)
-    first = next(filter(None, all_gather_object(mistake)), None)
+        error_message = str(error)
+        if os.environ.get("DREAMRUN_DEBUG"):
+            traceback.print_exc()
+    fail_on_all_ranks(error_message)
+    return result  # type: ignore[return-value]
+
+
+def fail_on_all_ranks(error_message: str | None) -> None:
+    """Fail on every rank if any rank passes an error message. Every rank must call this.
+
+    Raises:
+        ValueError: with the message, if there is one rank.
+        SystemExit: on every rank if there are several, after rank 0 has printed the first message.
+    """
+    first = next(filter(None, all_gather_object(error_message)), None)
     if first is None:
-        return result
+        return
+    if not dist.is_initialized():
+        raise ValueError(first)
+    exit_on_all_ranks(first)
+
+
+def exit_on_all_ranks(error_message: str) -> None:
+    """Print an error message on rank 0, then end every rank. Every rank must call this.
+
+    torchrun kills all ranks when the first one ends. The barrier keeps every rank alive until rank 0 has printed.
+    """
     if rank() == 0:
-        raise ValueError(first) from None
-    time.sleep(LAST_WORD_SECS)
-    raise SystemExit(MISTAKE)
+        print(f"error: {error_message}", file=sys.stderr, flush=True)
+    barrier()
+    raise SystemExit(ERROR_EXIT_CODE)
 
 
-def rank_zero_first(function: Callable[[], Any]) -> Any:
-    """`agreed`, the others after rank 0: they find what it has left on disk."""
+def print_error_once(error_message: str) -> None:
+    """Print an error that every rank has found before the ranks were connected, such as a wrong option."""
+    if world_size() > 1:
+        with process_group():
+            exit_on_all_ranks(error_message)
+    print(f"error: {error_message}", file=sys.stderr)
+
+
+def rank_zero_first(function: Callable[[], T]) -> T:
+    """Call a function on rank 0, then on the other ranks, which find the files that rank 0 has written.
+
+    Raises as `raise_on_all_ranks`.
+    """
     first = raise_on_all_ranks(function if rank() == 0 else lambda: None)
     others = raise_on_all_ranks(function if rank() > 0 else lambda: None)
-    return first if rank() == 0 else others
+    return first if rank() == 0 else others  # type: ignore[return-value]
 
 
-def broadcast_from_rank_zero(function: Callable[[], Any]) -> Any:
-    """What a function returns on rank 0, on every rank; `agreed`."""
-    return all_gather_object(raise_on_all_ranks(function if rank() == 0 else lambda: None))[0]
+def broadcast_from_rank_zero(function: Callable[[], T]) -> T:
+    """Call a function on rank 0 and return its result on every rank. Raises as `raise_on_all_ranks`."""
+    return all_gather_object(raise_on_all_ranks(function if rank() == 0 else lambda: None))[0]  # type: ignore[return-value]

@@ -1,25 +1,38 @@
-"""Where a run's numbers go: metrics.jsonl always, Weights & Biases when there is an account."""
+"""Logging: metrics.jsonl and Weights & Biases, training speed, and the summary that a run prints when it starts."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import netrc
 import os
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from data.atomic import atomic_file
+from data.dataset import ClipDataset
+from model.dit import WorldModel
+from training.config import TrainConfig
+from training.device import describe_device, uses_bf16
+from training.distributed import print0, world_size
 
 METRICS_FILE = "metrics.jsonl"
+COMMANDS_FILE = "commands.jsonl"
 
 
 class MetricsLog:
-    """An object a line in `metrics.jsonl`; the same numbers to Weights & Biases, which is never waited for nor needed.
+    """Writes one JSON object a line to `metrics.jsonl`, and the same metrics to Weights & Biases.
+
+    Training works without Weights & Biases and never waits for it.
 
     Args:
-        step: steps done so far; lines of later steps, from before a resume, are dropped.
-        run_id: of the Weights & Biases run to go on with.
+        step: steps done so far. Lines of later steps, from before a resume, are dropped.
+        mode: "auto", "online", "offline" or "off", of Weights & Biases.
+        settings: shown there as the config of the run.
+        wandb_id: of the Weights & Biases run to continue.
     """
 
     def __init__(
@@ -30,32 +43,36 @@ class MetricsLog:
         project: str,
         entity: str | None,
         settings: dict,
-        run_id: str | None = None,
+        wandb_id: str | None = None,
     ):
         self._path = folder / METRICS_FILE
         _drop_later_lines(self._path, step)
-        self._wandb = _start_wandb(folder, mode, project, entity, settings, run_id)
-        self.run_id: str | None = self._wandb.id if self._wandb else run_id
+        self._wandb = _start_wandb(folder, mode, project, entity, settings, wandb_id)
+        self.wandb_id: str | None = self._wandb.id if self._wandb else wandb_id
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Write numbers, named like `train/loss`. A full disk costs the line and a warning."""
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Write metrics, named like `train/loss`. Values that are not finite are left out: JSON cannot hold them.
+
+        On a full disk the line is lost, with a warning.
+        """
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         size = self._path.stat().st_size if self._path.exists() else 0
         try:
             with self._path.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
         except OSError as error:
-            print(f"warning: {self._path}, step {step}: {error}", file=sys.stderr)
+            print(f"warning: cannot write the metrics of step {step} to {self._path}: {error}", file=sys.stderr)
             with contextlib.suppress(OSError):
-                os.truncate(self._path, size)  # no half line
-        self._send(values, step)
+                os.truncate(self._path, size)  # remove a partial line
+        self._send(metrics, step)
 
-    def show(self, step: int, name: str, path: Path) -> None:
-        """Send an mp4 or a picture to Weights & Biases."""
+    def log_media(self, step: int, name: str, path: Path) -> None:
+        """Send an mp4 or an image to Weights & Biases."""
         if self._wandb:
             import wandb
 
-            video = path.suffix == ".mp4"
-            self._send({name: wandb.Video(str(path), format="mp4") if video else wandb.Image(str(path))}, step)
+            is_video = path.suffix == ".mp4"
+            self._send({name: wandb.Video(str(path), format="mp4") if is_video else wandb.Image(str(path))}, step)
 
     def close(self) -> None:
         """Finish the Weights & Biases run."""
@@ -66,32 +83,83 @@ class MetricsLog:
         if self._wandb:
             try:
                 self._wandb.log(values, step=step)
-            except Exception as error:  # a lost connection must not cost the run
-                print(f"warning: Weights & Biases: {error}; going on without it", file=sys.stderr)
+            except Exception as error:  # training goes on without the connection
+                print(f"warning: Weights & Biases: {error}; training continues without it", file=sys.stderr)
                 self._wandb = None
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The objects of a metrics file; a line that was cut off by a kill is passed over."""
-    return [values for line in path.read_text().splitlines() if (values := _values(line))]
+    """The objects of a JSON lines file. A partial line, which a killed process leaves behind, is skipped."""
+    return [values for line in path.read_text().splitlines() if (values := _parse_line(line))]
+
+
+def append_command(run_folder: Path, command: str, step: int) -> None:
+    """Note in `commands.jsonl` with which command training started and at which step. Model cards show it."""
+    with (run_folder / COMMANDS_FILE).open("a") as file:
+        file.write(json.dumps({"command": command, "step": step}) + "\n")
+
+
+class Throughput:
+    """Training speed between two log lines. Time spent on validation and checkpoints does not count.
+
+    Args:
+        step: steps done so far.
+        wait_secs: total time spent waiting for data so far.
+    """
+
+    def __init__(self, step: int, wait_secs: float):
+        self._start_time, self._start_step, self._start_wait_secs = time.perf_counter(), step, wait_secs
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the time in this context."""
+        start_time = time.perf_counter()
+        yield
+        self._start_time += time.perf_counter() - start_time
+
+    def read(self, step: int, wait_secs: float, batch_size: int) -> dict[str, float]:
+        """Clips per second and the share of time spent waiting for data, both since the last `read`."""
+        now = time.perf_counter()
+        secs = now - self._start_time
+        num_clips = (step - self._start_step) * batch_size
+        waited = wait_secs - self._start_wait_secs
+        self._start_time, self._start_step, self._start_wait_secs = now, step, wait_secs
+        return {"train/clips_per_sec": num_clips / secs, "train/data_wait": waited / secs}
+
+
+def print_summary(config: TrainConfig, model: WorldModel, data: ClipDataset, max_steps: int) -> None:
+    """Print what runs: device, ranks, model, data and length, on rank 0."""
+    num_parameters = sum(p.numel() for p in model.parameters())
+    precision = "bfloat16" if uses_bf16(model.device, config.bf16) else "float32"
+    print0(f"device: {describe_device(model.device)}; {precision}")
+    if world_size() > 1:
+        print0(f"ranks: {world_size()}, each with {config.batch_size // world_size()} clips of a batch")
+    print0(f"model: {config.preset}, {num_parameters / 1e6:.2f} M parameters, {model.config.prediction} prediction")
+    print0(
+        f"data: {config.data}: {len(data.index.lengths)} records, {data.num_clips} clips of {data.clip_frames} frames, "
+        f"{data.num_batches(config.batch_size)} batches of {config.batch_size} an epoch"
+    )
+    if data.metadata.actions.unconditional:
+        print0("this data has no actions: the model learns to continue play, but nobody can steer it")
+    print0(f"run: {config.out}, {max_steps} steps")
 
 
 def _drop_later_lines(path: Path, step: int) -> None:
     if not path.is_file():
         return
-    kept = [values for values in read_metrics(path) if values["step"] <= step]
+    lines = [values for values in read_metrics(path) if values["step"] <= step]
     with atomic_file(path) as temporary:
-        temporary.write_text("".join(json.dumps(values) + "\n" for values in kept))
+        temporary.write_text("".join(json.dumps(values) + "\n" for values in lines))
 
 
-def _values(line: str) -> dict | None:
+def _parse_line(line: str) -> dict | None:
     try:
         return json.loads(line)
     except ValueError:
         return None
 
 
-def _logged_in() -> bool:
+def _is_logged_in() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
@@ -100,13 +168,13 @@ def _logged_in() -> bool:
         return False
 
 
-def _start_wandb(folder: Path, mode: str, project: str, entity: str | None, settings: dict, run_id: str | None):
-    """A Weights & Biases run, or None. Never prompts: without an account "online" becomes "offline"."""
+def _start_wandb(folder: Path, mode: str, project: str, entity: str | None, settings: dict, wandb_id: str | None):
+    """Start a Weights & Biases run, or return None. It never prompts: without an account, "online" is "offline"."""
     if mode == "auto":
-        mode = "online" if _logged_in() else "off"
+        mode = "online" if _is_logged_in() else "off"
     if mode == "off":
         return None
-    if mode == "online" and not _logged_in():
+    if mode == "online" and not _is_logged_in():
         print("warning: not logged in to Weights & Biases: logging offline (wandb login, wandb sync)", file=sys.stderr)
         mode = "offline"
     try:
@@ -118,11 +186,11 @@ def _start_wandb(folder: Path, mode: str, project: str, entity: str | None, sett
             dir=str(folder),
             name=folder.name,
             config=settings,
-            mode=mode,
-            id=run_id,
-            resume="allow" if run_id else None,
+            mode=mode,  # type: ignore[arg-type]
+            id=wandb_id,
+            resume="allow" if wandb_id else None,
             settings=wandb.Settings(console="off", silent=True),
         )
-    except Exception as error:  # whatever it is, training matters more
-        print(f"warning: Weights & Biases could not start: {error}; going on without it", file=sys.stderr)
+    except Exception as error:  # training works without it
+        print(f"warning: Weights & Biases could not start: {error}; training continues without it", file=sys.stderr)
         return None

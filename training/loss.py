@@ -1,4 +1,4 @@
-"""The one loss, for training and validation.
+"""The diffusion loss and its noise, for training and validation; scheduled sampling.
 
 Shapes: B clips, T frames, C channels, H x W pixels, A action vector.
 """
@@ -10,43 +10,49 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.pixels import to_levels
 from model.config import ModelConfig
 from model.diffusion import add_noise, frame_alpha_bar, v_from_x0_eps, x0_from_prediction
 
-# An x0 network's loss is weighed by 1 / (1 - alpha_bar), held down below this (that is below u = 0.03).
+# The x0 loss has the weight 1 / (1 - alpha_bar). The denominator is clamped here, which matters below u = 0.03.
 MIN_NOISE_POWER = 0.01
-PAST_LEVEL = 0.1  # teacher forcing: levels of the past lie below it, as does the context noise of a dream
-SHIFT = 3.0  # teacher forcing: levels lie nearer to pure noise, where a frame is dreamt from its past alone
-SCHEDULED_SAMPLING_PASSES = 3  # of `with_own_frames`
+MAX_CONTEXT_NOISE_LEVEL = 0.1  # teacher forcing: the context is noised to levels below this, as in a rollout
+TIMESTEP_SHIFT = 3.0  # teacher forcing: shifts levels towards pure noise, where only the context tells what comes next
+SCHEDULED_SAMPLING_PASSES = 3  # of `apply_scheduled_sampling`
 
 NoiseLevels = Literal["uniform", "logit-normal", "teacher-forcing"]  # see `draw_noise`
 
 
 @dataclass(frozen=True)
 class Noise:
-    """What is random in the loss, drawn apart so that two losses can share it."""
+    """All random numbers of the loss. They are drawn before it, so that two losses can share them."""
 
     levels: Tensor  # (B, T) in [0, 1], independent for each frame (diffusion forcing, arXiv 2407.01392)
     eps: Tensor  # (B, T, C, H, W) standard normal
-    coins: Tensor  # (B,) uniform in [0, 1), for `drop_actions`
-    uniform: Tensor  # (B, T) in [0, 1), what the levels were made from
-    # Of a second, nearly clean copy of the clip, which is what the frames look back at; None: they see one another.
-    past: tuple[Tensor, Tensor] | None = None  # its levels (B, T) and eps (B, T, C, H, W)
+    clip_uniform: Tensor  # (B,) in [0, 1): decides on action dropout and scheduled sampling of each clip
+    level_uniform: Tensor  # (B, T) in [0, 1): `to_noise_levels` made the levels from these
+    # Teacher forcing: noise of the context, a second, nearly clean copy of the clip. The noisy frames attend to it.
+    # None: the noisy frames attend to one another.
+    context_levels: Tensor | None = None  # (B, T)
+    context_eps: Tensor | None = None  # (B, T, C, H, W)
 
 
 def draw_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device, kind: NoiseLevels = "uniform") -> Noise:
-    """Noise for frames of `shape` (B, T, C, H, W), each clip's from its own seed, uint64 (B,), alone.
+    """Draw noise for frames of `shape` (B, T, C, H, W). Each clip's noise depends only on its own seed, uint64 (B,).
 
-    So it is the same whatever batch, micro-batch or rank the clip is in. One generator, seeded again for each clip,
-    is faster on a CPU than one draw for all (46 ms to 75 for 32 clips of 32 frames of 64x64, as a clip fits the cache);
-    on a GPU it is two launches a clip, and nothing waits for the device.
+    So a clip has the same noise in every batch, micro-batch and rank. On a CPU, seeding one generator again for each
+    clip is faster than one draw for the whole batch (46 ms against 75 ms for 32 clips of 32 frames of 64x64, because a
+    clip fits into the cache). On a GPU it takes two kernel launches a clip, and nothing waits for the device.
 
-    "uniform": levels as they come (diffusion forcing). "logit-normal": the middle ones more often (arXiv 2403.03206,
-    section 3.1). "teacher-forcing": high ones more often (the same, eq. 23), and each frame looks back at nearly clean
-    ones, as in a dream: in diffusion forcing a frame hardly ever sees two clean ones before it, and motion takes two.
+    Args:
+        kind: distribution of the noise levels.
+            "uniform": uniform in [0, 1) (diffusion forcing).
+            "logit-normal": middle levels more often (arXiv 2403.03206, section 3.1).
+            "teacher-forcing": high levels more often (arXiv 2403.03206, eq. 23), and each frame attends to a nearly
+            clean context, as in a rollout. In diffusion forcing a frame rarely has two clean frames before it, but the
+            network needs two to see motion.
     """
     batch, num_frames = shape[:2]
     num_drawn = 2 * num_frames if kind == "teacher-forcing" else num_frames
@@ -57,112 +63,147 @@ def draw_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device, kind:
         generator.manual_seed(seed)
         uniform[clip].uniform_(generator=generator)
         eps[clip].normal_(generator=generator)
-    coins, own, rest = uniform.split((1, num_frames, num_drawn - num_frames), dim=1)
-    past = (PAST_LEVEL * rest, eps[:, num_frames:]) if kind == "teacher-forcing" else None
-    return Noise(to_noise_levels(own, kind), eps[:, :num_frames], coins[:, 0], own, past)
+    clip_uniform, level_uniform, context_uniform = uniform.split((1, num_frames, num_drawn - num_frames), dim=1)
+    noise = Noise(to_noise_levels(level_uniform, kind), eps[:, :num_frames], clip_uniform[:, 0], level_uniform)
+    if kind != "teacher-forcing":
+        return noise
+    context_levels = MAX_CONTEXT_NOISE_LEVEL * context_uniform
+    return replace(noise, context_levels=context_levels, context_eps=eps[:, num_frames:])
 
 
 def validation_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device) -> Noise:
-    """Noise as in `draw_noise` to judge by, whatever the training: a nearly clean past, and uniform levels."""
+    """Noise for validation, the same for every kind of training: uniform levels and a nearly clean context.
+
+    Arguments as for `draw_noise`.
+    """
     noise = draw_noise(shape, seeds, device, "teacher-forcing")
-    return replace(noise, levels=noise.uniform)
+    return replace(noise, levels=noise.level_uniform)
 
 
 def to_noise_levels(uniform: Tensor, kind: NoiseLevels) -> Tensor:
-    """Uniform numbers in [0, 1) -> noise levels of the same shape."""
+    """Uniform numbers in [0, 1) -> noise levels of the same shape, distributed as `kind` says."""
     if kind == "uniform":
         return uniform
     if kind == "logit-normal":
         return torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)).sigmoid()
-    return SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
+    return TIMESTEP_SHIFT * uniform / (1 + (TIMESTEP_SHIFT - 1) * uniform)
 
 
-def drop_actions(actions: Tensor, share: float, coins: Tensor) -> Tensor:
-    """Hide all actions of a share of the clips, so that the network also learns to go on without any."""
-    return actions * (coins >= share)[:, None, None]
+def drop_actions(actions: Tensor, share: float, clip_uniform: Tensor) -> Tensor:
+    """Replace all actions of a share of the clips with zeros, so that the network also learns without actions.
+
+    Args:
+        actions: (B, T, A).
+        share: of the clips, in [0, 1]. Clips with the lowest `clip_uniform` (B,) lose their actions.
+    """
+    return actions * (clip_uniform >= share)[:, None, None]
 
 
 def diffusion_loss(
-    model, config: ModelConfig, x0: Tensor, actions: Tensor, noise: Noise, seen: Tensor | None = None
+    model: nn.Module,
+    config: ModelConfig,
+    x0: Tensor,
+    actions: Tensor,
+    noise: Noise,
+    context_frames: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The v loss, `|v_hat - v|^2`, whether the network puts out v or x0.
+    """The v loss, `|v_hat - v|^2`, for networks that predict v and for networks that predict x0.
 
-    For x0 networks that is `|x0_hat - x0|^2 / (1 - alpha_bar)` (arXiv 2202.00512, section 4).
+    For x0 networks it is `|x0_hat - x0|^2 / (1 - alpha_bar)` (arXiv 2202.00512, section 4).
 
     Args:
-        model: a `WorldModel`, compiled or not.
+        model: a `WorldModel`, possibly compiled or wrapped in DDP.
         x0: (B, T, C, H, W) clean frames in [-1, 1].
         actions: (B, T, A).
-        seen: (B, T, C, H, W) what is looked back at in place of x0; None: x0 itself.
+        context_frames: (B, T, C, H, W) the network attends to these in place of x0; None: x0 itself.
 
     Returns:
-        Loss of each frame (B, T), a mean over its numbers; and the x0 that the network saw, shaped as x0.
+        Loss of each frame (B, T), a mean over its pixels and channels; and the predicted x0, shaped as x0.
     """
     ab = frame_alpha_bar(noise.levels)
-    x_u, prediction = _run(model, x0, actions, noise, x0 if seen is None else seen)
+    x_u, prediction = _predict(model, x0, actions, noise, x0 if context_frames is None else context_frames)
     x0_hat = x0_from_prediction(prediction, x_u, ab, config.prediction)
-    if config.prediction == "v" and seen is None:
-        squared = (prediction - v_from_x0_eps(x0, noise.eps, ab)).square()
+    if config.prediction == "v" and context_frames is None:
+        squared_error = (prediction - v_from_x0_eps(x0, noise.eps, ab)).square()
     else:
-        squared = (x0_hat - x0).square() / (1 - ab).clamp(min=MIN_NOISE_POWER)
-    return squared.mean(dim=(2, 3, 4)), x0_hat
+        squared_error = (x0_hat - x0).square() / (1 - ab).clamp(min=MIN_NOISE_POWER)
+    return squared_error.mean(dim=(2, 3, 4)), x0_hat
 
 
-def _run(model, x0: Tensor, actions: Tensor, noise: Noise, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """The noised frames, and what the network makes of them, both shaped as x0."""
+def _predict(
+    model: nn.Module, x0: Tensor, actions: Tensor, noise: Noise, context_frames: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Add noise and run the network: the noisy frames and the prediction, both shaped as x0."""
     ab = frame_alpha_bar(noise.levels)
-    if noise.past is None:  # frames are looked back at as they are noised themselves
-        x_u = add_noise(seen, noise.eps, ab)
+    if noise.context_levels is None or noise.context_eps is None:  # diffusion forcing: the noisy frames are the context
+        x_u = add_noise(context_frames, noise.eps, ab)
         return x_u, model(x_u, noise.levels, actions)
     x_u = add_noise(x0, noise.eps, ab)
-    levels, eps = noise.past
-    past = add_noise(seen, eps, frame_alpha_bar(levels))
-    # One run over both copies, each frame at its own place in time.
+    context = add_noise(context_frames, noise.context_eps, frame_alpha_bar(noise.context_levels))
+    # One forward pass over both copies of the clip. Both copies of a frame have the same position in time.
     mask, positions = teacher_forcing_mask(x0.shape[1], x0.device)
-    frames, levels = torch.cat((past, x_u), dim=1), torch.cat((levels, noise.levels), dim=1)
+    frames, levels = torch.cat((context, x_u), dim=1), torch.cat((noise.context_levels, noise.levels), dim=1)
     prediction = model(frames, levels, torch.cat((actions, actions), dim=1), mask, positions)
     return x_u, prediction[:, x0.shape[1] :]
 
 
 def teacher_forcing_mask(num_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For a clean copy of T frames followed by a noisy one: (2T, 2T), True where a row may look; (2T,) positions.
+    """Attention mask and positions for a clean copy of T frames followed by a noisy copy.
 
-    Every frame sees the clean frames before it, and itself (as in block diffusion, arXiv 2503.09573, section 3.1).
+    Every frame attends to the clean frames before it and to itself (block diffusion, arXiv 2503.09573, section 3.1).
+
+    Returns:
+        (2T, 2T) bool, True where the frame of a row may attend to the frame of a column; and (2T,) int64 positions.
     """
     positions = torch.arange(num_frames, device=device).repeat(2)
     is_clean = torch.arange(2 * num_frames, device=device) < num_frames
-    itself = torch.eye(2 * num_frames, dtype=torch.bool, device=device)
-    return itself | (is_clean & (positions < positions[:, None])), positions
+    is_same = torch.eye(2 * num_frames, dtype=torch.bool, device=device)
+    return is_same | (is_clean & (positions < positions[:, None])), positions
 
 
 @torch.no_grad()
 def apply_scheduled_sampling(
-    model, config: ModelConfig, x0: Tensor, actions: Tensor, noise: Noise, kind: NoiseLevels, share: float
+    model: nn.Module,
+    config: ModelConfig,
+    x0: Tensor,
+    actions: Tensor,
+    noise: Noise,
+    kind: NoiseLevels,
+    share: float,
 ) -> Tensor:
-    """x0 with the frames of a share of the clips as the network itself makes them, for it to learn from its errors.
+    """Replace the frames of a share of the clips with the network's own predictions of them.
 
-    A dream looks back at its own frames, training at real ones: that is where drift comes from. Each frame is predicted
-    in one run, from other noise levels than in the loss, and rounded to 8 bits, as dreams are when they are shown. The
-    next pass looks back at what the last one made, so that errors grow on errors without a dream frame by frame
-    (parallel scheduled sampling, arXiv 1906.04331).
+    In a rollout the context consists of generated frames, in training of real frames. This difference makes rollouts
+    drift; training on generated context reduces it. One forward pass predicts all frames of a clip, at other noise
+    levels than in the loss, and rounds them to 8 bits, as a rollout does. The next pass takes this result as context:
+    errors build on errors without a frame-by-frame rollout (parallel scheduled sampling, arXiv 1906.04331).
 
     Args:
-        x0, actions, noise: as for `diffusion_loss`, which takes the result as `seen`.
-        kind: how `noise` was drawn.
-        share: of the clips; those whose coins are highest, as those with the lowest have their actions hidden. A third
-            of them goes through one pass, a third through two, a third through three.
+        x0, actions, noise: as for `diffusion_loss`, which takes the result as `context_frames`.
+        kind: the kind of `noise`.
+        share: of the clips, in [0, 1]. Clips with the highest `clip_uniform` are chosen, since those with the lowest
+            lose their actions. A third of the chosen clips gets one pass, a third two, a third three.
+
+    Returns:
+        (B, T, C, H, W) in [-1, 1]; `x0` itself if `share` is 0.
     """
     if not share:
         return x0
-    seen = x0.clone()
+    context_frames = x0.clone()
     for number in range(SCHEDULED_SAMPLING_PASSES):
-        own = noise.coins >= 1 - share * (1 - number / SCHEDULED_SAMPLING_PASSES)
-        if not own.any():
+        chosen = noise.clip_uniform >= 1 - share * (1 - number / SCHEDULED_SAMPLING_PASSES)
+        if not chosen.any():
             break
-        uniform = (noise.uniform[own] + (number + 1) / (SCHEDULED_SAMPLING_PASSES + 1)) % 1
-        past = noise.past and tuple(drawn[own] for drawn in noise.past)
-        turned = Noise(to_noise_levels(uniform, kind), noise.eps[own], noise.coins[own], uniform, past)
-        x_u, prediction = _run(model, x0[own], actions[own], turned, seen[own])
-        made = x0_from_prediction(prediction, x_u, frame_alpha_bar(turned.levels), config.prediction)
-        seen[own] = to_levels(made) / 127.5 - 1
-    return seen
+        rotated_uniform = (noise.level_uniform[chosen] + (number + 1) / (SCHEDULED_SAMPLING_PASSES + 1)) % 1
+        pass_noise = Noise(
+            levels=to_noise_levels(rotated_uniform, kind),
+            eps=noise.eps[chosen],
+            clip_uniform=noise.clip_uniform[chosen],
+            level_uniform=rotated_uniform,
+            context_levels=None if noise.context_levels is None else noise.context_levels[chosen],
+            context_eps=None if noise.context_eps is None else noise.context_eps[chosen],
+        )
+        x_u, prediction = _predict(model, x0[chosen], actions[chosen], pass_noise, context_frames[chosen])
+        x0_hat = x0_from_prediction(prediction, x_u, frame_alpha_bar(pass_noise.levels), config.prediction)
+        context_frames[chosen] = to_levels(x0_hat) / 127.5 - 1
+    return context_frames

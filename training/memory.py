@@ -1,8 +1,9 @@
-"""When memory runs out: what would fit instead."""
+"""Out of memory: one clear error with advice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -10,37 +11,36 @@ from training.config import TrainConfig
 from training.distributed import rank, world_size
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says so, of a GPU or of a CPU."""
+@contextmanager
+def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
+    """Turn an out-of-memory error of a GPU or CPU into a ValueError that says what to change.
+
+    The rank that ran out of memory raises it by itself: the other ranks may be waiting for its gradients.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(out_of_memory_advice(config)) from None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch ran out of memory, on a GPU or on a CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def memory_advice(config: TrainConfig, step: Callable[[int], None]) -> str:
-    """Which batch size would fit, found by trying.
-
-    Args:
-        step: trains on a batch of so many clips.
-    """
-    if world_size() > 1:  # a rank that tries alone would wait for the others
-        return f"out of memory on rank {rank()}: choose a higher --accumulate than {config.accumulate}"
-    size = config.batch_size // config.accumulate
-    while size > 1:
-        size //= 2
-        if _fits(step, size * config.accumulate):
-            return (
-                f"out of memory with --batch-size {config.batch_size}: {size * config.accumulate} would fit, "
-                f"or the same batch in more parts, with --accumulate {config.batch_size // size}"
-            )
-    return "out of memory even with one clip at a time: choose a smaller --preset or fewer --clip-frames"
-
-
-def _fits(step: Callable[[int], None], batch_size: int) -> bool:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    try:
-        step(batch_size)
-        return True
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        return False
+def out_of_memory_advice(config: TrainConfig) -> str:
+    """An error message that names the options which save memory."""
+    where = f"out of memory on rank {rank()}" if world_size() > 1 else "out of memory"
+    clips = config.batch_size // (world_size() * config.accumulate)
+    advice = []
+    if clips > 1:
+        advice += [
+            f"a smaller --batch-size (now {config.batch_size})",
+            f"a higher --accumulate (now {config.accumulate}), which gives the same result",
+        ]
+    if not config.activation_checkpointing:
+        advice.append("--activation-checkpointing, which is slower and gives the same result")
+    advice.append("a smaller --preset or fewer --clip-frames")
+    return f"{where} with {clips} {'clip' if clips == 1 else 'clips'} at a time: try {'; '.join(advice)}"

@@ -1,30 +1,26 @@
-"""Model cards: what a checkpoint is, how to use it, how it was made, what was measured."""
+"""Model cards: what a checkpoint is, how to use it, which commands made it, what was measured."""
 
 from __future__ import annotations
 
 import json
-import shlex
-from dataclasses import MISSING, fields
 from pathlib import Path
 
-from data.games.collect import CollectConfig
 from data.metadata import METADATA_FILE
 from model.dit import WorldModel
-from training.config import TrainConfig
-from training.logging import METRICS_FILE, read_metrics
+from training.config import TRAIN_CONFIG_FILE
+from training.logging import COMMANDS_FILE, METRICS_FILE, read_metrics
 
 CARD_FILE = "README.md"
-TRAIN_CONFIG_FILE = "train_config.json"
-LIBRARY = "library_name: dreamrun"  # by which our cards are told from the Hub library's own
+LIBRARY = "library_name: dreamrun"  # our cards have this line; those that the Hub's library writes do not
 SHOWN_METRICS = ("train/loss", "val/loss", "epoch/val_loss", "epoch/psnr", "epoch/ssim", "val/action_ratio")
 
 
 def model_card(name: str, model: WorldModel, checkpoint: Path, report: str = "") -> str:
-    """A README for a checkpoint; it says as much as the run folder around the checkpoint and the data set tell.
+    """A README for a checkpoint. What it says about training comes from the run folder around the checkpoint.
 
     Args:
-        name: a folder, or user/name on the Hub, to load it by.
-        report: what was measured on held-out play, in Markdown.
+        name: the name to load it by: a folder, or user/name on the Hub.
+        report: results on held-out play, in Markdown.
     """
     config, game = model.config, model.game
     architecture = {
@@ -37,7 +33,7 @@ def model_card(name: str, model: WorldModel, checkpoint: Path, report: str = "")
     }
     options = ", ".join(f"{name}={value}" for name, value in game.environment_options)
     metrics = last_metrics(checkpoint)
-    made = commands(checkpoint)
+    made_by = commands(checkpoint)
     parts = [
         f"---\n{LIBRARY}\ntags: [world-model, diffusion, reinforcement-learning]\n---",
         f"# {name.split('/')[-1]}",
@@ -50,8 +46,9 @@ def model_card(name: str, model: WorldModel, checkpoint: Path, report: str = "")
         ),
         _table(("", ""), architecture),
     ]
-    if made:
-        parts += ["## How it was made", _fenced("bash", *made), training_budget(checkpoint)]
+    if made_by:
+        parts += ["## How it was made", _fenced("bash", *made_by)]
+    parts.append(training_budget(checkpoint))
     if metrics:
         parts += [_table(("metric", "last value"), {name: f"{value:.4g}" for name, value in metrics.items()})]
     if report:
@@ -60,84 +57,87 @@ def model_card(name: str, model: WorldModel, checkpoint: Path, report: str = "")
 
 
 def has_card(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint with a card of ours."""
+    """Whether a folder holds a checkpoint with a card that we wrote."""
     path = folder / CARD_FILE
     return path.is_file() and LIBRARY in path.read_text()
 
 
 def last_metrics(checkpoint: Path) -> dict[str, float]:
-    """The last value of each metric worth showing, up to the checkpoint's step; none without the run's folder."""
+    """The last value of each of SHOWN_METRICS up to the checkpoint's step; empty without the run folder."""
     return {name: line[name] for line in _metrics(checkpoint) for name in SHOWN_METRICS if name in line}
 
 
 def training_budget(checkpoint: Path) -> str:
-    """How many clips a checkpoint has seen and how long that took, as its runs' metrics tell; "" without them."""
+    """Number of steps and clips and hours of training, from the metrics of its runs; "" without them."""
     num_steps = num_clips = secs = 0
-    for leg in _legs(checkpoint):
-        done = 0
-        for line in _metrics(leg):
+    for run_checkpoint in _checkpoints_of_runs(checkpoint):
+        step = 0
+        for line in _metrics(run_checkpoint):
             if line.get("train/clips_per_sec"):
-                clips = (line["step"] - done) * _settings(leg)["batch_size"]
-                num_clips, secs, done = num_clips + clips, secs + clips / line["train/clips_per_sec"], line["step"]
-        num_steps += done
+                clips = (line["step"] - step) * _train_config(run_checkpoint)["batch_size"]
+                num_clips, secs, step = num_clips + clips, secs + clips / line["train/clips_per_sec"], line["step"]
+        num_steps += step
     return f"{num_steps} steps, {num_clips} clips, {secs / 3600:.1f} hours of training." if num_steps else ""
 
 
 def commands(checkpoint: Path) -> list[str]:
-    """The command lines that collect the data and train, leg by leg, options left at their defaults left out."""
-    lines = [line for leg in _legs(checkpoint) for line in _leg_commands(leg)]
-    return list(dict.fromkeys(lines))  # legs of the same data collect it once
+    """The commands that collected the data and trained a checkpoint, in their order, each once.
+
+    It follows `init_from` from run to run. Runs of old versions did not note their commands: they add none.
+    """
+    all_commands = []
+    for run_checkpoint in _checkpoints_of_runs(checkpoint):
+        if train_commands := _train_commands(run_checkpoint):
+            data = Path(_train_config(run_checkpoint)["data"])
+            all_commands += [*_data_commands(data), *train_commands]
+    return list(dict.fromkeys(all_commands))
 
 
-def _legs(checkpoint: Path) -> list[Path]:
-    """The checkpoints that the runs behind a checkpoint ended with, oldest first, as far back as their folders are."""
-    settings = _settings(checkpoint)
-    if not settings:
+def _train_commands(checkpoint: Path) -> list[str]:
+    path, step = _run_folder(checkpoint) / COMMANDS_FILE, _step(checkpoint)
+    lines = read_metrics(path) if path.is_file() else []
+    return [line["command"] for line in lines if step is None or line["step"] < step]
+
+
+def _data_commands(data: Path) -> list[str]:
+    """The command that made a data set, if its metadata holds one."""
+    path = data / METADATA_FILE
+    command = json.loads(path.read_text()).get("command") if path.is_file() else None
+    return [command] if command else []
+
+
+def _checkpoints_of_runs(checkpoint: Path) -> list[Path]:
+    """The checkpoint, and before it those that its run and earlier runs started from by `init_from`, oldest first.
+
+    It goes back as far as the run folders exist.
+    """
+    config = _train_config(checkpoint)
+    if not config:
         return []
-    return [*(_legs(Path(settings["init_from"])) if settings["init_from"] else []), checkpoint]
+    earlier = _checkpoints_of_runs(Path(config["init_from"])) if config["init_from"] else []
+    return [*earlier, checkpoint]
 
 
-def _leg_commands(checkpoint: Path) -> list[str]:
-    settings, lines = _settings(checkpoint), []
-    metadata = Path(settings["data"]) / METADATA_FILE
-    collected = json.loads(metadata.read_text()).get("collect") if metadata.is_file() else None
-    data = f"datasets/{Path(settings['data']).name}"
-    if collected:
-        lines.append(_command("python -m scripts.collect", CollectConfig, collected | {"out": data}))
-    begun_with = Path(settings["init_from"]).parts
-    is_run = begun_with[-4:-3] == ("runs",)  # runs/NAME/checkpoints/STEP, or checkpoints/NAME, wherever that was
-    begun_with = "/".join(begun_with[-4:] if is_run else begun_with[-2:])
-    run = {"data": data, "out": f"runs/{Path(settings['out']).name}", "resume": "", "init_from": begun_with}
-    if not settings["decay_fraction"] and (step := checkpoint.name.removeprefix("step_")).isdigit():
-        run["max_steps"] = int(step)  # it may have been stopped: with a constant learning rate, that is the same
-    return [*lines, _command("python train_world_model.py", TrainConfig, settings | run)]
+def _run_folder(checkpoint: Path) -> Path:
+    return checkpoint.parent.parent
 
 
-def _command(program: str, config_class: type, settings: dict) -> str:
-    words = [program]
-    for field in fields(config_class):
-        value = settings.get(field.name)
-        option = "--" + field.name.replace("_", "-")
-        if value is None or (field.default is not MISSING and value == field.default):
-            continue
-        if field.type == "bool":
-            words.append(option if value else option.replace("--", "--no-", 1))
-        else:
-            words.append(f"{option} {shlex.quote(str(value))}")
-    return " ".join(words)
+def _step(checkpoint: Path) -> int | None:
+    """The step in the name of a checkpoint folder such as `step_0000500`; None if it has another name."""
+    number = checkpoint.name.removeprefix("step_")
+    return int(number) if number.isdigit() else None
 
 
-def _settings(checkpoint: Path) -> dict:
-    path = checkpoint.parent.parent / TRAIN_CONFIG_FILE
+def _train_config(checkpoint: Path) -> dict:
+    path = _run_folder(checkpoint) / TRAIN_CONFIG_FILE
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _metrics(checkpoint: Path) -> list[dict]:
-    path = checkpoint.parent.parent / METRICS_FILE
-    step = checkpoint.name.removeprefix("step_")
-    if not path.is_file() or not step.isdigit():
+    path, step = _run_folder(checkpoint) / METRICS_FILE, _step(checkpoint)
+    if step is None or not path.is_file():
         return []
-    return [line for line in read_metrics(path) if line["step"] <= int(step)]
+    return [line for line in read_metrics(path) if line["step"] <= step]
 
 
 def _fenced(language: str, *lines: str) -> str:

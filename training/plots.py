@@ -1,4 +1,7 @@
-"""A picture of metrics.jsonl, for whoever has no account anywhere."""
+"""All figures: a run's `metrics.png`, PSNR by frame, and the SVG line plots of the evaluation report.
+
+Importing this module takes a second, because matplotlib does.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,71 +21,100 @@ from data.atomic import atomic_file
 from training.logging import METRICS_FILE, read_metrics
 from training.validation import NOISE_BINS
 
-PICTURE = "metrics.png"
-LEAST_SECS = 30.0  # between two drawings, each of which takes up to a second
-# Title and unit of each part, and the metrics it shows.
+METRICS_PLOT_FILE = "metrics.png"
+MIN_INTERVAL_SECS = 30.0  # between two drawings, each of which takes up to a second
+# Title of each panel, and the metrics in it.
 PANELS = {
     "loss": ("train/loss", "val/loss", "epoch/val_loss"),
     "val loss by noise level": tuple(f"val/loss_noise_{n / NOISE_BINS:.3f}" for n in range(NOISE_BINS)),
     "PSNR (dB)": ("epoch/psnr", *(f"rollout/psnr_{n}" for n in (1, 4, 8, 16))),
     "val SSIM, and loss under wrong actions / val loss": ("epoch/ssim", "val/action_ratio"),
     "gradient norm, learning rate": ("train/grad_norm", "train/lr"),
-    "clips/s, share of waiting for data": ("train/clips_per_sec", "train/data_wait"),
+    "clips/s, share of time waiting for data": ("train/clips_per_sec", "train/data_wait"),
 }
-LOGARITHMIC = ("loss", "val loss by noise level", "gradient norm, learning rate", "clips/s, share of waiting for data")
+LOG_SCALE_PANELS = (
+    "loss",
+    "val loss by noise level",
+    "gradient norm, learning rate",
+    "clips/s, share of time waiting for data",
+)
+# Lines of the PSNR plot: key in the report of scripts/infer.py, and label.
+PSNR_LINES = {
+    "dream": "dream",
+    "repeat_prompt": "repeat the prompt",
+    "other_actions": "dream, another sample's actions",
+}
 
 
 class MetricsPlot:
-    """`RUN/metrics.png`, drawn anew now and then."""
+    """`RUN/metrics.png`, drawn again from time to time."""
 
     def __init__(self, run_folder: Path):
-        self._folder, self._drawn = run_folder, time.monotonic()
+        self._folder, self._last_time = run_folder, time.monotonic()
 
     def draw(self, last: bool = False) -> None:
-        """Draw what metrics.jsonl holds, if it is time, or the `last` time. What goes wrong costs a warning."""
-        if not last and time.monotonic() - self._drawn < LEAST_SECS:
+        """Draw `metrics.jsonl`, if MIN_INTERVAL_SECS have passed or it is the `last` time. An error only warns."""
+        if not last and time.monotonic() - self._last_time < MIN_INTERVAL_SECS:
             return
         try:
             draw_metrics(self._folder)
-        except Exception as error:  # whatever it is, training matters more
-            print(f"warning: {self._folder / PICTURE} could not be drawn: {error}", file=sys.stderr)
-        self._drawn = time.monotonic()
+        except Exception as error:  # training matters more than its plot
+            print(f"warning: {self._folder / METRICS_PLOT_FILE} could not be drawn: {error}", file=sys.stderr)
+        self._last_time = time.monotonic()
 
 
 def draw_metrics(run_folder: Path) -> None:
-    """Draw a run's metrics into its `metrics.png`, which is there whole or as it was before."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, as it takes a while to import
-    from matplotlib.figure import Figure
-
+    """Draw the `metrics.jsonl` of a run into its `metrics.png`, atomically."""
     lines = read_metrics(run_folder / METRICS_FILE)
     figure = Figure(figsize=(15, 7), layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, (title, names) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]
             if points:
-                few = len(points) <= 50
-                axes.plot(*zip(*points, strict=True), label=name, marker="." if few else None, linewidth=1)
+                marker = "." if len(points) <= 50 else None
+                axes.plot(*zip(*points, strict=True), label=name, marker=marker, linewidth=1)
         axes.set(title=title, xlabel="step")
         if axes.lines:
             axes.legend(fontsize=8)
-            if title in LOGARITHMIC:
+            if title in LOG_SCALE_PANELS:
                 axes.set_yscale("log", nonpositive="mask")
         axes.grid(alpha=0.3)
-    with atomic_file(run_folder / PICTURE) as temporary:
-        figure.savefig(temporary, dpi=80, format="png")
+    _save_png(figure, run_folder / METRICS_PLOT_FILE, dpi=80)
 
 
-INK = "#010203"  # stands for the page's own colour until the picture is written
-COLOURS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6")  # legible on white and on black
-_STYLE = {
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
+def plot_psnr(path: Path, report: dict[str, Any]) -> None:
+    """Draw PSNR by frame as a PNG, one line for the rollout and one for each baseline.
+
+    Args:
+        report: of scripts/infer.py: `num_samples`, and for each key of PSNR_LINES in it a list `psnr` in dB.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, label in PSNR_LINES.items():
+        if name in report:
+            values = [np.nan if value is None else value for value in report[name]["psnr"]]
+            axes.plot(np.arange(1, len(values) + 1), values, label=label)
+    axes.set(xlabel="dreamt frame", ylabel="PSNR (dB)", title=f"{report['num_samples']} held-out episodes")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save_png(figure, path, dpi=120)
+
+
+def _save_png(figure: Figure, path: Path, dpi: int) -> None:
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format="png")
+
+
+TEXT_COLOR = "#010203"  # a placeholder, which the SVG replaces with `currentColor`, the text colour of the page
+LINE_COLORS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6")  # legible on white and on black
+SVG_STYLE: dict[Any, Any] = {
+    "text.color": TEXT_COLOR,
+    "axes.labelcolor": TEXT_COLOR,
+    "axes.edgecolor": TEXT_COLOR,
+    "xtick.color": TEXT_COLOR,
+    "ytick.color": TEXT_COLOR,
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "dreamrun",  # the same plot, the same bytes
+    "svg.hashsalt": "dreamrun",  # the same plot gives the same bytes
     "font.family": "sans-serif",
     "font.size": 10,
 }
@@ -89,32 +122,31 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Line:
-    """Estimates (as `statistics.estimate` makes them, None where there is none) over x."""
+    """A line with its 95 % interval."""
 
     label: str
     x: list[float]
-    estimates: list[dict | None]
+    estimates: list[dict | None]  # from `evaluation.statistics.estimate`: value, low and high; None: a gap in the line
 
 
 def line_plot(
     title: str, x_label: str, lines: list[Line], level: tuple[str, float] | None = None, top: float | None = None
 ) -> str:
-    """An <svg>, each line in its 95 % interval.
+    """An <svg> element with lines and their 95 % intervals.
 
     Args:
-        level: a horizontal line with a name.
-        top: the axis runs from 0 to here; None: as the lines do.
+        level: label and height of a horizontal line.
+        top: upper end of a y axis that starts at 0; None: the y axis fits the lines.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(SVG_STYLE):
         figure = Figure(figsize=(5.6, 3.2), layout="constrained")
         axes = figure.subplots()
-        for line, colour in zip(lines, COLOURS, strict=False):
-            columns = [[_number(e, part) for e in line.estimates] for part in ("value", "low", "high")]
-            value, low, high = np.array(columns, float)
-            axes.plot(line.x, value, color=colour, label=line.label, marker="o" if len(value) < 12 else None, ms=4)
-            axes.fill_between(line.x, low, high, color=colour, alpha=0.2, linewidth=0)
+        for line, color in zip(lines, LINE_COLORS, strict=False):
+            value, low, high = (_column(line.estimates, key) for key in ("value", "low", "high"))
+            axes.plot(line.x, value, color=color, label=line.label, marker="o" if len(value) < 12 else None, ms=4)
+            axes.fill_between(line.x, low, high, color=color, alpha=0.2, linewidth=0)
         if level:
-            axes.axhline(level[1], color=INK, linestyle=":", linewidth=1, label=level[0])
+            axes.axhline(level[1], color=TEXT_COLOR, linestyle=":", linewidth=1, label=level[0])
         if top is not None:
             axes.set_ylim(-0.02 * top, 1.02 * top)
         axes.set_title(title, fontsize=11)
@@ -126,9 +158,11 @@ def line_plot(
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = svg.replace(INK, "currentColor")
+    svg = svg.replace(TEXT_COLOR, "currentColor")
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%"', svg, count=1)
 
 
-def _number(estimate: dict | None, part: str) -> float:
-    return np.nan if estimate is None or estimate[part] is None else estimate[part]
+def _column(estimates: list[dict | None], key: str) -> np.ndarray:
+    """One number of each estimate, float64; NaN where there is none."""
+    values = [None if estimate is None else estimate[key] for estimate in estimates]
+    return np.array([np.nan if value is None else value for value in values], np.float64)

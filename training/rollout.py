@@ -1,10 +1,9 @@
-"""TODO."""
+"""Rollouts: frames that the sampler generates one after another, under given actions."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from data.actions import ActionSpace
@@ -23,23 +22,23 @@ def rollout(
     progress: str = "",
     seeds: list[int] | None = None,
 ) -> np.ndarray:
-    """Dream on from the first `num_prompt` frames under given actions.
+    """Continue the first `num_prompt` frames under given actions.
 
     Args:
         frames: uint8 (S, at least num_prompt, H, W, C).
-        actions: recorded ones, (S, T) ids or (S, T, names) vectors, each leading into the frame beside it.
-        progress: what a progress bar is called; none is shown without it.
-        seeds: of each dream's noise; None: as the sampler says.
+        actions: recorded actions, (S, T) ids or (S, T, names) vectors; `actions[:, t]` leads into frame t.
+        progress: title of a progress bar; "" shows none.
+        seeds: one for the noise of each rollout; None: the sampler's own.
 
     Returns:
-        uint8 (S, T, H, W, C), the prompt included.
+        uint8 (S, T, H, W, C), which starts with the prompt.
     """
     vectors = torch.from_numpy(space.vectors(actions))
     sampler.reset(to_float(frames[:, :num_prompt]), vectors[:, :num_prompt], seeds=seeds)
-    dreamt: list[Tensor | np.ndarray] = []
+    generated: list[np.ndarray] = []
     for t in tqdm(range(num_prompt, actions.shape[1]), desc=progress, unit=" frames", disable=not progress):
-        dreamt.append(to_uint8(sampler.step(vectors[:, t])))
-    return np.concatenate((frames[:, :num_prompt], np.stack(dreamt, axis=1)), axis=1)
+        generated.append(to_uint8(sampler.step(vectors[:, t])))
+    return np.concatenate((frames[:, :num_prompt], np.stack(generated, axis=1)), axis=1)
 
 
 def rollout_metrics(clips: Clips, generated: np.ndarray, generated_other: np.ndarray | None, num_prompt: int) -> dict:
@@ -55,7 +54,7 @@ def rollout_metrics(clips: Clips, generated: np.ndarray, generated_other: np.nda
     """
     end = clips.num_true_frames
     truth = clips.frames[:, num_prompt:end]
-    report = {"num_samples": len(truth), "num_prompt_frames": num_prompt, "first_frame": num_prompt}
+    report: dict = {"num_samples": len(truth), "num_prompt_frames": num_prompt, "first_frame": num_prompt}
     report["dream"] = metrics_by_frame(truth, generated[:, num_prompt:end])
     if num_prompt:
         repeated = np.repeat(clips.frames[:, num_prompt - 1 : num_prompt], truth.shape[1], axis=1)

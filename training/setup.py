@@ -1,12 +1,14 @@
-"""What a run is made of: its network, its data and its optimizer, as the config says."""
+"""The data and the architecture of a run, made from its config, and checks that they fit together."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -19,26 +21,27 @@ from model.game_info import GameInfo
 from training.config import TrainConfig
 from training.distributed import rank, world_size
 
-VAL_SEED = 1_000_000  # order and noise of the validation clips: the same at every step and in every run
+VAL_SEED = 1_000_000  # for order and noise of the validation clips: the same at every step and in every run
 
 
 def select_model_config(config: TrainConfig) -> ModelConfig:
-    """The preset, with what was asked for in its place.
+    """The preset's architecture, with the options that the config overrides.
 
     Raises:
-        ValueError: no such preset; a window too short for the clips.
+        ValueError: unknown preset; clips longer than the window.
     """
     if config.preset not in PRESETS:
         raise ValueError(f"unknown preset {config.preset!r}: choose {', '.join(PRESETS)}")
-    given = {name: getattr(config, name) for name in ("prediction", "patch_size", "window_frames")}
-    chosen = replace(PRESETS[config.preset], **{name: value for name, value in given.items() if value is not None})
-    if config.clip_frames and config.clip_frames > chosen.window_frames:
-        raise ValueError(f"clips of {config.clip_frames} frames do not fit a window of {chosen.window_frames}")
-    return chosen
+    options = {name: getattr(config, name) for name in ("prediction", "patch_size", "window_frames")}
+    overrides = {name: value for name, value in options.items() if value is not None}
+    model_config = replace(PRESETS[config.preset], **overrides)
+    if config.clip_frames and config.clip_frames > model_config.window_frames:
+        raise ValueError(f"clips of {config.clip_frames} frames do not fit a window of {model_config.window_frames}")
+    return model_config
 
 
 def fit_config_to_data(config: ModelConfig, metadata: Metadata) -> ModelConfig:
-    """An architecture with the data set's frame size and action vectors."""
+    """The same architecture for the frame size and the action vectors of a data set."""
     height, width, channels = metadata.frame_shape
     return replace(
         config, frame_height=height, frame_width=width, num_channels=channels, num_actions=len(metadata.actions)
@@ -46,7 +49,7 @@ def fit_config_to_data(config: ModelConfig, metadata: Metadata) -> ModelConfig:
 
 
 def game_info(metadata: Metadata) -> GameInfo:
-    """What a checkpoint says about the data set's game."""
+    """The data set's game, as a checkpoint describes it."""
     return GameInfo(
         environment=metadata.environment,
         environment_options=metadata.environment_options,
@@ -60,18 +63,30 @@ def game_info(metadata: Metadata) -> GameInfo:
 
 
 def action_space(model: WorldModel) -> ActionSpace:
-    """The action space of a checkpoint's game; actions are numbered where the checkpoint does not name them.
+    """The action space of a checkpoint's game. Actions get numbers if the checkpoint has no names for them.
 
     Raises:
-        KeyError, TypeError, ValueError: the checkpoint's actions do not fit together.
+        KeyError, TypeError, ValueError: the checkpoint's actions are inconsistent.
     """
     if model.game.action_names:
         return ActionSpace.from_dict(model.game.to_dict())
     return unnamed_actions(model.config.num_actions)
 
 
-def open_split(config: TrainConfig, split: str, clip_frames: int) -> ClipDataset:
-    """This rank's part of a split. Raises ValueError as `ClipDataset` does."""
+def open_splits(config: TrainConfig, clip_frames: int) -> tuple[ClipDataset, ClipDataset]:
+    """This rank's part of the train and val splits.
+
+    Raises:
+        ValueError: as `ClipDataset` does; the batch size does not fit; val has fewer clips than there are ranks.
+    """
+    train, val = (_open_split(config, split, clip_frames) for split in ("train", "val"))
+    check_batch_size(config, train.num_clips)
+    if val.num_clips < world_size():
+        raise ValueError(f"{config.data}/val has {val.num_clips} clips, fewer than there are ranks ({world_size()})")
+    return train, val
+
+
+def _open_split(config: TrainConfig, split: str, clip_frames: int) -> ClipDataset:
     return ClipDataset(
         config.data,
         split,
@@ -81,15 +96,20 @@ def open_split(config: TrainConfig, split: str, clip_frames: int) -> ClipDataset
         rank=rank(),
         world_size=world_size(),
         max_bad_fraction=config.max_bad_fraction,
-        progress=lambda done, todo: _progress(f"indexing {split}", done, todo),
+        progress=lambda num_done, num_shards: _print_progress(split, num_done, num_shards),
     )
 
 
+def _print_progress(split: str, num_done: int, num_shards: int) -> None:
+    end = "\n" if num_done == num_shards else ""
+    print(f"\rindexing {split}: {num_done} of {num_shards} shards", end=end, file=sys.stderr, flush=True)
+
+
 def check_batch_size(config: TrainConfig, num_clips: int) -> None:
-    """Whether the global batch can be shared and filled.
+    """Check the global batch size.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it is not a multiple of ranks times micro-batches, or larger than the data set.
     """
     parts = world_size() * config.accumulate
     if config.batch_size % parts:
@@ -101,61 +121,52 @@ def check_batch_size(config: TrainConfig, num_clips: int) -> None:
         raise ValueError(f"batch_size {config.batch_size} is more than the {num_clips} clips there are")
 
 
-def learning_rate(config: TrainConfig, step: int, max_steps: int) -> float:
-    """Warm-up from 0, constant, then linear decay to 0 at the end (arXiv 2405.18392)."""
-    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    decay_steps = max(1.0, config.decay_fraction * max_steps)
-    return config.learning_rate * min(warmup, (max_steps - step) / decay_steps, 1.0)
+def fixed_validation_batches(data: ClipDataset, batch_size: int, max_batches: int) -> list[Batch]:
+    """This rank's part of the first `max_batches` batches of a split. If it has few clips, batches are smaller."""
+    batch_size = min(batch_size, data.num_clips // world_size() * world_size())
+    with closing(cast(Generator, data.batches(batch_size))) as batches:
+        return list(islice(batches, max_batches))
 
 
-def fixed_validation_batches(data: ClipDataset, batch_size: int, most: int) -> list[Batch]:
-    """This rank's part of the first batches of a split, at most so many; smaller ones if it has too few clips."""
-    size = min(batch_size, data.num_clips // world_size() * world_size())
-    with closing(data.batches(size)) as batches:
-        return list(islice(batches, most))
-
-
-def load_initial_weights(config: TrainConfig, wanted: ModelConfig) -> dict[str, torch.Tensor] | None:
-    """The weights that --init-from names, if it names any.
+def load_initial_weights(config: TrainConfig, model_config: ModelConfig) -> dict[str, torch.Tensor] | None:
+    """The weights of the checkpoint `config.init_from`; None if it is empty.
 
     Raises:
-        ValueError: no checkpoint there, or one of another network.
+        ValueError: no checkpoint there, or one of another architecture.
     """
     if not config.init_from:
         return None
     model = WorldModel.from_pretrained(config.init_from)
     for name in ("patch_size", "dim", "num_blocks", "num_heads", "num_channels", "num_actions", "prediction"):
-        theirs, ours = getattr(model.config, name), getattr(wanted, name)
-        if theirs != ours:
-            raise ValueError(f"cannot start from {config.init_from}: its {name} is {theirs}, this run's is {ours}")
+        loaded, wanted = getattr(model.config, name), getattr(model_config, name)
+        if loaded != wanted:
+            raise ValueError(f"cannot start from {config.init_from}: its {name} is {loaded}, this run's is {wanted}")
     return model.state_dict()
 
 
-def _progress(what: str, done: int, todo: int) -> None:
-    end = "\n" if done == todo else ""
-    print(f"\r{what}: {done} of {todo} shards", end=end, file=sys.stderr, flush=True)
-
-
-def check_model_fits_data(model: WorldModel, metadata: Metadata, where: Path | str) -> None:
+def check_model_fits_data(model: WorldModel, metadata: Metadata, source: Path | str) -> None:
     """Check that a model can be used with a data set.
 
+    Args:
+        source: the data set, for the error message.
+
     Raises:
-        ValueError: another frame size or other actions.
+        ValueError: the data set has another frame size or other actions.
     """
     config, game = model.config, model.game
     height, width, channels = metadata.frame_shape
     if config.frame_shape != (channels, height, width):
-        expected = f"{config.frame_width}x{config.frame_height}"
         raise ValueError(
-            f"the model makes frames of {expected}, but those of {where} are {width}x{height} (width x height)"
+            f"the model makes frames of {config.frame_width}x{config.frame_height}, "
+            f"but those of {source} are {width}x{height} (width x height)"
         )
     if config.num_actions != len(metadata.actions) or game.action_kinds != metadata.actions.kinds:
-        count = len(game.action_names) or config.num_actions
+        num_model_actions = len(game.action_names) or config.num_actions
         raise ValueError(
-            f"the model knows {count} {_what(game.action_kinds)}, but {where} has "
-            f"{len(metadata.actions.names)} {_what(metadata.actions.kinds)}"
+            f"the model knows {num_model_actions} {_kind_of_actions(game.action_kinds)}, but {source} has "
+            f"{len(metadata.actions.names)} {_kind_of_actions(metadata.actions.kinds)}"
         )
 
 
-def _what(kinds: tuple[str, ...]) -> str:
+def _kind_of_actions(kinds: tuple[str, ...]) -> str:
     return "buttons and axes" if kinds else "actions"

@@ -1,4 +1,4 @@
-"""Training that is killed, or asked to stop, in processes of its own."""
+"""Training processes that are killed or asked to stop."""
 
 import os
 import random
@@ -19,7 +19,7 @@ def children(process: subprocess.Popen) -> list[int]:
 
 
 def wait_until(condition, process: subprocess.Popen, timeout_secs: float = 240) -> bool:
-    """Whether it came true while the process ran."""
+    """Whether `condition()` became true while the process ran."""
     deadline = time.monotonic() + timeout_secs
     while time.monotonic() < deadline and process.poll() is None:
         if condition():
@@ -35,16 +35,16 @@ def steps_done(run: Path) -> int:
 
 
 @pytest.mark.slow
-def test_killed_ten_times_as_if_never(pong_set, tmp_path):
-    """At random moments, and in the midst of saving."""
+def test_run_killed_ten_times_equals_an_unbroken_run(pong_set, tmp_path):
+    """Killed at random moments, half of them while it saves."""
     options = ("--max-steps", 500, "--epochs", 100, "--rollout-every", 100)
     rng, run = random.Random(0), tmp_path / "run"
     finish(start(tmp_path / "unbroken", pong_set, *options))
     killed_saving = 0
     for kill in range(10):
         process, before = start(run, pong_set, *options, "--resume", "auto"), steps_done(run)
-        enough = before + rng.randint(1, 25)
-        assert wait_until(lambda enough=enough: steps_done(run) >= enough, process)
+        target = before + rng.randint(1, 25)
+        assert wait_until(lambda target=target: steps_done(run) >= target, process)
         time.sleep(rng.uniform(0, 0.02))  # anywhere in a step
         if kill % 2:
             assert wait_until(lambda: list((run / "checkpoints").glob(".step_*.tmp")), process)
@@ -59,7 +59,7 @@ def test_killed_ten_times_as_if_never(pong_set, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_rank_of_two_is_killed_and_torchrun_goes_on(pong_set, tmp_path):
+def test_torchrun_restarts_after_one_of_two_ranks_is_killed(pong_set, tmp_path):
     options, run = ("--max-steps", 400, "--epochs", 100), tmp_path / "run"
     finish(start(tmp_path / "unbroken", pong_set, *options, ranks=2))
     process = start(run, pong_set, *options, ranks=2, max_restarts=3)
@@ -74,7 +74,7 @@ def test_one_rank_of_two_is_killed_and_torchrun_goes_on(pong_set, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_torchrun_that_is_asked_to_stop_saves(pong_set, tmp_path, number):
+def test_torchrun_saves_when_it_is_asked_to_stop(pong_set, tmp_path, number):
     run = tmp_path / "run"
     process = start(run, pong_set, "--max-steps", 100000, "--checkpoint-every", 100000, ranks=2)
     assert wait_until(lambda: steps_done(run) > 20, process)

@@ -1,0 +1,126 @@
+"""Checkpoint folders: atomic, verified, and few."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import random_model
+
+from training import checkpoint, outputs
+from training.checkpoint import find_checkpoint_to_resume, list_checkpoints, load_state, save_checkpoint
+
+
+def test_checkpoint_is_never_partial(tmp_path, monkeypatch):
+    model = random_model()
+    save_checkpoint(tmp_path, 1, model, {"step": 1}, keep=3)
+    monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(tmp_path, 2, model, {"step": 2}, keep=3)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_0000001"]
+    assert find_checkpoint_to_resume("auto", tmp_path).name == "step_0000001"
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path):
+    for step in range(1, 6):
+        save_checkpoint(tmp_path, step, random_model(), {"step": step}, keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_0000004", "step_0000005"]
+
+
+def damage(path: Path, kind: str) -> None:
+    weights = path / "model.safetensors"
+    if kind == "flipped bit":
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+    elif kind == "truncated":
+        os.truncate(weights, 1000)
+    elif kind == "missing":
+        weights.unlink()
+    else:
+        (path / checkpoint.MANIFEST_FILE).unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("flipped bit", "model.safetensors has changed"),
+        ("truncated", "model.safetensors has 1000 bytes of"),
+        ("missing", "model.safetensors cannot be read"),
+        ("no manifest", "it has no readable manifest.json"),
+    ],
+)
+def test_damaged_checkpoint_is_skipped(tmp_path, capsys, kind, words):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, random_model(), {"step": step}, keep=3)
+    first, second = list_checkpoints(tmp_path)
+    assert find_checkpoint_to_resume("auto", tmp_path) == second and find_checkpoint_to_resume("", tmp_path) is None
+    damage(second, kind)
+    assert find_checkpoint_to_resume("auto", tmp_path) == first
+    assert f"warning: skipped the damaged checkpoint {second}: {words}" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=rf"cannot resume from {second}: .*{words}"):
+        find_checkpoint_to_resume(str(second), tmp_path)
+    damage(first, kind)
+    with pytest.raises(ValueError, match=r"all checkpoints in .* are damaged"):
+        find_checkpoint_to_resume("auto", tmp_path)
+
+
+def test_best_checkpoint_stays_and_later_ones_do_not(tmp_path):
+    losses = {1: 5.0, 2: 3.0, 3: None, 4: float("nan"), 5: 4.0, 6: 3.5}
+    for step, loss in losses.items():
+        save_checkpoint(tmp_path, step, random_model(), {"step": step}, keep=2, val_loss=loss)
+    links = tmp_path / "checkpoints"
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["2", "5", "6"]
+    assert (links / "best").resolve().name[-1] == "2" and (links / "latest").resolve().name[-1] == "6"
+    save_checkpoint(tmp_path, 4, random_model(), {"step": 4}, keep=2, val_loss=1.0)
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["2", "4"]
+    assert (links / "best").resolve().name[-1] == (links / "latest").resolve().name[-1] == "4"
+
+
+def test_full_disk_only_warns(train_command, tmp_path, monkeypatch):
+    save = torch.save
+    full = {"now": False}
+
+    def save_or_not(*arguments):
+        full["now"] = not full["now"]  # every other time
+        if full["now"]:
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0: No space left on device")
+        save(*arguments)
+
+    def no_video(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", save_or_not)
+    monkeypatch.setattr(outputs, "write_mp4", no_video)
+    code, _, err = train_command("--max-steps", 8)
+    assert code == 0, err
+    assert (
+        "warning: step 4 could not be saved: PytorchStreamWriter failed" in err and "step_0000008.mp4 could not" in err
+    )
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step_0000008"]
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def test_checkpoints_are_written_while_training_continues(train_command, tmp_path, monkeypatch):
+    """Training waits for the writer at the end. A checkpoint holds the weights from when saving began."""
+    write = checkpoint.save_checkpoint
+    monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *a, **k: time.sleep(0.5) or write(*a, **k))
+    saved_at = {}
+    save = checkpoint.CheckpointWriter.save
+
+    def timed_save(self, step, ema, state, val_loss=None):
+        start_time = time.perf_counter()
+        save(self, step, ema, state, val_loss)
+        saved_at[step] = (
+            time.perf_counter() - start_time,
+            {name: value.clone() for name, value in state["model"].items()},
+        )
+
+    monkeypatch.setattr(checkpoint.CheckpointWriter, "save", timed_save)
+    assert train_command("--max-steps", 5)[0] == 0
+    secs, weights = saved_at[4]
+    assert secs < 0.25
+    written = load_state(tmp_path / "run" / "checkpoints" / "step_0000004")["model"]
+    assert all(torch.equal(written[name], weights[name]) for name in weights)
+    assert load_state(tmp_path / "run" / "checkpoints" / "latest")["step"] == 5

@@ -1,0 +1,114 @@
+"""The state of a training run: everything that changes from step to step, and how it is saved and restored."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from model.config import ModelConfig
+from model.dit import WorldModel
+from model.game_info import GameInfo
+from training.checkpoint import load_state
+from training.config import TrainConfig
+from training.distributed import print0, world_size
+from training.optimizer import AdamW, MuonAndAdamW, make_optimizer
+from training.setup import load_initial_weights
+from training.step_stats import StepStats
+
+
+@dataclass
+class TrainState:
+    """Model, averaged weights, optimizer and counters of a run."""
+
+    model: WorldModel  # trained, float32
+    network: nn.Module  # the model as the loss calls it: wrapped in DDP if there are several ranks
+    ema: WorldModel  # exponential moving average of the weights; validated, saved and played
+    optimizer: AdamW | MuonAndAdamW
+    stats: StepStats
+    order: dict[str, int]  # what the order of batches depends on: `ClipDataset.order_fingerprint`
+    step: int = 0  # optimizer steps done
+    epoch: int = 0
+    batch: int = 0  # batches of this epoch done
+    wandb_id: str | None = None  # of the Weights & Biases run
+
+    def state_dict(self) -> dict[str, Any]:
+        """The contents of `training_state.pt`. The averaged weights are saved beside it, as `model.safetensors`."""
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "order": self.order,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "counts": self.stats.state_dict(),
+            "wandb_id": self.wandb_id,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`. If batches come in another order now, the next epoch begins."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.stats.load_state_dict(state["counts"])
+        self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
+        self.wandb_id = state["wandb_id"]
+        saved = state["order"]
+        changes = [f"{name} {saved[name]} -> {value}" for name, value in self.order.items() if saved[name] != value]
+        if changes:
+            print0(f"warning: the order of batches has changed ({', '.join(changes)}): a new epoch begins", sys.stderr)
+            self.epoch, self.batch = self.epoch + 1, 0
+
+    def load_checkpoint(self, checkpoint: Path) -> None:
+        """Restore the state from a checkpoint folder.
+
+        Raises:
+            ValueError: the checkpoint is damaged, or it is of another architecture or game.
+        """
+        ema = WorldModel.from_pretrained(str(checkpoint))
+        if (ema.config, ema.game) != (self.model.config, self.model.game):
+            raise ValueError(
+                f"cannot resume from {checkpoint}: it has another architecture or game ({ema.config}, {ema.game})"
+            )
+        state = load_state(checkpoint)
+        self.ema.load_state_dict(ema.state_dict())
+        self.load_state_dict(state)
+
+
+def create_train_state(
+    config: TrainConfig, model_config: ModelConfig, game: GameInfo, order: dict[str, int], device: torch.device
+) -> TrainState:
+    """The state before the first step: weights drawn from `config.seed`, or those of `config.init_from`.
+
+    The network is not wrapped yet: `parallelize` does that, on all ranks at once.
+
+    Raises:
+        ValueError: `config.init_from` cannot be used.
+    """
+    torch.manual_seed(config.seed)
+    model = WorldModel(model_config, game)
+    weights = load_initial_weights(config, model_config)
+    if weights:
+        model.load_state_dict(weights)
+    model.to(device)
+    ema = copy.deepcopy(model).eval().requires_grad_(False)
+    assert config.optimizer and config.learning_rate, "apply with_recipe first"
+    optimizer = make_optimizer(model, config.optimizer, config.learning_rate, config.weight_decay)
+    return TrainState(model, model, ema, optimizer, StepStats(device), order)
+
+
+def parallelize(config: TrainConfig, model: WorldModel) -> nn.Module:
+    """Apply activation checkpointing, torch.compile and DDP, as the config and the number of ranks demand."""
+    model.activation_checkpointing = config.activation_checkpointing
+    if config.compile:
+        for block in model.blocks:
+            block.compile()
+    if world_size() == 1:
+        return model
+    device_ids = [model.device] if model.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids, forward_sync_buffers=False, gradient_as_bucket_view=True)

@@ -1,0 +1,98 @@
+"""One optimizer step.
+
+Shapes: B clips, T frames, H x W pixels, C channels, A action vector.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from data.dataset import Batch
+from data.pixels import to_float
+from model.dit import WorldModel
+from training.config import TrainConfig
+from training.device import autocast
+from training.distributed import all_reduce_mean
+from training.loss import apply_scheduled_sampling, diffusion_loss, draw_noise, drop_actions
+from training.optimizer import learning_rate
+from training.state import TrainState
+
+
+def train_step(state: TrainState, batch: Batch, config: TrainConfig, max_steps: int) -> Tensor:
+    """Train on this rank's part of a batch: update weights, averaged weights, statistics and counters.
+
+    A step whose loss or gradient is not finite is counted, but leaves weights and optimizer as they were.
+
+    Args:
+        max_steps: of the whole run, for the learning rate schedule.
+
+    Returns:
+        The gradient norm before clipping, a scalar on the device. Nothing here waits for the device.
+    """
+    micro_batches = split_batch(batch, config.accumulate, state.model.device)
+    total_loss = torch.zeros((), device=state.model.device)
+    for number, micro_batch in enumerate(micro_batches, start=1):
+        # DDP averages gradients over ranks once a step, in the last backward pass.
+        sync = number == len(micro_batches) or state.network is state.model
+        with nullcontext() if sync else cast(DistributedDataParallel, state.network).no_sync():
+            loss = training_loss(state, *micro_batch, config) / len(micro_batches)
+            loss.backward()
+        total_loss += loss.detach()
+
+    grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_grad_norm)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(config, state.step, max_steps)
+    # By this flag the optimizer skips a bad step without waiting for the device.
+    state.optimizer.found_inf = state.stats.add(all_reduce_mean(total_loss), grad_norm)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    update_ema(state.ema, state.model, config.ema_decay, state.step)
+
+    state.step += 1
+    state.batch += 1
+    return grad_norm
+
+
+def split_batch(batch: Batch, num_parts: int, device: torch.device) -> list[tuple[Tensor, Tensor, np.ndarray]]:
+    """Move a batch to the device, as bytes, and split it into micro-batches.
+
+    Returns:
+        uint8 frames (B, T, H, W, C), actions (B, T, A) and seeds (B,) of each micro-batch.
+    """
+    tensors = (torch.as_tensor(array).to(device, non_blocking=True) for array in (batch.frames, batch.actions))
+    frames, actions = (tensor.chunk(num_parts) for tensor in tensors)
+    seeds = np.split(batch.seeds, np.cumsum([len(part) for part in frames])[:-1])
+    return list(zip(frames, actions, seeds, strict=True))
+
+
+def training_loss(state: TrainState, frames: Tensor, actions: Tensor, seeds: np.ndarray, config: TrainConfig) -> Tensor:
+    """Mean loss of clips, a scalar. Arguments as `split_batch` returns them."""
+    assert config.noise_levels and config.scheduled_sampling is not None, "apply with_recipe first"
+    x0 = to_float(frames)
+    noise = draw_noise(x0.shape, seeds, x0.device, config.noise_levels)
+    actions = drop_actions(actions, config.action_dropout, noise.clip_uniform)
+    # Two autocast blocks: the first one caches weights that it casts without gradients, and forgets them when it ends.
+    with autocast(x0.device, config.bf16):
+        context_frames = apply_scheduled_sampling(
+            state.model, state.model.config, x0, actions, noise, config.noise_levels, config.scheduled_sampling
+        )
+    with autocast(x0.device, config.bf16):
+        losses, _ = diffusion_loss(state.network, state.model.config, x0, actions, noise, context_frames)
+    return losses.mean()
+
+
+def update_ema(ema: WorldModel, model: WorldModel, max_decay: float, step: int) -> None:
+    """Move the averaged weights towards the weights.
+
+    The decay rises with the step to `max_decay`, so that the average forgets the first steps quickly:
+    (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
+    """
+    decay = min(max_decay, (1 + step) / (10 + step))
+    averages, weights = ([weight.detach() for weight in source.parameters()] for source in (ema, model))
+    torch._foreach_lerp_(averages, weights, 1 - decay)

@@ -1,0 +1,170 @@
+"""The parts of a training run, and the single actions that the loop calls."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.dataset import Batch
+from training.batch_loader import BatchLoader
+from training.checkpoint import find_start
+from training.config import TrainConfig, num_training_steps, with_recipe
+from training.device import choose_device, prepare_for_inference
+from training.distributed import (
+    broadcast_from_rank_zero,
+    fail_on_all_ranks,
+    print0,
+    raise_on_all_ranks,
+    rank,
+    rank_zero_first,
+    world_size,
+)
+from training.logging import Throughput, print_summary
+from training.optimizer import learning_rate
+from training.outputs import RunOutputs
+from training.setup import fit_config_to_data, fixed_validation_batches, game_info, open_splits, select_model_config
+from training.state import create_train_state, parallelize
+from training.validation import validate, validate_epoch, validation_rollout
+
+
+class Trainer:
+    """Data, state and outputs of a run. `state` holds everything that changes from step to step.
+
+    Every rank makes one, and calls the same methods at the same time.
+
+    Raises:
+        ValueError: settings, data or weights that cannot be used; SystemExit if there are several ranks.
+    """
+
+    def __init__(self, config: TrainConfig):
+        self.config = config = with_recipe(config)
+        self.device = raise_on_all_ranks(lambda: choose_device(config.device))
+        preset = raise_on_all_ranks(lambda: select_model_config(config))
+        # Rank 0 goes first: it writes the index of the data set that the other ranks read.
+        clip_frames = config.clip_frames or preset.window_frames
+        self.data, self.val_data = rank_zero_first(lambda: open_splits(config, clip_frames))
+        self.loader = BatchLoader(self.data, config.batch_size, self.device)
+        self.max_steps = num_training_steps(config, self.loader.batches_per_epoch)
+
+        model_config, game = fit_config_to_data(preset, self.data.metadata), game_info(self.data.metadata)
+        order = self.data.order_fingerprint(config.batch_size)
+        self.state = raise_on_all_ranks(lambda: create_train_state(config, model_config, game, order, self.device))
+        self.state.network = parallelize(config, self.state.model)
+        self.resumed_from: Path | None = None
+
+    def resume(self) -> None:
+        """Restore the state from the checkpoint that `config.resume`, or a restart by torchrun, asks for."""
+        config = self.config
+        self.resumed_from = checkpoint = broadcast_from_rank_zero(lambda: find_start(config.resume, config.out))
+        if checkpoint is not None:
+            raise_on_all_ranks(lambda: self.state.load_checkpoint(checkpoint))
+            print0(f"resumed from {checkpoint}, step {self.state.step}")
+
+    def open_outputs(self, command: str | None) -> None:
+        """Open logs and checkpoints in the run folder, and load the validation batches."""
+        config = self.config
+        self.outputs = raise_on_all_ranks(lambda: RunOutputs(config, self.state, self.resumed_from, command))
+        print_summary(config, self.state.model, self.data, self.max_steps)
+        self.val_batches = fixed_validation_batches(self.val_data, config.batch_size, config.val_batches)
+
+    def close(self) -> None:
+        """Stop loading, and finish what is being written."""
+        self.loader.close()
+        self.outputs.close()
+
+    def next_batch(self) -> tuple[Batch | None, str]:
+        """The batch at the state's epoch and batch number, or None and an error message.
+
+        It raises nothing: the other ranks must hear of the error before they wait for this rank's gradients.
+        """
+        state = self.state
+        if state.batch == self.loader.batches_per_epoch:
+            state.epoch, state.batch = state.epoch + 1, 0
+        try:
+            return self.loader.load(state.epoch, state.batch), ""
+        except Exception as error:
+            return None, f"{type(error).__name__}: {error}"
+
+    def log_training(self, grad_norm: Tensor, throughput: Throughput, progress: tqdm) -> None:
+        """Log the loss and the speed since the last call. This waits for the device; training steps do not."""
+        config, state = self.config, self.state
+        summary = state.stats.read()
+        self._fail_after_bad_steps(summary.max_bad_streak)
+        metrics = {
+            "train/loss": summary.mean_loss,
+            "train/grad_norm": grad_norm.item(),
+            "train/lr": learning_rate(config, state.step, self.max_steps),
+            "train/bad_steps": summary.num_bad_steps,
+            **throughput.read(state.step, self.loader.wait_secs, config.batch_size),
+        }
+        self.outputs.log(state.step, metrics)
+        postfix = {"loss": f"{summary.mean_loss:.4f}", "clips/s": f"{metrics['train/clips_per_sec']:.1f}"}
+        progress.set_postfix(postfix, refresh=False)
+
+    def validate(self) -> float:
+        """Log and return the validation loss of the averaged weights."""
+        metrics = validate(self.state.ema, self.val_batches, self.config.bf16)
+        self.outputs.log(self.state.step, metrics)
+        loss, action_ratio = metrics["val/loss"], metrics["val/action_ratio"]
+        _write0(f"step {self.state.step}: val loss {loss:.4f}, {action_ratio:.2f} times as high under wrong actions")
+        return loss
+
+    def validate_epoch(self) -> None:
+        """Log loss, PSNR and SSIM over the val split."""
+        config, state = self.config, self.state
+        batch_size = config.batch_size // (world_size() * config.accumulate)
+        metrics = validate_epoch(state.ema, self.val_data, batch_size, config.epoch_clips, config.bf16)
+        self.outputs.log(state.step, metrics)
+        loss, psnr, ssim = metrics.values()
+        num_epochs = state.epoch + state.batch / self.loader.batches_per_epoch
+        _write0(f"epoch {num_epochs:.4g}: val loss {loss:.4f}, PSNR {psnr:.2f} dB, SSIM {ssim:.3f}")
+
+    def rollout(self) -> None:
+        """Continue held-out play with the averaged weights; log PSNR and write a video."""
+        state = self.state
+        try:
+            model = prepare_for_inference(state.ema, self.device, self.config.bf16)
+            result = validation_rollout(model, self.val_data)
+        except RuntimeError as error:
+            if world_size() > 1:  # the other ranks wait for this rank's frames
+                raise
+            print(f"warning: the rollout at step {state.step} failed: {error}", file=sys.stderr)
+            return
+        if result is not None:
+            self.outputs.write_rollout(state.step, result, self.val_data.metadata.fps)
+
+    def save_checkpoint(self, val_loss: float | None = None) -> None:
+        """Save the state. Fail if too many steps were bad or a weight is not finite."""
+        state = self.state
+        self._fail_after_bad_steps(state.stats.max_bad_streak())
+        if not torch.stack(torch._foreach_norm(list(state.model.parameters()))).isfinite().all():
+            self._fail(f"the weights are no longer finite at step {state.step}")
+        self.outputs.save_checkpoint(state, val_loss)
+
+    def fail_without_data(self, data_error: str) -> None:
+        """Fail on all ranks if any rank's data loader has failed."""
+        saved, step = self.outputs.wait_for_checkpoint(), self.state.step
+        fail_on_all_ranks(
+            data_error and f"no more data at step {step} ({data_error}); saved in {saved}: --resume auto continues"
+        )
+
+    def _fail_after_bad_steps(self, num_bad_steps: int) -> None:
+        limit = self.config.max_bad_steps
+        if num_bad_steps >= limit:
+            self._fail(
+                f"{num_bad_steps} steps in a row up to step {self.state.step} had a loss or gradient "
+                f"that is not finite (--max-bad-steps {limit})"
+            )
+
+    def _fail(self, reason: str) -> None:
+        saved = self.outputs.wait_for_checkpoint() or "the start"
+        fail_on_all_ranks(f"{reason}: continue from {saved} with a lower --learning-rate, or check the data")
+
+
+def _write0(message: str) -> None:
+    if rank() == 0:
+        tqdm.write(message)
