@@ -59,7 +59,7 @@ def test_check_counts_what_is_bad(run, tmp_path):
     (folder / "train" / "data_0001.array_record").write_bytes(b"not a shard")
     code, out, err = run("visualize_dataset", "--data", folder, "--check")
     assert code == 0, err
-    assert "1 bad" in out and "data_0001.array_record is not a whole ArrayRecord file" in out
+    assert "1 bad" in out and "data_0001.array_record is not a complete ArrayRecord file" in out
 
 
 def test_preview_of_a_set_and_of_a_shard(run, tmp_path, pong_set):
@@ -79,7 +79,7 @@ def test_preview_of_a_set_and_of_a_shard(run, tmp_path, pong_set):
         (("--data", "x"), ("nothing to do",)),
         (("--data", "x", "--check"), ("no data set at x",)),
         (("--shard", "x", "--output", "p.mp4"), ("no shard at x",)),
-        (("--shard", "text.array_record", "--output", "p.mp4"), ("not a whole ArrayRecord file",)),
+        (("--shard", "text.array_record", "--output", "p.mp4"), ("not a complete ArrayRecord file",)),
     ],
 )
 def test_visualize_mistakes(run, tmp_path, options, words):
