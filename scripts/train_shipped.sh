@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Trains a model of checkpoints/ on a GPU that is at hand for minutes at a time, from data collected on the same machine.
+# Train a model of checkpoints/ on a GPU that is available for minutes at a time. The data is collected on the same machine.
 #
-#   scripts/train_shipped.sh coinrun 540          a leg: collect if need be, train for so many seconds, save
-#   scripts/train_shipped.sh coinrun 540          another: goes on exactly where the first one stopped
-#   scripts/train_shipped.sh coinrun 420 last     the last: the learning rate falls to 0; then evaluates
+#   scripts/train_shipped.sh coinrun 540          a leg: collect the data if it is missing, train for 540 seconds, save
+#   scripts/train_shipped.sh coinrun 540          the next leg: resumes exactly where the first one stopped
+#   scripts/train_shipped.sh coinrun 420 last     the last leg: the learning rate falls to 0; then the model is evaluated
 #
-# The learning rate is constant until the last leg, so that the length of the run need not be known beforehand. In the last
-# leg, a run of its own, the network also looks back at frames of its own making, which keeps long dreams from drifting. The
-# seconds are for collecting and training; the evaluation comes on top, and what it gives, if it fails, is all that is lost.
-# Everything stays in datasets/ and runs/ here; what is worth carrying away comes to OUT (default: shipped) with every leg, in
-# files of at most 16 MB: into checkpoints/NAME go config.json, README.md and
+# The learning rate stays constant until the last leg, so the length of the run need not be known in advance. The last leg is
+# a run of its own with scheduled sampling, which keeps long rollouts stable. The seconds count collecting and training. The
+# evaluation takes extra time; if it fails, only the report is lost.
+# Data and runs stay in datasets/ and runs/. After each leg, the folder OUT (default: shipped) holds what checkpoints/NAME
+# needs: config.json, game.json, README.md, and the weights in pieces of at most 16 MB, joined by
 #   cat shipped/model.safetensors.* > model.safetensors
-# For a rehearsal on a CPU: RECORDS=200 BATCH=4 PRESET=pico DEVICE=cpu COMPILE=--no-compile scripts/train_shipped.sh pong 60
+# To rehearse on a CPU: RECORDS=200 BATCH=4 PRESET=pico DEVICE=cpu COMPILE=--no-compile scripts/train_shipped.sh pong 60
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,34 +30,34 @@ data="datasets/shipped-$game" run="runs/shipped-$game" exported="runs/$game-$pre
 
 left=$((secs - ($(date +%s) - begun)))
 if [ "$left" -lt 30 ]; then
-  echo "collected; no time is left to train: call it again"
+  echo "collected; no time is left to train: run the same command again"
   exit 0
 fi
 
-train() { # seconds out options...: --foreground, as compilers it has started must not be stopped before it is
+train() { # seconds out options...; --foreground: stop the training before the compilers that it has started
   timeout --foreground --signal=TERM --kill-after=60 "$1" "$python" train_world_model.py --data "$data" --out "$2" \
     --preset "$preset" --batch-size "$batch" --ema-decay 0.9995 --device "${DEVICE:-cuda}" ${COMPILE:---compile} --wandb off \
     --val-every 1000 --val-batches 8 --rollout-every 5000 --checkpoint-every 1000 --resume auto "${@:3}" || [ $? -eq 124 ]
 }
 
-carry() { # options...: export the newest weights of the run, and lay them into OUT
+export_weights() { # options...: export the newest weights of the run into OUT
   "$python" -m scripts.export_checkpoint --checkpoint "$run/checkpoints/latest" --out "$exported" "$@"
   mkdir -p "$out"
   rm -f "$out"/model.safetensors.*
   split --bytes=15M --numeric-suffixes "$exported/model.safetensors" "$out/model.safetensors."
-  cp "$exported/config.json" "$out"
-  [ ! -f "$run/metrics.jsonl" ] || cp "$run/metrics.jsonl" "$out" # not there yet after a very short leg
+  cp "$exported"/{config,game}.json "$out"
+  [ ! -f "$run/metrics.jsonl" ] || cp "$run/metrics.jsonl" "$out" # missing after a very short leg
   sed "s#$exported#checkpoints/$game-$preset#g" "$exported/README.md" > "$out/README.md"
 }
 
 if [ "$last" != last ]; then
   train "$left" "$run" --max-steps 1000000000 --warmup-steps 500 --decay-fraction 0
-  carry
+  export_weights
   exit 0
 fi
 
-# Steps that fit into what is left, as fast as the run was so far: own frames cost a third more, and a fifth is spare. A call
-# after one that was stopped goes on with the number of the first.
+# The number of steps that fit into the time left, at the speed of the run so far. Scheduled sampling takes a third longer, and
+# a fifth is spare. If an earlier last leg was stopped, its number of steps is kept.
 before="$(readlink -f "$run/checkpoints/latest")" final="$run-last"
 steps=$("$python" - "$run" "$final" "$left" <<'PLAN'
 import json, pathlib, statistics, sys
@@ -73,10 +73,10 @@ else:
 PLAN
 )
 train $((left + 60)) "$final" --init-from "$before" --max-steps "$steps" --warmup-steps $((steps / 20 + 1)) \
-  --decay-fraction 0.8 --own-frames 0.5
+  --decay-fraction 0.8 --scheduled-sampling 0.5
 run="$final"
-carry
+export_weights
 "$python" -m scripts.evaluate --checkpoint "$exported" --data "$data" --output "$run/report" ${EVALUATE:---quick}
-carry --report "$run/report/report.md"
+export_weights --report "$run/report/report.md"
 cp "$run"/report/report.{json,html} "$out"
 ls -l "$out"

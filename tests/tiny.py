@@ -73,7 +73,7 @@ def command(monkeypatch, capsys, name: str, *arguments) -> tuple[int, str, str]:
     """Run a command as its module's `__main__` would; exit code, standard output, standard error."""
     module = importlib.import_module(name)
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    config_class = next(vars(module)[key] for key in _CONFIGS if key in vars(module))
+    config_class = next(vars(module)[key] for key in CONFIG_CLASSES if key in vars(module))
     code = 0
     try:
         cli.run(module.main, config_class)
@@ -83,7 +83,7 @@ def command(monkeypatch, capsys, name: str, *arguments) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-_CONFIGS = (
+CONFIG_CLASSES = (
     "Benchmark",
     "UploadConfig",
     "CollectConfig",

@@ -147,7 +147,7 @@ def test_a_game_with_buttons_and_axes_is_played_and_replayed(custom_game, run, t
             "J": "dx-", "L": "dx+", "I": "dy-", "K": "dy+",
         }  # fmt: skip
         started = client.start(record=0, moment=2, seed=4)
-        assert "does not know its level" in started["why_no_real_game"] and client.first_frame.header["action"] is None
+        assert "has no level seed" in started["why_no_real_game"] and client.first_frame.header["action"] is None
         client.send("record", on=True)
         held = [("D", "SPACE"), ("LEFT", "L", "I"), (), ("J", "K", "L")]
         frames = [client.step(keys) for keys in held]
