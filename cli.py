@@ -6,10 +6,8 @@ import contextlib
 import io
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import tyro
@@ -63,13 +61,6 @@ def run(
             raise
         _print_error(_one_line(str(error)))
         sys.exit(ERROR_EXIT_CODE)
-
-
-def command_line() -> str:
-    """The command that started this process, quoted for a shell: `python -m scripts.collect --env pong`."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = ["-m", spec.name] if spec else [Path(sys.argv[0]).name]
-    return shlex.join(["python", *program, *sys.argv[1:]])
 
 
 def _parse(config_class: type, description: str | None) -> Any:

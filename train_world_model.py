@@ -7,6 +7,9 @@ torchrun --standalone --nproc-per-node=8 --max-restarts=3 train_world_model.py -
 
 from __future__ import annotations
 
+import shlex
+import sys
+
 import cli
 from training.config import TrainConfig
 from training.distributed import print0, print_error_once
@@ -15,7 +18,8 @@ from training.loop import train
 
 def main(config: TrainConfig) -> None:
     """Train, then print where the checkpoint is."""
-    checkpoint = train(config, command=cli.command_line())
+    command = shlex.join(["python", "train_world_model.py", *sys.argv[1:]])
+    checkpoint = train(config, command)
     if checkpoint is None:
         print0("done, but no checkpoint could be saved")
         return

@@ -12,12 +12,6 @@ from training.loop import train
 from training.model_card import commands, model_card, training_budget
 
 
-def options(command: str) -> list[str]:
-    """The words of a command from --data on; how the program is called depends on how the tests are called."""
-    words = shlex.split(command)
-    return words[words.index("--data") :]
-
-
 @pytest.fixture
 def data(pong_set, tmp_path):
     """A data set whose metadata holds the command that made it."""
@@ -38,7 +32,8 @@ def test_card_shows_the_commands_of_all_runs(train_command, data, tmp_path):
 
     collect, *runs = commands(second / "step_0000004")
     assert collect == "python -m scripts.collect --env pong"
-    assert [options(run)[1] for run in runs] == [str(data)] * 3  # quoted, as it has spaces
+    assert all(run.startswith("python train_world_model.py ") for run in runs)
+    assert all(str(data) in shlex.split(run) for run in runs)  # quoted, since it has spaces
     assert [run.count("--resume auto") for run in runs] == [0, 1, 0] and "--init-from" in runs[2]
     assert len(commands(first / "step_0000002")) == 2  # it was made before the run was resumed at step 3
     card = model_card("me/second", random_model(), second / "step_0000004")
