@@ -27,12 +27,12 @@ def test_an_exported_checkpoint_is_small_and_says_how_it_was_made(train_command,
     assert "--max-steps 4 --bf16 False" in card
 
 
-def test_mistakes(monkeypatch, capsys, tmp_path):
+def test_wrong_options_give_one_line_of_error(monkeypatch, capsys, tmp_path):
     random_model().save_pretrained(tmp_path / "checkpoint")
     (tmp_path / "precious").mkdir()
     for options, word in (
         (("--checkpoint", tmp_path / "absent", "--out", tmp_path / "out"), "no checkpoint at"),
-        (("--checkpoint", tmp_path / "checkpoint", "--out", tmp_path / "precious"), "no exported checkpoint"),
+        (("--checkpoint", tmp_path / "checkpoint", "--out", tmp_path / "precious"), "not an exported checkpoint"),
         (("--checkpoint", tmp_path / "checkpoint", "--out", tmp_path / "o", "--report", tmp_path / "no"), "no report"),
     ):
         code, _, err = command(monkeypatch, capsys, "scripts.export_checkpoint", *options)
