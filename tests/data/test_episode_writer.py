@@ -41,7 +41,7 @@ def write_episodes(writer: EpisodeWriter, lengths: list[int], seed: int = 0):
 
 
 @pytest.mark.parametrize("space", [CONTROLS, unnamed_actions(5)])
-def test_frames_and_actions_come_back_bit_by_bit(tmp_path, space):
+def test_round_trip(tmp_path, space):
     with EpisodeWriter(tmp_path / "set", space, fps=12, environment="mine") as writer:
         played = write_episodes(writer, [5, 160, 333, 1])
     assert writer.num_records == 1 + 1 + 3 + 1 and writer.num_frames == 499
@@ -57,7 +57,7 @@ def test_frames_and_actions_come_back_bit_by_bit(tmp_path, space):
     assert metadata.actions == space
 
 
-def test_a_frame_may_be_changed_once_it_was_added(tmp_path):
+def test_added_arrays_are_copied(tmp_path):
     frame, action = np.zeros((4, 4, 3), np.uint8), CONTROLS.noop
     with EpisodeWriter(tmp_path / "set", CONTROLS) as writer:
         for step in range(3):
@@ -68,7 +68,7 @@ def test_a_frame_may_be_changed_once_it_was_added(tmp_path):
     assert record.rewards is None and record.terminal is None
 
 
-def test_shards_have_a_hundred_records_and_a_writer_goes_on(tmp_path, monkeypatch):
+def test_second_writer_appends_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(episode_writer, "RECORDS_PER_SHARD", 3)
     for seed in (0, 1):
         with EpisodeWriter(tmp_path / "set", unnamed_actions(2)) as writer:
@@ -78,7 +78,7 @@ def test_shards_have_a_hundred_records_and_a_writer_goes_on(tmp_path, monkeypatc
     assert len(read_all(tmp_path / "set")) == 14
 
 
-def test_a_space_of_lists_is_the_same_when_the_next_split_is_written(tmp_path):
+def test_action_space_of_lists(tmp_path):
     space = ActionSpace(names=["noop", "right"], keys=[[], ["RIGHT"]], acting=[0, 1])
     for split in ("train", "val"):
         with EpisodeWriter(tmp_path / "set", space, split=split) as writer:
@@ -87,7 +87,7 @@ def test_a_space_of_lists_is_the_same_when_the_next_split_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("unfinished, kept", [(1, []), (160, [160]), (161, [160])])
-def test_an_error_keeps_whole_records_and_drops_the_episode_under_way(tmp_path, unfinished, kept):
+def test_error_keeps_complete_records(tmp_path, unfinished, kept):
     with pytest.raises(RuntimeError), EpisodeWriter(tmp_path / "set", unnamed_actions(2)) as writer:
         write_episodes(writer, [4, 5])
         for _ in range(unfinished):
@@ -97,7 +97,7 @@ def test_an_error_keeps_whole_records_and_drops_the_episode_under_way(tmp_path, 
     assert not list((tmp_path / "set").rglob("*.tmp"))
 
 
-def test_a_writer_that_is_killed_leaves_whole_shards(tmp_path):
+def test_killed_writer_leaves_complete_shards(tmp_path):
     program = (
         "import numpy as np; from data import ActionSpace, EpisodeWriter, episode_writer\n"
         "episode_writer.RECORDS_PER_SHARD = 20; rng = np.random.default_rng(0)\n"
@@ -146,7 +146,7 @@ def test_mistakes(tmp_path):
         writer.add(frame, np.full(6, np.nan))
 
 
-def test_the_example_of_the_guide_works(tmp_path, monkeypatch):
+def test_example_of_the_guide(tmp_path, monkeypatch):
     """It is run as it stands there, in an empty folder."""
     guide = (ROOT / "docs" / "your_own_game.md").read_text()
     (example,) = (code for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "EpisodeWriter" in code)
@@ -158,7 +158,7 @@ def test_the_example_of_the_guide_works(tmp_path, monkeypatch):
         assert sum(map(len, read_all(folder, split))) > 300
 
 
-def test_importing_the_package_is_quick():
+def test_import_loads_no_heavy_packages():
     """No torch, no games, no video library."""
     program = "import sys, data; print(*(m for m in ('torch', 'av', 'gymnasium', 'PIL') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -177,7 +177,7 @@ def test_unsound_records_say_what_is_wrong(changes, message):
 
 
 @pytest.mark.parametrize("missing", ["raw_video", "sequence_length", "actions"])
-def test_missing_keys_are_told(missing):
+def test_missing_keys_are_refused(missing):
     fields = public_fields()
     del fields[missing]
     with pytest.raises(ValueError, match="raw_video, sequence_length or actions is missing"):

@@ -72,7 +72,7 @@ def test_foreign_file_is_refused(tmp_path, content):
         open_shard(path)
 
 
-def test_missing_shard_and_folder_in_its_place_are_refused(tmp_path):
+def test_missing_shard_is_refused(tmp_path):
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(ValueError, match=f"no shard at {path}"):
             open_shard(path)
@@ -90,7 +90,7 @@ def test_refused_shards_do_not_stay_open(tmp_path):
 # Writing
 
 
-def test_shard_takes_its_name_only_when_whole(tmp_path, make_record):
+def test_shard_appears_only_when_complete(tmp_path, make_record):
     path = tmp_path / f"data{SUFFIX}"
 
     def payloads():
@@ -104,7 +104,7 @@ def test_shard_takes_its_name_only_when_whole(tmp_path, make_record):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_interrupted_writing_leaves_nothing_new_and_the_old_shard_alone(tmp_path, make_record, error):
+def test_interrupted_writing_changes_no_files(tmp_path, make_record, error):
     def payloads():
         yield encode_record(make_record(5))
         raise error("stopped")
@@ -119,7 +119,7 @@ def test_interrupted_writing_leaves_nothing_new_and_the_old_shard_alone(tmp_path
     assert old.read_bytes() == before
 
 
-def test_left_over_temporary_file_does_not_disturb(tmp_path, make_record):
+def test_left_over_temporary_file_is_replaced(tmp_path, make_record):
     path = tmp_path / f"data{SUFFIX}"
     path.with_name(path.name + ".tmp").write_bytes(b"half of a shard" * 10_000)
     write_shard(path, [encode_record(make_record(5))])
@@ -130,7 +130,7 @@ def test_left_over_temporary_file_does_not_disturb(tmp_path, make_record):
 # Reading
 
 
-def test_reader_bounds_open_files_and_still_reads_all_from_many_threads(many_shards, tiny_metadata, make_record):
+def test_reader_limits_open_files_with_many_threads(many_shards, tiny_metadata, make_record):
     paths = sorted((many_shards / "train").glob(f"*{SUFFIX}"))
     reader = ShardReader(paths, tiny_metadata, max_open_files=3)
     places = [(shard, number) for shard in range(12) for number in range(3)] * 8
@@ -152,20 +152,20 @@ def test_reader_bounds_open_files_and_still_reads_all_from_many_threads(many_sha
     assert 3 <= most_open <= 3 + 4  # a thread may hold one more while it reads from it
 
 
-def test_reading_past_the_end_names_shard_and_record(many_shards, tiny_metadata):
+def test_reading_past_the_end(many_shards, tiny_metadata):
     reader = ShardReader([shard_of(many_shards, 5)], tiny_metadata)
     with pytest.raises(ValueError, match=r"data_0005.array_record, record 3: "):
         reader.read(0, 3)
 
 
-def test_records_of_another_frame_size_are_refused_with_their_place(many_shards):
+def test_records_of_another_frame_size_are_refused(many_shards):
     reader = ShardReader([shard_of(many_shards, 5)], Metadata(frame_shape=(64, 64, 3)))
     with pytest.raises(ValueError, match=r"data_0005.array_record, record 1: raw_video holds .* 64x64x3"):
         reader.read(0, 1)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.99])
-def test_flipped_byte_loses_one_record_alone(tmp_path, write_set, make_record, tiny_metadata, share):
+def test_flipped_byte_loses_one_record(tmp_path, write_set, make_record, tiny_metadata, share):
     records = [make_record(30, i) for i in range(20)]  # of noise: zstd leaves their size as it is
     path = shard_of(write_set(tmp_path / "set", records), 0)
     flip_byte(path, int(share * sum(len(encode_record(record)) for record in records)))
@@ -209,7 +209,7 @@ def test_index_names_each_bad_part_once(tmp_path, write_set, make_record, tiny_m
         assert index.bad_fraction == pytest.approx(bad / (bad + 8))
 
 
-def test_second_index_reads_nothing(many_shards, tiny_metadata, count_reads):
+def test_cached_index_reads_no_records(many_shards, tiny_metadata, count_reads):
     first = index_split(many_shards, "train", tiny_metadata)
     assert len(count_reads) == 36
     count_reads.clear()
@@ -226,15 +226,15 @@ def test_only_changed_and_new_shards_are_read_again(many_shards, tiny_metadata, 
     write_shard(shard_of(many_shards, 4), [encode_record(make_record(50))])
     write_shard(shard_of(many_shards, 12), [encode_record(make_record(60))])
     shard_of(many_shards, 0).unlink()
-    told = []
-    index = index_split(many_shards, "train", tiny_metadata, progress=lambda *done: told.append(done))
+    progress_calls = []
+    index = index_split(many_shards, "train", tiny_metadata, progress=lambda *done: progress_calls.append(done))
     assert sorted(count_reads) == [(3, 0), (11, 0)]
-    assert told == [(1, 2), (2, 2)]
+    assert progress_calls == [(1, 2), (2, 2)]
     expected = [7 + i for i in range(9)] + [50] + [4 + i for i in range(15, 36)] + [60]
     assert index.lengths.tolist() == expected
 
 
-def test_index_is_made_anew_for_other_frame_sizes_or_actions(many_shards, tiny_metadata, count_reads):
+def test_index_is_rebuilt_for_other_metadata(many_shards, tiny_metadata, count_reads):
     index_split(many_shards, "train", tiny_metadata)
     count_reads.clear()
     assert len(index_split(many_shards, "train", Metadata(frame_shape=(8, 8, 3))).lengths) == 36
@@ -259,7 +259,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_index_is_made_anew(many_shards, tiny_metadata, damage):
+def test_damaged_index_is_rebuilt(many_shards, tiny_metadata, damage):
     index_split(many_shards, "train", tiny_metadata)
     path = many_shards / "train" / INDEX_FILE
     whole = json.loads(path.read_text())
@@ -268,7 +268,7 @@ def test_damaged_index_is_made_anew(many_shards, tiny_metadata, damage):
     assert json.loads(path.read_text()) == whole
 
 
-def test_folder_that_cannot_be_written_to_is_indexed_all_the_same(many_shards, tiny_metadata, monkeypatch):
+def test_read_only_folder_is_indexed(many_shards, tiny_metadata, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError("read-only file system")
 
@@ -286,7 +286,7 @@ def test_moved_data_set_keeps_its_index(many_shards, tiny_metadata, count_reads)
     assert count_reads == [] and index.paths[0] == shard_of(moved, 0)
 
 
-def test_missing_folder_or_split_says_what_is_there(many_shards, tiny_metadata, tmp_path):
+def test_missing_folder_or_split_is_refused(many_shards, tiny_metadata, tmp_path):
     with pytest.raises(ValueError, match=f"no data set at {tmp_path / 'none'}: collect one"):
         index_split(tmp_path / "none", "train", tiny_metadata)
     with pytest.raises(ValueError, match=r"set/val \(.*set holds train\)"):
@@ -314,7 +314,7 @@ def test_metadata_of_a_public_set(tmp_path):
         ('{"env": "tetris", "num_actions": 6}', unnamed_actions(6)),
     ],
 )
-def test_actions_that_metadata_does_not_name(tmp_path, text, expected):
+def test_metadata_without_action_names(tmp_path, text, expected):
     (tmp_path / METADATA_FILE).write_text(text)
     assert read_metadata(tmp_path).actions == expected
 
@@ -366,7 +366,7 @@ def test_nonsense_metadata_is_refused(tmp_path, text):
         read_metadata(tmp_path)
 
 
-def test_shards_are_written_one_record_a_group(tmp_path, make_record):
+def test_group_size_is_one_record(tmp_path, make_record):
     """So that reading one record decodes one: the reader refuses nothing else, but it would be slow."""
     payloads = [encode_record(make_record(5, i)) for i in range(3)]
     ours, grouped = tmp_path / "ours", tmp_path / "grouped"
@@ -379,7 +379,7 @@ def test_shards_are_written_one_record_a_group(tmp_path, make_record):
     assert open_shard(grouped).read([1]) == payloads[1:2]
 
 
-def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path):
+def test_full_disk_raises_os_error(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.raises(OSError, match="cannot be written"), ShardWriter(tmp_path / f"a{SUFFIX}") as writer:
         try:

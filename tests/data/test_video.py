@@ -38,7 +38,7 @@ def lit_columns(strip: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("game", ["pong", "coinrun"])
-def test_mp4_decodes_back_to_its_frames(tmp_path, game):
+def test_mp4_round_trip(tmp_path, game):
     environment = make_environment(game, 1)
     rng = np.random.default_rng(0)
     frames = np.concatenate([environment.step(rng.integers(0, 3, 1))[0] for _ in range(40)])
@@ -52,7 +52,7 @@ def test_mp4_decodes_back_to_its_frames(tmp_path, game):
 
 
 @pytest.mark.parametrize(("height", "width"), [(63, 64), (64, 33), (31, 33), (256, 262)])
-def test_odd_sizes_gain_a_row_or_a_column(tmp_path, height, width):
+def test_odd_sizes_are_padded(tmp_path, height, width):
     frames = np.full((5, height, width, 3), (40, 160, 90), np.uint8)
     write_mp4(tmp_path / "odd.mp4", frames, fps=10)
     again, _ = read_mp4(tmp_path / "odd.mp4")
@@ -61,13 +61,13 @@ def test_odd_sizes_gain_a_row_or_a_column(tmp_path, height, width):
 
 
 @pytest.mark.parametrize(("fps", "num_frames"), [(15.0, 1), (12.5, 7), (29.97, 30), (60, 2)])
-def test_frame_rate_and_number_are_kept(tmp_path, fps, num_frames):
+def test_frame_rate_and_number_of_frames(tmp_path, fps, num_frames):
     write_mp4(tmp_path / "rate.mp4", noise(num_frames, 32, 32, 3), fps)
     again, read_fps = read_mp4(tmp_path / "rate.mp4")
     assert len(again) == num_frames and read_fps == pytest.approx(fps, rel=1e-3)
 
 
-def test_failed_writing_leaves_no_file_and_the_old_one_alone(tmp_path, monkeypatch):
+def test_failed_writing_changes_no_files(tmp_path, monkeypatch):
     path = tmp_path / "play.mp4"
 
     def fail(*_, **__):
@@ -102,7 +102,7 @@ def test_upscale_repeats_pixels():
 
 
 @pytest.mark.parametrize("name", COINRUN.names)
-def test_key_strip_lights_the_held_keys_and_no_other(name):
+def test_key_strip_lights_held_keys(name):
     """Keys stand in the order left, up, right; those that do nothing in CoinRun (down, letters) are not shown."""
     place = {"LEFT": 0, "UP": 1, "RIGHT": 2}
     everything = ActionSpace(("all",), (tuple(place),), (0,))
@@ -129,7 +129,7 @@ def test_key_strip_fits_any_width(space, width):
         assert key_strip(action, space, width, height=20).shape == (20, width, 3)
 
 
-def test_with_keys_shows_each_frame_above_its_own_keys():
+def test_with_keys():
     frames, actions = noise(4, 16, 16, 3), np.array([UNKNOWN_ACTION, 7, 5, 7])
     shown = with_keys(frames, actions, COINRUN)
     assert shown.shape == (4, 64 + 24, 64, 3)
@@ -159,7 +159,7 @@ def test_with_keys_shows_vectors():
 # Several together
 
 
-def test_titled_adds_a_line_above():
+def test_titled():
     frames = noise(3, 40, 60, 3)
     shown = titled(frames, "dream")
     assert shown.shape == (3, 58, 60, 3) and np.array_equal(shown[:, 18:], frames)
@@ -167,7 +167,7 @@ def test_titled_adds_a_line_above():
 
 
 @pytest.mark.parametrize("num_samples", [1, 3])
-def test_comparison_has_a_column_a_sample_truth_above_dream(num_samples):
+def test_comparison_layout(num_samples):
     truth, dream = noise(num_samples, 5, 16, 16, 3), noise(num_samples, 5, 16, 16, 3, seed=1)
     actions = np.random.default_rng(0).integers(0, 15, (num_samples, 5))
     shown = comparison(truth, dream, actions, COINRUN)
@@ -179,7 +179,7 @@ def test_comparison_has_a_column_a_sample_truth_above_dream(num_samples):
 
 
 @pytest.mark.parametrize("num_samples", [1, 2])
-def test_grid_has_two_rows_a_sample_and_a_column_a_moment(num_samples):
+def test_grid_layout(num_samples):
     truth, dream = noise(num_samples, 9, 16, 16, 3), noise(num_samples, 9, 16, 16, 3, seed=1)
     moments = [0, 4, 8]
     picture = grid(truth, dream, moments)
@@ -192,7 +192,7 @@ def test_grid_has_two_rows_a_sample_and_a_column_a_moment(num_samples):
                 assert np.array_equal(shown, upscale(frames[sample, moment], 2))
 
 
-def test_zeros_of_both_signs_and_unknown_actions_are_shown():
+def test_negative_zeros_and_unknown_actions():
     actions = np.stack([CONTROLS.noop, -CONTROLS.noop, CONTROLS.unknown(), CONTROLS.parse("jump")])
     shown = with_keys(np.zeros((4, 16, 64, 3), np.uint8), actions, CONTROLS)
     assert np.array_equal(shown[0], shown[1]) and (shown[0] != shown[2]).any() and (shown[0] != shown[3]).any()

@@ -85,7 +85,7 @@ def real_set(request):
 # What is collected
 
 
-def test_records_are_as_long_as_they_may_be(real_set):
+def test_record_lengths_and_shapes(real_set):
     for split in ("train", "val"):
         for record in records_of(real_set, split):
             assert 32 <= len(record) <= MAX_FRAMES
@@ -93,7 +93,7 @@ def test_records_are_as_long_as_they_may_be(real_set):
             assert len(record.actions) == len(record.rewards) == len(record)
 
 
-def test_metadata_tells_what_was_collected(pong_set):
+def test_metadata_content(pong_set):
     values = json.loads((pong_set / METADATA_FILE).read_text())
     for split, num_records in (("train", 24), ("val", 4), ("test", 3)):
         records = records_of(pong_set, split)
@@ -112,15 +112,15 @@ def test_levels_of_the_splits_are_disjoint(pong_set):
     assert not (seeds["train"] & seeds["val"] or seeds["train"] & seeds["test"] or seeds["val"] & seeds["test"])
 
 
-def test_progress_adds_up_to_the_frames(tmp_path, in_process):
-    told = []
-    metadata = collect(CollectConfig(out=tmp_path / "set", **SMALL), told.append)
-    assert len(told) == 3 + 1 + 1
-    assert sum(told) == sum(counts["frames"] for counts in metadata["splits"].values())
+def test_progress_counts_all_frames(tmp_path, in_process):
+    frame_counts = []
+    metadata = collect(CollectConfig(out=tmp_path / "set", **SMALL), frame_counts.append)
+    assert len(frame_counts) == 3 + 1 + 1
+    assert sum(frame_counts) == sum(counts["frames"] for counts in metadata["splits"].values())
     assert metadata == json.loads((tmp_path / "set" / METADATA_FILE).read_text())
 
 
-def test_the_game_can_be_brought_to_any_recorded_moment(real_set):
+def test_replay_to_any_frame(real_set):
     metadata = read_metadata(real_set)
     environment = make_environment(metadata.environment, 4, **dict(metadata.environment_options))
     played = play(environment, POLICIES["uniform"](environment, np.random.default_rng(0)))
@@ -133,7 +133,7 @@ def test_the_game_can_be_brought_to_any_recorded_moment(real_set):
         assert environment.step(record.actions[-1:])[1] == record.rewards[-1:]
 
 
-def test_the_start_of_a_cut_record_is_kept(pong_set):
+def test_prefix_actions_of_a_cut_record(pong_set):
     starts = {record.start_step: record for record in records_of(pong_set)}
     assert len(starts) > 1 and all(start % MAX_FRAMES == 0 for start in starts)
     metadata = read_metadata(pong_set)
@@ -142,7 +142,7 @@ def test_the_start_of_a_cut_record_is_kept(pong_set):
         assert np.array_equal(replay_to(record, metadata)[1], record.frames[0])
 
 
-def test_play_can_go_on_from_a_recorded_moment(coinrun_set):
+def test_play_continues_after_replay(coinrun_set):
     record = max(records_of(coinrun_set), key=len)
     environment, _ = replay_to(record, read_metadata(coinrun_set), 10)
     for step in range(10, len(record) - 1):
@@ -150,13 +150,13 @@ def test_play_can_go_on_from_a_recorded_moment(coinrun_set):
         assert np.array_equal(frames[0], record.frames[step + 1]) and rewards[0] == record.rewards[step]
 
 
-def test_a_record_without_its_level_cannot_be_replayed(pong_set):
+def test_replay_without_level_seed_is_refused(pong_set):
     record = records_of(pong_set)[0]
     with pytest.raises(ValueError, match="has no level seed"):
         replay_to(Record(record.frames, record.actions), read_metadata(pong_set))
 
 
-def test_the_last_reward_of_an_episode_is_kept(coinrun_set):
+def test_last_reward_is_recorded(coinrun_set):
     """CoinRun rewards nothing but the coin, with which the level ends."""
     records = records_of(coinrun_set)
     won = [record for record in records if record.rewards.any()]
@@ -166,7 +166,7 @@ def test_the_last_reward_of_an_episode_is_kept(coinrun_set):
     assert any(not record.terminal for record in records)
 
 
-def test_a_whole_episode_of_pong_is_three_points():
+def test_parts_of_pong_episodes_add_up_to_three_points():
     environment, open_points, whole = make_environment("pong", 3, seed=4), {}, []
     policy = POLICIES["explore"](environment, np.random.default_rng(0))
     for record in islice(play(environment, policy, min_frames=1), 70):
@@ -183,7 +183,7 @@ def test_a_whole_episode_of_pong_is_three_points():
 
 
 @pytest.mark.parametrize("min_frames", [1, 60, MAX_FRAMES])
-def test_tails_are_kept_from_min_frames_on(min_frames):
+def test_min_frames(min_frames):
     environment = make_environment("pong", 4)
     records = play(environment, POLICIES["uniform"](environment, np.random.default_rng(0)), min_frames)
     lengths = [len(next(records)) for _ in range(20)]
@@ -191,7 +191,7 @@ def test_tails_are_kept_from_min_frames_on(min_frames):
     assert min_frames == MAX_FRAMES or min(lengths) < MAX_FRAMES
 
 
-def test_a_game_of_episodes_that_are_all_too_short_is_told_of(monkeypatch):
+def test_only_short_episodes_raise(monkeypatch):
     monkeypatch.setattr(collecting, "MAX_SHORT_EPISODES", 5)
     environment = make_environment("pong", 4)
     environment.max_steps = 20
@@ -203,7 +203,7 @@ def test_a_game_of_episodes_that_are_all_too_short_is_told_of(monkeypatch):
 # The same files, however they are made
 
 
-def test_same_seed_gives_the_same_bytes_with_one_worker_or_two(tmp_path, monkeypatch):
+def test_files_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(collecting, "RECORDS_PER_SHARD", 4)
     one, two = tmp_path / "one", tmp_path / "two"
     collect(CollectConfig(out=one, **SMALL), ignore)
@@ -216,7 +216,7 @@ def test_same_seed_gives_the_same_bytes_with_one_worker_or_two(tmp_path, monkeyp
     assert [len(records_of(one, split)) for split in ("train", "val", "test")] == [9, 3, 2]
 
 
-def test_another_seed_and_another_shard_are_other_play(tmp_path, in_process):
+def test_seeds_and_shards_differ(tmp_path, in_process):
     collect(CollectConfig(out=tmp_path / "zero", **SMALL), ignore)
     collect(CollectConfig(out=tmp_path / "one", **SMALL, seed=1), ignore)
     seeds = {name: {record.level_seed for record in records_of(tmp_path / name)} for name in ("zero", "one")}
@@ -228,7 +228,7 @@ def test_another_seed_and_another_shard_are_other_play(tmp_path, in_process):
 # What is in the way, and what goes wrong
 
 
-def test_folder_that_is_not_empty_is_refused_and_untouched(tmp_path):
+def test_non_empty_folder_is_refused(tmp_path):
     out = tmp_path / "set"
     (out / "train").mkdir(parents=True)
     (out / "train" / "mine.txt").write_text("mine")
@@ -247,7 +247,7 @@ def test_empty_folder_is_used(tmp_path, in_process):
     assert len(records_of(tmp_path / "set")) == 9
 
 
-def test_overwrite_replaces_all_that_was_there_once_it_is_done(tmp_path, in_process, fail_at):
+def test_overwrite_replaces_the_folder_at_the_end(tmp_path, in_process, fail_at):
     out, fresh = tmp_path / "set", tmp_path / "fresh"
     collect(CollectConfig(out=out, **SMALL, seed=1), ignore)
     (out / "train" / "mine.txt").write_text("mine")
@@ -263,7 +263,7 @@ def test_overwrite_replaces_all_that_was_there_once_it_is_done(tmp_path, in_proc
     assert {path.name for path in tmp_path.iterdir()} == {"set", "fresh"}
 
 
-def test_interrupted_collection_leaves_no_set_and_goes_on_where_it_stopped(tmp_path, in_process, fail_at):
+def test_interrupted_collection_continues(tmp_path, in_process, fail_at):
     out, at_once = tmp_path / "set", tmp_path / "at_once"
     fail_at(2)
     with pytest.raises(OSError, match="disk full"):
@@ -274,17 +274,17 @@ def test_interrupted_collection_leaves_no_set_and_goes_on_where_it_stopped(tmp_p
     assert len(finished) == 2
     for path in finished:
         os.utime(path, ns=(1, 1))
-    told = []
+    frame_counts = []
     fail_at(None)
-    metadata = collect(CollectConfig(out=out, **SMALL), told.append)
+    metadata = collect(CollectConfig(out=out, **SMALL), frame_counts.append)
     collect(CollectConfig(out=at_once, **SMALL), ignore)
     assert files_of(out) == files_of(at_once)
     assert sum(path.stat().st_mtime_ns == 1 for path in out.rglob(f"*{SUFFIX}")) == 2
-    assert sum(told) == sum(counts["frames"] for counts in metadata["splits"].values())
+    assert sum(frame_counts) == sum(counts["frames"] for counts in metadata["splits"].values())
     assert not partial.exists()
 
 
-def test_partial_folder_of_other_settings_is_begun_anew(tmp_path, in_process, fail_at):
+def test_partial_folder_of_other_settings_is_replaced(tmp_path, in_process, fail_at):
     out, fresh = tmp_path / "set", tmp_path / "fresh"
     fail_at(2)
     with pytest.raises(OSError):
@@ -296,7 +296,7 @@ def test_partial_folder_of_other_settings_is_begun_anew(tmp_path, in_process, fa
 
 
 @pytest.mark.parametrize("text", ["", '{"collect": {', "null", "[]"])
-def test_partial_folder_with_damaged_metadata_is_begun_anew(tmp_path, in_process, text):
+def test_partial_folder_with_damaged_metadata_is_replaced(tmp_path, in_process, text):
     out, partial = tmp_path / "set", tmp_path / "set.partial"
     partial.mkdir()
     (partial / METADATA_FILE).write_text(text)
@@ -305,7 +305,7 @@ def test_partial_folder_with_damaged_metadata_is_begun_anew(tmp_path, in_process
     assert len(records_of(out)) == 9 and not (out / "left_over").exists()
 
 
-def test_ctrl_c_keeps_the_shards_under_way(tmp_path, monkeypatch):
+def test_ctrl_c_finishes_started_shards(tmp_path, monkeypatch):
     """With real worker processes: the first shard's progress is interrupted, the shards already begun are finished."""
     monkeypatch.setattr(collecting, "RECORDS_PER_SHARD", 2)
     config = CollectConfig(out=tmp_path / "set", **{**SMALL, "records": 40})
@@ -336,7 +336,7 @@ def test_ctrl_c_keeps_the_shards_under_way(tmp_path, monkeypatch):
         ({"seed": -1}, "seed is -1: it cannot be negative"),
     ],
 )
-def test_bad_settings_are_refused_before_anything_is_touched(tmp_path, changes, message):
+def test_bad_settings_write_nothing(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         collect(CollectConfig(out=tmp_path / "set", **{**SMALL, **changes}), ignore)
     assert list(tmp_path.iterdir()) == []

@@ -24,7 +24,7 @@ FEW = {"records": 3, "val_records": 1, "test_records": 0, "workers": 1, "min_fra
 
 
 class Walk(gymnasium.Env):
-    """A dot on a line; what it takes is told by `kind`. Seven wide, nine high, so that sizes are not mixed up."""
+    """A dot on a line; `kind` selects its action space. Seven wide, nine high, so that sizes are not mixed up."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
     observation_space = gymnasium.spaces.Box(0, 1, (1,))
@@ -80,7 +80,7 @@ def here():
 
 
 @pytest.mark.parametrize(("frame_skip", "fps"), [(None, 20), (4, 5)])
-def test_a_gym_game_is_collected_and_can_be_replayed(tmp_path, here, frame_skip, fps):
+def test_collect_and_replay(tmp_path, here, frame_skip, fps):
     out = tmp_path / "walk"
     collect(CollectConfig(env="gym:TestWalk-v0", size="14x9", out=out, frame_skip=frame_skip, **FEW), lambda _: None)
     metadata = read_metadata(out)
@@ -93,7 +93,7 @@ def test_a_gym_game_is_collected_and_can_be_replayed(tmp_path, here, frame_skip,
 
 
 @pytest.mark.parametrize(("kind", "values"), [("buttons", {0.0, 1.0}), ("axes", None)])
-def test_vectors_are_collected(tmp_path, here, monkeypatch, kind, values):
+def test_collect_vector_actions(tmp_path, here, monkeypatch, kind, values):
     monkeypatch.setitem(gymnasium.registry["TestWalk-v0"].kwargs, "kind", kind)
     for policy in ("explore", "uniform"):
         out = tmp_path / policy
@@ -106,7 +106,7 @@ def test_vectors_are_collected(tmp_path, here, monkeypatch, kind, values):
             assert np.array_equal(replay_to(record, metadata, 20)[1], record.frames[20])
 
 
-def test_a_policy_of_ones_own(tmp_path, here):
+def test_custom_policy(tmp_path, here):
     out = tmp_path / "walk"
     policy = f"{__name__}:stay_put"
     sys.modules.setdefault(__name__, sys.modules[stay_put.__module__])
@@ -119,7 +119,7 @@ def test_a_policy_of_ones_own(tmp_path, here):
             make_policy(f"{__name__}:wrong")(environment, np.random.default_rng(0)).act(environment, None)
 
 
-def test_buttons_are_played_beside_the_real_game_and_judged_without_it(tmp_path, here, monkeypatch, capsys):
+def test_play_and_evaluate_buttons(tmp_path, here, monkeypatch, capsys):
     monkeypatch.setitem(gymnasium.registry["TestWalk-v0"].kwargs, "kind", "buttons")
     collect(CollectConfig(env="gym:TestWalk-v0", size="16x16", out=tmp_path / "set", **FEW), lambda _: None)
     random_checkpoint(tmp_path / "random", tmp_path / "set")
@@ -140,7 +140,7 @@ def test_buttons_are_played_beside_the_real_game_and_judged_without_it(tmp_path,
     assert "the state of gym:TestWalk-v0 cannot be saved and restored" in (tmp_path / "report/report.md").read_text()
 
 
-def test_futures_branch_where_vectors_are_held(monkeypatch):
+def test_counterfactuals_of_buttons(monkeypatch):
     """By a state of its own that the game is given here."""
     monkeypatch.setitem(gymnasium.registry["TestWalk-v0"].kwargs, "kind", "buttons")
 
@@ -173,7 +173,7 @@ def test_futures_branch_where_vectors_are_held(monkeypatch):
     assert np.array_equal(moved, (held[..., 1] - held[..., 0]) % 7)
 
 
-def test_games_without_a_state_say_so():
+def test_games_without_saved_states_raise():
     with pytest.raises(NotImplementedError, match="the state of gym:TestWalk-v0 cannot be saved"):
         make_environment("gym:TestWalk-v0", 1).get_state()
 
@@ -197,13 +197,13 @@ def test_mistakes(monkeypatch, capsys, tmp_path, options, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_actions_that_cannot_be_recorded(monkeypatch):
+def test_unsupported_action_space_is_refused(monkeypatch):
     monkeypatch.setitem(gymnasium.registry["TestWalk-v0"].kwargs, "kind", "both")
     with pytest.raises(ValueError, match=r"cannot record the actions of gym:TestWalk-v0: MultiDiscrete"):
         make_environment("gym:TestWalk-v0", 1)
 
 
-def test_what_draws_gymnasiums_own_games_is_not_installed(monkeypatch, capsys, tmp_path):
+def test_missing_pygame(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "pygame", None)
     code, _, err = command(
         monkeypatch, capsys, "scripts.collect", "--env", "gym:CartPole-v1", "--out", tmp_path / "set"
@@ -211,7 +211,7 @@ def test_what_draws_gymnasiums_own_games_is_not_installed(monkeypatch, capsys, t
     assert_one_line(code, err, "cannot play gym:CartPole-v1", 'pip install "gymnasium[classic')
 
 
-def test_atari_that_is_not_installed(monkeypatch):
+def test_missing_atari(monkeypatch):
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(ValueError, match=r"pip install -r requirements-atari.txt"):
         make_environment("ale:pong", 1)
@@ -229,7 +229,7 @@ def atari_set(tmp_path_factory, here):
     return out
 
 
-def test_atari_is_collected_with_names_and_keys(atari_set):
+def test_collect_atari(atari_set):
     metadata = read_metadata(atari_set)
     assert metadata.actions.names == ("noop", "fire", "right", "left")
     assert metadata.actions.keys == ((), ("SPACE",), ("RIGHT",), ("LEFT",))

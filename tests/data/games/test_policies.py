@@ -38,13 +38,13 @@ def test_explore_policy_holds_actions_that_act_and_leans_right_in_coinrun():
 
 
 def test_explore_policy_follows_the_ball_of_pong_half_of_the_time():
-    environment, agreed = make_environment("pong", 16), []
+    environment, followed = make_environment("pong", 16), []
     policy = POLICIES["explore"](environment, np.random.default_rng(0))
     for _ in range(400):
         actions = policy.act(environment)
-        agreed.append(actions == environment.suggested_actions())
+        followed.append(actions == environment.suggested_actions())
         environment.step(actions)
-    assert 0.55 < np.mean(agreed) < 0.8  # half of the time, and in a third of the rest by chance
+    assert 0.55 < np.mean(followed) < 0.8  # half of the time, and in a third of the rest by chance
 
 
 @pytest.mark.parametrize("pressed", [True, 1, 1.0])
