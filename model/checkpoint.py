@@ -6,6 +6,8 @@ A checkpoint folder holds `config.json` (`ModelConfig`), `game.json` (`GameInfo`
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -76,17 +78,28 @@ def load_config(folder: Path) -> tuple[ModelConfig, GameInfo]:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is not a checkpoint: it has no {name}")
-    try:
-        values = _read_json(folder / CONFIG_FILE)
-        if (folder / GAME_FILE).is_file():
-            game_values = _read_json(folder / GAME_FILE)
-        else:
-            game_values = {name: values.pop(name) for name in GameInfo.field_names() & values.keys()}
-        config, game = ModelConfig.from_dict(values), GameInfo.from_dict(game_values)
+    config_path = folder / CONFIG_FILE
+    game_path = folder / GAME_FILE if (folder / GAME_FILE).is_file() else config_path
+    old_game_values: dict[str, Any] = {}
+    with _name_damaged_file(config_path):
+        values = _read_json(config_path)
+        if game_path == config_path:
+            old_game_values = {name: values.pop(name) for name in GameInfo.field_names() & values.keys()}
+        config = ModelConfig.from_dict(values)
+    with _name_damaged_file(game_path):
+        game = GameInfo.from_dict(old_game_values if game_path == config_path else _read_json(game_path))
         game.check(config.num_actions)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{folder / CONFIG_FILE} is not the config of a world model: {error}") from None
     return config, game
+
+
+@contextmanager
+def _name_damaged_file(path: Path) -> Iterator[None]:
+    """Turn an error in the content of config.json or game.json into a ValueError that names the file."""
+    try:
+        yield
+    except (ValueError, AttributeError) as error:
+        content = "the description of a game" if path.name == GAME_FILE else "the config of a world model"
+        raise ValueError(f"{path} is not {content}: {error}") from None
 
 
 def check_finite(model: nn.Module) -> None:

@@ -47,10 +47,13 @@ def test_loading_is_strict_and_names_the_wrong_weights(tmp_path):
     [
         ("config.json", None, "has no config.json"),
         ("model.safetensors", None, "has no model.safetensors"),
-        ("config.json", "{", "is not the config of a world model"),
+        ("config.json", "{", "config.json is not the config of a world model"),
         ("config.json", "[1]", "is not the config of a world model"),
         ("config.json", '{"vocabulary": 5}', "unknown model settings: vocabulary"),
         ("config.json", '{"dim": "wide"}', "is not the config of a world model"),
+        ("game.json", "{", "game.json is not the description of a game"),
+        ("game.json", "[1]", "game.json is not the description of a game"),
+        ("game.json", '{"level": 5}', "game.json is not the description of a game: unknown game settings: level"),
         ("model.safetensors", "garbage", "is damaged"),
     ],
 )
@@ -71,7 +74,7 @@ def test_a_missing_folder_is_refused(tmp_path):
 
 def test_a_game_that_does_not_fit_the_network_is_refused(tmp_path):
     random_model(game=GameInfo(action_names=("a", "b"))).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="2 action names for num_actions 3"):
+    with pytest.raises(ValueError, match=r"game\.json is not .*: 2 action names for num_actions 3"):
         WorldModel.from_pretrained(tmp_path)
 
 
