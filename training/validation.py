@@ -12,6 +12,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
@@ -50,8 +51,8 @@ def validation_sums(model: WorldModel, batches: list[Batch]) -> Tensor:
     sums = torch.zeros(2, 2 + NOISE_BINS, dtype=torch.float64)
     for batch in batches:
         frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
-        noise = validation_noise(frames.movedim(-1, -3).shape, batch.seeds, model.device)
         x0 = to_float(frames)
+        noise = validation_noise(x0.shape, batch.seeds, model.device)
         losses = diffusion_loss(model, model.config, x0, actions, noise)[0]
         wrong_action_losses = diffusion_loss(model, model.config, x0, actions.roll(1, dims=0), noise)[0]
         bins = (noise.levels * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
@@ -101,9 +102,11 @@ def epoch_sums(model: WorldModel, batches: Iterable[Batch]) -> Tensor:
     sums = torch.zeros(4, dtype=torch.float64)
     for batch in batches:
         frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
-        noise = validation_noise(frames.movedim(-1, -3).shape, batch.seeds, model.device)
-        losses, x0_hat = diffusion_loss(model, model.config, to_float(frames), actions, noise)
-        predicted, truth = to_levels(x0_hat).flatten(0, 1), frames.movedim(-1, -3).flatten(0, 1).float()
+        x0 = to_float(frames)
+        noise = validation_noise(x0.shape, batch.seeds, model.device)
+        losses, x0_hat = diffusion_loss(model, model.config, x0, actions, noise)
+        predicted = rearrange(to_levels(x0_hat), "b t c h w -> (b t) c h w")
+        truth = rearrange(frames, "b t h w c -> (b t) c h w").float()
         squared_error = (predicted - truth).square().mean(dim=(1, 2, 3))
         totals = torch.stack([column.sum() for column in (losses, squared_error, batched_ssim(truth, predicted))])
         sums += torch.tensor([*totals.tolist(), losses.numel()])
@@ -118,7 +121,7 @@ def epoch_metrics(sums: Tensor) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ValidationRollout:
-    """A rollout beside real play."""
+    """A rollout, and the real play that it is compared with."""
 
     metrics: dict[str, float]  # PSNR in dB, 1, 4, 8 and 16 frames after the prompt
     video: np.ndarray  # real and generated frames side by side, uint8 (T, H, W, 3)
