@@ -26,7 +26,7 @@ class LoaderConfig:
     data: Path  # data set folder
     clip_frames: int = 32
     batch_size: int = 128
-    num_batches: int = 120  # measured; enough that the records read before the first batch matter little
+    num_batches: int = 120  # batches to measure; start-up distorts the result of a small number
 
     def __post_init__(self):
         for name in ("batch_size", "num_batches"):

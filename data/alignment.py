@@ -45,7 +45,7 @@ class Alignment:
 
 
 def check_alignment(records: Iterable[Record], space: ActionSpace) -> Alignment:
-    """Correlate changes of direction with the picture's acceleration; the result of the control that correlates best.
+    """Correlate changes of direction with the picture's acceleration. Returns the best control's result.
 
     Keeps the frames of one record at a time in memory.
     """

@@ -37,9 +37,9 @@ class Clips:
         return int(self.lengths.min())
 
     def other_actions(self, num_prompt: int) -> np.ndarray:
-        """Actions in which each clip keeps its own up to the prompt's end and then takes those of the clip before it.
+        """Each clip's own actions in the prompt, then the previous clip's.
 
-        Where the other clip is too short, its actions after the prompt are repeated.
+        If the previous clip is too short, its actions after the prompt are repeated.
 
         Returns:
             Shaped as `actions`.

@@ -4,6 +4,9 @@ The order of an epoch: all records are permuted, and their clips are listed in t
 of whole batches. With batches of B clips, a pool is folded into B lanes, each of which covers a few records, and each
 lane is shuffled. Batch n takes the n-th clip of every lane.
 
+Example: with B = 4, a pool of 5 batches holds 20 clips. Lane 0 is clips 0 to 4 of the list, lane 1 is clips 5 to 9, and
+so on. Each lane is shuffled. Batch 0 takes the first clip of each of the 4 lanes, batch 1 the second.
+
 So a batch holds clips of about B different records. A rank takes B / world_size neighbouring lanes, so it decodes
 records that few other ranks need. The order depends on seed, epoch, batch size and record lengths alone: batches are
 the same for any number of ranks, and an epoch can be continued at any batch without decoding those before it.
@@ -33,7 +36,7 @@ from data.splitmix import splitmix64_hash
 # Records in a pool. Two pools are in memory, each about 1 GB over all ranks. The larger the pool, the further apart are
 # the clips of one record.
 POOL_RECORDS = 512
-# Minimum records in a lane. Below 1, a batch holds several clips of the same record.
+# Minimum records in a lane. With less than one record per lane, a batch holds several clips of the same record.
 LANE_RECORDS = 4
 
 

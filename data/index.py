@@ -126,7 +126,7 @@ def check_bad_fraction(index: SplitIndex, split_name: str, max_bad_fraction: flo
 
 
 def _stamp(path: Path) -> list[int]:
-    """What changes when the file does: size and modification time."""
+    """A fingerprint of the file: size and modification time."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
 

@@ -73,7 +73,7 @@ _POSITIVE_OPTIONS = (*_SIZE_OPTIONS, "num_prompt_frames", "num_steps", "batch_si
 class EvaluateConfig:
     """Evaluate a checkpoint against the real game, or compare two reports."""
 
-    checkpoint: str = ""  # folder of a checkpoint, or "user/name" on the Hub
+    checkpoint: str = ""  # required, except with compare: folder of a checkpoint, or "user/name" on the Hub
     data: Path | None = None  # data set folder with held-out play; None: collect play of the checkpoint's game
     output: Path = Path("report")  # folder for report.html, report.json and report.md
     split: Literal["test", "val"] | None = None  # held-out split; None: test, or val if there is no test split
@@ -90,7 +90,7 @@ class EvaluateConfig:
     batch_size: int = 16  # rollouts generated in parallel
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
     bf16: bool | None = None  # bfloat16 weights; None: if the device multiplies bfloat16 natively
-    compare: tuple[Path, Path] | None = None  # two report.json: print where their 95 % intervals do not overlap
+    compare: tuple[Path, Path] | None = None  # two report.json: list the metrics whose 95 % intervals do not overlap
 
     def __post_init__(self):
         if self.compare is None and not self.checkpoint:

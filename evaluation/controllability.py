@@ -46,7 +46,7 @@ def controllability_by_state(
     Futures with the same frame there count as one. A state counts if at least two distinct futures are left. A rollout
     is correct if its frame is nearer, in squared error, to the future of its own action than to every other future;
     a tie is wrong. A model that ignores actions is nearest to the same future under all actions. It is correct
-    for at most one future, which is chance.
+    for at most one of F distinct futures, so its mean accuracy is at most 1 / F.
 
     Args:
         rollouts: uint8 (S, K, T, H, W, C), in the shape of the futures.

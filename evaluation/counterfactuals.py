@@ -20,7 +20,7 @@ from data.games.policies import ExplorePolicy
 from data.metadata import Metadata
 
 MAX_ACTIONS = 6
-MAX_START_STEP = 120  # a game is played for fewer steps than this, or until the prompt lies within one episode
+MAX_START_STEP = 120  # upper limit of the start step; play goes on until the prompt lies within one episode
 
 
 @dataclass(frozen=True)

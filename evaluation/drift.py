@@ -17,15 +17,15 @@ from evaluation.statistics import estimate
 WINDOW_SECS = 2.0  # statistics are averaged over windows of this length
 GRID_SIZE = 8  # rows and columns of the cells over which features are averaged
 RANGE_PERCENTILES = (1.0, 99.0)  # of the statistics of real windows
-RANGE_FACTOR = 1.25  # a window beyond the range by more than this factor has collapsed
+RANGE_FACTOR = 1.25  # collapsed: below low / RANGE_FACTOR (a fifth below), or above high * RANGE_FACTOR
 NUM_REFERENCE_FRAMES = 4000
 STATISTICS = ("sharpness", "brightness", "contrast", "motion", "distance")
 COLLAPSE_KINDS = ("frozen", "flat", "blown out")
 COLLAPSE_DEFINITION = (
-    "A rollout has collapsed if its last two seconds are frozen, flat or blown out. The thresholds lie a quarter "
-    "beyond the range of 98 % of real windows. Frozen: it changes less from frame to frame. Flat: it is less sharp "
-    "(sharpness is the mean gradient of the brightness). Blown out: it is sharper, or farther from the nearest real "
-    "frame."
+    "A rollout has collapsed if its last two seconds are frozen, flat or blown out. The thresholds lie beyond the "
+    "range of 98 % of real windows: a fifth below its lower limit, a quarter above its upper limit. Frozen: it changes "
+    "less from frame to frame. Flat: it is less sharp (sharpness is the mean gradient of the brightness). Blown out: "
+    "it is sharper, or farther from the nearest real frame."
 )
 
 

@@ -24,7 +24,7 @@ from evaluation.statistics import estimate
 
 CELL_SIZE = 4  # pixels; the cost volume and the newest frame are averaged over cells of this size
 SHIFTS = [(0, d) for d in range(-4, 5)] + [(d, 0) for d in range(-4, 5) if d]  # (rows, columns) in pixels
-STACK_FRAMES = 4  # input frames: three before the action has an effect, and the one after
+STACK_FRAMES = 4  # input frames. Only the last one shows the action's effect.
 MAX_GROUPS = 8  # groups of button and axis combinations
 AXIS_THRESHOLD = 0.1  # an axis counts as pushed beyond this value
 BATCH_SIZE = 64
@@ -62,8 +62,8 @@ class ActionGroups:
             self.names, self._group_of = list(space.names), np.arange(len(space))
         else:
             held = [frozenset(keys) & set(space.all_keys) for keys in space.keys]
-            # Acting ids come first: they name their groups. Keys that never act together may still be held together,
-            # which is a group of its own.
+            # Acting ids come first, so that groups get their names. Other ids form more groups, if they hold keys
+            # together that no acting id holds together.
             first: dict[frozenset[str], int] = {}
             for action in (*space.acting, *range(len(held))):
                 first.setdefault(held[action], action)

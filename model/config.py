@@ -17,10 +17,10 @@ class ModelConfig:
     num_channels: int = 3  # colour channels of a frame
     patch_size: int = 8  # pixels on a side of the square that becomes one token
     dim: int = 512  # D, width of the network
-    num_blocks: int = 6  # each has a spatial half and a temporal half
+    num_blocks: int = 6  # each has a spatial and a temporal DiT block
     num_heads: int = 8  # N, attention heads
     window_frames: int = 32  # W, most frames that the network attends to
-    num_actions: int = 15  # A, length of an action vector; one more than the names where buttons are held together
+    num_actions: int = 15  # A, length of an action vector; names + 1 if actions are vectors
     prediction: Literal["v", "x0"] = "v"  # what the network predicts
     num_steps: int = 10  # default number of denoising steps per generated frame
 
@@ -65,7 +65,7 @@ class ModelConfig:
 
         A multiply-add is two FLOPs. Only linear maps and attention products count.
         """
-        # Multiply-adds per token. A block has 2 * 12 D^2 weights: qkv 3, attention output 1 and MLP 8 in each half.
+        # Multiply-adds per token. A block is two DiT blocks of 12 D^2 weights each: qkv 3, attention output 1, MLP 8.
         linear_maps = self.num_blocks * 24 * self.dim**2 + 2 * self.patch_size**2 * self.num_channels * self.dim
         attention = self.num_blocks * 2 * self.dim * (self.num_patches + self.window_frames)
         return 2.0 * self.num_patches * (linear_maps + attention)

@@ -22,7 +22,7 @@ from model.game_info import GameInfo
 from model.kv_cache import CacheView
 from model.rotary import RotaryTable, spatial_cos_sin, temporal_cos_sin
 
-VECTORS_PER_BLOCK = 12  # shift, scale and gate of attention and MLP, for each half
+VECTORS_PER_BLOCK = 12  # shift, scale and gate of attention and MLP, in each of two DiT blocks
 
 
 def timestep(noise_level: Tensor) -> Tensor:

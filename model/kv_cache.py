@@ -18,9 +18,12 @@ class KVCache:
     """Keys and values of the last W frames of S rollouts. Memory and time per frame do not grow with the rollout.
 
     Frame p of a rollout is at index p mod W of its slot's ring, so a new frame overwrites the frame that leaves the
-    window. The rotary angle of a frame follows its *position*, which is p minus a multiple of W and stays below 2 W:
-    when a slot reaches position 2 W, its position goes back by W and its keys are rotated back by W positions. A key is
-    rotated back at most once.
+    window. The rotary angle of a frame depends on its *position*, which stays below 2 W. When a slot reaches position
+    2 W, its position goes back by W, and its keys are rotated back by W positions. A key is rotated back at most once.
+
+    Example with W = 4: frames 0 to 7 have positions 0 to 7 and ring indices 0, 1, 2, 3, 0, 1, 2, 3. The next position
+    would be 8 = 2 W. So the keys of frames 4 to 7 are rotated back to positions 0 to 3, and frame 8 has position 4 and
+    ring index 0.
 
     Args:
         config: of the network.
@@ -120,7 +123,7 @@ class CacheView:
         return keys.flatten(0, 1), values.flatten(0, 1)
 
     def copy_from(self, other: CacheView) -> None:
-        """Move to the position of another view of the same slots. Tensors keep their memory, for a CUDA graph."""
+        """Move to the position of another view of the same slots. Copies into the same tensors, for a CUDA graph."""
         self.cos_sin.copy_(other.cos_sin)
         self._ring_indices.copy_(other._ring_indices)
         self.mask.copy_(other.mask)

@@ -34,7 +34,7 @@ class ModulationTable:
         self._recent: OrderedDict[bytes, Tensor] = OrderedDict()  # action vector -> (L, M, D), oldest first
 
     def lookup(self, actions: Tensor) -> Tensor:
-        """(B, A) -> (L, B, M, D). Faster for actions on the CPU: there it does not wait for the GPU."""
+        """(B, A) -> (L, B, M, D). Pass CPU tensors: GPU tensors force a wait for the GPU."""
         is_one = actions == 1
         all_one_hot = (is_one | (actions == 0)).all() and (is_one.sum(-1) <= 1).all()
         if all_one_hot:

@@ -26,7 +26,7 @@ from model.modulation_table import ModulationTable
 
 @dataclass
 class _SlotState:
-    """State of one rollout outside the KV cache; it suffices to rebuild the cache."""
+    """State of one rollout outside the KV cache; enough to rebuild the cache."""
 
     generator: torch.Generator  # of all its noise, on the model's device
     frames: deque[Tensor]  # the last W - 1, (C, H, W), with context noise
@@ -39,8 +39,8 @@ class Sampler:
     Each new frame gets context noise once, and later frames attend to this noisy version; the network is told its
     noise level. With the KV cache a frame takes `num_steps + 1` forward passes over one frame: the last pass writes its
     keys and values. Without the cache each step runs over the whole window. This reference gives the same frames until
-    the window is full. After that the cache equals a banded causal mask over the whole rollout, because cached keys
-    still depend on frames that have left the window.
+    the window is full. After that the cached version also depends, through cached keys, on frames outside the window.
+    It then equals a banded causal mask over the whole rollout.
 
     Each rollout has a slot with its own position and random stream. Slots are reset, stepped and freed independently.
     Rollouts that are stepped together share a batch.

@@ -42,22 +42,22 @@ class InferConfig:
     checkpoint: str = "checkpoints/coinrun-nano"  # checkpoint folder, or user/name on the Hub
     data: Path | None = None  # data set with prompts and true frames; None: samples/coinrun
     clip: Path | None = None  # video whose last frames are the prompt, in place of a data set
-    split: str | None = None  # None: test, or val if there is no test split
+    split: str | None = None  # split of the data set; None: test, or val if there is no test split
     num_samples: int = 4  # rollouts to generate and measure; at most 8 are shown
-    num_prompt_frames: int = 4  # true frames to start from; 0: start from noise, without data unless --data is given
+    num_prompt_frames: int = 4  # true frames to start from; 0: noise; --data then only adds true frames to compare
     num_frames: int = 64  # frames per sample, the prompt included
-    actions: str = "gt"  # gt: the recorded ones (noop after a --clip); random; or names, repeated: right,right+jump
+    actions: str = "gt"  # gt: recorded (noop after --clip); random; or names, repeated until the end: right,right+jump
     num_steps: int | None = None  # denoising steps per frame; None: the checkpoint's default
     context_noise: float = 0.02  # noise level of the context frames
     guidance: float = 1.0  # classifier-free guidance scale for actions; above 1 follows them more, at twice the cost
     cache: bool = True  # KV cache; --no-cache: recompute the whole window at every step (slow, for reference)
     fps: float | None = None  # frame rate of the mp4; None: the game's own
-    output: Path = Path("dream.mp4")
-    metrics: Path | None = None  # write a JSON with PSNR and SSIM per frame, also of two baselines
+    output: Path = Path("dream.mp4")  # the mp4 to write
+    metrics: Path | None = None  # write a JSON with PSNR and SSIM per frame, of rollouts and baselines
     grid: Path | None = None  # write a PNG of true and generated frames
     plot: Path | None = None  # write a PNG with the PSNR per frame
-    seed: int = 0  # of the noise, and of the choice of records
-    replay: Path | None = None  # generate a recorded game again, with the prompt, actions and settings from this file
+    seed: int = 0  # seed of the noise, and of the choice of records
+    replay: Path | None = None  # generate again a rollout recorded in the page, with its prompt, actions and settings
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
@@ -107,13 +107,13 @@ def write_rollouts(config: InferConfig, model: WorldModel) -> None:
     """Generate rollouts and write their video, metrics and pictures."""
     clips = recorded_clips(config, model) if config.truth else clips_without_truth(config, model)
     actions = choose_actions(config.actions, clips, config.num_prompt_frames, config.seed)
-    generated = generate(config, model, clips, actions, "dreaming")
+    generated = generate(config, model, clips, actions, "generating")
     report = {}
     if config.metrics or config.plot:
         generated_other = None
         if config.num_samples > 1:
             other_actions = clips.other_actions(config.num_prompt_frames)
-            generated_other = generate(config, model, clips, other_actions, "dreaming with another sample's actions")
+            generated_other = generate(config, model, clips, other_actions, "generating with another sample's actions")
         report = rollout_metrics(clips, generated, generated_other, config.num_prompt_frames)
     shown = slice(MAX_SHOWN)
     truth = clips.frames[shown] if config.truth else None

@@ -34,7 +34,7 @@ class VisualizeConfig:
     split: str = "train"
     check: bool = False  # print counts, histograms, bad records, and whether actions are aligned with frames
     num_episodes: int = 3  # in the mp4
-    seed: int = 0  # of the choice of episodes
+    seed: int = 0  # seed of the choice of episodes
     output: Path | None = None  # an mp4 of episodes, one after another
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""Checkpoint folders: written atomically, in a thread beside training, and verified before they are used.
+"""Checkpoint folders: written atomically, in a background thread, and verified before they are used.
 
 `RUN/checkpoints/step_0000500/` holds config.json and model.safetensors (EMA weights), which
 `WorldModel.from_pretrained` reads, training_state.pt, and manifest.json with the size and SHA-256 of each.

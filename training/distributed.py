@@ -70,7 +70,7 @@ def barrier() -> None:
 
 
 def all_reduce_max(value: int) -> int:
-    """The largest value of all ranks. Uses the CPUs: it waits for the other ranks, but not for the device."""
+    """The largest value of all ranks. Runs on the CPU; does not synchronise the GPU."""
     if not dist.is_initialized():
         return value
     tensor = torch.tensor(int(value))

@@ -77,7 +77,7 @@ def train_steps(trainer: Trainer, stop: StopRequest) -> None:
                     trainer.rollout()
                 if state.batch == trainer.loader.batches_per_epoch or is_last:
                     trainer.validate_epoch()
-                # The checkpoint comes last, so that a run that resumes from it has nothing of this step left to do.
+                # Save last, so that a resumed run repeats nothing.
                 if state.step % config.checkpoint_every == 0 or is_last:
                     trainer.save_checkpoint(val_loss)
                 if state.step % config.val_every == 0 or state.step % config.checkpoint_every == 0:

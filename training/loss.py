@@ -181,8 +181,8 @@ def apply_scheduled_sampling(
     Args:
         x0, actions, noise: as for `diffusion_loss`, which takes the result as `context_frames`.
         kind: the kind of `noise`.
-        share: of the clips, in [0, 1]. Clips with the highest `clip_uniform` are chosen, since those with the lowest
-            lose their actions. A third of the chosen clips gets one pass, a third two, a third three.
+        share: of the clips, in [0, 1]. Clips with the highest `clip_uniform` are chosen, so that few clips get both
+            this and action dropout. A third of the chosen clips gets one pass, a third two, a third three.
 
     Returns:
         (B, T, C, H, W) in [-1, 1]; `x0` itself if `share` is 0.

@@ -15,7 +15,7 @@ from training.distributed import rank, world_size
 def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
     """Turn an out-of-memory error of a GPU or CPU into a ValueError that says what to change.
 
-    The rank that ran out of memory raises it by itself: the other ranks may be waiting for its gradients.
+    Only the rank that ran out of memory raises: the other ranks may be waiting for its gradients.
     """
     try:
         yield

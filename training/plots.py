@@ -94,7 +94,7 @@ def plot_psnr(path: Path, report: dict[str, Any]) -> None:
         if name in report:
             values = [np.nan if value is None else value for value in report[name]["psnr"]]
             axes.plot(np.arange(1, len(values) + 1), values, label=label)
-    axes.set(xlabel="dreamt frame", ylabel="PSNR (dB)", title=f"{report['num_samples']} held-out episodes")
+    axes.set(xlabel="generated frame", ylabel="PSNR (dB)", title=f"{report['num_samples']} held-out episodes")
     axes.grid(alpha=0.3)
     axes.legend()
     _save_png(figure, path, dpi=120)

@@ -52,7 +52,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`. If batches come in another order now, the next epoch begins."""
+        """Restore `state_dict`. If the batch order has changed, starts the next epoch."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.stats.load_state_dict(state["counts"])

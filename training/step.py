@@ -77,7 +77,7 @@ def training_loss(state: TrainState, frames: Tensor, actions: Tensor, seeds: np.
     x0 = to_float(frames)
     noise = draw_noise(x0.shape, seeds, x0.device, config.noise_levels)
     actions = drop_actions(actions, config.action_dropout, noise.clip_uniform)
-    # Two autocast blocks: the first one caches weights that it casts without gradients, and forgets them when it ends.
+    # Separate blocks, because autocast caches weights without gradients in the first one and forgets them at its end.
     with autocast(x0.device, config.bf16):
         context_frames = apply_scheduled_sampling(
             state.model, state.model.config, x0, actions, noise, config.noise_levels, config.scheduled_sampling

@@ -42,12 +42,12 @@ class CollectConfig:
     # explore: hold random actions for a while; uniform: a random action at every step; or module:function, a function
     # of your own: (environment, frames (N, H, W, 3), random generator) -> N actions.
     policy: str = "explore"
-    seed: int = 0
+    seed: int = 0  # seed of levels and policy
     distribution_mode: Literal["easy", "hard"] = "easy"  # Procgen's levels
     simple: bool = False  # Procgen without backgrounds, monochrome, one theme: easier to learn
     size: str | None = None  # width x height of a frame, such as 96x64 (gym: and ale:); None: 64x64
     frame_skip: int | None = None  # steps for which an action is held (gym: and ale:); None: 4 for Atari, else 1
-    min_frames: int = 32  # the end of an episode is dropped if it is shorter
+    min_frames: int = 32  # the end of an episode is dropped if it is shorter than this
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes
     overwrite: bool = False  # replace the content of the folder
 

@@ -90,7 +90,7 @@ class GymVectorEnv(GameVectorEnv):
             self._start_level(number)
 
     def reset(self, *, seed=None, options=None):
-        """The current frames. `make_environment` takes the seed."""
+        """Ignores `seed`: returns the current frames. `make_environment` takes the seed."""
         return self._frames.copy(), self._info()
 
     def step(self, actions):

@@ -41,7 +41,7 @@ class ProcgenVectorEnv(GameVectorEnv):
         self._level_seeds = self._read_level_seeds()
 
     def reset(self, *, seed=None, options=None):
-        """The current frames, as Procgen cannot be reset. `make_environment` takes the seed."""
+        """Ignores `seed`: returns the current frames, as Procgen cannot be reset. `make_environment` takes the seed."""
         _, observation, _ = self._game.observe()
         return observation["rgb"].copy(), self._info()
 

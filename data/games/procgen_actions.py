@@ -15,7 +15,7 @@ _PROCGEN_KEYS = (
 )
 _JUMPING_GAMES = ("coinrun", "climber", "jumper", "ninja")  # where UP jumps
 # Keys without an effect within four steps, measured over 384 states of each game by saving and restoring its state
-# (DOWN in CoinRun has one in 1 % of them).
+# (in CoinRun, DOWN has an effect in 1 % of states).
 _IDLE_KEYS = {
     **dict.fromkeys(("bigfish", "chaser", "heist", "leaper", "maze", "miner"), "D A W S Q E"),
     **dict.fromkeys(("bossfight", "caveflyer", "dodgeball"), "A W S Q E"),

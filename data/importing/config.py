@@ -16,17 +16,18 @@ from data.metadata import parse_size
 class ImportVideoConfig:
     """What to import, and how."""
 
-    videos: Path  # folder of recordings: videos, folders of pictures or .npz of frames, with a file of actions beside
+    # Folder of recordings: videos, folders of pictures or .npz of frames, each with an action file of the same name.
+    videos: Path
     out: Path  # the data set folder; must be empty or not exist yet
     size: str = "64x64"  # width x height of a frame, pixels; multiples of 8 for the presets
-    fit: Fit = "crop"  # pictures of another shape: crop their edges, pad them with black, or stretch them
+    fit: Fit = "crop"  # pictures of another aspect ratio: crop their edges, pad them with black, or stretch them
     fps: float | None = None  # frames per second of the data set; None: that of the slowest recording, at most 20
     # Which files hold actions; auto: whichever exists; names: the names of a folder's pictures; none: no actions.
     actions: Literal["auto", "csv", "jsonl", "npz", "names", "none"] = "auto"
     describe: Path | None = None  # the description of the actions; None: VIDEOS/actions.toml
     source_fps: float = 15.0  # pictures per second of folders and arrays, which do not store it
     environment: str | None = None  # the game's name; None: the name of the folder
-    min_frames: int = 8  # the end of a recording is dropped if it is shorter
+    min_frames: int = 8  # the end of a recording is dropped if it is shorter than this
     overwrite: bool = False  # replace the content of the folder
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes; each imports one recording
 

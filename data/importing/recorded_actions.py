@@ -34,7 +34,7 @@ def find_action_file(source: Source, actions: str) -> Path | None:
 
 
 def has_actions(source: Source, actions: str) -> bool:
-    """Whether a recording has actions, or needs none."""
+    """Whether a recording has actions, or actions are switched off."""
     return bool(actions == "none" or find_action_file(source, actions) or buttons_from_names(source) is not None)
 
 

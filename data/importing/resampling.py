@@ -28,8 +28,8 @@ def resample_actions(
 ) -> np.ndarray:
     """The action of each tick of 1 / fps seconds, so that no key press between two frames is lost.
 
-    A button is held in a tick if it was held at any time in it. The motion of an axis is summed. Of ids, the most
-    frequent one that acts is taken. Ids and buttons last until the next row; an axis returns to 0.
+    A button is held in a tick if it was held at any time in it. The motion of an axis is summed. For ids: the most
+    frequent acting one. Ids and buttons last until the next row; an axis returns to 0.
 
     Args:
         times: (R,) seconds, sorted, at which each row begins.

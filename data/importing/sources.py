@@ -72,7 +72,7 @@ def find_sources(folder: Path) -> list[Source]:
         elif path.suffix.lower() in PICTURE_SUFFIXES and path.parent != folder:
             add(path.parent)
     for path in paths:
-        # A damaged .npz holds the actions of the recording of its name. If there is none, it is a recording to report.
+        # A damaged .npz without a video or folder of the same name is reported. With one, it is an action file.
         is_damaged = not zipfile.is_zipfile(path) and _name(path, folder) not in found
         if path.suffix.lower() == ".npz" and (frames_array_name(path) or is_damaged):
             add(path)
@@ -181,7 +181,7 @@ def _decode_video(path: Path) -> Iterator[av.VideoFrame]:
 
 
 def file_stamp(source: Source, action_file: Path | None) -> list[int]:
-    """What changes when a recording or its file of actions does: number of files, their bytes, newest modification."""
+    """A fingerprint of a recording and its action file: number of files, their bytes, newest modification."""
     paths = _picture_files(source.path) if source.is_folder else [source.path]
     stats = [path.stat() for path in (*paths, *([action_file] if action_file else []))]
     return [len(stats), sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)]

@@ -9,7 +9,8 @@ from data.episode_writer import MAX_FRAMES
 
 SPLITS = ("train", "val", "test")
 MIN_RECORDINGS_TO_HOLD_OUT = 10  # with fewer, parts of each recording are held out in place of whole recordings
-HELD_OUT_FRACTION = 0.05  # of the recordings, or of each recording, for val, and the same for test
+# Share held out for val, and as much for test: of the recordings, or, with few recordings, of each of them.
+HELD_OUT_FRACTION = 0.05
 MAX_HELD_OUT_FRACTION = 0.15  # of a short recording, for each of val and test
 
 
