@@ -90,6 +90,8 @@ class EvaluateConfig:
     batch_size: int = 16  # rollouts generated in parallel
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
     bf16: bool | None = None  # bfloat16 weights; None: if the device multiplies bfloat16 natively
+    any_game: bool = False  # accept data of another game than the checkpoint's
+    env_module: str | None = None  # Python module to import, which registers the checkpoint's or the data's gym: game
     compare: tuple[Path, Path] | None = None  # two report.json: print where their 95 % intervals do not overlap
 
     def __post_init__(self):

@@ -8,6 +8,7 @@ python -m scripts.evaluate --compare report/report.json other/report.json
 from __future__ import annotations
 
 import cli
+from data.games.factory import import_environment_module
 from evaluation.compare import compare_reports
 from evaluation.config import EvaluateConfig
 from evaluation.evaluator import evaluate
@@ -19,6 +20,7 @@ def main(config: EvaluateConfig) -> None:
     if config.compare:
         print(compare_reports(*config.compare))
         return
+    import_environment_module(config.env_module)
     report = evaluate(config)
     write_report(config.output, report)
     print(summary(report))

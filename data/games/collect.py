@@ -103,7 +103,7 @@ def collect(config: CollectConfig, progress: Callable[[int], None], command: str
 
 
 def _game_metadata(config: CollectConfig) -> Metadata:
-    return describe_environment(config.env, **_environment_options(config))
+    return describe_environment(config.env, **_environment_options(config), import_modules=True)
 
 
 def _environment_options(config: CollectConfig) -> dict:
@@ -162,7 +162,8 @@ def collect_shard(config: CollectConfig, job: ShardJob, folder: Path) -> int:
             num_frames += len(record)
             yield encode_record(record)
 
-    with make_environment(config.env, NUM_ENVS, levels, game_seed, **_environment_options(config)) as environment:
+    options = _environment_options(config)
+    with make_environment(config.env, NUM_ENVS, levels, game_seed, **options, import_modules=True) as environment:
         policy = make_policy(config.policy)(environment, rng)
         records = islice(play(environment, policy, config.min_frames), job.num_records)
         write_shard(path, count_and_encode(records))
