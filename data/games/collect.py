@@ -49,7 +49,7 @@ class CollectConfig:
     frame_skip: int | None = None  # steps for which an action is held (gym: and ale:); None: 4 for Atari, else 1
     min_frames: int = 32  # the end of an episode is dropped if it is shorter
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes
-    overwrite: bool = False  # replace the content of the folder
+    overwrite: bool = False  # replace the folder, if it is a data set and holds nothing else
 
     def __post_init__(self):
         for name in ("records", "val_records", "test_records", "seed"):
@@ -98,7 +98,7 @@ def collect(config: CollectConfig, progress: Callable[[int], None], command: str
     metadata = _collection_metadata(config, command)  # raises before anything is written
     partial = begin_partial(config.out, config.overwrite, metadata, key="collect")
     metadata["splits"] = _run_jobs(config, partial, progress)
-    finish_partial(partial, config.out, metadata)
+    finish_partial(partial, config.out, metadata, config.overwrite)
     return metadata
 
 

@@ -12,10 +12,10 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 
 from data.actions import UNCONDITIONAL
-from data.dataset_folder import begin_partial, check_free, finish_partial
+from data.dataset_folder import JOURNAL_FILE, begin_partial, check_free, finish_partial
 from data.importing.config import ImportVideoConfig
 from data.importing.description import Description, read_description
-from data.importing.journal import JOURNAL_FILE, append_to_journal, read_journal
+from data.importing.journal import append_to_journal, read_journal
 from data.importing.recorded_actions import find_action_file, has_actions
 from data.importing.recording_importer import RecordingImporter
 from data.importing.recording_shards import ensure_validation_split
@@ -106,7 +106,7 @@ class Importer:
         metadata["splits"] = _count_splits(entries)
         metadata["recordings"] = {name: {"splits": entry["splits"]} for name, entry in entries.items()}
         metadata["skipped"] = self.skipped
-        finish_partial(partial, self.config.out, metadata)
+        finish_partial(partial, self.config.out, metadata, self.config.overwrite)
         (self.config.out / JOURNAL_FILE).unlink(missing_ok=True)
         return metadata
 
