@@ -14,6 +14,8 @@ from typing import Any
 
 import tyro
 
+from data.printable import printable
+
 ERROR_EXIT_CODE = 2  # for a user's mistake
 # Old spellings of options -> today's. The old spellings still work, but no help text shows them.
 RENAMED_OPTIONS = {
@@ -104,4 +106,4 @@ def _rename_option(word: str) -> str:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.split()).replace(" ; ", "; ")
+    return printable(" ".join(message.split()).replace(" ; ", "; "))  # it may quote a file of a stranger

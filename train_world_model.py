@@ -7,6 +7,8 @@ torchrun --standalone --nproc-per-node=8 --max-restarts=3 train_world_model.py -
 
 from __future__ import annotations
 
+import shlex
+
 import cli
 from training.config import TrainConfig
 from training.distributed import print0, print_error_once
@@ -20,7 +22,8 @@ def main(config: TrainConfig) -> None:
         print0("done, but no checkpoint could be saved")
         return
     print0(f"done: {checkpoint}")
-    print0(f"dream with it: python -m scripts.infer --checkpoint {checkpoint} --data {config.data}")
+    command = ["python", "-m", "scripts.infer", "--checkpoint", str(checkpoint), "--data", str(config.data)]
+    print0(f"dream with it: {shlex.join(command)}")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def check_free(out: Path, overwrite: bool) -> None:
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not overwrite):
         raise ValueError(f"{out} is not empty: choose another out folder, or set overwrite to replace it")
-    if out.is_mount():
+    if out.resolve().is_mount():  # Path(".") seems to be one
         raise ValueError(f"{out} is a mount point: choose a folder below it")
     if out.is_dir() and any(out.iterdir()):
         problem = _reason_to_keep(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def check_frame_shape(shape: Any) -> tuple[int, int, int]:
 
 def check_fps(fps: Any) -> float:
     """Frames per second. Raises ValueError unless it is a number that a game can have."""
-    if type(fps) not in (int, float) or not MIN_FPS <= fps <= MAX_FPS:
+    if not isinstance(fps, Real) or isinstance(fps, bool) or not MIN_FPS <= fps <= MAX_FPS:
         raise ValueError(f"fps is {fps!r:.40}: expected a number from {MIN_FPS} to {MAX_FPS:g}")
     return float(fps)
 

@@ -33,7 +33,15 @@ from training.setup import check_model_fits_data
 
 PARTS_FOLDER = "parts"  # beside the report: cached results and collected play
 _CODE_PACKAGES = ("data", "model", "training", "evaluation")  # the results depend on their source code
-_NOT_IN_KEY = ("checkpoint", "data", "output", "device", "compare", "env_module", "any_game")  # irrelevant, or in the key in another form
+_NOT_IN_KEY = (
+    "checkpoint",
+    "data",
+    "output",
+    "device",
+    "compare",
+    "env_module",
+    "any_game",
+)  # irrelevant, or in the key in another form
 
 
 class EvaluationInputs:

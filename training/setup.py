@@ -145,9 +145,7 @@ def load_initial_weights(config: TrainConfig, model_config: ModelConfig) -> dict
     return model.state_dict()
 
 
-def check_model_fits_data(
-    model: WorldModel, metadata: Metadata, source: Path | str, any_game: bool = False
-) -> None:
+def check_model_fits_data(model: WorldModel, metadata: Metadata, source: Path | str, any_game: bool = False) -> None:
     """Check that a model can be used with a data set.
 
     Args:

@@ -55,6 +55,8 @@ class CollectConfig:
         for name in ("records", "val_records", "test_records", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it cannot be negative")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed is {self.seed}: it must be below 2^63")
         if self.records + self.val_records + self.test_records == 0:
             raise ValueError("nothing to collect: records, val_records and test_records are 0")
         make_policy(self.policy)

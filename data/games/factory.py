@@ -22,7 +22,6 @@ from data.games.procgen import ProcgenVectorEnv
 from data.games.procgen_actions import PROCGEN_GAMES, procgen_actions
 from data.metadata import Metadata
 
-
 # ID of Gymnasium: [namespace/]name[-version]. A colon would separate a module from it.
 _GYM_NAME = re.compile(r"gym:(?:(?P<module>[A-Za-z_][\w.]{0,199}):)?(?P<id>(?:[\w-]{1,100}/)?[\w.-]{1,100})", re.ASCII)
 _ATARI_NAME = re.compile(r"ale:[A-Za-z0-9_]{1,64}")
@@ -68,9 +67,11 @@ def check_recorded_name(name: str) -> None:
             f"{name} needs the Python module {module}, which is not imported because a file names it: "
             "if you trust it, set env_module to its name"
         )
-    if env_id not in gymnasium.registry and env_id not in {re.sub(r"-v\d+$", "", known) for known in gymnasium.registry}:
+    if env_id not in gymnasium.registry and env_id not in {
+        re.sub(r"-v\d+$", "", known) for known in gymnasium.registry
+    }:
         raise ValueError(
-            f"cannot play gym:{env_id}: no environment {env_id} is registered; set env_module to the module that does it"
+            f"cannot play gym:{env_id}: no environment {env_id} is registered; set env_module to its module"
         )
 
 
@@ -168,7 +169,9 @@ def describe_environment(
         return Metadata(environment=name, actions=actions)
     if name not in PROCGEN_GAMES:
         games = ", ".join(PROCGEN_GAMES)
-        raise ValueError(f"unknown environment {name!r:.80}: choose pong or gym:ID or ale:GAME or one of Procgen's {games}")
+        raise ValueError(
+            f"unknown environment {name!r:.80}: choose pong or gym:ID or ale:GAME or one of Procgen's {games}"
+        )
     if importlib.util.find_spec("procgen") is None:
         raise ValueError("Procgen is not installed: run ./setup.sh, or choose env pong")
     options = (("distribution_mode", distribution_mode), ("simple", simple))

@@ -22,6 +22,7 @@ from data.importing.recording_shards import ensure_validation_split
 from data.importing.sources import Source, estimate_frame_rate, file_stamp, find_sources
 from data.importing.splits import SPLITS, plan_splits
 from data.metadata import Metadata, parse_size
+from data.printable import MAX_NAME_CHARS, printable
 from data.workers import SPAWN, worker_pool
 
 MAX_DEFAULT_FPS = 20.0  # maximum frame rate of the data set if the settings do not say one
@@ -42,11 +43,11 @@ class Importer:
 
     def __init__(self, config: ImportVideoConfig, report_skipped: Callable[[str], None]):
         self.config, self.report_skipped = config, report_skipped
-        check_free(config.out, config.overwrite)
-        self.sources = find_sources(config.videos)
         for path in (config.videos, config.describe):
             if path and path.resolve().is_relative_to(config.out.resolve()):
                 raise ValueError(f"{path} is inside {config.out} and would be replaced: choose another out folder")
+        check_free(config.out, config.overwrite)
+        self.sources = find_sources(config.videos)
         if config.actions == "none":
             self.description = Description(UNCONDITIONAL, {}, ())
         else:
@@ -93,7 +94,7 @@ class Importer:
         for source, entry, error in self._import_sources(todo, partial, progress):
             if entry is None:
                 self.skipped[source.name] = error
-                self.report_skipped(f"skipped {source.path}: {error}")
+                self.report_skipped(printable(f"skipped {source.path}: {error}"))
             else:
                 entries[source.name] = entry
                 append_to_journal(partial, source.name, {"stamp": stamps[source.name], **entry})
@@ -112,7 +113,7 @@ class Importer:
 
     def _initial_metadata(self, command: str | None) -> dict:
         config, space = self.config, self.description.space
-        environment = config.environment or config.videos.resolve().name
+        environment = printable(config.environment or config.videos.resolve().name)[:MAX_NAME_CHARS]
         width, height = parse_size(config.size)
         metadata = Metadata(environment, (), (height, width, 3), self.fps, space)
         settings = {name: getattr(config, name) for name in ("size", "fit", "actions", "source_fps", "min_frames")}

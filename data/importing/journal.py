@@ -9,7 +9,6 @@ from pathlib import Path
 from data.dataset_folder import JOURNAL_FILE
 
 
-
 def append_to_journal(partial: Path, name: str, entry: dict) -> None:
     """Note that a recording is complete, and flush the note to disk."""
     with (partial / JOURNAL_FILE).open("a") as file:
