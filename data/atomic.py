@@ -38,7 +38,7 @@ def check_output(path: Path, is_folder: bool = False) -> None:
     """Check that a file or a folder can be written to `path`, before work whose result it gets. Writes nothing.
 
     Raises:
-        ValueError: a folder is in the place of the file, or a file in that of a folder, or nothing may be written there.
+        ValueError: a folder is in the place of the file, a file in that of the folder, or nothing may be written.
     """
     if is_folder and path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: choose another output folder")

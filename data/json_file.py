@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        data = file.read(max_bytes + 1)
+        info = os.fstat(file.fileno())  # `read` allocates as many bytes as it may return
+        data = file.read(1 + (min(info.st_size, max_bytes) if stat.S_ISREG(info.st_mode) else max_bytes))
     if len(data) > max_bytes:
         raise ValueError(f"it is larger than {max_bytes / 2**20:g} MiB")
     try:

@@ -53,7 +53,7 @@ class ModelConfig:
         if self.dim % self.num_heads or self.head_dim % 4:
             raise ValueError(f"dim {self.dim} over {self.num_heads} heads: a head needs a multiple of 4 numbers")
         if self.prediction not in ("v", "x0"):
-            raise ValueError(f'prediction is {self.prediction!r}: choose "v" or "x0"')
+            raise ValueError(f'prediction is {self.prediction!r:.40}: choose "v" or "x0"')
         if self.num_patches > MAX_PATCHES:
             raise ValueError(f"a frame has {self.num_patches} patches: at most {MAX_PATCHES} are possible")
         if self.cache_numbers > MAX_CACHE_NUMBERS:

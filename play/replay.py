@@ -191,9 +191,9 @@ def _prompt_from_json(fields: Any, config: ModelConfig, space: ActionSpace) -> P
     if frame_shape != [height, width, channels] or not 1 <= num_frames <= max_frames:
         raise ValueError(f"its prompt has shape {fields['shape']!r:.60}, which does not fit the checkpoint")
     compressed, num_bytes = base64.b64decode(fields["frames"]), num_frames * height * width * channels
-    pixels = zlib.decompressobj().decompress(compressed, num_bytes)  # the limit stops a decompression bomb
+    pixels = zlib.decompressobj().decompress(compressed, num_bytes + 1)  # the limit stops a decompression bomb
     if len(pixels) != num_bytes:
-        raise ValueError(f"its prompt has {len(pixels)} bytes of pixels: expected {num_bytes}")
+        raise ValueError(f"its prompt does not have {num_bytes} bytes of pixels")
     if not isinstance(fields["actions"], list) or len(fields["actions"]) != num_frames:
         raise ValueError("its prompt does not have one action per frame")
     actions = actions_from_json(fields["actions"], space)

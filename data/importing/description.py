@@ -176,7 +176,7 @@ def read_description(path: Path) -> Description:
         values = _read_toml(path)
         unknown = sorted(values.keys() - {"actions", "buttons", "axes", "stand_still", "recorded", "ignored"})
         if unknown:
-            raise ValueError(f"unknown keys {', '.join(unknown)}")
+            raise ValueError(f"unknown keys {', '.join(unknown[:8])}")
         if ("actions" in values) == ("buttons" in values or "axes" in values):
             raise ValueError("give either [actions], one at a time, or [buttons] and [axes], held together")
         for name in _TOP_LEVEL_KEYS:
