@@ -69,7 +69,7 @@ class Sampler:
     ):
         if not 0.0 <= context_noise < 1.0:
             raise ValueError(f"context_noise is {context_noise}: it must lie in [0, 1)")
-        validate_seed(seed)
+        seed = validate_seed(seed)
         self.model = model
         self.num_steps = model.config.num_steps if num_steps is None else num_steps
         self.guidance = guidance
@@ -134,8 +134,7 @@ class Sampler:
         seeds = [self.seed + slot for slot in slots] if seeds is None else list(seeds)
         if len(seeds) != len(slots):
             raise ValueError(f"{len(seeds)} seeds for {len(slots)} rollouts")
-        for seed in seeds:
-            validate_seed(seed)
+        seeds = [validate_seed(seed) for seed in seeds]
         if replace_all:
             self._states.clear()
         max_context = max(1, self.model.config.window_frames - 1)

@@ -66,14 +66,15 @@ def validate_actions(actions: Tensor) -> None:
         raise ValueError("the actions are not finite real numbers: give zeros where an action is unknown")
 
 
-def validate_seed(seed: int) -> None:
-    """Raises ValueError unless a seed is an integer that torch's generators take."""
+def validate_seed(seed: int) -> int:
+    """The seed as int. Raises ValueError unless it is an integer that torch's generators take."""
     try:
-        in_range = 0 <= operator.index(seed) <= MAX_SEED
+        number = operator.index(seed)
     except TypeError:
-        in_range = False
-    if not in_range:
+        number = -1
+    if not 0 <= number <= MAX_SEED:
         raise ValueError(f"seed is {seed!r:.40}: expected an integer from 0 to {MAX_SEED}")
+    return number
 
 
 def validate_slots(slots: Sequence[int], num_slots: int) -> list[int]:
