@@ -40,6 +40,8 @@ def check_output(path: Path, is_folder: bool = False) -> None:
     Raises:
         ValueError: a folder is in the place of the file, a file in that of the folder, or nothing may be written.
     """
+    if max(len(os.fsencode(part)) for part in path.parts or (".",)) > MAX_NAME_BYTES:
+        raise ValueError(f"{path!s:.60}... cannot be written: its name is too long")
     if is_folder and path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: choose another output folder")
     if not is_folder and path.is_dir():
@@ -51,8 +53,6 @@ def check_output(path: Path, is_folder: bool = False) -> None:
         raise ValueError(f"{path} cannot be written: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"{path} cannot be written: {folder} is read-only")
-    if max(len(os.fsencode(part)) for part in path.parts or (".",)) > MAX_NAME_BYTES:
-        raise ValueError(f"{path!s:.60}... cannot be written: its name is too long")
 
 
 @contextmanager
