@@ -12,7 +12,10 @@ from typing import Any
 
 import tyro
 
+from data.printable import printable
+
 ERROR_EXIT_CODE = 2  # for a user's mistake
+MAX_ERROR_CHARS = 1000  # of the line that is printed
 # Old spellings of options -> today's. The old spellings still work, but no help text shows them.
 RENAMED_OPTIONS = {
     "--own-frames": "--scheduled-sampling",
@@ -95,4 +98,5 @@ def _rename_option(word: str) -> str:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.split()).replace(" ; ", "; ")
+    line = printable(" ".join(message.split()).replace(" ; ", "; "))  # it may quote a file of a stranger
+    return line if len(line) <= MAX_ERROR_CHARS else f"{line[:MAX_ERROR_CHARS]}..."

@@ -24,7 +24,8 @@ def main(config: TrainConfig) -> None:
         print0("done, but no checkpoint could be saved")
         return
     print0(f"done: {checkpoint}")
-    print0(f"dream with it: python -m scripts.infer --checkpoint {checkpoint} --data {config.data}")
+    command = ["python", "-m", "scripts.infer", "--checkpoint", str(checkpoint), "--data", str(config.data)]
+    print0(f"dream with it: {shlex.join(command)}")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+import operator
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 
+from data.printable import check_name
+
 NOOP_NAMES = ("noop", "stay")  # accepted names of the action that holds no key; older data sets call it "stay"
 UNKNOWN_ACTION = -1  # the id of an action that is not known; in vectors it is NaN
+
+MAX_NAMES = 4096  # actions, or buttons and axes
+MAX_KEYS = 64  # of one action
+MAX_KEY_CHARS = 64
 
 _ARROW_ALIASES = {"W": "UP", "A": "LEFT", "S": "DOWN", "D": "RIGHT"}
 
@@ -32,16 +41,27 @@ class ActionSpace:
 
     def __post_init__(self):
         for name in ("names", "keys", "acting", "kinds", "scales"):  # lists would not compare equal
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        object.__setattr__(self, "keys", tuple(map(tuple, self.keys)))
+            object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
+        object.__setattr__(self, "keys", tuple(_as_tuple("the keys of an action", keys) for keys in self.keys))
         num_names = len(self.names)
+        if num_names > MAX_NAMES or max(map(len, self.keys), default=0) > MAX_KEYS:
+            raise ValueError(f"{num_names} action names: at most {MAX_NAMES} are possible, with {MAX_KEYS} keys each")
+        for name in self.names:
+            check_name("an action name", name)
+        for key in (key for keys in self.keys for key in keys):
+            check_name("a key", key, MAX_KEY_CHARS)
+        acting = tuple(_as_index(action) for action in self.acting)
+        object.__setattr__(self, "acting", acting)
         if not num_names or len(self.keys) != num_names or not {len(self.kinds), len(self.scales)} <= {0, num_names}:
             counts = f"{len(self.keys)} keys, {len(self.kinds)} kinds and {len(self.scales)} scales"
             raise ValueError(f"{num_names} action names with {counts}: expected one of each per name")
         if not self.acting or not set(self.acting) <= set(range(num_names)):
             raise ValueError(f"acting_actions are {self.acting}: expected indices of the {num_names} actions")
-        if not set(self.kinds) <= {"button", "axis"} or bool(self.kinds) != bool(self.scales):
+        if any(kind not in ("button", "axis") for kind in self.kinds) or bool(self.kinds) != bool(self.scales):
             raise ValueError(f'action_kinds are {self.kinds}: expected "button" or "axis" for each, with a scale')
+        if not all(isinstance(scale, Real) and 0 < scale < math.inf for scale in self.scales):
+            raise ValueError(f"action_scales are {self.scales}: expected positive numbers")
+        object.__setattr__(self, "scales", tuple(map(float, self.scales)))
         if any(kind == "axis" and len(keys) not in (0, 2) for kind, keys in zip(self.kinds, self.keys)):
             raise ValueError("an axis needs two keys, one that pushes it down and one that pushes it up, or none")
 
@@ -199,11 +219,11 @@ class ActionSpace:
             KeyError, TypeError, ValueError: fields are missing or contradict each other.
         """
         return cls(
-            names=tuple(map(str, values["action_names"])),
-            keys=tuple(tuple(map(str, keys)) for keys in values["action_keys"]),
-            acting=tuple(map(int, values["acting_actions"])),
-            kinds=tuple(map(str, values.get("action_kinds", ()))),
-            scales=tuple(map(float, values.get("action_scales", ()))),
+            names=values["action_names"],
+            keys=values["action_keys"],
+            acting=values["acting_actions"],
+            kinds=values.get("action_kinds", ()),
+            scales=values.get("action_scales", ()),
         )
 
     def index(self, name: str) -> int:
@@ -218,7 +238,22 @@ class ActionSpace:
                 return index
         if name.strip().lower() in NOOP_NAMES and () in self.keys:
             return self.keys.index(())
-        raise ValueError(f"unknown action {name.strip()!r}: the actions are {', '.join(self.names)}")
+        joined = " (one at a time: they cannot be joined)" if self.discrete and "+" in name else ""
+        raise ValueError(f"unknown action {name.strip()!r}: the actions are {', '.join(self.names)}{joined}")
+
+
+def _as_tuple(description: str, values: Iterable[Any]) -> tuple:
+    """A list or tuple as a tuple. Text is no list: it would be split into letters."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise ValueError(f"{description} are {values!r:.40}: expected a tuple or a list, such as ('LEFT',)")
+    return tuple(values)
+
+
+def _as_index(value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"acting_actions hold {value!r:.40}: expected integers") from None
 
 
 def _sorted_words(name: str) -> list[str]:

@@ -16,7 +16,9 @@ from data.records import Record
 
 LAGS = range(-2, 4)  # frames from an action to the motion
 MIN_CORRELATION = 0.05  # below it the result is inconclusive
-MIN_CHANGES = 100  # of direction; with fewer the result is inconclusive
+MIN_CHANGES = 100  # of direction; with fewer the result is inconclusive, unless the correlation is strong
+# A correlation as strong as this after that many changes is no chance: its standard error is 1 / sqrt(changes).
+STRONG_CORRELATION, MIN_STRONG_CHANGES = 0.4, 20
 # Name -> pairs of opposite keys, and the axis of frames (T, H, W, C) along which they move the picture.
 _DIRECTIONS = {"left/right": ((("LEFT", "RIGHT"), ("A", "D")), 2), "up/down": ((("UP", "DOWN"), ("W", "S")), 1)}
 
@@ -37,7 +39,9 @@ class Alignment:
     @property
     def verdict(self) -> str:
         """The result in one line."""
-        if self.num_changes < MIN_CHANGES or max(self.correlations.values()) < MIN_CORRELATION:
+        highest = max(self.correlations.values())
+        strong = highest >= STRONG_CORRELATION and self.num_changes >= MIN_STRONG_CHANGES
+        if not strong and (self.num_changes < MIN_CHANGES or highest < MIN_CORRELATION):
             return "inconclusive: too few changes of direction, or too little motion that follows them"
         if self.best_lag == 0:
             return "aligned: actions[t] leads from frame t to frame t + 1"

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MAX_NAME_BYTES = 250  # of a file, with room for the suffix of a temporary one: file systems allow 255
+
 
 @contextmanager
 def atomic_file(path: Path, fsync: bool = False) -> Iterator[Path]:
@@ -30,6 +32,27 @@ def atomic_file(path: Path, fsync: bool = False) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_output(path: Path, is_folder: bool = False) -> None:
+    """Check that a file or a folder can be written to `path`, before work whose result it gets. Writes nothing.
+
+    Raises:
+        ValueError: a folder is in the place of the file, a file in that of the folder, or nothing may be written.
+    """
+    if max(len(os.fsencode(part)) for part in path.parts or (".",)) > MAX_NAME_BYTES:
+        raise ValueError(f"{path!s:.60}... cannot be written: its name is too long")
+    if is_folder and path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file: choose another output folder")
+    if not is_folder and path.is_dir():
+        raise ValueError(f"{path} is a folder: choose another output file")
+    folder = path if is_folder else path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent  # folders that do not exist yet are created
+    if not folder.is_dir():
+        raise ValueError(f"{path} cannot be written: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{path} cannot be written: {folder} is read-only")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ Shapes: B clips, T frames, H x W x C pixels, A action vector.
 
 from __future__ import annotations
 
+import operator
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -23,12 +24,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.actions import unknown_action_value
 from data.index import check_bad_fraction, index_split, warn_of_bad_parts
 from data.metadata import read_metadata
+from data.printable import printable
 from data.records import Record
 from data.shards import ShardReader
 from data.splitmix import splitmix64_hash
@@ -103,7 +106,7 @@ class ClipDataset:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | str,
         split: str,
         clip_frames: int,
         stride: int = 8,
@@ -114,8 +117,15 @@ class ClipDataset:
         num_threads: int = 2,
         progress: Callable[[int, int], None] | None = None,
     ):
-        if clip_frames < 1 or stride < 1:
+        folder = Path(folder)
+        if not _as_int("clip_frames", clip_frames) >= 1 or not _as_int("stride", stride) >= 1:
             raise ValueError(f"clip_frames is {clip_frames} and stride is {stride}: both must be at least 1")
+        if not _as_int("seed", seed) >= 0 or not _as_int("num_threads", num_threads) >= 1:
+            raise ValueError(f"seed is {seed} and num_threads is {num_threads}: at least 0 and 1 are expected")
+        if not 0 <= _as_int("rank", rank) < _as_int("world_size", world_size):
+            raise ValueError(f"rank is {rank} of world_size {world_size}: expected 0 to world_size - 1")
+        if not 0 <= max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction is {max_bad_fraction}: it must lie in 0 to 1")
         self.folder, self.split, self.clip_frames, self.stride = folder, split, clip_frames, stride
         self.seed, self.rank, self.world_size, self.num_threads = seed, rank, world_size, num_threads
         self.metadata = read_metadata(folder)
@@ -149,6 +159,8 @@ class ClipDataset:
         Raises:
             ValueError: batch_size is not a multiple of world_size, or no record can be read any more.
         """
+        if _as_int("batch_size", batch_size) < 1 or _as_int("epoch", epoch) < 0 or skip_batches < 0:
+            raise ValueError(f"batch_size is {batch_size}, epoch {epoch}, skip_batches {skip_batches}: too small")
         if batch_size % self.world_size:
             raise ValueError(f"batch_size {batch_size} cannot be divided evenly among {self.world_size} ranks")
         return self._batches(batch_size, epoch, skip_batches)
@@ -253,7 +265,7 @@ class ClipDataset:
             return record
         except (ValueError, OSError) as error:
             self.num_lost += 1
-            print(f"warning: skipped a record that can no longer be read: {error}", file=sys.stderr)
+            print(f"warning: skipped a record that can no longer be read: {printable(error)}", file=sys.stderr)
             return None
 
     def _collate(self, records: dict[int, Future], epoch: int, record_ids: np.ndarray, starts: np.ndarray) -> Batch:
@@ -268,3 +280,11 @@ class ClipDataset:
             starts=starts,
             seeds=seeds,
         )
+
+
+def _as_int(name: str, value: Any) -> int:
+    """The value as int. Raises ValueError unless it is an integer."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r:.40}: expected an integer") from None

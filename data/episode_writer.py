@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
 from data.actions import ActionSpace
-from data.metadata import METADATA_FILE, Metadata, read_metadata, write_metadata
+from data.index import check_split_name, is_split_name
+from data.metadata import METADATA_FILE, Metadata, check_fps, check_frame_shape, read_metadata, write_metadata
+from data.printable import check_name
 from data.records import Record, encode_record
 from data.shards import RECORDS_PER_SHARD, SUFFIX, ZSTD_FAST, ShardWriter
 
@@ -76,7 +80,8 @@ class EpisodeWriter:
         min_frames: the end of an episode is dropped if it is shorter.
 
     Raises:
-        ValueError: the folder holds a data set with another frame size, frame rate or action space.
+        ValueError: an argument is invalid, or the folder holds a data set with another frame size, frame rate or action
+            space.
     """
 
     def __init__(
@@ -89,7 +94,17 @@ class EpisodeWriter:
         shard_name: str = "data",
         min_frames: int = 1,
     ):
-        self.folder, self.actions, self.fps, self.environment = Path(folder), actions, fps, environment
+        if not isinstance(actions, ActionSpace):
+            raise ValueError(f"actions are {actions!r:.40}: expected an ActionSpace")
+        if type(min_frames) is not int or not 1 <= min_frames <= MAX_FRAMES:
+            raise ValueError(f"min_frames is {min_frames!r:.40}: it must be in 1 to {MAX_FRAMES}")
+        check_split_name(split)
+        if not is_split_name(shard_name):
+            raise ValueError(
+                f"shard_name is {shard_name!r:.80}: expected letters, digits, dots, dashes and underscores"
+            )
+        check_name("environment", environment)
+        self.folder, self.actions, self.fps, self.environment = Path(folder), actions, check_fps(fps), environment
         self.shard_name, self.min_frames = shard_name, min_frames
         self.num_records = self.num_frames = 0  # written by this object
         self.shards: list[Path] = []  # complete ones, written by this object
@@ -98,6 +113,7 @@ class EpisodeWriter:
         self._episode = Episode()
         self._shard: ShardWriter | None = None
         self._records_in_shard = 0
+        self._closed = False
 
     def __enter__(self) -> EpisodeWriter:
         """The writer itself."""
@@ -111,6 +127,7 @@ class EpisodeWriter:
             else:
                 self._write_if_full()
         finally:
+            self._closed = True
             self._finish_shard()
 
     def add(self, frame: np.ndarray, action: int | np.ndarray, reward: float | None = None) -> None:
@@ -122,14 +139,18 @@ class EpisodeWriter:
             reward: that followed; give it at every step or at none.
 
         Raises:
-            ValueError: the frame or the action does not fit the data set.
+            ValueError: the frame or the action does not fit the data set, the reward is not finite, or the writer is
+                closed.
         """
+        self._check_open()
         frame = np.array(frame)
         if self._shape is None:
             self._begin(frame)
         if frame.dtype != np.uint8 or frame.shape != self._shape:
             raise ValueError(f"the frame is {frame.dtype} {frame.shape}: expected uint8 {self._shape}")
         action = self._check_action(action)
+        if reward is not None and not (isinstance(reward, Real | np.number | np.bool_) and math.isfinite(reward)):
+            raise ValueError(f"the reward is {reward!r:.40}: expected a finite number, or None")
         self._write_if_full()  # only now it is known that the episode continues
         self._episode.add(frame, action, reward)
 
@@ -138,10 +159,18 @@ class EpisodeWriter:
 
         Args:
             terminal: whether the game ended with the last action; False: only the recording ended; None: unknown.
+
+        Raises:
+            ValueError: the writer is closed.
         """
+        self._check_open()
         if len(self._episode) >= max(1, self.min_frames):
             self._write(self._episode.record(terminal))
         self._episode = Episode()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the writer is closed: its `with` block has ended; make another EpisodeWriter")
 
     def _write_if_full(self) -> None:
         if len(self._episode) == MAX_FRAMES:
@@ -152,6 +181,7 @@ class EpisodeWriter:
         """On the first frame: note its size and write or check metadata.json."""
         if frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"the frame has shape {frame.shape}: expected (height, width, 3)")
+        check_frame_shape(frame.shape)
         metadata = Metadata(self.environment, (), frame.shape, float(self.fps), self.actions)
         if (self.folder / METADATA_FILE).is_file():
             existing = read_metadata(self.folder)

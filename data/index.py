@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +18,15 @@ from typing import Any
 import numpy as np
 
 from data.atomic import atomic_file
+from data.json_file import read_json
 from data.metadata import Metadata, check_dataset_exists
+from data.printable import printable
 from data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader
 
 INDEX_FILE = "index.json"
+MAX_INDEX_BYTES = 2**30
+_MAX_LENGTH = 2**31 - 1  # frames of a record
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 MAX_WARNINGS = 5  # bad parts that are named one by one
 
 
@@ -90,6 +96,18 @@ def held_out_split(folder: Path) -> str:
     return "val" if any((folder / "val").glob("*")) and not any((folder / "test").glob("*")) else "test"
 
 
+def is_split_name(name: Any) -> bool:
+    """Whether a split can have this name, which is that of a folder inside of the data set."""
+    return isinstance(name, str) and bool(_SPLIT_NAME.fullmatch(name))
+
+
+def check_split_name(name: Any) -> str:
+    """Raises ValueError unless a split can have this name, else returns it."""
+    if not is_split_name(name):
+        raise ValueError(f"split is {name!r:.80}: expected a plain name, such as train, val or test")
+    return name
+
+
 def split_shards(folder: Path, split: str) -> list[Path]:
     """The shard files of a split, sorted by name.
 
@@ -97,6 +115,7 @@ def split_shards(folder: Path, split: str) -> list[Path]:
         ValueError: the split has no shards.
     """
     check_dataset_exists(folder)
+    check_split_name(split)
     paths = sorted((folder / split).glob(f"*{SUFFIX}"))
     if not paths:
         folders = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "no folders"
@@ -107,7 +126,7 @@ def split_shards(folder: Path, split: str) -> list[Path]:
 def warn_of_bad_parts(index: SplitIndex, split_name: str) -> None:
     """Print a warning for each bad part of a split, up to MAX_WARNINGS of them, on standard error."""
     for part in index.bad[:MAX_WARNINGS]:
-        print(f"warning: skipped: {part.reason}", file=sys.stderr)
+        print(f"warning: skipped: {printable(part.reason)}", file=sys.stderr)
     if len(index.bad) > MAX_WARNINGS:
         print(f"warning: and {len(index.bad) - MAX_WARNINGS} more in {split_name}", file=sys.stderr)
 
@@ -155,13 +174,22 @@ def _fingerprint(metadata: Metadata) -> list:
 
 def _read_cache(path: Path, metadata: Metadata) -> dict[str, dict]:
     try:
-        cache = json.loads(path.read_text())
+        cache = read_json(path, MAX_INDEX_BYTES)
         if cache["fingerprint"] != _fingerprint(metadata):
             return {}
-        keys = ("stamp", "lengths", "bad")
-        return {name: {key: entry[key] for key in keys} for name, entry in cache["shards"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {name: _cached_entry(entry) for name, entry in cache["shards"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return {}  # missing or damaged: all shards are read again
+
+
+def _cached_entry(entry: dict) -> dict[str, Any]:
+    """One shard's part of the cache. Raises TypeError or ValueError if it is damaged."""
+    lengths, bad = np.array(entry["lengths"], np.int64), [BadPart(**part) for part in entry["bad"]]
+    if lengths.ndim != 1 or (lengths.size and not 0 <= lengths.min() <= lengths.max() <= _MAX_LENGTH):
+        raise ValueError("the lengths are no numbers of frames")
+    if not all(isinstance(part.reason, str) and type(part.number) in (int, type(None)) for part in bad):
+        raise ValueError("the bad parts are no parts of a shard")
+    return {"stamp": entry["stamp"], "lengths": lengths.tolist(), "bad": [asdict(part) for part in bad]}
 
 
 def _write_cache(path: Path, metadata: Metadata, entries: dict[str, dict]) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from data.actions import ActionSpace, unnamed_actions
+from data.actions import MAX_NAMES, ActionSpace, unnamed_actions
 from data.atomic import atomic_file
 from data.games.procgen_actions import PROCGEN_GAMES, procgen_actions
+from data.json_file import read_json
+from data.printable import check_name
 
 METADATA_FILE = "metadata.json"
 MAX_FRAME_SIDE = 1024  # pixels; a record of larger frames would not fit in memory
+MIN_FPS, MAX_FPS = 0.01, 1000.0
+MAX_OPTIONS = 32  # of an environment
 
 
 @dataclass(frozen=True)
@@ -63,28 +67,64 @@ def read_metadata(folder: Path) -> Metadata:
     if not path.is_file():
         return default
     try:
-        values = json.loads(path.read_text())
-        environment = str(values.get("environment", values.get("env", default.environment)))
-        num_actions = int(values.get("num_actions", len(default.actions)))
-        procgen = environment in PROCGEN_GAMES and num_actions == len(default.actions)
-        actions = procgen_actions(environment) if procgen else unnamed_actions(num_actions)
-        if "action_names" in values:
-            actions = ActionSpace.from_dict(values)
-        if len(actions.names) != num_actions:
-            raise ValueError(f"num_actions is {num_actions}, with {len(actions.names)} names")
-        height, width, channels = map(int, values.get("frame_shape", default.frame_shape))
-        fps = float(values.get("fps", default.fps))
-        if min(num_actions, height, width, channels) < 1 or not 0 < fps < math.inf:
-            raise ValueError("num_actions, frame_shape and fps must be positive")
-        return Metadata(
-            environment=environment,
-            environment_options=tuple(dict(values.get("environment_options", {})).items()),
-            frame_shape=(height, width, channels),
-            fps=fps,
-            actions=actions,
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return _parse_metadata(read_json(path))
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise ValueError(f"{path} is invalid: {type(error).__name__}: {error}") from None
+
+
+def _parse_metadata(values: Any) -> Metadata:
+    """The metadata in a parsed metadata.json. Raises ValueError, TypeError or KeyError if it is invalid."""
+    if not isinstance(values, dict):
+        raise ValueError("it is not an object")
+    default = Metadata()
+    environment = check_name("environment", values.get("environment", values.get("env", default.environment)))
+    num_actions = values.get("num_actions", len(default.actions))
+    if type(num_actions) is not int or not 1 <= num_actions <= MAX_NAMES:
+        raise ValueError(f"num_actions is {num_actions!r:.40}: expected an integer from 1 to {MAX_NAMES}")
+    procgen = environment in PROCGEN_GAMES and num_actions == len(default.actions)
+    if "action_names" in values:
+        actions = ActionSpace.from_dict(values)
+    else:
+        actions = procgen_actions(environment) if procgen else unnamed_actions(num_actions)
+    if len(actions.names) != num_actions:
+        raise ValueError(f"num_actions is {num_actions}, with {len(actions.names)} names")
+    return Metadata(
+        environment=environment,
+        environment_options=check_options(dict(values.get("environment_options", {}))),
+        frame_shape=check_frame_shape(values.get("frame_shape", default.frame_shape)),
+        fps=check_fps(values.get("fps", default.fps)),
+        actions=actions,
+    )
+
+
+def check_frame_shape(shape: Any) -> tuple[int, int, int]:
+    """The shape (H, W, C) of frames. Raises ValueError unless it is that of RGB frames of a possible size."""
+    sides = tuple(shape) if isinstance(shape, list | tuple) else ()
+    if len(sides) != 3 or any(type(side) is not int or not 1 <= side <= MAX_FRAME_SIDE for side in sides):
+        raise ValueError(f"frame_shape is {shape!r:.60}: expected [height, width, 3], sides of 1 to {MAX_FRAME_SIDE}")
+    if sides[2] != 3:
+        raise ValueError(f"frame_shape is {shape!r:.60}: expected 3 colour channels")
+    return sides
+
+
+def check_fps(fps: Any) -> float:
+    """Frames per second. Raises ValueError unless it is a number that a game can have."""
+    if not isinstance(fps, Real) or isinstance(fps, bool) or not MIN_FPS <= fps <= MAX_FPS:
+        raise ValueError(f"fps is {fps!r:.40}: expected a number from {MIN_FPS} to {MAX_FPS:g}")
+    return float(fps)
+
+
+def check_options(options: dict[Any, Any]) -> tuple[tuple[str, Any], ...]:
+    """The options of an environment as pairs. Raises ValueError unless they are few, with short plain values."""
+    if len(options) > MAX_OPTIONS:
+        raise ValueError(f"{len(options)} environment_options: at most {MAX_OPTIONS} are possible")
+    for name, value in options.items():
+        check_name("the name of an environment option", name)
+        if isinstance(value, str):
+            check_name(f"the environment option {name}", value)
+        elif value is not None and not isinstance(value, bool | int | float):
+            raise ValueError(f"the environment option {name} is {value!r:.40}: expected text or a number")
+    return tuple(options.items())
 
 
 def write_metadata(folder: Path, values: dict[str, Any]) -> None:

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data.printable import printable
+
 # If these differ, the reports did not measure the same thing.
 _CONDITIONS = ("data", "settings")
 _IGNORED = ("timings", "checkpoint", *_CONDITIONS)
+MAX_REPORT_BYTES = 2**26
 _REPORT_KEYS = {"checkpoint", *_CONDITIONS}
 
 
@@ -30,7 +33,7 @@ def compare_reports(first: Path, second: Path) -> str:
     differing = [name for name in common if not _overlap(first_figures[name], second_figures[name])]
     lines += [f"{name}: {_format(first_figures[name])} -> {_format(second_figures[name])}" for name in differing]
     lines.append(f"{len(differing)} of {len(common)} figures have 95 % intervals that do not overlap")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))  # names and values are from files
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -42,14 +45,22 @@ def read_report(path: Path) -> dict[str, Any]:
     if path.is_dir():
         path = path / "report.json"
     try:
-        report = json.loads(path.read_text(), object_hook=_rename_old_keys)
-        if report.keys() >= _REPORT_KEYS:
+        report = json.loads(_read_text(path), object_hook=_rename_old_keys)
+        if report.keys() >= _REPORT_KEYS and all(isinstance(report[name], dict) for name in _CONDITIONS):
             return report
     except OSError as error:
         raise ValueError(f"no report at {path}: {error.strerror}") from None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         pass
     raise ValueError(f"{path} is not a report.json of scripts.evaluate")
+
+
+def _read_text(path: Path) -> bytes:
+    with path.open("rb") as file:
+        text = file.read(MAX_REPORT_BYTES + 1)
+    if len(text) > MAX_REPORT_BYTES:
+        raise ValueError(f"{path} is too large")
+    return text
 
 
 def _rename_old_keys(values: dict[str, Any]) -> dict[str, Any]:

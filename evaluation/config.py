@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from model.sampler_inputs import MAX_SEED
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -90,6 +92,8 @@ class EvaluateConfig:
     batch_size: int = 16  # rollouts generated in parallel
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
     bf16: bool | None = None  # bfloat16 weights; None: if the device multiplies bfloat16 natively
+    any_game: bool = False  # accept data of another game than the checkpoint's
+    env_module: str | None = None  # Python module to import, which registers the checkpoint's or the data's gym: game
     compare: tuple[Path, Path] | None = None  # two report.json: list the metrics whose 95 % intervals do not overlap
 
     def __post_init__(self):
@@ -103,8 +107,8 @@ class EvaluateConfig:
             raise ValueError(f"guidance is {self.guidance}: it must not be negative")
         if not 0.0 <= self.context_noise < 1.0:
             raise ValueError(f"context_noise is {self.context_noise}: it must be in [0, 1)")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}: it must not be negative")
+        if not 0 <= self.seed < MAX_SEED:
+            raise ValueError(f"seed is {self.seed}: it must lie in 0 to {MAX_SEED - 1}")
 
     @property
     def sizes(self) -> Sizes:

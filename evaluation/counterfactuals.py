@@ -15,7 +15,7 @@ from einops import rearrange, repeat
 
 from data.actions import ActionSpace
 from data.games.base import SPLIT_LEVELS, GameVectorEnv
-from data.games.factory import make_environment
+from data.games.factory import check_recorded_options, make_environment
 from data.games.policies import ExplorePolicy
 from data.metadata import Metadata
 
@@ -77,8 +77,9 @@ def make_game(metadata: Metadata, num_envs: int, split: str, seed: int) -> GameV
     Raises:
         ValueError: the game is not available, or differs from the data set in its frames or actions.
     """
-    name, options = metadata.environment, dict(metadata.environment_options)
+    name = metadata.environment
     try:
+        options = check_recorded_options(metadata.environment_options)
         environment = make_environment(name, num_envs, SPLIT_LEVELS[split], seed, **options)
     except (ValueError, TypeError) as error:
         raise ValueError(f"the real game is not available: {error}") from None

@@ -33,7 +33,15 @@ from training.setup import check_model_fits_data
 
 PARTS_FOLDER = "parts"  # beside the report: cached results and collected play
 _CODE_PACKAGES = ("data", "model", "training", "evaluation")  # the results depend on their source code
-_NOT_IN_KEY = ("checkpoint", "data", "output", "device", "compare")  # irrelevant, or in the key in another form
+_NOT_IN_KEY = (
+    "checkpoint",
+    "data",
+    "output",
+    "device",
+    "compare",
+    "env_module",
+    "any_game",
+)  # irrelevant, or in the key in another form
 
 
 class EvaluationInputs:
@@ -60,7 +68,7 @@ class EvaluationInputs:
         self.split = config.split or held_out_split(self.data)
         self.held_out = ClipDataset(self.data, self.split, clip_frames=1)
         self.metadata = self.held_out.metadata
-        check_model_fits_data(self.model, self.metadata, self.data)
+        check_model_fits_data(self.model, self.metadata, self.data, config.any_game)
         self.weights_sha256 = hash_weights(self.model)
         self.cache = ResultCache(parts, self._cache_key())
 

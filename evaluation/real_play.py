@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 from data.games.collect import CollectConfig, collect
+from data.games.factory import check_recorded_options, with_module
+from data.printable import printable
 from evaluation.config import EvaluateConfig
 from model.game_info import GameInfo
 
@@ -24,11 +26,17 @@ def collect_real_play(config: EvaluateConfig, game: GameInfo, root: Path) -> Pat
     num_train, num_held_out = NUM_RECORDS[config.quick]
     num_records = {"records": num_train, "val_records": 0, "test_records": 0}
     num_records[f"{config.split or 'test'}_records"] = num_held_out
-    options = {"env": game.environment, "seed": config.seed, **num_records, **dict(game.environment_options)}
+    try:
+        # Both are from the checkpoint's files: a name may import nothing, and an option may be no other setting.
+        environment = with_module(game.environment, config.env_module)
+        game_options = check_recorded_options(game.environment_options)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"no held-out play: give --data DIR, because collecting play failed ({error})") from None
+    options = {"env": environment, "seed": config.seed, **num_records, **game_options}
     name = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16]
     folder = root / f"play-{name}"
     if not folder.is_dir():
-        print(f"collecting {num_train + num_held_out} records of {game.environment} into {folder}")
+        print(f"collecting {num_train + num_held_out} records of {printable(environment)} into {folder}")
         try:
             collect(CollectConfig(out=folder, **options), lambda _: None)
         except (ValueError, TypeError) as error:

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any, Self
 
 import safetensors.torch
+import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.game_info import GameInfo
+from model.json_fields import read_json_object
 
 CONFIG_FILE, GAME_FILE, WEIGHTS_FILE = "config.json", "game.json", "model.safetensors"
+MAX_HEADER_BYTES = 2**24  # of model.safetensors
+FLOATING_POINT_DTYPES = ("F64", "F32", "F16", "BF16")  # of weights, as safetensors names them
 
 
 class PretrainedModule(nn.Module, PyTorchModelHubMixin):
@@ -54,7 +58,10 @@ class PretrainedModule(nn.Module, PyTorchModelHubMixin):
                 raise ValueError(f"no checkpoint at {name}: train one with train_world_model.py, or name another one")
             folder = _download(name, **hub_options)
         config, game = load_config(folder)
+        with torch.device("meta"):  # its shapes alone: the config may ask for more memory than there is
+            expected = {name: weight.shape for name, weight in cls(config, game).state_dict().items()}
         try:
+            check_shapes(expected, _read_shapes(folder / WEIGHTS_FILE), str(folder))
             weights = safetensors.torch.load_file(folder / WEIGHTS_FILE)
         except (safetensors.SafetensorError, OSError) as error:
             raise ValueError(f"{folder / WEIGHTS_FILE} is damaged: {error}") from None
@@ -77,17 +84,19 @@ def load_config(folder: Path) -> tuple[ModelConfig, GameInfo]:
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} is not a checkpoint: it has no {name}")
+            latest = folder / "checkpoints" / "latest"
+            hint = f"; it is a run: name its newest checkpoint, {latest}" if latest.is_dir() else ""
+            raise ValueError(f"{folder} is not a checkpoint: it has no {name}{hint}")
     config_path = folder / CONFIG_FILE
     game_path = folder / GAME_FILE if (folder / GAME_FILE).is_file() else config_path
     old_game_values: dict[str, Any] = {}
     with _name_damaged_file(config_path):
-        values = _read_json(config_path)
+        values = read_json_object(config_path)
         if game_path == config_path:
             old_game_values = {name: values.pop(name) for name in GameInfo.field_names() & values.keys()}
         config = ModelConfig.from_dict(values)
     with _name_damaged_file(game_path):
-        game = GameInfo.from_dict(old_game_values if game_path == config_path else _read_json(game_path))
+        game = GameInfo.from_dict(old_game_values if game_path == config_path else read_json_object(game_path))
         game.check(config.num_actions)
     return config, game
 
@@ -122,16 +131,51 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> N
     Raises:
         ValueError: names the weights that are missing, unexpected or of another shape.
     """
-    expected = model.state_dict()
-    other_shape = {name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape}
+    check_shapes(
+        {name: weight.shape for name, weight in model.state_dict().items()},
+        {name: (weight.shape, weight.dtype.is_floating_point) for name, weight in weights.items()},
+        source,
+    )
+    model.load_state_dict(weights)
+
+
+def check_shapes(expected: dict[str, torch.Size], found: dict[str, tuple[tuple[int, ...], bool]], source: str) -> None:
+    """Check that weights are those of a network.
+
+    Args:
+        expected: name -> shape in the network.
+        found: name -> shape, and whether the dtype is a floating-point one.
+        source: where the weights come from, for the error message.
+
+    Raises:
+        ValueError: names the weights that are missing, unexpected, of another shape or no floating-point numbers.
+    """
+    common = expected.keys() & found.keys()
     problems = [
-        _list_names("missing", expected.keys() - weights.keys()),
-        _list_names("unexpected", weights.keys() - expected.keys()),
-        _list_names("of another shape", other_shape),
+        _list_names("missing", expected.keys() - found.keys()),
+        _list_names("unexpected", found.keys() - expected.keys()),
+        _list_names("of another shape", {name for name in common if tuple(expected[name]) != tuple(found[name][0])}),
+        _list_names("not floating-point", {name for name in common if not found[name][1]}),
     ]
     if any(problems):
         raise ValueError(f"weights of {source} do not fit: " + "; ".join(filter(None, problems)))
-    model.load_state_dict(weights)
+
+
+def _read_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """Name -> shape and whether it is floating-point, from the header of a weights file. Loads no weights.
+
+    Raises:
+        ValueError, SafetensorError, OSError: the header is too large or damaged.
+    """
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    if header_bytes > MAX_HEADER_BYTES:
+        raise ValueError(f"{path} is damaged: its header has {header_bytes} bytes")
+    with safetensors.safe_open(path, framework="pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+        return {
+            name: (tuple(part.get_shape()), part.get_dtype() in FLOATING_POINT_DTYPES) for name, part in slices.items()
+        }
 
 
 def _download(repository: str, **hub_options) -> Path:
@@ -146,16 +190,9 @@ def _download(repository: str, **hub_options) -> Path:
         ) from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    values = json.loads(path.read_text())
-    if not isinstance(values, dict):
-        raise ValueError("it holds no settings")
-    return values
-
-
 def _list_names(problem: str, names: set[str], limit: int = 4) -> str:
     """`2 missing (a, b)`, with at most `limit` names; "" for none."""
     if not names:
         return ""
-    shown = ", ".join(sorted(names)[:limit]) + (", ..." if len(names) > limit else "")
+    shown = ", ".join(name[:80] for name in sorted(names)[:limit]) + (", ..." if len(names) > limit else "")
     return f"{len(names)} {problem} ({shown})"

@@ -5,7 +5,24 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from model.json_fields import dataclass_from_json
+from model.json_fields import check_int, dataclass_from_json
+
+# The largest values of each size. They are far above those of any real network of this kind: the config may come from a
+# stranger, and must not make this program allocate all memory.
+_MAX_SIZES = {
+    "frame_height": 4096,
+    "frame_width": 4096,
+    "num_channels": 64,
+    "patch_size": 4096,
+    "dim": 16384,
+    "num_blocks": 256,
+    "num_heads": 1024,
+    "window_frames": 4096,
+    "num_actions": 4097,
+    "num_steps": 1000,
+}
+MAX_PATCHES = 65536  # in a frame
+MAX_CACHE_NUMBERS = 2**34
 
 
 @dataclass(frozen=True)
@@ -25,6 +42,9 @@ class ModelConfig:
     num_steps: int = 10  # default number of denoising steps per generated frame
 
     def __post_init__(self):
+        for name, maximum in _MAX_SIZES.items():
+            # Frames of no pixels get the message below.
+            check_int(name, getattr(self, name), 0 if name.startswith("frame_") else 1, maximum)
         for name in ("frame_height", "frame_width"):
             size = getattr(self, name)
             if size < self.patch_size or size % self.patch_size:
@@ -33,10 +53,14 @@ class ModelConfig:
         if self.dim % self.num_heads or self.head_dim % 4:
             raise ValueError(f"dim {self.dim} over {self.num_heads} heads: a head needs a multiple of 4 numbers")
         if self.prediction not in ("v", "x0"):
-            raise ValueError(f'prediction is {self.prediction!r}: choose "v" or "x0"')
-        for name in ("num_channels", "num_blocks", "window_frames", "num_actions", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+            raise ValueError(f'prediction is {self.prediction!r:.40}: choose "v" or "x0"')
+        if self.num_patches > MAX_PATCHES:
+            raise ValueError(f"a frame has {self.num_patches} patches: at most {MAX_PATCHES} are possible")
+        if self.cache_numbers > MAX_CACHE_NUMBERS:
+            raise ValueError(
+                f"the KV cache of one rollout would hold {self.cache_numbers:.1e} numbers "
+                f"(blocks, window_frames, patches and dim): at most {MAX_CACHE_NUMBERS:.1e} are possible"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -53,6 +77,11 @@ class ModelConfig:
         """P, tokens in a frame."""
         rows, columns = self.grid
         return rows * columns
+
+    @property
+    def cache_numbers(self) -> int:
+        """Keys and values in the KV cache of one rollout."""
+        return 2 * self.num_blocks * self.window_frames * self.num_patches * self.dim
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:

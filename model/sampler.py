@@ -22,6 +22,7 @@ from model.diffusion import add_noise, alpha_bar, ddim_step, x0_from_prediction
 from model.dit import WorldModel
 from model.kv_cache import CacheView, KVCache
 from model.modulation_table import ModulationTable
+from model.sampler_inputs import validate_actions, validate_prompt, validate_seed, validate_settings, validate_slots
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Sampler:
     ):
         if not 0.0 <= context_noise < 1.0:
             raise ValueError(f"context_noise is {context_noise}: it must lie in [0, 1)")
+        seed = validate_seed(seed)
         self.model = model
         self.num_steps = model.config.num_steps if num_steps is None else num_steps
         self.guidance = guidance
@@ -94,10 +96,7 @@ class Sampler:
         model = self.model if model is None else model
         num_steps = self.num_steps if num_steps is None else num_steps
         guidance = self.guidance if guidance is None else guidance
-        if num_steps < 1:
-            raise ValueError(f"num_steps is {num_steps}: at least 1 denoising step is needed")
-        if guidance < 0:
-            raise ValueError(f"guidance is {guidance}: it cannot be negative")
+        validate_settings(num_steps, guidance)
         check_finite(model)
         if self._states and _input_sizes(model.config) != _input_sizes(self.model.config):
             raise ValueError("the new model's frames, actions or window are of other sizes: start a new sampler")
@@ -126,14 +125,16 @@ class Sampler:
             seeds: of the rollouts' noise; None: `seed + slot`.
 
         Raises:
-            ValueError: shapes that do not fit the model, or slots or seeds that do not fit the prompt.
+            ValueError: shapes that do not fit the model, frames that are no floats in [-1, 1], actions that are not
+                finite, or slots or seeds that do not fit the prompt.
         """
         frames, actions = self._validate_prompt(frames, actions)
         replace_all = slots is None
-        slots = list(range(len(frames))) if slots is None else _validate_slots(slots, len(frames))
+        slots = list(range(len(frames))) if slots is None else validate_slots(slots, len(frames))
         seeds = [self.seed + slot for slot in slots] if seeds is None else list(seeds)
         if len(seeds) != len(slots):
             raise ValueError(f"{len(seeds)} seeds for {len(slots)} rollouts")
+        seeds = [validate_seed(seed) for seed in seeds]
         if replace_all:
             self._states.clear()
         max_context = max(1, self.model.config.window_frames - 1)
@@ -165,9 +166,10 @@ class Sampler:
             (B, C, H, W) float32 in [-1, 1].
 
         Raises:
-            ValueError: a slot without a prompt, or actions of another shape.
+            ValueError: a slot without a prompt, or actions of another shape or that are not finite.
         """
-        slots = self.slots if slots is None else _validate_slots(slots, len(actions))
+        validate_actions(actions)
+        slots = self.slots if slots is None else validate_slots(slots, len(actions))
         if not slots or not self._states.keys() >= set(slots):
             missing = sorted(set(slots) - self._states.keys())
             raise ValueError(
@@ -306,16 +308,7 @@ class Sampler:
     def _validate_prompt(self, frames: Tensor, actions: Tensor | None) -> tuple[Tensor, Tensor]:
         """Check the shapes, and return the last frames and actions that fit the window, on the model's device."""
         config = self.model.config
-        if frames.ndim != 5 or frames.shape[2:] != config.frame_shape or not frames.shape[0]:
-            raise ValueError(
-                f"prompt of shape {tuple(frames.shape)}: expected (rollouts, frames, *{config.frame_shape}), "
-                "at least 1 rollout"
-            )
-        expected = (*frames.shape[:2], config.num_actions)
-        if actions is None:
-            actions = torch.zeros(expected)
-        if actions.shape != expected:
-            raise ValueError(f"prompt actions of shape {tuple(actions.shape)}: expected {expected}")
+        actions = validate_prompt(frames, actions, config)
         max_context = max(1, config.window_frames - 1)
         if frames.shape[1] > max_context:
             warnings.warn(
@@ -338,10 +331,3 @@ def _stack_last(tensors: deque[Tensor], max_length: int, like: Tensor) -> Tensor
 
 def _randn(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, device=generator.device)
-
-
-def _validate_slots(slots: Sequence[int], num_slots: int) -> list[int]:
-    slots = list(slots)
-    if len(slots) != num_slots or len(set(slots)) != num_slots or min(slots, default=0) < 0:
-        raise ValueError(f"slots {slots}: expected {num_slots} different ones, counted from 0")
-    return slots

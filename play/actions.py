@@ -69,6 +69,8 @@ def actions_from_json(values: Any, space: ActionSpace) -> np.ndarray:
         TypeError, ValueError, OverflowError: the values are not actions of the space.
     """
     expected = space.unknown(0)
+    if space.discrete and any(type(value) is not int for value in values):
+        raise ValueError("the actions are not whole numbers")
     with np.errstate(over="ignore"):  # a number that is too large becomes infinite and is rejected below
         actions = np.array(values, np.int64 if space.discrete else np.float32)
     if actions.ndim != expected.ndim or actions.shape[1:] != expected.shape[1:]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.dataset import ClipDataset
-from data.games.factory import describe_environment
+from data.games.factory import check_recorded_options, describe_environment
+from data.printable import printable
 from data.records import Record
 from model import WorldModel
 from play.real_game import RealGame
@@ -18,6 +19,9 @@ NUM_THUMBNAILS = 8  # records that players see at once
 class Gallery:
     """The records of one split, as prompts.
 
+    Args:
+        any_game: accept data of another game than the model's.
+
     Attributes:
         thumbnails: (moment, frame uint8 (H, W, C)) of the first records, each at its default moment.
 
@@ -25,9 +29,9 @@ class Gallery:
         ValueError: there is no such data, or it is from another game than the model's.
     """
 
-    def __init__(self, folder: Path, split: str, model: WorldModel):
+    def __init__(self, folder: Path, split: str, model: WorldModel, any_game: bool = False):
         self._dataset = ClipDataset(folder, split, clip_frames=1)
-        check_model_fits_data(model, self._dataset.metadata, folder)
+        check_model_fits_data(model, self._dataset.metadata, folder, any_game)
         self._max_prompt_frames = max(1, model.config.window_frames - 1)
         moments = [self.default_moment(record_id) for record_id in range(min(NUM_THUMBNAILS, len(self)))]
         self.thumbnails = [(moment, self._record(i).frames[moment]) for i, moment in enumerate(moments)]
@@ -70,9 +74,11 @@ class Gallery:
             return "This record has no level seed."
         metadata = self._dataset.metadata
         try:
-            installed = describe_environment(metadata.environment, **dict(metadata.environment_options))
+            installed = describe_environment(
+                metadata.environment, **check_recorded_options(metadata.environment_options)
+            )
         except (ValueError, TypeError) as error:
-            return str(error)
+            return printable(error)
         if installed.frame_shape != metadata.frame_shape or len(installed.actions) != len(metadata.actions):
             return f"The installed {metadata.environment} has another frame size or other actions than this data set."
         return None

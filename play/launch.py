@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
+from data.games.factory import import_environment_module
 from data.index import held_out_split
 from play.auth import AuthMiddleware
 from play.engine import Engine
@@ -42,6 +43,8 @@ class PlayConfig:
     num_steps: int | None = None  # denoising steps per frame; None: the checkpoint's default
     max_players: int = 4  # who play at the same time; others wait
     follow: bool = False  # --checkpoint is a run that is still training: load its newer weights while playing
+    any_game: bool = False  # accept data of another game than the checkpoint's
+    env_module: str | None = None  # Python module to import, which registers the data's gym: game
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
@@ -98,6 +101,7 @@ def load_engine(config: PlayConfig) -> tuple[Engine, Gallery]:
     Raises:
         ValueError: there is no checkpoint or no data set, or they are of different games.
     """
+    import_environment_module(config.env_module)
     device = choose_device(config.device)
     follower, checkpoint = None, config.checkpoint
     if config.follow:
@@ -107,7 +111,7 @@ def load_engine(config: PlayConfig) -> tuple[Engine, Gallery]:
     model_thread = ThreadPoolExecutor(1, "model")
     loaded = model_thread.submit(load_checkpoint, checkpoint, device).result()
     pool = RolloutPool(loaded.model, loaded.weights_hash)
-    gallery = Gallery(config.data, config.split or held_out_split(config.data), loaded.model)
+    gallery = Gallery(config.data, config.split or held_out_split(config.data), loaded.model, config.any_game)
     num_steps = config.num_steps or pool.config.num_steps
     fps = config.fps or pool.game.fps
     print(f"device: {describe_device(device)}; {loaded.name}, {num_steps} denoising steps, {fps:g} frames/s")

@@ -18,13 +18,17 @@ import torch
 from tqdm import tqdm
 
 from data.actions import ActionSpace, is_known
+from data.json_file import read_json
 from data.pixels import to_uint8
+from data.printable import check_name
 from model import ModelConfig, Sampler, WorldModel
+from model.sampler_inputs import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 from play.actions import actions_from_json, actions_to_json, playable_actions
-from play.recording import rollout_video
+from play.recording import MAX_REPLAY_FRAMES, rollout_video
 from play.rollout_pool import CONTEXT_NOISE, Prompt, Rollout, RolloutSettings, prompt_tensors
 
 FORMAT = "dreamrun-replay-1"
+MAX_CHECKPOINT_CHARS = 1000  # of the checkpoint's name
 
 
 @dataclass(frozen=True)
@@ -92,27 +96,38 @@ class Replay:
             ValueError: the file is not a replay, or it is from another game.
         """
         try:
-            fields, space = json.loads(path.read_text()), playable_actions(model)
-            if fields["format"] != FORMAT:
-                raise ValueError(f"its format is {fields['format']!r:.40}, not {FORMAT}")
-            prompt = _prompt_from_json(fields["prompt"], model.config, space)
-            actions, first_recorded = actions_from_json(fields["actions"], space), int(fields["first_recorded"])
-            if not len(actions) or not is_known(actions).all():
-                raise ValueError("some of its actions are unknown")
-            if not 0 <= first_recorded < len(actions):
-                raise ValueError(f"first_recorded is {first_recorded}, but there are {len(actions)} frames")
-            return cls(
-                prompt=prompt,
-                seed=int(fields["seed"]),
-                settings=RolloutSettings(int(fields["num_steps"]), float(fields["guidance"])),
-                context_noise=float(fields["context_noise"]),
-                weights_hash=str(fields["weights_sha256"]),
-                actions=actions,
-                first_recorded=first_recorded,
-                checkpoint=str(fields["checkpoint"]),
-            )
+            return cls._from_json(read_json(path), model)
         except (KeyError, TypeError, AttributeError, OverflowError, zlib.error, ValueError) as error:
             raise ValueError(f"{path} is not a replay for this checkpoint: {type(error).__name__}: {error}") from None
+
+    @classmethod
+    def _from_json(cls, fields: Any, model: WorldModel) -> Replay:
+        """A replay from the parsed file. It checks sizes before it works: the file may come from a stranger."""
+        space = playable_actions(model)
+        if not isinstance(fields, dict):
+            raise ValueError("it is not an object")
+        if fields["format"] != FORMAT:
+            raise ValueError(f"its format is {fields['format']!r:.40}, not {FORMAT}")
+        num_steps = _parse_int(fields, "num_steps", 1, MAX_STEPS)
+        guidance = _parse_float(fields, "guidance", MAX_GUIDANCE)
+        context_noise = _parse_float(fields, "context_noise", 1.0)
+        if context_noise == 1.0:
+            raise ValueError("its context_noise is 1: it must be below")
+        if not isinstance(fields["actions"], list) or not 1 <= len(fields["actions"]) <= MAX_REPLAY_FRAMES:
+            raise ValueError(f"its actions are no list of 1 to {MAX_REPLAY_FRAMES} actions")
+        actions = actions_from_json(fields["actions"], space)
+        if not is_known(actions).all():
+            raise ValueError("some of its actions are unknown")
+        return cls(
+            prompt=_prompt_from_json(fields["prompt"], model.config, space),
+            seed=_parse_int(fields, "seed", 0, MAX_SEED),
+            settings=RolloutSettings(num_steps, guidance),
+            context_noise=context_noise,
+            weights_hash=check_name("weights_sha256", fields["weights_sha256"]),
+            actions=actions,
+            first_recorded=_parse_int(fields, "first_recorded", 0, len(actions) - 1),
+            checkpoint=check_name("checkpoint", fields["checkpoint"], MAX_CHECKPOINT_CHARS),
+        )
 
     def check_weights(self, weights_hash: str, checkpoint: str) -> None:
         """Check that a checkpoint is the one that the replay was recorded with.
@@ -151,15 +166,35 @@ class Replay:
         return rollout_video(frames, self.actions[self.first_recorded :], playable_actions(model))
 
 
-def _prompt_from_json(fields: dict[str, Any], config: ModelConfig, space: ActionSpace) -> Prompt:
+def _parse_int(fields: dict[str, Any], name: str, minimum: int, maximum: int) -> int:
+    value = fields[name]
+    if type(value) is not int or not minimum <= value <= maximum:
+        raise ValueError(f"its {name} is {value!r:.40}: expected an integer from {minimum} to {maximum}")
+    return value
+
+
+def _parse_float(fields: dict[str, Any], name: str, maximum: float) -> float:
+    value = fields[name]
+    if type(value) not in (int, float) or not 0 <= value <= maximum:
+        raise ValueError(f"its {name} is {value!r:.40}: expected a number from 0 to {maximum:g}")
+    return float(value)
+
+
+def _prompt_from_json(fields: Any, config: ModelConfig, space: ActionSpace) -> Prompt:
     channels, height, width = config.frame_shape
-    num_frames, *frame_shape = map(int, fields["shape"])
+    if not isinstance(fields, dict) or not isinstance(fields["shape"], list):
+        raise ValueError("its prompt has no shape")
+    if any(type(size) is not int for size in fields["shape"]) or len(fields["shape"]) != 4:
+        raise ValueError(f"its prompt has shape {fields['shape']!r:.60}: expected 4 integers")
+    num_frames, *frame_shape = fields["shape"]
     max_frames = max(1, config.window_frames - 1)
     if frame_shape != [height, width, channels] or not 1 <= num_frames <= max_frames:
-        raise ValueError(f"its prompt has shape {fields['shape']}, which does not fit the checkpoint")
+        raise ValueError(f"its prompt has shape {fields['shape']!r:.60}, which does not fit the checkpoint")
     compressed, num_bytes = base64.b64decode(fields["frames"]), num_frames * height * width * channels
-    pixels = zlib.decompressobj().decompress(compressed, num_bytes)  # the limit stops a decompression bomb
-    actions = actions_from_json(fields["actions"], space)
-    if len(actions) != num_frames:
+    pixels = zlib.decompressobj().decompress(compressed, num_bytes + 1)  # the limit stops a decompression bomb
+    if len(pixels) != num_bytes:
+        raise ValueError(f"its prompt does not have {num_bytes} bytes of pixels")
+    if not isinstance(fields["actions"], list) or len(fields["actions"]) != num_frames:
         raise ValueError("its prompt does not have one action per frame")
+    actions = actions_from_json(fields["actions"], space)
     return Prompt(np.frombuffer(pixels, np.uint8).reshape(num_frames, *frame_shape), actions)

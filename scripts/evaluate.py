@@ -8,6 +8,8 @@ python -m scripts.evaluate --compare report/report.json other/report.json
 from __future__ import annotations
 
 import cli
+from data.atomic import check_output
+from data.games.factory import import_environment_module
 from evaluation.compare import compare_reports
 from evaluation.config import EvaluateConfig
 from evaluation.evaluator import evaluate
@@ -19,6 +21,8 @@ def main(config: EvaluateConfig) -> None:
     if config.compare:
         print(compare_reports(*config.compare))
         return
+    check_output(config.output, is_folder=True)
+    import_environment_module(config.env_module)
     report = evaluate(config)
     write_report(config.output, report)
     print(summary(report))

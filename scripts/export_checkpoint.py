@@ -13,6 +13,7 @@ import torch
 
 import cli
 from model import WorldModel
+from model.checkpoint import CONFIG_FILE, GAME_FILE, WEIGHTS_FILE
 from training.model_card import CARD_FILE, has_card, model_card
 
 
@@ -30,18 +31,30 @@ def main(config: ExportConfig) -> None:
     checkpoint = config.checkpoint.resolve()  # `latest` is a link; the card names the step
     if config.report and not config.report.is_file():
         raise ValueError(f"no report at {config.report}: create one with python -m scripts.evaluate")
-    if config.out.exists() and not has_card(config.out):
-        raise ValueError(f"{config.out} already exists and is not an exported checkpoint: choose another --out")
-    model = WorldModel.from_pretrained(checkpoint)
     partial = config.out.with_name(config.out.name + ".partial")
+    for folder in (config.out, partial):
+        check_replaceable(folder)
+    model = WorldModel.from_pretrained(checkpoint)
     shutil.rmtree(partial, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(partial)
     report = config.report.read_text() if config.report else ""
     (partial / CARD_FILE).write_text(model_card(str(config.out), model, checkpoint, report))
+    check_replaceable(config.out)
     shutil.rmtree(config.out, ignore_errors=True)
     partial.rename(config.out)
     size = sum(path.stat().st_size for path in config.out.iterdir())
     print(f"{config.out}: {size / 1e6:.1f} MB")
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises ValueError unless a folder does not exist, or holds an earlier export and nothing else."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    files = {CONFIG_FILE, GAME_FILE, WEIGHTS_FILE, CARD_FILE}
+    others = [] if folder.is_symlink() or not folder.is_dir() else [p for p in folder.iterdir() if p.name not in files]
+    is_export = folder.is_dir() and (has_card(folder) or folder.suffix == ".partial")
+    if folder.is_symlink() or not is_export or others or Path.cwd().is_relative_to(folder.resolve()):
+        raise ValueError(f"{folder} already exists and is not an exported checkpoint alone: choose another --out")
 
 
 if __name__ == "__main__":

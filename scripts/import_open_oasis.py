@@ -39,7 +39,8 @@ def main(config: ImportConfig) -> None:
         published = torch.load(config.checkpoint, map_location="cpu", weights_only=True)
         weights = published["model"]
     except Exception as error:  # torch.load raises many kinds of errors
-        reason = str(error).splitlines()[0]
+        # The whole message would advise to load the file without weights_only, which runs code that it brings.
+        reason = type(error).__name__
         raise ValueError(f'{config.checkpoint} is not a checkpoint {{"model": state_dict}}: {reason}') from None
     model = import_state_dict(weights, (config.frame_height, config.frame_width), config.window_frames)
     coinrun = procgen_actions("coinrun")

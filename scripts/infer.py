@@ -17,13 +17,14 @@ from typing import Literal
 import numpy as np
 
 import cli
-from data.atomic import atomic_file
+from data.atomic import atomic_file, check_output
 from data.clips import Clips, choose_actions, held_out_clips, prompt_clips
 from data.dataset import ClipDataset
 from data.importing.clip import read_clip
 from data.index import held_out_split
 from data.video import comparison, grid, write_mp4, write_png
 from model import Sampler, WorldModel
+from model.sampler_inputs import MAX_SEED
 from play.replay import Replay
 from training.checkpoint import hash_weights
 from training.device import choose_device, describe_device, prepare_for_inference
@@ -58,6 +59,7 @@ class InferConfig:
     plot: Path | None = None  # write a PNG with the PSNR per frame
     seed: int = 0  # seed of the noise, and of the choice of records
     replay: Path | None = None  # generate again a rollout recorded in the page, with its prompt, actions and settings
+    any_game: bool = False  # accept data of another game than the checkpoint's
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
@@ -73,8 +75,10 @@ class InferConfig:
             raise ValueError(
                 f"num_frames is {self.num_frames}: it must be more than num_prompt_frames, {self.num_prompt_frames}"
             )
-        if self.fps is not None and self.fps <= 0:
-            raise ValueError(f"fps is {self.fps}: it must be positive")
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise ValueError(f"fps is {self.fps}: it must be positive, and at most 1000")
+        if not 0 <= self.seed < MAX_SEED:
+            raise ValueError(f"seed is {self.seed}: it must lie in 0 to {MAX_SEED - 1}")
 
     @property
     def truth(self) -> Path | None:
@@ -84,6 +88,9 @@ class InferConfig:
 
 def main(config: InferConfig) -> None:
     """Write what the config asks for."""
+    for path in (config.output, config.metrics, config.grid, config.plot):
+        if path:
+            check_output(path)
     device = choose_device(config.device)
     checkpoint = WorldModel.from_pretrained(config.checkpoint)
     model = prepare_for_inference(checkpoint, device)
@@ -137,7 +144,7 @@ def write_rollouts(config: InferConfig, model: WorldModel) -> None:
 def recorded_clips(config: InferConfig, model: WorldModel) -> Clips:
     """Clips of the data set, with true frames."""
     dataset = ClipDataset(config.truth, config.split or held_out_split(config.truth), clip_frames=1)
-    check_model_fits_data(model, dataset.metadata, config.truth)
+    check_model_fits_data(model, dataset.metadata, config.truth, config.any_game)
     # With other actions than the recorded ones, a rollout may be longer than its record.
     min_frames = None if config.actions == "gt" else config.num_prompt_frames + 1
     return held_out_clips(dataset, config.num_samples, config.num_frames, config.seed, min_frames)
@@ -146,6 +153,8 @@ def recorded_clips(config: InferConfig, model: WorldModel) -> Clips:
 def clips_without_truth(config: InferConfig, model: WorldModel) -> Clips:
     """Clips with a prompt from a video, or without a prompt."""
     channels, height, width = model.config.frame_shape
+    if channels != 3:
+        raise ValueError(f"the model's frames have {channels} channels: only RGB frames can be shown")
     prompt = np.zeros((0, height, width, channels), np.uint8)
     if config.clip:
         prompt = read_clip(config.clip, config.num_prompt_frames, width, height, model.game.fps)

@@ -15,8 +15,10 @@ import numpy as np
 
 import cli
 from data.alignment import check_alignment
+from data.atomic import check_output
 from data.index import SplitIndex, index_split, warn_of_bad_parts
 from data.metadata import METADATA_FILE, Metadata, read_metadata
+from data.printable import printable
 from data.records import Record
 from data.shards import ShardReader
 from data.video import with_keys, write_mp4
@@ -44,10 +46,14 @@ class VisualizeConfig:
             raise ValueError("nothing to do: ask for --check, or for an mp4 with --output preview.mp4")
         if self.num_episodes < 1:
             raise ValueError(f"num_episodes is {self.num_episodes}: at least 1 is needed")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}: it must lie in 0 to {2**63 - 1}")
 
 
 def main(config: VisualizeConfig) -> None:
     """Check the data set and write the video."""
+    if config.output:
+        check_output(config.output)
     if config.shard:
         parent = config.shard.parent.parent
         metadata = read_metadata(parent) if (parent / METADATA_FILE).is_file() else Metadata()
@@ -96,7 +102,7 @@ def check_splits(folder: Path, metadata: Metadata) -> None:
             f"{len(index.bad)} bad"
         )
         for part in index.bad:
-            print(f"  bad: {part.reason}")
+            print(f"  bad: {printable(part.reason)}")
         if len(index.lengths):
             counts, edges = np.histogram(index.lengths, bins=8)
             histogram([f"{int(a)} to {int(b)} frames" for a, b in pairwise(edges)], counts)

@@ -77,7 +77,12 @@ def write_video(
 def turn(path: Path, degrees: int) -> None:
     """Write into an mp4's track header that it is to be shown turned clockwise by so many degrees."""
     cos, sin = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
-    matrix = struct.pack(">9i", cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+    write_matrix(path, cos, sin, -sin, cos)
+
+
+def write_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Write into an mp4's track header that pixel (x, y) is shown at (a x + c y, b x + d y)."""
+    matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd") + 4 + 40  # version 0: flags, times, ids, layer, volume
     assert data[at : at + 4] == struct.pack(">i", 1 << 16)

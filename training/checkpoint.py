@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,10 +20,12 @@ from typing import Any
 import torch
 
 from data.atomic import atomic_folder
+from data.json_file import read_json
 from model.dit import WorldModel
 from training.distributed import num_restarts
 
 STATE_FILE, MANIFEST_FILE = "training_state.pt", "manifest.json"
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # no path that leads out of the checkpoint
 LATEST, BEST = "latest", "best"
 
 
@@ -133,7 +136,8 @@ def load_state(checkpoint: Path) -> dict:
     try:
         return torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
-        raise ValueError(f"{checkpoint / STATE_FILE} is damaged: {error}") from None
+        # The whole message would advise to load the file without weights_only, which runs code that it brings.
+        raise ValueError(f"{checkpoint / STATE_FILE} is damaged ({type(error).__name__})") from None
 
 
 def hash_weights(model: WorldModel) -> str:
@@ -210,8 +214,9 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 def _read_manifest(checkpoint: Path) -> dict | None:
     try:
-        manifest = json.loads((checkpoint / MANIFEST_FILE).read_text())
-        return manifest if {STATE_FILE} < manifest["files"].keys() else None
+        manifest = read_json(checkpoint / MANIFEST_FILE)
+        is_valid = {STATE_FILE} < manifest["files"].keys() and all(map(_FILE_NAME.fullmatch, manifest["files"]))
+        return manifest if is_valid and all("bytes" in file for file in manifest["files"].values()) else None
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
 

@@ -96,6 +96,8 @@ class TrainConfig:
         for name in ("decay_fraction", "ema_decay", "action_dropout", "scheduled_sampling", "max_bad_fraction"):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}: it must lie in 0 to {2**63 - 1}")
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}: it must be positive")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 
+from data.json_file import read_json
 from data.metadata import METADATA_FILE
+from data.printable import printable
 from model.dit import WorldModel
 from training.config import TRAIN_CONFIG_FILE
 from training.logging import COMMANDS_FILE, METRICS_FILE, read_metrics
@@ -29,15 +31,15 @@ def model_card(name: str, model: WorldModel, checkpoint: Path, report: str = "")
         "window": f"{config.window_frames} frames",
         "prediction": config.prediction,
         "denoising steps": config.num_steps,
-        "actions": ", ".join(game.action_names) or config.num_actions,
+        "actions": _plain(", ".join(game.action_names)) or config.num_actions,
     }
-    options = ", ".join(f"{name}={value}" for name, value in game.environment_options)
+    options = ", ".join(f"{_plain(name)}={_plain(value)}" for name, value in game.environment_options)
     metrics = last_metrics(checkpoint)
     made_by = commands(checkpoint)
     parts = [
         f"---\n{LIBRARY}\ntags: [world-model, diffusion, reinforcement-learning]\n---",
         f"# {name.split('/')[-1]}",
-        f"A world model of {game.environment or 'a game'}{f' ({options})' if options else ''}, trained with "
+        f"A world model of {_plain(game.environment) or 'a game'}{f' ({options})' if options else ''}, trained with "
         f"Dreamrun ({checkpoint.name}): given frames and the keys you press, it dreams the next frame.",
         _fenced(
             "python",
@@ -96,14 +98,17 @@ def commands(checkpoint: Path) -> list[str]:
 def _train_commands(checkpoint: Path) -> list[str]:
     path, step = _run_folder(checkpoint) / COMMANDS_FILE, _step(checkpoint)
     lines = read_metrics(path) if path.is_file() else []
-    return [line["command"] for line in lines if step is None or line["step"] < step]
+    lines = [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+    commands = [line.get("command") for line in lines if step is None or line["step"] < step]
+    return [printable(command) for command in commands if isinstance(command, str)]
 
 
 def _data_commands(data: Path) -> list[str]:
     """The command that made a data set, if its metadata holds one."""
     path = data / METADATA_FILE
-    command = json.loads(path.read_text()).get("command") if path.is_file() else None
-    return [command] if command else []
+    values = read_json(path) if path.is_file() else None
+    command = values.get("command") if isinstance(values, dict) else None
+    return [printable(command)] if isinstance(command, str) and command else []
 
 
 def _checkpoints_of_runs(checkpoint: Path) -> list[Path]:
@@ -111,11 +116,11 @@ def _checkpoints_of_runs(checkpoint: Path) -> list[Path]:
 
     It goes back as far as the run folders exist.
     """
-    config = _train_config(checkpoint)
-    if not config:
-        return []
-    earlier = _checkpoints_of_runs(Path(config["init_from"])) if config["init_from"] else []
-    return [*earlier, checkpoint]
+    checkpoints: list[Path] = []
+    while (config := _train_config(checkpoint)) and checkpoint not in checkpoints:  # a run could name itself
+        checkpoints.append(checkpoint)
+        checkpoint = Path(config["init_from"])
+    return checkpoints[::-1]
 
 
 def _run_folder(checkpoint: Path) -> Path:
@@ -129,8 +134,19 @@ def _step(checkpoint: Path) -> int | None:
 
 
 def _train_config(checkpoint: Path) -> dict:
+    """The options of a checkpoint's run; empty without its run folder.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     path = _run_folder(checkpoint) / TRAIN_CONFIG_FILE
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not checkpoint.name or not path.is_file():
+        return {}
+    values = read_json(path)
+    kinds = {"init_from": str, "data": str, "batch_size": int}
+    if not isinstance(values, dict) or not all(isinstance(values.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError(f"{path} does not hold the options of a run")
+    return values
 
 
 def _metrics(checkpoint: Path) -> list[dict]:
@@ -140,8 +156,16 @@ def _metrics(checkpoint: Path) -> list[dict]:
     return [line for line in read_metrics(path) if line["step"] <= step]
 
 
+def _plain(text: object) -> str:
+    """Text of a file as Markdown that shows it, without tags and links."""
+    return re.sub(r"([\\`*_\[\]<>|!])", r"\\\1", printable(text))
+
+
 def _fenced(language: str, *lines: str) -> str:
-    return "\n".join((f"```{language}", *lines, "```"))
+    """A block of code. Its fence is longer than any that the lines hold, so that none of them ends it."""
+    longest = max((len(ticks) for line in lines for ticks in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join((f"{fence}{language}", *lines, fence))
 
 
 def _table(head: tuple[str, str], rows: dict) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from data.actions import ActionSpace, unnamed_actions
 from data.dataset import Batch, ClipDataset
+from data.games.factory import game_of
 from data.metadata import Metadata
 from model.config import PRESETS, ModelConfig
 from model.dit import WorldModel
@@ -144,14 +145,15 @@ def load_initial_weights(config: TrainConfig, model_config: ModelConfig) -> dict
     return model.state_dict()
 
 
-def check_model_fits_data(model: WorldModel, metadata: Metadata, source: Path | str) -> None:
+def check_model_fits_data(model: WorldModel, metadata: Metadata, source: Path | str, any_game: bool = False) -> None:
     """Check that a model can be used with a data set.
 
     Args:
         source: the data set, for the error message.
+        any_game: accept data of another game, if its frames and actions fit.
 
     Raises:
-        ValueError: the data set has another frame size or other actions.
+        ValueError: the data set has another frame size or other actions, or it is of another game.
     """
     config, game = model.config, model.game
     height, width, channels = metadata.frame_shape
@@ -165,6 +167,12 @@ def check_model_fits_data(model: WorldModel, metadata: Metadata, source: Path | 
         raise ValueError(
             f"the model knows {num_model_actions} {_kind_of_actions(game.action_kinds)}, but {source} has "
             f"{len(metadata.actions.names)} {_kind_of_actions(metadata.actions.kinds)}"
+        )
+    games = game_of(game.environment), game_of(metadata.environment)
+    if not any_game and all(games) and games[0] != games[1]:
+        raise ValueError(
+            f"the model is of the game {games[0]}, but {source} is of {games[1]}: "
+            "choose data of the model's game, or insist with --any-game"
         )
 
 

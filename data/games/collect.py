@@ -49,12 +49,14 @@ class CollectConfig:
     frame_skip: int | None = None  # steps for which an action is held (gym: and ale:); None: 4 for Atari, else 1
     min_frames: int = 32  # the end of an episode is dropped if it is shorter than this
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes
-    overwrite: bool = False  # replace the content of the folder
+    overwrite: bool = False  # replace the folder, if it is a data set and holds nothing else
 
     def __post_init__(self):
         for name in ("records", "val_records", "test_records", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it cannot be negative")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed is {self.seed}: it must be below 2^63")
         if self.records + self.val_records + self.test_records == 0:
             raise ValueError("nothing to collect: records, val_records and test_records are 0")
         make_policy(self.policy)
@@ -98,12 +100,12 @@ def collect(config: CollectConfig, progress: Callable[[int], None], command: str
     metadata = _collection_metadata(config, command)  # raises before anything is written
     partial = begin_partial(config.out, config.overwrite, metadata, key="collect")
     metadata["splits"] = _run_jobs(config, partial, progress)
-    finish_partial(partial, config.out, metadata)
+    finish_partial(partial, config.out, metadata, config.overwrite)
     return metadata
 
 
 def _game_metadata(config: CollectConfig) -> Metadata:
-    return describe_environment(config.env, **_environment_options(config))
+    return describe_environment(config.env, **_environment_options(config), import_modules=True)
 
 
 def _environment_options(config: CollectConfig) -> dict:
@@ -162,7 +164,8 @@ def collect_shard(config: CollectConfig, job: ShardJob, folder: Path) -> int:
             num_frames += len(record)
             yield encode_record(record)
 
-    with make_environment(config.env, NUM_ENVS, levels, game_seed, **_environment_options(config)) as environment:
+    options = _environment_options(config)
+    with make_environment(config.env, NUM_ENVS, levels, game_seed, **options, import_modules=True) as environment:
         policy = make_policy(config.policy)(environment, rng)
         records = islice(play(environment, policy, config.min_frames), job.num_records)
         write_shard(path, count_and_encode(records))

@@ -1,8 +1,17 @@
-"""Make and describe games by name: "pong", Procgen's, "gym:ID" and "ale:GAME"."""
+"""Make and describe games by name: "pong", Procgen's, "gym:ID" and "ale:GAME".
+
+A name may come from a file of a stranger. So no name makes Gymnasium import a module, unless the user typed the name of
+that module: `gym:MODULE:ID` with `import_modules`, or any name of it after `import_environment_module(MODULE)`.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import re
+from typing import Any
+
+import gymnasium
 
 from data.actions import ActionSpace
 from data.games.atari import AtariVectorEnv
@@ -12,6 +21,85 @@ from data.games.pong import PongVectorEnv
 from data.games.procgen import ProcgenVectorEnv
 from data.games.procgen_actions import PROCGEN_GAMES, procgen_actions
 from data.metadata import Metadata
+
+# ID of Gymnasium: [namespace/]name[-version]. A colon would separate a module from it.
+_GYM_NAME = re.compile(r"gym:(?:(?P<module>[A-Za-z_][\w.]{0,199}):)?(?P<id>(?:[\w-]{1,100}/)?[\w.-]{1,100})", re.ASCII)
+_ATARI_NAME = re.compile(r"ale:[A-Za-z0-9_]{1,64}")
+MAX_FRAME_SKIP = 100
+OPTIONS = ("distribution_mode", "simple", "frame_skip", "size")  # what `environment_options` may hold
+_typed_modules: set[str] = set()  # that the user has named
+
+
+def import_environment_module(module: str | None) -> None:
+    """Import a module that registers environments with Gymnasium. The user must have typed its name.
+
+    Raises:
+        ValueError: there is no such module, or it cannot be imported.
+    """
+    if not module:
+        return
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # the code of a foreign module can raise anything
+        raise ValueError(f"env_module {module!r} cannot be imported: {type(error).__name__}: {error}") from None
+    _typed_modules.add(module)
+
+
+def game_of(environment: str) -> str:
+    """The name of a game without the module that registers it: "gym:MODULE:ID" -> "gym:ID"."""
+    match = _GYM_NAME.fullmatch(environment)
+    return f"gym:{match['id']}" if match else environment
+
+
+def check_recorded_name(name: str) -> None:
+    """Check the name of an environment that a file gives. It imports nothing.
+
+    Raises:
+        ValueError: it is malformed, or it is of Gymnasium and not registered.
+    """
+    if name.startswith("ale:") and not _ATARI_NAME.fullmatch(name):
+        raise ValueError(f"{name!r:.80} is not the name of an Atari game")
+    if not name.startswith("gym:"):
+        return  # Atari and built-in games are looked up by name, and nothing else is made
+    module, env_id = _split_gym_name(name)
+    if module and module not in _typed_modules:
+        raise ValueError(
+            f"{name} needs the Python module {module}, which is not imported because a file names it: "
+            "if you trust it, set env_module to its name"
+        )
+    if env_id not in gymnasium.registry and env_id not in {
+        re.sub(r"-v\d+$", "", known) for known in gymnasium.registry
+    }:
+        raise ValueError(
+            f"cannot play gym:{env_id}: no environment {env_id} is registered; set env_module to its module"
+        )
+
+
+def _split_gym_name(name: str) -> tuple[str | None, str]:
+    """ "gym:MODULE:ID" -> MODULE, None if there is none, and ID. Raises ValueError for another name."""
+    match = _GYM_NAME.fullmatch(name)
+    if not match:
+        raise ValueError(f"{name!r:.80} is not the name of a Gymnasium environment, gym:ID or gym:MODULE:ID")
+    return match["module"], match["id"]
+
+
+def with_module(name: str, module: str | None) -> str:
+    """A checked name from a file, with the module that the user typed, so that worker processes can import it too."""
+    check_recorded_name(name)
+    return f"gym:{module}:{_split_gym_name(name)[1]}" if module and name.startswith("gym:") else name
+
+
+def check_recorded_options(options: Any) -> dict[str, Any]:
+    """The environment options that a file gives, as keyword arguments of `make_environment`.
+
+    Raises:
+        ValueError: an option is unknown or has a value that it cannot have.
+    """
+    options = dict(options)
+    unknown = sorted(options.keys() - set(OPTIONS))
+    if unknown:
+        raise ValueError(f"unknown environment options: {', '.join(map(str, unknown))}")
+    return options
 
 
 def make_environment(
@@ -23,6 +111,7 @@ def make_environment(
     simple: bool = False,
     frame_skip: int | None = None,
     size: str | None = None,
+    import_modules: bool = False,
 ) -> GameVectorEnv:
     """Make N copies of a game by name: "pong", one of Procgen's sixteen, "gym:ID" or "ale:GAME".
 
@@ -34,11 +123,12 @@ def make_environment(
         simple: no backgrounds, monochrome assets, one theme (Procgen).
         frame_skip: steps of the game for which an action is held (gym and ale); None: 4 for Atari, else 1.
         size: width x height of a frame (gym and ale); None: "64x64".
+        import_modules: import MODULE for "gym:MODULE:ID". Only if the user typed the name; it may not be from a file.
 
     Raises:
         ValueError: the game is unknown or not installed, or an option is invalid.
     """
-    game_metadata = describe_environment(name, distribution_mode, simple, frame_skip, size)
+    game_metadata = describe_environment(name, distribution_mode, simple, frame_skip, size, import_modules)
     if name.startswith(("gym:", "ale:")):
         env_class = AtariVectorEnv if name.startswith("ale:") else GymVectorEnv
     else:
@@ -52,6 +142,7 @@ def describe_environment(
     simple: bool = False,
     frame_skip: int | None = None,
     size: str | None = None,
+    import_modules: bool = False,
 ) -> Metadata:
     """The metadata of a game's data sets. Does not start Procgen games, which takes two seconds.
 
@@ -60,6 +151,14 @@ def describe_environment(
     """
     if distribution_mode not in ("easy", "hard"):
         raise ValueError(f'distribution_mode is {distribution_mode!r}: choose "easy" or "hard"')
+    if type(simple) is not bool:
+        raise ValueError(f"simple is {simple!r:.40}: expected true or false")
+    if frame_skip is not None and (type(frame_skip) is not int or not 1 <= frame_skip <= MAX_FRAME_SKIP):
+        raise ValueError(f"frame_skip is {frame_skip!r:.40}: it must be in 1 to {MAX_FRAME_SKIP}")
+    if name.startswith("gym:") and import_modules:
+        _import_typed_module(name)
+    else:
+        check_recorded_name(name)
     if name.startswith(("gym:", "ale:")):
         env_class = AtariVectorEnv if name.startswith("ale:") else GymVectorEnv
         return env_class.describe(name, frame_skip or env_class.default_frame_skip, size or "64x64")
@@ -70,8 +169,19 @@ def describe_environment(
         return Metadata(environment=name, actions=actions)
     if name not in PROCGEN_GAMES:
         games = ", ".join(PROCGEN_GAMES)
-        raise ValueError(f"unknown environment {name!r}: choose pong or gym:ID or ale:GAME or one of Procgen's {games}")
+        raise ValueError(
+            f"unknown environment {name!r:.80}: choose pong or gym:ID or ale:GAME or one of Procgen's {games}"
+        )
     if importlib.util.find_spec("procgen") is None:
         raise ValueError("Procgen is not installed: run ./setup.sh, or choose env pong")
     options = (("distribution_mode", distribution_mode), ("simple", simple))
     return Metadata(environment=name, environment_options=options, actions=procgen_actions(name))
+
+
+def _import_typed_module(name: str) -> None:
+    """Import the module in a name "gym:MODULE:ID" that the user typed."""
+    module, _ = _split_gym_name(name)
+    try:
+        import_environment_module(module)
+    except ValueError as error:
+        raise ValueError(f"cannot play {name}: {error}") from None

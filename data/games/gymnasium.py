@@ -38,6 +38,8 @@ class GymVectorEnv(GameVectorEnv):
         Raises:
             ValueError: the game is unknown or not installed, or its actions or frames cannot be recorded.
         """
+        if not isinstance(size, str):
+            raise ValueError(f"size is {size!r:.40}: expected width x height in pixels, such as 96x64")
         width, height = parse_size(size)
         game = cls.make_game(name)
         try:
@@ -54,7 +56,7 @@ class GymVectorEnv(GameVectorEnv):
     @staticmethod
     def make_game(name: str) -> gymnasium.Env:
         """Make one copy of the game. Raises ValueError as `describe` does."""
-        return make_and_check(name, name.removeprefix("gym:"))
+        return make_and_check(name, name.rpartition(":")[2])  # without its module, which is imported already
 
     @staticmethod
     def read_fps(game: gymnasium.Env) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from data.games.base import GameVectorEnv
-from data.games.factory import make_environment
+from data.games.factory import check_recorded_options, make_environment
 from data.metadata import Metadata
 from data.records import Record
 
@@ -25,7 +25,8 @@ def replay_to(record: Record, metadata: Metadata, frame: int = 0) -> tuple[GameV
     if record.level_seed is None:
         raise ValueError("the record has no level seed: it cannot be replayed")
     levels = (record.level_seed, 1)
-    environment = make_environment(metadata.environment, 1, levels, **dict(metadata.environment_options))
+    options = check_recorded_options(metadata.environment_options)
+    environment = make_environment(metadata.environment, 1, levels, **options)
     frames, _ = environment.reset()
     for action in (*record.prefix_actions, *record.actions[:frame]):
         frames = environment.step(np.array([action]))[0]

@@ -28,7 +28,7 @@ class ImportVideoConfig:
     source_fps: float = 15.0  # pictures per second of folders and arrays, which do not store it
     environment: str | None = None  # the game's name; None: the name of the folder
     min_frames: int = 8  # the end of a recording is dropped if it is shorter than this
-    overwrite: bool = False  # replace the content of the folder
+    overwrite: bool = False  # replace the folder, if it is a data set and holds nothing else
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes; each imports one recording
 
     def __post_init__(self):

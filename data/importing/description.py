@@ -14,9 +14,14 @@ from typing import Any
 import numpy as np
 
 from data.actions import ActionSpace
+from data.printable import check_name
 
+MAX_TOML_BYTES = 256 * 1024
+MAX_DOTS_IN_LINE = 200
+MAX_SCALE = 1e9  # of an axis
 PLACE_COLUMNS = ("frame", "time")  # columns that say which picture a row belongs to
 _RESERVED_COLUMNS = ("action", "keys", "buttons", *PLACE_COLUMNS)  # columns with a fixed meaning
+_TRUTH = {"true": 1.0, "false": 0.0}  # as pandas and JSON write columns of yes and no
 _TOP_LEVEL_KEYS = ("stand_still", "ignored")  # of actions.toml, above its tables
 
 
@@ -148,8 +153,9 @@ class Description:
         i = self.key_index(key)
         if i is None:
             return
+        text = str(value).strip()
         try:
-            number = float(value) if str(value).strip() else 0.0
+            number = float(_TRUTH.get(text.lower(), text or 0.0))
         except ValueError:
             raise ValueError(f"{key} is {value!r}: expected a number") from None
         if not np.isfinite(number):
@@ -167,28 +173,46 @@ def read_description(path: Path) -> Description:
     if not path.is_file():
         raise ValueError(f"no {path}: describe the actions there (docs/your_own_game.md), or set actions to none")
     try:
-        values = tomllib.loads(path.read_text())
+        values = _read_toml(path)
         unknown = sorted(values.keys() - {"actions", "buttons", "axes", "stand_still", "recorded", "ignored"})
         if unknown:
-            raise ValueError(f"unknown keys {', '.join(unknown)}")
+            raise ValueError(f"unknown keys {', '.join(unknown[:8])}")
         if ("actions" in values) == ("buttons" in values or "axes" in values):
             raise ValueError("give either [actions], one at a time, or [buttons] and [axes], held together")
         for name in _TOP_LEVEL_KEYS:
             if not isinstance(values.get(name, []), list):
-                raise ValueError(f'{name} is {values[name]!r}: expected a list, such as ["F3"]')
-        recorded = {str(key).lower(): str(name).lower() for key, name in values.get("recorded", {}).items()}
-        ignored = tuple(str(key).lower() for key in values.get("ignored", ()))
+                raise ValueError(f'{name} is {values[name]!r:.40}: expected a list, such as ["F3"]')
+        for name in ("actions", "buttons", "axes", "recorded"):
+            if not isinstance(values.get(name, {}), dict):
+                raise ValueError(f"{name} is {values[name]!r:.40}: expected a table, [{name}]")
+        recorded = {key.lower(): str(name).lower() for key, name in values.get("recorded", {}).items()}
+        ignored = tuple(_name("ignored", key).lower() for key in values.get("ignored", ()))
         description = Description(_action_space(values), recorded, ignored)
         for name in recorded.values():
             if name not in [known.lower() for known in description.space.names]:
                 raise ValueError(f"[recorded] names {name!r}, which is not in any table")
         return description
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
         raise ValueError(f"{path} is invalid: {error}") from None
 
 
+def _read_toml(path: Path) -> dict[str, Any]:
+    """The parsed content of a TOML file, with or without a byte order mark. Raises ValueError."""
+    with path.open("rb") as file:
+        data = file.read(MAX_TOML_BYTES + 1)
+    if len(data) > MAX_TOML_BYTES:
+        raise ValueError(f"it is larger than {MAX_TOML_BYTES // 1024} KiB")
+    text = data.decode("utf-8-sig")
+    if any(line.count(".") > MAX_DOTS_IN_LINE for line in text.splitlines()):  # tomllib takes hours for a.a.a.a...
+        raise ValueError(f"a line has more than {MAX_DOTS_IN_LINE} dots")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def _action_space(values: dict[str, Any]) -> ActionSpace:
-    idle = {str(name) for name in values.get("stand_still", ())}
+    idle = {_name("stand_still", name) for name in values.get("stand_still", ())}
     tables = [values.get(kind, {}) for kind in ("actions", "buttons", "axes")]
     names = [name for table in tables for name in table]
     for name in names:
@@ -205,17 +229,17 @@ def _action_space(values: dict[str, Any]) -> ActionSpace:
         return ActionSpace(tuple(names), tuple(keys), tuple(acting))
     buttons, axes = tables[1:]
     axis_tables = [axis if isinstance(axis, dict) else {"scale": axis} for axis in axes.values()]
-    scales = [float(axis.get("scale", 1.0)) for axis in axis_tables]
-    if not all(0 < scale < float("inf") for scale in scales):
-        raise ValueError(f"the scales of axes are {scales}: they must be positive")
+    scales = [axis.get("scale", 1.0) for axis in axis_tables]
+    if not all(type(scale) in (int, float) and 0 < scale <= MAX_SCALE for scale in scales):
+        raise ValueError(f"the scales of axes are {scales!r:.60}: they must be positive numbers")
     keys = [_parse_keys(name, value) for name, value in buttons.items()]
-    keys += [tuple(map(str.upper, axis.get("keys", ()))) for axis in axis_tables]
+    keys += [_parse_keys(name, axis.get("keys", [])) for name, axis in zip(axes, axis_tables, strict=True)]
     return ActionSpace(
         names=tuple(names),
         keys=tuple(keys),
         acting=tuple(i for i, name in enumerate(names) if name not in idle),
         kinds=("button",) * len(buttons) + ("axis",) * len(axes),
-        scales=(1.0,) * len(buttons) + tuple(scales),
+        scales=(1.0,) * len(buttons) + tuple(map(float, scales)),
     )
 
 
@@ -223,11 +247,16 @@ def _parse_keys(name: str, value: Any) -> tuple[str, ...]:
     """The keyboard keys of an action or button: one key, or a list of keys."""
     keys = [value] if isinstance(value, str) else value
     if not isinstance(keys, list):
-        raise ValueError(f'{name} is {keys!r}: expected its keys, such as ["LEFT"]')
-    return tuple(str(key).upper() for key in keys)
+        raise ValueError(f'{name} is {keys!r:.40}: expected its keys, such as ["LEFT"]')
+    return tuple(_name(f"a key of {name}", key).upper() for key in keys)
 
 
 def _split_keys(keys: Any) -> list[str]:
     """Keys from a list, or from text with "+", "," or ";" between them. "left shift" is one key."""
     parts = keys if isinstance(keys, list | tuple) else re.split("[+,;]", str(keys))
     return [key for part in parts if (key := str(part).strip())]
+
+
+def _name(description: str, value: Any) -> str:
+    """A name or a key, which may be written as a number, such as 1. Raises ValueError for other values."""
+    return check_name(description, str(value) if type(value) is int else value)

@@ -8,12 +8,15 @@ from typing import Literal
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 
 Fit = Literal["crop", "pad", "stretch"]
 
 
 class Fitter:
-    """Rotates pictures upright, resizes them by area averaging and converts them to RGB, with FFmpeg's filters.
+    """Turns and mirrors pictures as their display matrix says, resizes them by area averaging and converts them to RGB.
+
+    FFmpeg's filters do this.
 
     Args:
         width, height: of the frames, pixels.
@@ -27,19 +30,20 @@ class Fitter:
 
     def __call__(self, picture: av.VideoFrame) -> np.ndarray:
         """The frame of a picture, uint8 (height, width, 3)."""
-        input_format = (picture.width, picture.height, picture.format.name, picture.rotation, picture.colorspace)
+        orientation = _orientation(picture)
+        input_format = (picture.width, picture.height, picture.format.name, orientation, picture.colorspace)
         if input_format != self._input_format:  # it may change within a stream
-            self._graph, self._input_format = self._make_graph(picture), input_format
+            self._graph, self._input_format = self._make_graph(picture, orientation), input_format
         picture.pts = None
         self._graph.push(picture)
         return self._graph.pull().to_ndarray()
 
-    def _make_graph(self, picture: av.VideoFrame) -> av.filter.Graph:
+    def _make_graph(self, picture: av.VideoFrame, orientation: tuple[bool, bool, bool]) -> av.filter.Graph:
         graph = av.filter.Graph()
         graph.threads = 1
         width, height = picture.width, picture.height
         nodes = [graph.add_buffer(width=width, height=height, format=picture.format, time_base=Fraction(1, 1000))]
-        for name, options in _filters(width, height, round(picture.rotation), self.width, self.height, self.fit):
+        for name, options in _filters(width, height, orientation, self.width, self.height, self.fit):
             nodes.append(graph.add(name, options))
         nodes.append(graph.add("format", "rgb24"))
         nodes.append(graph.add("buffersink"))
@@ -49,13 +53,32 @@ class Fitter:
         return graph
 
 
+def _orientation(picture: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """Whether to transpose a picture, then mirror its columns, then its rows, so that it is as its display matrix says.
+
+    A matrix of another kind, such as a rotation by 45 degrees, is ignored.
+    """
+    matrix = picture.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return False, False, False
+    # It moves pixel (x, y) to (a x + c y, b x + d y).
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if a and d and abs(b) + abs(c) < 0.02 * abs(a):
+        return False, a < 0, d < 0
+    if b and c and abs(a) + abs(d) < 0.02 * abs(b):
+        return True, c < 0, b < 0
+    return False, False, False
+
+
 def _filters(
-    width: int, height: int, rotation: int, to_width: int, to_height: int, fit: Fit
+    width: int, height: int, orientation: tuple[bool, bool, bool], to_width: int, to_height: int, fit: Fit
 ) -> list[tuple[str, str | None]]:
-    """FFmpeg filters and their options for pictures whose display matrix rotates them by `rotation` degrees."""
-    rotations = {90: [("transpose", "cclock")], 180: [("hflip", None), ("vflip", None)], 270: [("transpose", "clock")]}
-    filters = list(rotations.get(rotation % 360, ()))
-    if rotation % 180:
+    """FFmpeg filters and their options for pictures of an `_orientation`."""
+    transposed, mirrored, upside_down = orientation
+    # FFmpeg calls a plain transposition "cclock_flip".
+    steps = ((transposed, ("transpose", "cclock_flip")), (mirrored, ("hflip", None)), (upside_down, ("vflip", None)))
+    filters = [step for needed, step in steps if needed]
+    if transposed:
         width, height = height, width
     too_wide = width * to_height > height * to_width
     if fit == "crop":

@@ -12,16 +12,17 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 
 from data.actions import UNCONDITIONAL
-from data.dataset_folder import begin_partial, check_free, finish_partial
+from data.dataset_folder import JOURNAL_FILE, begin_partial, check_free, finish_partial
 from data.importing.config import ImportVideoConfig
 from data.importing.description import Description, read_description
-from data.importing.journal import JOURNAL_FILE, append_to_journal, read_journal
+from data.importing.journal import append_to_journal, read_journal
 from data.importing.recorded_actions import find_action_file, has_actions
 from data.importing.recording_importer import RecordingImporter
 from data.importing.recording_shards import ensure_validation_split
 from data.importing.sources import Source, estimate_frame_rate, file_stamp, find_sources
 from data.importing.splits import SPLITS, plan_splits
 from data.metadata import Metadata, parse_size
+from data.printable import MAX_NAME_CHARS, printable
 from data.workers import SPAWN, worker_pool
 
 MAX_DEFAULT_FPS = 20.0  # maximum frame rate of the data set if the settings do not say one
@@ -42,11 +43,11 @@ class Importer:
 
     def __init__(self, config: ImportVideoConfig, report_skipped: Callable[[str], None]):
         self.config, self.report_skipped = config, report_skipped
-        check_free(config.out, config.overwrite)
-        self.sources = find_sources(config.videos)
         for path in (config.videos, config.describe):
             if path and path.resolve().is_relative_to(config.out.resolve()):
                 raise ValueError(f"{path} is inside {config.out} and would be replaced: choose another out folder")
+        check_free(config.out, config.overwrite)
+        self.sources = find_sources(config.videos)
         if config.actions == "none":
             self.description = Description(UNCONDITIONAL, {}, ())
         else:
@@ -93,7 +94,7 @@ class Importer:
         for source, entry, error in self._import_sources(todo, partial, progress):
             if entry is None:
                 self.skipped[source.name] = error
-                self.report_skipped(f"skipped {source.path}: {error}")
+                self.report_skipped(printable(f"skipped {source.path}: {error}"))
             else:
                 entries[source.name] = entry
                 append_to_journal(partial, source.name, {"stamp": stamps[source.name], **entry})
@@ -106,13 +107,13 @@ class Importer:
         metadata["splits"] = _count_splits(entries)
         metadata["recordings"] = {name: {"splits": entry["splits"]} for name, entry in entries.items()}
         metadata["skipped"] = self.skipped
-        finish_partial(partial, self.config.out, metadata)
+        finish_partial(partial, self.config.out, metadata, self.config.overwrite)
         (self.config.out / JOURNAL_FILE).unlink(missing_ok=True)
         return metadata
 
     def _initial_metadata(self, command: str | None) -> dict:
         config, space = self.config, self.description.space
-        environment = config.environment or config.videos.resolve().name
+        environment = printable(config.environment or config.videos.resolve().name)[:MAX_NAME_CHARS]
         width, height = parse_size(config.size)
         metadata = Metadata(environment, (), (height, width, 3), self.fps, space)
         settings = {name: getattr(config, name) for name in ("size", "fit", "actions", "source_fps", "min_frames")}

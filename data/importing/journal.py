@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-JOURNAL_FILE = "imported.jsonl"  # one line per recording that is complete
+from data.dataset_folder import JOURNAL_FILE
 
 
 def append_to_journal(partial: Path, name: str, entry: dict) -> None:

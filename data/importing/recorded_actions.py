@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from data.importing.sources import READ_ERRORS, Source, buttons_from_names, fram
 from data.importing.vpt import VPTActions
 
 ACTION_SUFFIXES = (".csv", ".jsonl", ".npz")
+_DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+)\s*$")  # in files with semicolons, as spreadsheets write them
 MAX_ROW_DIFFERENCE = 10  # between the numbers of pictures and of rows that have neither time nor frame
 
 
@@ -141,14 +143,36 @@ def _read_fields(path: Path) -> Iterator[tuple[int, Any]]:
             if path.suffix == ".jsonl":
                 yield from ((number, json.loads(line)) for number, line in enumerate(file, start=1) if line.strip())
             else:
-                reader = csv.DictReader(file, skipinitialspace=True)
-                for fields in reader:
-                    if None in fields or None in fields.values():
-                        raise ValueError(f"line {reader.line_num} does not have the columns of the first line")
-                    # A column without a name holds row numbers, as pandas writes them.
-                    yield reader.line_num, {name.strip(): value for name, value in fields.items() if name.strip()}
-    except (OSError, ValueError, csv.Error) as error:
+                yield from _read_csv(file)
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise ValueError(f"{path.name} cannot be read: {error}") from None
+
+
+def _read_csv(file: TextIO) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and fields of each row. Columns are separated by commas, or by semicolons or tabs in all rows."""
+    first = file.readline()
+    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+    file.seek(0)
+    reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+    names = [name.strip() for name in next(reader, [])]
+    empty_line = 0  # the last one
+    for values in reader:
+        # With several columns an empty line is no row. A row of the column `keys` alone is an empty line if no key is
+        # held, and actions would shift if it did not count.
+        if not values and names == ["keys"]:
+            values = [""]
+        if not values:
+            empty_line = reader.line_num
+            continue
+        if empty_line and len(names) == 1:
+            raise ValueError(f"line {empty_line} is empty: later actions would shift")
+        if len(values) != len(names):
+            raise ValueError(f"line {reader.line_num} does not have the columns of the first line")
+        if delimiter == ";":
+            pairs = zip(names, values, strict=True)
+            values = [value if name == "keys" else _DECIMAL_COMMA.sub(r"\1.\2", value) for name, value in pairs]
+        # A column without a name holds row numbers, as pandas writes them.
+        yield reader.line_num, {name: value for name, value in zip(names, values, strict=True) if name}
 
 
 def _number_column(path: Path, name: str, column: Iterable[Any]) -> np.ndarray | None:

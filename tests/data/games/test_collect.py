@@ -250,7 +250,7 @@ def test_empty_folder_is_used(tmp_path, in_process):
 def test_overwrite_replaces_the_folder_at_the_end(tmp_path, in_process, fail_at):
     out, fresh = tmp_path / "set", tmp_path / "fresh"
     collect(CollectConfig(out=out, **SMALL, seed=1), ignore)
-    (out / "train" / "mine.txt").write_text("mine")
+    (out / "train" / f"more{SUFFIX}").write_text("of another program")
     before = files_of(out)
     fail_at(2)
     with pytest.raises(OSError, match="disk full"):
@@ -300,9 +300,15 @@ def test_partial_folder_with_damaged_metadata_is_replaced(tmp_path, in_process, 
     out, partial = tmp_path / "set", tmp_path / "set.partial"
     partial.mkdir()
     (partial / METADATA_FILE).write_text(text)
-    (partial / "left_over").write_text("")
+    (partial / "train").mkdir()
+    (partial / "train" / f"left_over{SUFFIX}").write_text("")
     collect(CollectConfig(out=out, **SMALL), ignore)
-    assert len(records_of(out)) == 9 and not (out / "left_over").exists()
+    assert len(records_of(out)) == 9
+    (tmp_path / "set.partial").mkdir()
+    (tmp_path / "set.partial" / "mine").write_text("mine")
+    with pytest.raises(ValueError, match=r"set.partial is in the way and is not deleted, because it holds mine"):
+        collect(CollectConfig(out=out, **SMALL, overwrite=True), ignore)
+    assert (tmp_path / "set.partial" / "mine").exists()
 
 
 def test_ctrl_c_finishes_started_shards(tmp_path, monkeypatch):

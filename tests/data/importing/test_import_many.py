@@ -145,9 +145,9 @@ def test_other_settings_start_over(recordings, run_import, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         run_import(fit="pad")
     monkeypatch.undo()
-    (tmp_path / "set.partial" / "train" / "left_over").write_text("")
+    (tmp_path / "set.partial" / "train" / "left_over.array_record").write_text("")
     run_import(fit="stretch")
-    assert not (tmp_path / "set" / "train" / "left_over").exists()
+    assert not (tmp_path / "set" / "train" / "left_over.array_record").exists()
 
 
 def test_a_killed_import_can_be_continued(recordings, tmp_path):

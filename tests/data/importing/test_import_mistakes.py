@@ -187,9 +187,13 @@ def test_recordings_for_validation_alone(recordings, tmp_path, monkeypatch, caps
 
 def test_a_folder_that_is_not_empty_is_replaced_only_with_overwrite(recordings, tmp_path, monkeypatch, capsys):
     write_clips(recordings, 2)
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "precious").write_text("")
+    (tmp_path / "set" / "train").mkdir(parents=True)
+    (tmp_path / "set" / "train" / "old.array_record").write_text("")
     code, _, err = import_command(monkeypatch, capsys, recordings, tmp_path / "set")
     assert_one_line(code, err, "is not empty", "overwrite")
+    (tmp_path / "set" / "precious").write_text("")
+    code, _, err = import_command(monkeypatch, capsys, recordings, tmp_path / "set", "--overwrite")
+    assert_one_line(code, err, "set is not replaced, because it holds precious")
+    (tmp_path / "set" / "precious").unlink()
     assert import_command(monkeypatch, capsys, recordings, tmp_path / "set", "--overwrite")[0] == 0
-    assert not (tmp_path / "set" / "precious").exists()
+    assert not (tmp_path / "set" / "train" / "old.array_record").exists()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from import_helpers import psnr, read_recording, vectors_from_speed
 from PIL import Image
-from recordings import play, turn, write_csv, write_video
+from recordings import play, turn, write_csv, write_matrix, write_video
 
 from data.importing import sources as recordings_of
 from data.importing.description import read_description
@@ -45,6 +45,23 @@ def test_rotated_videos_are_turned_upright(recordings, run_import, tmp_path, deg
     stored = np.rot90(frames, degrees // 90, axes=(1, 2))  # anticlockwise, so that turned clockwise it is right
     write_video(recordings / "clip.mp4", np.ascontiguousarray(stored), 20)
     turn(recordings / "clip.mp4", degrees)
+    run_import(actions="none")
+    assert psnr(frames, read_recording(tmp_path / "set")[0]) > 25
+
+
+@pytest.mark.parametrize(
+    ("matrix", "store"),
+    [
+        ((-1, 0, 0, 1), lambda frames: frames[:, :, ::-1]),
+        ((1, 0, 0, -1), lambda frames: frames[:, ::-1]),
+        ((0, 1, 1, 0), lambda frames: frames.swapaxes(1, 2)),
+        ((0, -1, -1, 0), lambda frames: frames.swapaxes(1, 2)[:, ::-1, ::-1]),
+    ],
+)
+def test_mirrored_videos_are_shown_as_they_say(recordings, run_import, tmp_path, matrix, store):
+    frames, _ = play(40)
+    write_video(recordings / "clip.mp4", np.ascontiguousarray(store(frames)), 20)
+    write_matrix(recordings / "clip.mp4", *matrix)
     run_import(actions="none")
     assert psnr(frames, read_recording(tmp_path / "set")[0]) > 25
 

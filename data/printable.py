@@ -1,0 +1,26 @@
+"""Text from files of others: made safe to print, or refused."""
+
+from __future__ import annotations
+
+import re
+
+# Control characters, which move the cursor or change the terminal, line separators, marks that reverse the direction of
+# text, and surrogates, which cannot be encoded.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+MAX_NAME_CHARS = 200
+
+
+def printable(text: object) -> str:
+    r"""The text with characters that act on a terminal replaced by their escapes, such as \x1b."""
+    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], str(text))
+
+
+def check_name(description: str, name: object, max_chars: int = MAX_NAME_CHARS) -> str:
+    """Check a name that people and terminals will see, and return it.
+
+    Raises:
+        ValueError: it is not text, it is too long, or it holds control characters.
+    """
+    if not isinstance(name, str) or len(name) > max_chars or _UNPRINTABLE.search(name):
+        raise ValueError(f"{description} is {name!r:.40}: expected at most {max_chars} characters, none a control one")
+    return name
