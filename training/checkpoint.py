@@ -20,7 +20,6 @@ import torch
 
 from data.atomic import atomic_folder
 from model.dit import WorldModel
-from training.distributed import num_restarts
 
 STATE_FILE, MANIFEST_FILE = "training_state.pt", "manifest.json"
 LATEST, BEST = "latest", "best"
@@ -109,13 +108,16 @@ def find_checkpoint_to_resume(resume: str, run_folder: Path) -> Path | None:
     return Path(resume)
 
 
-def find_start(resume: str, run_folder: Path) -> Path | None:
+def find_start(resume: str, run_folder: Path, is_restart: bool = False) -> Path | None:
     """As `find_checkpoint_to_resume`, but a run that torchrun has restarted continues from its own newest checkpoint.
+
+    Args:
+        is_restart: torchrun has restarted this run, on any machine.
 
     Raises:
         ValueError: as above; or a new run would overwrite the checkpoints in the run folder.
     """
-    found = find_checkpoint_to_resume("auto" if num_restarts() else resume, run_folder)
+    found = find_checkpoint_to_resume("auto" if is_restart else resume, run_folder)
     if found is None and resume != "auto":
         found = find_checkpoint_to_resume(resume, run_folder)
     is_own = found is not None and found.resolve().parent == (run_folder / "checkpoints").resolve()

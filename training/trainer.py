@@ -15,8 +15,10 @@ from training.checkpoint import find_start
 from training.config import TrainConfig, num_training_steps, with_recipe
 from training.device import choose_device, prepare_for_inference
 from training.distributed import (
+    all_reduce_max,
     broadcast_from_rank_zero,
     fail_on_all_ranks,
+    num_restarts,
     print0,
     raise_on_all_ranks,
     rank,
@@ -59,7 +61,10 @@ class Trainer:
     def resume(self) -> None:
         """Restore the state from the checkpoint that `config.resume`, or a restart by torchrun, asks for."""
         config = self.config
-        self.resumed_from = checkpoint = broadcast_from_rank_zero(lambda: find_start(config.resume, config.out))
+        is_restart = all_reduce_max(num_restarts()) > 0  # each machine counts its own restarts
+        self.resumed_from = checkpoint = broadcast_from_rank_zero(
+            lambda: find_start(config.resume, config.out, is_restart)
+        )
         if checkpoint is not None:
             raise_on_all_ranks(lambda: self.state.load_checkpoint(checkpoint))
             print0(f"resumed from {checkpoint}, step {self.state.step}")
