@@ -14,9 +14,10 @@ ALLOWED = {
     "evaluation": {"evaluation", "training", "model", "data"},
     "play": {"play", "training", "model", "data"},
     "benchmarks": {"benchmarks", "play", "training", "model", "data"},
-    "scripts": {"model", "data", "training", "evaluation", "play", "benchmarks", "cli"},
+    "scripts": {"model", "data", "training", "evaluation", "play", "benchmarks", "cli", "startup"},
     "train_world_model.py": {"training", "cli"},
-    "cli.py": set(),
+    "cli.py": {"startup"},
+    "startup.py": set(),
 }
 LOCAL = {name.removesuffix(".py") for name in ALLOWED}
 SOURCES = [
