@@ -7,7 +7,11 @@ torchrun --standalone --nproc-per-node=8 --max-restarts=3 train_world_model.py -
 
 from __future__ import annotations
 
+import shlex
+import sys
+
 import cli
+from training.checkpoint import CheckpointNotSavedError
 from training.config import TrainConfig
 from training.distributed import print0, print_error_once
 from training.loop import train
@@ -15,12 +19,14 @@ from training.loop import train
 
 def main(config: TrainConfig) -> None:
     """Train, then print where the checkpoint is."""
-    checkpoint = train(config, command=cli.command_line())
-    if checkpoint is None:
-        print0("done, but no checkpoint could be saved")
-        return
+    try:
+        checkpoint = train(config, command=cli.command_line())
+    except CheckpointNotSavedError as error:  # not a mistake in the options
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     print0(f"done: {checkpoint}")
-    print0(f"dream with it: python -m scripts.infer --checkpoint {checkpoint} --data {config.data}")
+    options = shlex.join(["--checkpoint", str(checkpoint), "--data", str(config.data)])
+    print0(f"dream with it: python -m scripts.infer {options}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ The links `latest` and `best` in `RUN/checkpoints/` lead to the newest and to th
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -23,6 +24,10 @@ from model.dit import WorldModel
 
 STATE_FILE, MANIFEST_FILE = "training_state.pt", "manifest.json"
 LATEST, BEST = "latest", "best"
+
+
+class CheckpointNotSavedError(Exception):
+    """A run has ended, but its last checkpoint could not be saved. Shown as one line, exit code 1."""
 
 
 def save_checkpoint(
@@ -135,7 +140,9 @@ def load_state(checkpoint: Path) -> dict:
     try:
         return torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
-        raise ValueError(f"{checkpoint / STATE_FILE} is damaged: {error}") from None
+        # torch's message goes on with advice to load the file in an unsafe way.
+        reason = str(error).partition(". ")[0].partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{checkpoint / STATE_FILE} is damaged: {reason}") from None
 
 
 def hash_weights(model: WorldModel) -> str:
@@ -161,6 +168,8 @@ def copy_to_cpu(state: Any) -> Any:
 class CheckpointWriter:
     """Writes checkpoints in a thread, one at a time. If a checkpoint cannot be written, it warns and training goes on.
 
+    `error` then says why, until a later checkpoint is complete.
+
     Args:
         ema: the averaged weights. Their sizes are used to allocate a copy.
         keep: number of newest checkpoints to keep.
@@ -169,6 +178,7 @@ class CheckpointWriter:
 
     def __init__(self, run_folder: Path, ema: WorldModel, keep: int, latest: Path | None = None):
         self.latest = latest  # the newest complete checkpoint
+        self.error: str | None = None  # why the last checkpoint could not be saved
         self._run_folder, self._keep = run_folder, keep
         self._ema = WorldModel(ema.config, ema.game)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
@@ -201,8 +211,24 @@ class CheckpointWriter:
     def _write(self, step: int, state: dict, val_loss: float | None) -> None:
         try:
             self.latest = save_checkpoint(self._run_folder, step, self._ema, state, self._keep, val_loss)
+            self.error = None
         except Exception as error:  # a full disk raises OSError, RuntimeError or SafetensorError
-            print(f"warning: step {step} could not be saved: {error}", file=sys.stderr)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = f"the disk is full ({reason})" if is_disk_full(error) else reason
+            self.error = f"step {step} could not be saved: {reason}"
+            print(f"warning: {self.error}", file=sys.stderr)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether writing failed because the disk is full or a quota is used up.
+
+    torch.save reports it as a RuntimeError, with the error of the operating system behind it or nowhere.
+    """
+    signs = ("No space left on device", "quota exceeded", "unexpected pos", "PytorchStreamWriter failed writing")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    behind = error.__cause__ or error.__context__
+    return any(sign in str(error) for sign in signs) or (behind is not None and is_disk_full(behind))
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -38,9 +38,9 @@ def world_size() -> int:
 
 
 def print0(message: str, file: TextIO | None = None) -> None:
-    """Print on rank 0 only."""
+    """Print on rank 0 only, at once also where the output is a file."""
     if rank() == 0:
-        print(message, file=file)
+        print(message, file=file, flush=True)
 
 
 def num_restarts() -> int:
@@ -131,7 +131,7 @@ def fail_on_all_ranks(error_message: str | None) -> None:
     exit_on_all_ranks(first)
 
 
-def exit_on_all_ranks(error_message: str) -> None:
+def exit_on_all_ranks(error_message: str, code: int = ERROR_EXIT_CODE) -> None:
     """Print an error message on rank 0, then end every rank. Every rank must call this.
 
     torchrun kills all ranks when the first one ends. The barrier keeps every rank alive until rank 0 has printed.
@@ -139,7 +139,7 @@ def exit_on_all_ranks(error_message: str) -> None:
     if rank() == 0:
         print(f"error: {error_message}", file=sys.stderr, flush=True)
     barrier()
-    raise SystemExit(ERROR_EXIT_CODE)
+    raise SystemExit(code)
 
 
 def print_error_once(error_message: str) -> None:
