@@ -14,14 +14,19 @@ from types import FrameType
 INTERRUPTED_EXIT_CODE = 130
 
 
-def set_openmp_defaults() -> None:
-    """Let waiting OpenMP threads sleep at once, unless the user has chosen otherwise.
+# How often a waiting OpenMP thread looks for work before it sleeps: about 0.1 ms. The default, 300 000, is
+# milliseconds. On busy cores the thread then takes the time of the thread that it waits for. With no looks at all
+# (OMP_WAIT_POLICY=passive) waking up takes longer than the wait on idle cores. docs/benchmarks.md has figures.
+SPIN_COUNT = 3000
 
-    By default they spin for milliseconds. On busy cores they then take the time of the thread that they wait for.
-    docs/benchmarks.md has figures. The OpenMP library reads the variable once, when torch is imported.
+
+def set_openmp_defaults() -> None:
+    """Limit how long waiting OpenMP threads spin, unless the user has chosen.
+
+    The OpenMP library reads the variable once, when torch is imported.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["OMP_WAIT_POLICY"] = "passive"
+        os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
 
 
 def exit_on_interrupt() -> None:

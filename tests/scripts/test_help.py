@@ -9,7 +9,7 @@ COMMANDS = ("collect", "infer", "evaluate", "visualize_dataset", "play")
 
 def option_texts(help_text: str) -> dict[str, str]:
     """The text of each option, without tyro's frame and the default."""
-    lines = [re.sub(r"^│ ?|│$", "", line).rstrip() for line in help_text.splitlines() if line.startswith("│")]
+    lines = [re.sub(r"^[│ ] ?|│$", "", line).rstrip() for line in help_text.splitlines() if line[:1] in ("│", " ")]
     texts, name = {}, None
     for line in lines:
         if match := re.match(r"(?:-\w, )?(--[\w-]+)(?:, --[\w-]+)*(?: \S*[A-Z{]\S*)?(?:  +|$)(.*)", line):
