@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,9 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         self._folder.mkdir(parents=True, exist_ok=True)
-        while not self._create():
-            self._remove_if_owner_is_gone()
+        with _one_at_a_time(self._folder):
+            while not self._create():
+                self._remove_if_owner_is_gone()
         threading.Thread(target=self._beat, name="run lock", daemon=True).start()
         return self
 
@@ -50,8 +53,12 @@ class RunLock:
             descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             return False
-        with os.fdopen(descriptor, "w") as file:
-            file.write(json.dumps(self._content) + "\n")
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(json.dumps(self._content) + "\n")
+        except OSError:  # the disk is full
+            self._path.unlink(missing_ok=True)
+            raise
         return True
 
     def _remove_if_owner_is_gone(self) -> None:
@@ -64,20 +71,25 @@ class RunLock:
                 f"{self._folder} is in use by another training, process {owner.get('process')} on {owner.get('host')} "
                 f"since {owner.get('since')}: wait for its end, or choose another --out"
             )
-        # Another training may take the lock over at the same moment. Only one can rename it, and if the file has
-        # changed since it was read, it goes back.
-        removed = self._path.with_name(f".{LOCK_FILE}.{os.getpid()}")
-        with contextlib.suppress(FileNotFoundError):
-            self._path.rename(removed)
-            if _read(removed) != owner:
-                removed.rename(self._path)
-            else:
-                removed.unlink()
+        if _read(self._path) == owner:  # nobody else has taken it over
+            self._path.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECS):
             with contextlib.suppress(OSError):
                 os.utime(self._path)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let processes that want the same lock come one after another, where the file system knows flock."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # this releases it
 
 
 def _this_process() -> dict[str, Any]:

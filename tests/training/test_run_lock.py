@@ -1,5 +1,6 @@
 """Two trainings cannot write into one run folder."""
 
+import errno
 import json
 import os
 import subprocess
@@ -73,6 +74,16 @@ def test_damaged_lock_is_taken_over(tmp_path, content):
     (tmp_path / LOCK_FILE).write_text(content)
     os.utime(tmp_path / LOCK_FILE, (1, 1))
     assert_taken_over(tmp_path)
+
+
+def test_no_lock_is_left_on_a_full_disk(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_lock.json, "dumps", full)
+    with pytest.raises(OSError, match="No space left"), RunLock(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_of_many_takes_a_lock_over(tmp_path):
