@@ -36,6 +36,7 @@ class RunLock:
         self._stop = threading.Event()
 
     def __enter__(self) -> RunLock:
+        self._is_new = not self._folder.exists()
         self._folder.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(self._folder):
             while not self._create():
@@ -47,6 +48,9 @@ class RunLock:
         self._stop.set()
         if _read(self._path) == self._content:
             self._path.unlink(missing_ok=True)
+        if self._is_new:
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()  # if nothing was written: the training ended with an error
 
     def _create(self) -> bool:
         try:

@@ -32,7 +32,7 @@ def test_mistakes(monkeypatch, capsys, tmp_path):
     (tmp_path / "precious").mkdir()
     for options, word in (
         (("--checkpoint", tmp_path / "absent", "--out", tmp_path / "out"), "no checkpoint at"),
-        (("--checkpoint", tmp_path / "checkpoint", "--out", tmp_path / "precious"), "no exported checkpoint"),
+        (("--checkpoint", tmp_path / "checkpoint", "--out", tmp_path / "precious"), "is not an exported checkpoint"),
         (("--checkpoint", tmp_path / "checkpoint", "--out", tmp_path / "o", "--report", tmp_path / "no"), "no report"),
     ):
         code, _, err = command(monkeypatch, capsys, "scripts.export_checkpoint", *options)

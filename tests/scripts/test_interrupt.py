@@ -1,6 +1,7 @@
 """Ctrl-C at any moment of a command: exit code 130, one line, no traceback, and nothing half-written."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,11 +126,12 @@ def test_interrupted_at_ten_moments(name, pong_set, videos, tmp_path):
         time.sleep(seconds * moment / 10)
         code, errors = interrupt(process)
         if code == 0:  # it has ended before; on a busy machine the times vary
+            shutil.rmtree(interrupted, ignore_errors=True)
             continue
         assert_stopped(code, errors, interrupted)
         num_stopped += 1
     assert num_stopped >= 5
     process = start(*arguments(name, pong_set, videos, interrupted))
     _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0 or "already" in errors or "not empty" in errors, errors
+    assert process.returncode == 0, errors
     assert files(interrupted) == files(complete)
