@@ -5,6 +5,7 @@ Importing this module does both. `scripts/__init__.py` and `cli.py` import it be
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -58,3 +59,5 @@ def _is_command() -> bool:
 set_openmp_defaults()
 if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not if the shell ignores it
     exit_on_interrupt()
+    # Python resets the handler of SIGINT when it ends, and Ctrl-C would then kill a command that has done its work.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
