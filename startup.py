@@ -15,9 +15,9 @@ from types import FrameType
 INTERRUPTED_EXIT_CODE = 130
 
 
-# How often a waiting OpenMP thread looks for work before it sleeps: about 0.1 ms. The default, 300 000, is
-# milliseconds. On busy cores the thread then takes the time of the thread that it waits for. With no looks at all
-# (OMP_WAIT_POLICY=passive) waking up takes longer than the wait on idle cores. docs/benchmarks.md has figures.
+# How often a waiting OpenMP thread looks for work before it sleeps. With the library's default, 300 000, a waiting thread
+# on busy cores takes the time of the thread that it waits for. With no looks at all (OMP_WAIT_POLICY=passive) threads on
+# idle cores sleep too often. docs/benchmarks.md has figures.
 SPIN_COUNT = 3000
 
 
