@@ -15,9 +15,9 @@ from types import FrameType
 INTERRUPTED_EXIT_CODE = 130
 
 
-# How often a waiting OpenMP thread looks for work before it sleeps. With the library's default, 300 000, a waiting thread
-# on busy cores takes the time of the thread that it waits for. With no looks at all (OMP_WAIT_POLICY=passive) threads on
-# idle cores sleep too often. docs/benchmarks.md has figures.
+# How often a waiting OpenMP thread looks for work before it sleeps. With the library's default, 300 000, a waiting
+# thread on busy cores takes the time of the thread that it waits for. With no looks at all (OMP_WAIT_POLICY=passive)
+# threads on idle cores sleep too often. docs/benchmarks.md has figures.
 SPIN_COUNT = 3000
 
 
