@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import startup  # isort: skip  before all slow imports
+
 import contextlib
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -47,12 +50,19 @@ def run(
         print_usage_error: prints a mistake in the command line. Under torchrun all ranks find the same one, so training
             passes a function that prints it once.
     """
+    is_process = False  # whether this is the command's own process, in which Ctrl-C was handled since its start
     try:
+        is_process = startup.raise_on_interrupt()
         function(_parse(config_class, description))
+        if is_process:
+            sys.stdout.flush()
+            startup.exit_on_interrupt()  # Python may take a second to end
     except KeyboardInterrupt:
+        if is_process:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C twice must not give a traceback
         if os.environ.get("RANK", "0") == "0":
             print("stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(startup.INTERRUPTED_EXIT_CODE)
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

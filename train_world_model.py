@@ -11,6 +11,7 @@ import shlex
 import sys
 
 import cli
+from training.checkpoint import CheckpointNotSavedError
 from training.config import TrainConfig
 from training.distributed import print0, print_error_once
 from training.loop import train
@@ -18,14 +19,14 @@ from training.loop import train
 
 def main(config: TrainConfig) -> None:
     """Train, then print where the checkpoint is."""
-    command = shlex.join(["python", "train_world_model.py", *sys.argv[1:]])
-    checkpoint = train(config, command)
-    if checkpoint is None:
-        print0("done, but no checkpoint could be saved")
-        return
+    try:
+        checkpoint = train(config, command=cli.command_line())
+    except CheckpointNotSavedError as error:  # not a mistake in the options
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     print0(f"done: {checkpoint}")
-    command = ["python", "-m", "scripts.infer", "--checkpoint", str(checkpoint), "--data", str(config.data)]
-    print0(f"dream with it: {shlex.join(command)}")
+    options = shlex.join(["--checkpoint", str(checkpoint), "--data", str(config.data)])
+    print0(f"dream with it: python -m scripts.infer {options}")
 
 
 if __name__ == "__main__":

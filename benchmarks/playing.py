@@ -33,7 +33,7 @@ class PlayingConfig:
 
     preset: str = "nano"  # network with random weights, as fast as a trained one
     checkpoint: Path | None = None  # used instead of a preset
-    data: Path = Path("samples/coinrun")
+    data: Path = Path("samples/coinrun")  # data set with the prompts
     split: str = "test"
     players: int = 1
     seconds: float = 120.0

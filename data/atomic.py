@@ -87,17 +87,21 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def _rename_over(folder: Path, path: Path) -> None:
-    """Rename `folder` to `path`. A folder that is there is moved aside first and moved back if the rename fails."""
+    """Rename `folder` to `path`. A folder that is there is moved aside first and moved back if the rename fails.
+
+    Ctrl-C between the two renames counts as a failure too.
+    """
     if not path.exists():
         folder.rename(path)
         return
     replaced = path.with_name(f".{path.name}.replaced.tmp")
     shutil.rmtree(replaced, ignore_errors=True)
-    path.rename(replaced)
     try:
+        path.rename(replaced)
         folder.rename(path)
-    except OSError:
-        replaced.rename(path)
+    except BaseException:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
         raise
     shutil.rmtree(replaced)
 

@@ -10,8 +10,26 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.context import SpawnContext, SpawnProcess
 
-SPAWN = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
+
+class _Process(SpawnProcess):
+    """A process that starts with Ctrl-C blocked, so that its imports cannot be interrupted."""
+
+    @staticmethod
+    def _Popen(process_obj):
+        blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return SpawnProcess._Popen(process_obj)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
+
+
+class _Spawn(SpawnContext):
+    Process = _Process
+
+
+SPAWN = _Spawn()  # a fork would copy locks that threads hold
 
 
 @contextmanager
@@ -40,6 +58,7 @@ def worker_pool(num_workers: int, initializer: Callable | None = None, *shared) 
 def _start_worker(initializer: Callable | None, shared: tuple) -> None:
     # Ctrl-C reaches the whole process group, and only the parent should handle it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     if initializer:
         initializer(*shared)

@@ -5,13 +5,13 @@ python -m scripts.export_checkpoint --checkpoint runs/first/checkpoints/latest -
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import cli
+from data.atomic import atomic_folder
 from model import WorldModel
 from model.checkpoint import CONFIG_FILE, GAME_FILE, WEIGHTS_FILE
 from training.model_card import CARD_FILE, has_card, model_card
@@ -27,21 +27,16 @@ class ExportConfig:
 
 
 def main(config: ExportConfig) -> None:
-    """Write the converted weights and the card to a temporary folder, then rename it."""
+    """Write the converted weights and the card."""
     checkpoint = config.checkpoint.resolve()  # `latest` is a link; the card names the step
     if config.report and not config.report.is_file():
         raise ValueError(f"no report at {config.report}: create one with python -m scripts.evaluate")
-    partial = config.out.with_name(config.out.name + ".partial")
-    for folder in (config.out, partial):
-        check_replaceable(folder)
-    model = WorldModel.from_pretrained(checkpoint)
-    shutil.rmtree(partial, ignore_errors=True)
-    model.to(torch.bfloat16).save_pretrained(partial)
-    report = config.report.read_text() if config.report else ""
-    (partial / CARD_FILE).write_text(model_card(str(config.out), model, checkpoint, report))
     check_replaceable(config.out)
-    shutil.rmtree(config.out, ignore_errors=True)
-    partial.rename(config.out)
+    model = WorldModel.from_pretrained(checkpoint)
+    report = config.report.read_text() if config.report else ""
+    with atomic_folder(config.out, replace=True) as temporary:
+        model.to(torch.bfloat16).save_pretrained(temporary)
+        (temporary / CARD_FILE).write_text(model_card(str(config.out), model, checkpoint, report))
     size = sum(path.stat().st_size for path in config.out.iterdir())
     print(f"{config.out}: {size / 1e6:.1f} MB")
 

@@ -13,6 +13,7 @@ import torch
 import tyro
 
 import cli
+from data.atomic import atomic_folder
 from data.games.procgen_actions import procgen_actions
 from model.game_info import GameInfo
 from model.open_oasis import import_state_dict
@@ -51,9 +52,8 @@ def main(config: ImportConfig) -> None:
             action_keys=coinrun.keys,
             acting_actions=coinrun.acting,
         )
-    temporary = config.out.with_name(config.out.name + ".tmp")
-    model.save_pretrained(temporary)
-    temporary.rename(config.out)
+    with atomic_folder(config.out) as temporary:
+        model.save_pretrained(temporary)
     num_parameters = sum(p.numel() for p in model.parameters())
     print(f"{config.out}: {num_parameters / 1e6:.2f} M parameters; all weights match")
 

@@ -48,9 +48,16 @@ def main(config: UploadConfig) -> None:
             api.create_repo(config.repo, private=config.private, exist_ok=True)
             message = f"Upload {checkpoint.name}"
             url = api.upload_folder(repo_id=config.repo, folder_path=folder, commit_message=message).repo_url
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise ValueError(f"the Hub refused {config.repo}: {str(error).splitlines()[0]}") from None
+        except (HfHubHTTPError, HFValidationError) as error:
+            raise ValueError(f"the Hub refused {config.repo}: {first_line(error)}") from None
+        except Exception as error:  # without a network: an error of whichever HTTP library huggingface_hub uses
+            raise ValueError(f"{config.repo} could not be uploaded to {api.endpoint}: {first_line(error)}") from None
     print(f"uploaded to {url}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error message, or the error's name if it has no message."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """Start training in other processes, and compare what it writes."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -60,14 +63,36 @@ def start(out: Path, data: Path, *options, ranks: int = 1, max_restarts: int = 0
     return process
 
 
+def children(process: subprocess.Popen) -> list[int]:
+    """Process ids of the ranks that torchrun has started."""
+    try:
+        return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 def ended(process: subprocess.Popen, timeout_secs: float = 600) -> str:
-    """Wait until a process has ended, and return what it printed."""
+    """Wait until a process has ended, and return what it printed.
+
+    If it hangs, the stacks of its ranks are printed too, everything is killed, and AssertionError is raised.
+    """
     try:
         process.wait(timeout_secs)
-    finally:
-        process.kill()  # if it hangs
-    process.log.seek(0)
-    return process.log.read()
+    except subprocess.TimeoutExpired:
+        ranks = children(process)
+        for number in (signal.SIGUSR1, signal.SIGKILL):  # tests/tiny_run.py prints the stacks on SIGUSR1
+            for pid in ranks:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            time.sleep(2)
+            process.kill()
+        raise AssertionError(f"still running after {timeout_secs} seconds:\n{_read(process.log)}") from None
+    return _read(process.log)
+
+
+def _read(log) -> str:
+    log.seek(0)
+    return log.read()
 
 
 def finish(process: subprocess.Popen, timeout_secs: float = 600) -> str:

@@ -18,9 +18,10 @@ ALLOWED = {
     "evaluation": {"evaluation", "training", "model", "data"},
     "play": {"play", "training", "model", "data"},
     "benchmarks": {"benchmarks", "play", "training", "model", "data"},
-    "scripts": {"model", "data", "training", "evaluation", "play", "benchmarks", "cli"},
+    "scripts": {"model", "data", "training", "evaluation", "play", "benchmarks", "cli", "startup"},
     "train_world_model.py": {"training", "cli"},
-    "cli.py": {"data"},
+    "cli.py": {"data", "startup"},
+    "startup.py": set(),
 }
 PACKAGES = {name.removesuffix(".py") for name in ALLOWED}
 SOURCES = [

@@ -1,9 +1,12 @@
 """`train_world_model.py` with a network that trains in a moment, for tests that start training processes.
 
 If the environment has SEEN, each rank appends the clips that it trains on to the file `SEEN.RANK`.
+SIGUSR1 makes a process print the stacks of its threads.
 """
 
+import faulthandler
 import os
+import signal
 
 import torch
 from tiny import SMALLEST
@@ -15,6 +18,7 @@ from training import loop, validation
 from training.config import TrainConfig
 from training.distributed import print_error_once, rank
 
+faulthandler.register(signal.SIGUSR1)
 torch.set_num_threads(1)
 PRESETS["smallest"] = SMALLEST
 validation.ROLLOUT_FRAMES = 8

@@ -7,6 +7,7 @@ The links `latest` and `best` in `RUN/checkpoints/` lead to the newest and to th
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -22,11 +23,14 @@ import torch
 from data.atomic import atomic_folder
 from data.json_file import read_json
 from model.dit import WorldModel
-from training.distributed import num_restarts
 
 STATE_FILE, MANIFEST_FILE = "training_state.pt", "manifest.json"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # no path that leads out of the checkpoint
 LATEST, BEST = "latest", "best"
+
+
+class CheckpointNotSavedError(Exception):
+    """A run has ended, but its last checkpoint could not be saved. Shown as one line, exit code 1."""
 
 
 def save_checkpoint(
@@ -112,13 +116,16 @@ def find_checkpoint_to_resume(resume: str, run_folder: Path) -> Path | None:
     return Path(resume)
 
 
-def find_start(resume: str, run_folder: Path) -> Path | None:
+def find_start(resume: str, run_folder: Path, is_restart: bool = False) -> Path | None:
     """As `find_checkpoint_to_resume`, but a run that torchrun has restarted continues from its own newest checkpoint.
+
+    Args:
+        is_restart: torchrun has restarted this run, on any machine.
 
     Raises:
         ValueError: as above; or a new run would overwrite the checkpoints in the run folder.
     """
-    found = find_checkpoint_to_resume("auto" if num_restarts() else resume, run_folder)
+    found = find_checkpoint_to_resume("auto" if is_restart else resume, run_folder)
     if found is None and resume != "auto":
         found = find_checkpoint_to_resume(resume, run_folder)
     is_own = found is not None and found.resolve().parent == (run_folder / "checkpoints").resolve()
@@ -136,8 +143,9 @@ def load_state(checkpoint: Path) -> dict:
     try:
         return torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
-        # The whole message would advise to load the file without weights_only, which runs code that it brings.
-        raise ValueError(f"{checkpoint / STATE_FILE} is damaged ({type(error).__name__})") from None
+        # torch's message goes on with advice to load the file in an unsafe way.
+        reason = str(error).partition(". ")[0].partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{checkpoint / STATE_FILE} is damaged: {reason}") from None
 
 
 def hash_weights(model: WorldModel) -> str:
@@ -163,6 +171,8 @@ def copy_to_cpu(state: Any) -> Any:
 class CheckpointWriter:
     """Writes checkpoints in a thread, one at a time. If a checkpoint cannot be written, it warns and training goes on.
 
+    `error` then says why, until a later checkpoint is complete.
+
     Args:
         ema: the averaged weights. Their sizes are used to allocate a copy.
         keep: number of newest checkpoints to keep.
@@ -171,6 +181,7 @@ class CheckpointWriter:
 
     def __init__(self, run_folder: Path, ema: WorldModel, keep: int, latest: Path | None = None):
         self.latest = latest  # the newest complete checkpoint
+        self.error: str | None = None  # why the last checkpoint could not be saved
         self._run_folder, self._keep = run_folder, keep
         self._ema = WorldModel(ema.config, ema.game)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
@@ -203,8 +214,24 @@ class CheckpointWriter:
     def _write(self, step: int, state: dict, val_loss: float | None) -> None:
         try:
             self.latest = save_checkpoint(self._run_folder, step, self._ema, state, self._keep, val_loss)
+            self.error = None
         except Exception as error:  # a full disk raises OSError, RuntimeError or SafetensorError
-            print(f"warning: step {step} could not be saved: {error}", file=sys.stderr)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = f"the disk is full ({reason})" if is_disk_full(error) else reason
+            self.error = f"step {step} could not be saved: {reason}"
+            print(f"warning: {self.error}", file=sys.stderr)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether writing failed because the disk is full or a quota is used up.
+
+    torch.save reports it as a RuntimeError, with the error of the operating system behind it or nowhere.
+    """
+    signs = ("No space left on device", "quota exceeded", "unexpected pos", "PytorchStreamWriter failed writing")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    behind = error.__cause__ or error.__context__
+    return any(sign in str(error) for sign in signs) or (behind is not None and is_disk_full(behind))
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ RECIPES = {"pico": _MEASURED, "nano": _MEASURED}
 class TrainConfig:
     """Options of `train_world_model.py`, saved as `train_config.json` in the run folder."""
 
-    data: Path  # data set folder with train and val splits
+    data: Path  # data set folder with train and val splits, from scripts.collect or scripts.import_video
     out: Path  # run folder, for checkpoints, metrics.jsonl and rollouts
     preset: str = "nano"  # size of the network: pico (2.5 M parameters), nano (9.8 M), small (57.8 M) or base (119.7 M)
     prediction: Literal["v", "x0"] | None = None  # what the network predicts; None: the preset's choice
@@ -52,7 +52,7 @@ class TrainConfig:
     noise_levels: NoiseLevels | None = None  # distribution of noise levels (training/loss.py); None: preset's recipe
     scheduled_sampling: float | None = None  # share of clips trained on predicted context frames; None: preset's recipe
     action_dropout: float = 0.1  # share of clips whose actions are all hidden
-    seed: int = 0
+    seed: int = 0  # of the initial weights, and of the order and the noise of the training clips
     device: Literal["auto", "cpu", "cuda"] = "auto"
     bf16: bool | None = None  # bfloat16 autocast (weights stay float32); None: if the device has native bfloat16
     compile: bool = False  # torch.compile of each block

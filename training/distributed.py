@@ -17,8 +17,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from training.rendezvous import attempt_store
+
 T = TypeVar("T")
 ERROR_EXIT_CODE = 2  # for a user's mistake, as in cli.py
+# How long a rank waits for the others: in a training step, and where one rank may index a data set, verify a checkpoint
+# or save one. A rank that was killed is noticed at once: these times only end a wait for a rank that hangs.
+STEP_TIMEOUT, WORK_TIMEOUT = timedelta(minutes=10), timedelta(hours=24)
+_work_group: dist.ProcessGroup | None = None  # all ranks, with WORK_TIMEOUT
 
 
 def rank() -> int:
@@ -32,35 +38,39 @@ def world_size() -> int:
 
 
 def print0(message: str, file: TextIO | None = None) -> None:
-    """Print on rank 0 only."""
+    """Print on rank 0 only, at once also where the output is a file."""
     if rank() == 0:
-        print(message, file=file)
+        print(message, file=file, flush=True)
 
 
 def num_restarts() -> int:
-    """How many times torchrun has restarted this run after a rank failed."""
+    """How many times torchrun on this machine has restarted this run after a rank failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
     """Connect the ranks, if torchrun has started more than one."""
+    global _work_group
     if world_size() == 1:
         yield
         return
-    # NCCL for tensors on GPUs, gloo for the rest. The timeout is long, as ranks wait while rank 0 indexes a data set.
+    # NCCL for tensors on GPUs, gloo for the rest.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(hours=1))
+    store = attempt_store(rank(), world_size(), STEP_TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=STEP_TIMEOUT)
+    _work_group = dist.new_group(backend="gloo", timeout=WORK_TIMEOUT)
     yield
     dist.destroy_process_group()  # not after an error: it may wait for ranks that have ended
+    _work_group = None
 
 
 def all_gather_object(value: T) -> list[T]:
-    """Return the picklable values of all ranks, in the order of ranks, on every rank."""
+    """Return the picklable values of all ranks, in the order of ranks, on every rank. Waits up to WORK_TIMEOUT."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=_work_group)
     return values
 
 
@@ -121,7 +131,7 @@ def fail_on_all_ranks(error_message: str | None) -> None:
     exit_on_all_ranks(first)
 
 
-def exit_on_all_ranks(error_message: str) -> None:
+def exit_on_all_ranks(error_message: str, code: int = ERROR_EXIT_CODE) -> None:
     """Print an error message on rank 0, then end every rank. Every rank must call this.
 
     torchrun kills all ranks when the first one ends. The barrier keeps every rank alive until rank 0 has printed.
@@ -129,7 +139,7 @@ def exit_on_all_ranks(error_message: str) -> None:
     if rank() == 0:
         print(f"error: {error_message}", file=sys.stderr, flush=True)
     barrier()
-    raise SystemExit(ERROR_EXIT_CODE)
+    raise SystemExit(code)
 
 
 def print_error_once(error_message: str) -> None:

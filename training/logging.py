@@ -21,6 +21,7 @@ from training.distributed import print0, world_size
 
 METRICS_FILE = "metrics.jsonl"
 COMMANDS_FILE = "commands.jsonl"
+PLAIN_PROGRESS_SECS = 30.0
 
 
 class MetricsLog:
@@ -45,7 +46,7 @@ class MetricsLog:
         settings: dict,
         wandb_id: str | None = None,
     ):
-        self._path = folder / METRICS_FILE
+        self._path, self._is_failing = folder / METRICS_FILE, False
         _drop_later_lines(self._path, step)
         self._wandb = _start_wandb(folder, mode, project, entity, settings, wandb_id)
         self.wandb_id: str | None = self._wandb.id if self._wandb else wandb_id
@@ -53,15 +54,18 @@ class MetricsLog:
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Write metrics, named like `train/loss`. Values that are not finite are left out: JSON cannot hold them.
 
-        On a full disk the line is lost, with a warning.
+        On a full disk the line is lost, with a warning for the first of several lost lines.
         """
         metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         size = self._path.stat().st_size if self._path.exists() else 0
         try:
             with self._path.open("a") as file:
                 file.write(json.dumps({"step": step, **metrics}) + "\n")
+            self._is_failing = False
         except OSError as error:
-            print(f"warning: cannot write the metrics of step {step} to {self._path}: {error}", file=sys.stderr)
+            if not self._is_failing:
+                print(f"warning: cannot write the metrics of step {step} to {self._path}: {error}", file=sys.stderr)
+            self._is_failing = True
             with contextlib.suppress(OSError):
                 os.truncate(self._path, size)  # remove a partial line
         self._send(metrics, step)
@@ -125,6 +129,19 @@ class Throughput:
         waited = wait_secs - self._start_wait_secs
         self._start_time, self._start_step, self._start_wait_secs = now, step, wait_secs
         return {"train/clips_per_sec": num_clips / secs, "train/data_wait": waited / secs}
+
+
+class PlainProgress:
+    """Prints the loss now and then on rank 0. It replaces the progress bar where standard error is no terminal."""
+
+    def __init__(self):
+        self._next_time = 0.0
+
+    def print(self, step: int, max_steps: int, loss: float, clips_per_sec: float) -> None:
+        """Print a line, if PLAIN_PROGRESS_SECS have passed since the last one."""
+        if time.monotonic() >= self._next_time:
+            self._next_time = time.monotonic() + PLAIN_PROGRESS_SECS
+            print0(f"step {step} of {max_steps}: loss {loss:.4f}, {clips_per_sec:.1f} clips/s")
 
 
 def print_summary(config: TrainConfig, model: WorldModel, data: ClipDataset, max_steps: int) -> None:

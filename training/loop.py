@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tqdm import tqdm
 
+from training.checkpoint import CheckpointNotSavedError
 from training.config import TrainConfig
-from training.distributed import all_reduce_max, barrier, print0, process_group, rank
+from training.distributed import (
+    all_reduce_max,
+    barrier,
+    exit_on_all_ranks,
+    print0,
+    process_group,
+    raise_on_all_ranks,
+    rank,
+    world_size,
+)
 from training.logging import Throughput
 from training.memory import explain_out_of_memory
+from training.run_lock import RunLock
 from training.step import train_step
 from training.stop_request import StopRequest
 from training.trainer import Trainer
@@ -27,9 +38,13 @@ def train(config: TrainConfig, command: str | None = None) -> Path | None:
             saved; too many bad steps in a row; not enough memory. With several ranks, rank 0 prints the error and
             every rank raises SystemExit.
         KeyboardInterrupt: training was stopped, after a checkpoint was saved.
+        CheckpointNotSavedError: training has ended, but the last checkpoint could not be saved, for example because the
+            disk is full. With several ranks every rank raises SystemExit with exit code 1.
     """
-    with process_group():
+    with process_group(), ExitStack() as stack:
         trainer = Trainer(config)
+        lock = RunLock(config.out)
+        raise_on_all_ranks(lambda: stack.enter_context(lock) if rank() == 0 else None)
         trainer.resume()
         state, max_steps = trainer.state, trainer.max_steps
         if state.step >= max_steps:
@@ -39,12 +54,24 @@ def train(config: TrainConfig, command: str | None = None) -> Path | None:
         with closing(trainer), StopRequest() as stop:
             train_steps(trainer, stop)
             checkpoint = trainer.outputs.wait_for_checkpoint()
+            error = trainer.outputs.checkpoint_error()
             trainer.outputs.plot(last=True)
+        if error:
+            fail_without_checkpoint(error, checkpoint)
         if state.step < max_steps:
             print0(f"stopped at step {state.step}, saved in {checkpoint}: --resume auto continues from there")
             barrier()  # torchrun kills rank 0 as soon as another rank ends
             raise KeyboardInterrupt
         return checkpoint
+
+
+def fail_without_checkpoint(error: str, latest: Path | None) -> None:
+    """Fail on all ranks because the last checkpoint could not be saved."""
+    message = f"{error}; the newest checkpoint is {latest}" if latest else f"{error}; no checkpoint was saved"
+    message += ": --resume auto continues from there" if latest else ""
+    if world_size() > 1:
+        exit_on_all_ranks(message, code=1)
+    raise CheckpointNotSavedError(message)
 
 
 def train_steps(trainer: Trainer, stop: StopRequest) -> None:

@@ -27,6 +27,11 @@ def make_optimizer(model: WorldModel, name: str, learning_rate: float, weight_de
     return MuonAndAdamW(model, learning_rate, weight_decay)
 
 
+def optimizer_name(state_dict: dict) -> str:
+    """The name of the optimizer that a state is of."""
+    return "muon" if "muon" in state_dict else "adamw"
+
+
 def learning_rate(config: TrainConfig, step: int, max_steps: int) -> float:
     """Linear warm-up from 0, then constant, then linear decay to 0 at `max_steps` (arXiv 2405.18392)."""
     assert config.learning_rate is not None, "apply with_recipe first"

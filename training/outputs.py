@@ -80,6 +80,10 @@ class RunOutputs:
         """The newest complete checkpoint, on every rank, after all writing has ended. Every rank must call this."""
         return all_gather_object(self._checkpoints.wait() if self._is_writer else None)[0]
 
+    def checkpoint_error(self) -> str | None:
+        """Why the last checkpoint could not be saved, on every rank; None if it was. Every rank must call this."""
+        return all_gather_object(self._checkpoints.error if self._is_writer else None)[0]
+
     def close(self) -> None:
         """Finish writing."""
         if self._is_writer:

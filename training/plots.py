@@ -56,6 +56,8 @@ class MetricsPlot:
         """Draw `metrics.jsonl`, if MIN_INTERVAL_SECS have passed or it is the `last` time. An error only warns."""
         if not last and time.monotonic() - self._last_time < MIN_INTERVAL_SECS:
             return
+        if not (self._folder / METRICS_FILE).is_file():  # nothing was logged yet
+            return
         try:
             draw_metrics(self._folder)
         except Exception as error:  # training matters more than its plot

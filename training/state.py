@@ -18,7 +18,7 @@ from model.game_info import GameInfo
 from training.checkpoint import load_state
 from training.config import TrainConfig
 from training.distributed import print0, world_size
-from training.optimizer import AdamW, MuonAndAdamW, make_optimizer
+from training.optimizer import AdamW, MuonAndAdamW, make_optimizer, optimizer_name
 from training.setup import load_initial_weights
 from training.step_stats import StepStats
 
@@ -68,14 +68,18 @@ class TrainState:
         """Restore the state from a checkpoint folder.
 
         Raises:
-            ValueError: the checkpoint is damaged, or it is of another architecture or game.
+            ValueError: the checkpoint is damaged, or it is of another architecture, game or optimizer.
         """
         ema = WorldModel.from_pretrained(str(checkpoint))
-        if (ema.config, ema.game) != (self.model.config, self.model.game):
-            raise ValueError(
-                f"cannot resume from {checkpoint}: it has another architecture or game ({ema.config}, {ema.game})"
-            )
         state = load_state(checkpoint)
+        saved = {**ema.config.to_dict(), **ema.game.to_dict(), "optimizer": optimizer_name(state["optimizer"])}
+        config, game = self.model.config.to_dict(), self.model.game.to_dict()
+        now = {**config, **game, "optimizer": optimizer_name(self.optimizer.state_dict())}
+        differences = [
+            f"its {name} is {saved[name]}, this run's is {now[name]}" for name in now if saved[name] != now[name]
+        ]
+        if differences:
+            raise ValueError(f"cannot resume from {checkpoint}: {'; '.join(differences)}")
         self.ema.load_state_dict(ema.state_dict())
         self.load_state_dict(state)
 

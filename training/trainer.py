@@ -15,15 +15,17 @@ from training.checkpoint import find_start
 from training.config import TrainConfig, num_training_steps, with_recipe
 from training.device import choose_device, prepare_for_inference
 from training.distributed import (
+    all_reduce_max,
     broadcast_from_rank_zero,
     fail_on_all_ranks,
+    num_restarts,
     print0,
     raise_on_all_ranks,
     rank,
     rank_zero_first,
     world_size,
 )
-from training.logging import Throughput, print_summary
+from training.logging import PlainProgress, Throughput, print_summary
 from training.optimizer import learning_rate
 from training.outputs import RunOutputs
 from training.setup import fit_config_to_data, fixed_validation_batches, game_info, open_splits, select_model_config
@@ -55,11 +57,15 @@ class Trainer:
         self.state = raise_on_all_ranks(lambda: create_train_state(config, model_config, game, order, self.device))
         self.state.network = parallelize(config, self.state.model)
         self.resumed_from: Path | None = None
+        self._plain_progress = PlainProgress()
 
     def resume(self) -> None:
         """Restore the state from the checkpoint that `config.resume`, or a restart by torchrun, asks for."""
         config = self.config
-        self.resumed_from = checkpoint = broadcast_from_rank_zero(lambda: find_start(config.resume, config.out))
+        is_restart = all_reduce_max(num_restarts()) > 0  # each machine counts its own restarts
+        self.resumed_from = checkpoint = broadcast_from_rank_zero(
+            lambda: find_start(config.resume, config.out, is_restart)
+        )
         if checkpoint is not None:
             raise_on_all_ranks(lambda: self.state.load_checkpoint(checkpoint))
             print0(f"resumed from {checkpoint}, step {self.state.step}")
@@ -104,13 +110,19 @@ class Trainer:
         self.outputs.log(state.step, metrics)
         postfix = {"loss": f"{summary.mean_loss:.4f}", "clips/s": f"{metrics['train/clips_per_sec']:.1f}"}
         progress.set_postfix(postfix, refresh=False)
+        if progress.disable:
+            self._plain_progress.print(state.step, self.max_steps, summary.mean_loss, metrics["train/clips_per_sec"])
 
     def validate(self) -> float:
         """Log and return the validation loss of the averaged weights."""
         metrics = validate(self.state.ema, self.val_batches, self.config.bf16)
         self.outputs.log(self.state.step, metrics)
         loss, action_ratio = metrics["val/loss"], metrics["val/action_ratio"]
-        _write0(f"step {self.state.step}: val loss {loss:.4f}, {action_ratio:.2f} times as high under wrong actions")
+        num_clips = sum(len(batch.frames) for batch in self.val_batches) * world_size()
+        _write0(
+            f"step {self.state.step}: val loss {loss:.4f} on {num_clips} fixed clips, "
+            f"{action_ratio:.2f} times as high under wrong actions"
+        )
         return loss
 
     def validate_epoch(self) -> None:
@@ -121,7 +133,11 @@ class Trainer:
         self.outputs.log(state.step, metrics)
         loss, psnr, ssim = metrics.values()
         num_epochs = state.epoch + state.batch / self.loader.batches_per_epoch
-        _write0(f"epoch {num_epochs:.4g}: val loss {loss:.4f}, PSNR {psnr:.2f} dB, SSIM {ssim:.3f}")
+        num_clips = self.val_data.num_clips
+        clips = f"{min(config.epoch_clips or num_clips, num_clips)} of the {num_clips} clips of val"
+        if not config.epoch_clips or config.epoch_clips >= num_clips:
+            clips = f"all {num_clips} clips of val"
+        _write0(f"epoch {num_epochs:.4g}: val loss {loss:.4f} on {clips}, PSNR {psnr:.2f} dB, SSIM {ssim:.3f}")
 
     def rollout(self) -> None:
         """Continue held-out play with the averaged weights; log PSNR and write a video."""
@@ -168,3 +184,4 @@ class Trainer:
 def _write0(message: str) -> None:
     if rank() == 0:
         tqdm.write(message)
+        sys.stdout.flush()

@@ -42,7 +42,7 @@ class CollectConfig:
     # explore: hold random actions for a while; uniform: a random action at every step; or module:function, a function
     # of your own: (environment, frames (N, H, W, 3), random generator) -> N actions.
     policy: str = "explore"
-    seed: int = 0  # seed of levels and policy
+    seed: int = 0  # of the levels and the actions: the same seed gives the same data set
     distribution_mode: Literal["easy", "hard"] = "easy"  # Procgen's levels
     simple: bool = False  # Procgen without backgrounds, monochrome, one theme: easier to learn
     size: str | None = None  # width x height of a frame, such as 96x64 (gym: and ale:); None: 64x64

@@ -147,3 +147,11 @@ def test_wrong_options_give_one_line_of_error(hub, monkeypatch, capsys, tmp_path
     code, _, err = command(monkeypatch, capsys, "scripts.upload_checkpoint", *options)
     assert_one_line(code, err, "the Hub refused user/name", "401")
     assert hub["files"] == {}
+
+
+def test_upload_without_a_network(hub, monkeypatch, capsys, tmp_path):
+    random_model().save_pretrained(tmp_path / "checkpoint")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    options = ("--checkpoint", tmp_path / "checkpoint", "--repo", "user/name")
+    code, _, err = command(monkeypatch, capsys, "scripts.upload_checkpoint", *options)
+    assert_one_line(code, err, "user/name could not be uploaded to http://127.0.0.1:9", "Connection refused")

@@ -9,13 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from runs import assert_same_run, ended, finish, start, values
+from runs import assert_same_run, children, ended, finish, start, values
 
 from training.checkpoint import find_checkpoint_to_resume, load_state
-
-
-def children(process: subprocess.Popen) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def wait_until(condition, process: subprocess.Popen, timeout_secs: float = 240) -> bool:
@@ -70,6 +66,40 @@ def test_torchrun_restarts_after_one_of_two_ranks_is_killed(pong_set, tmp_path):
     output = finish(process)
     assert output.count("resumed from") == 2
     assert_same_run(run, tmp_path / "unbroken")
+
+
+TWO_RANKS = ("--max-steps", 40, "--epochs", 100, "--rollout-every", 40)
+
+
+@pytest.fixture(scope="module")
+def unbroken(pong_set, tmp_path_factory) -> Path:
+    """A run of two ranks that nobody killed."""
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    finish(start(run, pong_set, *TWO_RANKS, ranks=2))
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("moment", ["process start", "imports", "first step", "middle", "saving"])
+def test_torchrun_starts_both_ranks_again(pong_set, tmp_path, unbroken, moment, victim):
+    """Whenever a rank is killed, the restarted ranks find each other, and the run ends like an unbroken one."""
+    run = tmp_path / "run"
+    process = start(run, pong_set, *TWO_RANKS, ranks=2, max_restarts=1)
+    conditions = {
+        "process start": lambda: len(children(process)) == 2,
+        "imports": lambda: len(children(process)) == 2,
+        "first step": lambda: steps_done(run) >= 1,
+        "middle": lambda: steps_done(run) >= 18,
+        "saving": lambda: list((run / "checkpoints").glob(".step_*.tmp")),
+    }
+    assert wait_until(conditions[moment], process)
+    if moment == "imports":
+        time.sleep(1 + 2 * victim)
+    os.kill(children(process)[victim], signal.SIGKILL)
+    output = finish(process, timeout_secs=180)
+    assert output.count("done: ") == 1, output
+    assert_same_run(run, unbroken)
 
 
 @pytest.mark.slow

@@ -1,10 +1,11 @@
 """metrics.jsonl, metrics.png and Weights & Biases."""
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
-from training import plots
+from training import logging, plots
 from training.logging import MetricsLog, Throughput, read_metrics
 
 
@@ -79,3 +80,47 @@ def test_failed_metrics_plot_only_warns(train_command, tmp_path, monkeypatch):
     code, _, err = train_command("--max-steps", 4)
     assert code == 0 and err.count("metrics.png could not be drawn: no fonts here") == 1
     assert not list((tmp_path / "run").glob("metrics.png*"))
+
+
+def test_no_warning_where_nothing_was_logged_yet(train_command, tmp_path):
+    """A checkpoint comes before the first line of metrics."""
+    code, _, err = train_command(
+        "--max-steps", 4, "--checkpoint-every", 1, "--log-every", 100, "--val-every", 100, "--rollout-every", 100
+    )
+    assert code == 0 and "warning" not in err
+    plots.MetricsPlot(tmp_path).draw(last=True)
+    assert not (tmp_path / "metrics.png").exists()
+
+
+def test_loss_is_printed_where_there_is_no_progress_bar(train_command, monkeypatch):
+    """The first one soon, then one now and then."""
+    options = ("--max-steps", 8, "--val-every", 100, "--checkpoint-every", 100)
+    code, out, _ = train_command(*options)
+    assert code == 0
+    assert re.findall(r"^step (\d+) of 8: loss \d\.\d{4}, [\d.]+ clips/s$", out, re.MULTILINE) == ["2"]
+    monkeypatch.setattr(logging, "PLAIN_PROGRESS_SECS", 0.0)
+    code, out, _ = train_command(*options, "--resume", "auto", "--max-steps", 12)
+    assert re.findall(r"^step (\d+) of 12: loss", out, re.MULTILINE) == ["10", "12"]
+
+
+def test_both_validation_losses_of_a_step_say_what_they_are_of(train_command):
+    _, out, _ = train_command("--max-steps", 4)
+    val = re.search(r"step 4: val loss [\d.]+ on (\d+) fixed clips, ", out)
+    epoch = re.search(r"epoch [\d.]+: val loss [\d.]+ on all (\d+) clips of val, ", out)
+    assert val and epoch and int(val[1]) == 8 < int(epoch[1])
+    _, out, _ = train_command("--max-steps", 8, "--resume", "auto", "--epoch-clips", 5)
+    assert f"on 5 of the {epoch[1]} clips of val" in out
+    _, out, _ = train_command("--max-steps", 12, "--resume", "auto", "--epoch-clips", 9, "--val-batches", 1)
+    assert "step 12: val loss" in out and "on 4 fixed clips" in out
+
+
+def test_lost_metrics_are_warned_of_once(tmp_path, capsys):
+    log = MetricsLog(tmp_path, 0, "off", "p", None, {})
+    for steps in ((1, 2), (4, 5)):
+        (tmp_path / "metrics.jsonl").unlink(missing_ok=True)
+        (tmp_path / "metrics.jsonl").mkdir()  # it cannot be written to
+        for step in steps:
+            log.log(step, {"x": 1.0})
+        assert capsys.readouterr().err.count("warning: cannot write the metrics of step") == 1
+        (tmp_path / "metrics.jsonl").rmdir()
+        log.log(3, {"x": 1.0})

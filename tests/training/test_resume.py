@@ -143,7 +143,23 @@ def test_new_run_from_initial_weights(train_command, tmp_path):
     assert_one_line(code, err, "cannot start from", "prediction is x0, this run's is v")
 
 
-def test_resuming_another_architecture_is_refused(train_command):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--prediction", "v"), "its prediction is x0, this run's is v"),
+        (("--optimizer", "muon"), "its optimizer is adamw, this run's is muon"),
+        (("--window-frames", 4), "its window_frames is 6, this run's is 4"),
+    ],
+    ids=["architecture", "optimizer", "window"],
+)
+def test_resume_names_the_field_that_differs(train_command, options, words):
     assert train_command("--max-steps", 4)[0] == 0
-    code, _, err = train_command("--max-steps", 8, "--resume", "auto", "--prediction", "v")
-    assert_one_line(code, err, "cannot resume", "it has another architecture or game")
+    code, _, err = train_command("--max-steps", 8, "--resume", "auto", *options)
+    assert_one_line(code, err, "cannot resume", words)
+    assert err.count("this run's") == 1
+
+
+def test_resuming_a_muon_run_with_adamw(train_command):
+    assert train_command("--max-steps", 4, "--optimizer", "muon")[0] == 0
+    code, _, err = train_command("--max-steps", 8, "--resume", "auto", "--optimizer", "adamw")
+    assert_one_line(code, err, "cannot resume", "its optimizer is muon, this run's is adamw")

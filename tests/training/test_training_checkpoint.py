@@ -1,5 +1,6 @@
 """Checkpoint folders: atomic, verified, and few."""
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -96,10 +97,67 @@ def test_full_disk_only_warns(train_command, tmp_path, monkeypatch):
     code, _, err = train_command("--max-steps", 8)
     assert code == 0, err
     assert (
-        "warning: step 4 could not be saved: PytorchStreamWriter failed" in err and "step_0000008.mp4 could not" in err
+        err.count("warning: step 4 could not be saved: the disk is full (PytorchStreamWriter failed") == 1
+        and "step_0000008.mp4 could not" in err
     )
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step_0000008"]
     assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def full_disk(*_):
+    """What torch.save does on a full disk: the second error hides the first."""
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    finally:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 128 vs 22")
+
+
+def test_run_without_its_last_checkpoint_is_no_success(train_command, tmp_path, monkeypatch):
+    """Nor does the message of a stopped run name an older checkpoint as if it held the last step."""
+    assert train_command("--max-steps", 4)[0] == 0
+    monkeypatch.setattr(torch, "save", full_disk)
+    code, out, err = train_command("--max-steps", 10, "--resume", "auto")
+    assert code == 1 and "done" not in out and "Traceback" not in err
+    warnings = [line for line in err.splitlines() if line.startswith("warning")]
+    assert [line.partition(" (")[0] for line in warnings] == [
+        f"warning: step {step} could not be saved: the disk is full" for step in (8, 10)
+    ]
+    (error,) = [line for line in err.splitlines() if line.startswith("error")]
+    assert error.startswith("error: step 10 could not be saved: the disk is full (")
+    assert error.endswith("step_0000004: --resume auto continues from there")
+
+    def stop_at_once(self):
+        self.requested = True
+        return self
+
+    monkeypatch.setattr("training.stop_request.StopRequest.__enter__", stop_at_once)
+    monkeypatch.setattr("training.stop_request.StopRequest.__exit__", lambda *_: None)
+    code, out, err = train_command("--max-steps", 10, "--out", tmp_path / "new")
+    assert code == 1 and "stopped at step" not in out
+    assert "error: step 0 could not be saved: the disk is full" in err and "no checkpoint was saved" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), True),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (RuntimeError("shape mismatch"), False),
+    ],
+    ids=str,
+)
+def test_full_disk_is_recognized(error, is_full):
+    assert checkpoint.is_disk_full(error) is is_full
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_error_of_torch_on_a_full_disk():
+    with pytest.raises((RuntimeError, OSError)) as info:
+        torch.save({"x": torch.zeros(10**6)}, "/dev/full")
+    assert checkpoint.is_disk_full(info.value)
 
 
 def test_checkpoints_are_written_while_training_continues(train_command, tmp_path, monkeypatch):

@@ -1,0 +1,63 @@
+"""What a command does before its slow imports: it sets OpenMP defaults and answers Ctrl-C.
+
+Importing this module does both. `scripts/__init__.py` and `cli.py` import it before anything else.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+INTERRUPTED_EXIT_CODE = 130
+
+
+# How often a waiting OpenMP thread looks for work before it sleeps. With the library's default, 300 000, a waiting
+# thread on busy cores takes the time of the thread that it waits for. With no looks at all (OMP_WAIT_POLICY=passive)
+# threads on idle cores sleep too often. docs/benchmarks.md has figures.
+SPIN_COUNT = 3000
+
+
+def set_openmp_defaults() -> None:
+    """Limit how long waiting OpenMP threads spin, unless the user has chosen.
+
+    The OpenMP library reads the variable once, when torch is imported.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+
+
+def exit_on_interrupt() -> None:
+    """End the process at Ctrl-C with one line. For the times when a command has nothing to finish or to clean up."""
+    signal.signal(signal.SIGINT, _exit)
+
+
+def raise_on_interrupt() -> bool:
+    """Undo `exit_on_interrupt`, so that Ctrl-C raises KeyboardInterrupt again. False if it was not in force."""
+    if signal.getsignal(signal.SIGINT) is not _exit:
+        return False
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return True
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        os.write(2, b"stopped\n")
+    os._exit(INTERRUPTED_EXIT_CODE)  # SystemExit could end in a library's `except`
+
+
+def _is_command() -> bool:
+    """Whether this process runs one of the project's commands: no test, and no worker process of a command."""
+    is_module = sys.argv[:1] == ["-m"]  # so it is while `python -m scripts.NAME` imports the package `scripts`
+    main_file = getattr(sys.modules["__main__"], "__file__", None) or ""
+    return is_module or Path(main_file).name == "train_world_model.py"
+
+
+set_openmp_defaults()
+if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not if the shell ignores it
+    exit_on_interrupt()
+    # Python resets the handler of SIGINT when it ends, and Ctrl-C would then kill a command that has done its work.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
