@@ -19,8 +19,9 @@ from training.loop import train
 
 def main(config: TrainConfig) -> None:
     """Train, then print where the checkpoint is."""
+    command = shlex.join(["python", "train_world_model.py", *sys.argv[1:]])
     try:
-        checkpoint = train(config, command=cli.command_line())
+        checkpoint = train(config, command)
     except CheckpointNotSavedError as error:  # not a mistake in the options
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
