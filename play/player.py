@@ -15,7 +15,17 @@ from play.actions import actions_to_json, key_labels, parse_action
 from play.connection import Connection
 from play.engine import Engine
 from play.gallery import Gallery
-from play.messages import MAX_ACTION_CHARS, MAX_SEED, BadMessage, pack_pictures, parse_bool, parse_float, parse_int, parse_names, parse_text
+from play.messages import (
+    MAX_ACTION_CHARS,
+    MAX_SEED,
+    BadMessage,
+    pack_pictures,
+    parse_bool,
+    parse_float,
+    parse_int,
+    parse_names,
+    parse_text,
+)
 from play.recording import MAX_REPLAY_FRAMES, Recording
 from play.replay import Replay
 from play.rollout_pool import Prompt, Rollout, RolloutSettings, StepResult, prompt_from_image

@@ -28,8 +28,8 @@ CSS = """
 .gradio-container { max-width: 1240px !important }
 #stage, #stage .html-container { padding: 0 }
 #gallery .gallery-container, #gallery .grid-wrap { height: auto; min-height: 0; max-height: none }
-#gallery .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); grid-template-rows: auto; grid-auto-rows: auto;
-  padding: 0 }
+#gallery .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); grid-template-rows: auto;
+  grid-auto-rows: auto; padding: 0 }
 #gallery .thumbnail-item { width: 100%; min-width: 0; height: auto; aspect-ratio: 1 }
 #gallery img { image-rendering: pixelated; aspect-ratio: 1 }
 .bar { gap: 8px; align-items: stretch }
@@ -94,7 +94,7 @@ def _add_controls(stage: gr.HTML, server: PlayServer) -> None:
     with gr.Row(elem_classes="bar"):
         real_game = gr.Checkbox(label="Real game", min_width=120, elem_id="real")
         speed = gr.Dropdown(
-            [("Speed 1×", 1), ("Speed ½×", 2), ("Speed ¼×", 4)],
+            [("Full speed", 1), ("Half speed", 2), ("Quarter speed", 4)],
             value=1, label="Speed", show_label=False, min_width=120, filterable=False, elem_id="speed",
         )  # fmt: skip
     if not server.engine.space.unconditional:
@@ -142,17 +142,16 @@ def _add_prompts(stage: gr.HTML, server: PlayServer) -> None:
         label="Recorded moments", show_label=False, format="png", columns=4, allow_preview=False, selected_index=0,
         buttons=[], container=False, interactive=False, object_fit="contain", min_width=100, elem_id="gallery",
     )  # fmt: skip
-    with gr.Row():
-        record = gr.Number(
-            0, label=f"Record, 0 to {len(gallery) - 1}", precision=0, minimum=0, maximum=len(gallery) - 1,
-            min_width=90, elem_id="record-number",
-        )  # fmt: skip
-        moment = gr.Slider(
-            0, max(1, gallery.num_frames(0) - 1), value=gallery.default_moment(0), step=1, label="Moment",
-            min_width=160, elem_id="moment",
-        )  # fmt: skip
+    last_record = len(gallery) - 1
+    record = gr.Number(
+        0, label=f"Record, 0 to {last_record}", precision=0, minimum=0, maximum=last_record, elem_id="record-number"
+    )
+    moment = gr.Slider(
+        0, max(1, gallery.num_frames(0) - 1), value=gallery.default_moment(0), step=1, label="Moment", elem_id="moment"
+    )
     image = gr.Image(
-        label="Your own picture", sources=["upload", "clipboard"], type="filepath", height=130, buttons=[], elem_id="image"
+        label="Your own picture", sources=["upload", "clipboard"], type="filepath", height=150, buttons=[],
+        placeholder="Drop a picture here, or click to choose one", elem_id="image",
     )  # fmt: skip
 
     def chosen_record(event: gr.SelectData) -> int:

@@ -81,6 +81,7 @@ class Client:
 
     def __init__(self, address: str, **options):
         options = {"origin": address, "proxy": None, "compression": None, "open_timeout": TIMEOUT_SECS, **options}
+        options.setdefault("close_timeout", 1.0)  # a client that has unread frames does not see the answer
         self.socket = connect(f"{address.replace('http', 'ws', 1)}/socket", **options)
         self.hello: dict = {}
 

@@ -1,12 +1,12 @@
 // The stage: sends held keys and shows frames over a websocket. play/messages.py describes the messages.
-// keys.js and pictures.js follow in the same function. Gradio runs it once, when the stage is on the page. `element` is its root, `trigger` sends events to Gradio (ui.py).
+// keys.js and pictures.js follow in the same function. Gradio runs it once, when the stage is on the page. `element` is
+// the stage's root, and `trigger` sends events to Gradio (ui.py).
 "use strict";
 
 const GLYPHS = { LEFT: "←", RIGHT: "→", UP: "↑", DOWN: "↓", SPACE: "␣", ENTER: "⏎" };
 const KEY_NAMES = { ArrowLeft: "LEFT", ArrowRight: "RIGHT", ArrowUp: "UP", ArrowDown: "DOWN", " ": "SPACE", Enter: "ENTER", Shift: "SHIFT", Tab: "TAB" };
 const MOUSE_NAMES = ["MOUSE1", "MOUSE3", "MOUSE2"]; // left, middle, right
 const FIELDS = "input:not([type=checkbox], [type=radio], [type=range]), select, textarea, [contenteditable]";
-const MAX_SEED = 2 ** 31 - 1;
 
 const $ = (selector) => element.querySelector(selector);
 const [stage, pad, dreamCanvas, realCanvas] = [".stage", ".pad", ".dream-canvas", ".real-canvas"].map($);
