@@ -191,9 +191,9 @@ def _add_sampling_settings(stage: gr.HTML, server: PlayServer) -> None:
     def describe(event: gr.EventData) -> str:
         start = "" if event.moment is None else f", record {event.record}, moment {event.moment}"
         sampling = f"seed {event.seed}, {event.num_steps} steps, guidance {event.guidance}"
-        text = f"This dream: {sampling}, from {event.prompt_frames} frames{start}."
-        keys = "" if engine.space.unconditional else f" {event.key_hint}"
-        return escape(text + keys, quote=False)
+        return escape(
+            f"This dream: {sampling}, from {event.prompt_frames} frames{start}. {event.key_hint}", quote=False
+        )
 
     stage.started(describe, None, details, **_private())
 

@@ -54,6 +54,7 @@ window.dreamrun = {
     if (state.recording) showNotice("Writing the recording …");
     focusGame();
   },
+  disconnect() { socket.close(); },
   measurements: null, // set to [] to collect the delay of each key press, in ms
 };
 
