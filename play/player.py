@@ -232,6 +232,9 @@ class Player:
         if self.rollout is None:
             return
         if parse_bool(message, "on"):
+            reason = await asyncio.to_thread(self._gallery.real_game_unavailable_reason, self.rollout.prompt)
+            if reason is not None:
+                raise ValueError(reason)
             await self._add_real_game()
         elif self.rollout.real_game:
             self.rollout.real_game, real_game = None, self.rollout.real_game

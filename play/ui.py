@@ -112,6 +112,11 @@ def _add_controls(stage: gr.HTML, server: PlayServer) -> None:
     stage.recording(None, None, record, js="() => dreamrun.state.recording ? '■ Stop recording' : '● Record'")
     stage.real(None, None, real_game, js="() => dreamrun.state.real")
 
+    def allow_real_game(event: gr.EventData) -> dict:
+        return gr.Checkbox(interactive=event.why_no_real_game is None, info=event.why_no_real_game)
+
+    stage.started(allow_real_game, None, real_game, **_private())
+
 
 def _add_recording(stage: gr.HTML, server: PlayServer) -> None:
     """The newest recording, to watch and to download."""

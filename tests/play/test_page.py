@@ -237,11 +237,10 @@ def test_a_phone_is_played_by_touch(visit, scheme):
 
 
 def test_pictures_are_scaled_by_a_whole_number_of_device_pixels(visit):
+    canvas = "document.querySelector('.dream-canvas')"
     for options in ({}, {"viewport": PHONE, "device_scale_factor": 3}, {"viewport": {"width": 1000, "height": 700}}):
         page = visit(**options)
-        width = page.evaluate(
-            "document.querySelector('.dream-canvas').getBoundingClientRect().width * devicePixelRatio"
-        )
+        width = page.evaluate(f"{canvas}.getBoundingClientRect().width * devicePixelRatio")
         assert width >= 64 and abs(width / 64 - round(width / 64)) < 0.01
         assert page.evaluate(f"getComputedStyle({canvas}).imageRendering") == "pixelated"
         page.close()

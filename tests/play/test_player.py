@@ -138,6 +138,8 @@ def test_a_rollout_starts_from_the_players_image(play):
     np.testing.assert_array_equal(client.first_frame.pictures[0], image)
     assert started["prompt_frames"] == 1 and "no real game" in started["why_no_real_game"]
     assert client.step().header["frame"] == 1
+    client.send("real", on=True)
+    assert "no real game for your own image" in client.wait_for("error")["text"]
 
 
 def test_the_real_game_continues_from_the_prompt_with_the_same_actions(play, pong_set):
