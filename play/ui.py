@@ -26,6 +26,7 @@ _INTRODUCTION = (
 )
 CSS = """
 .gradio-container { max-width: 1240px !important }
+.gradio-container > main { padding-top: 14px !important }
 #stage, #stage .html-container { padding: 0 }
 #gallery .gallery-container, #gallery .grid-wrap { height: auto; min-height: 0; max-height: none }
 #gallery .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); grid-template-rows: auto;
@@ -33,11 +34,12 @@ CSS = """
 #gallery .thumbnail-item { width: 100%; min-width: 0; height: auto; aspect-ratio: 1 }
 #gallery img { image-rendering: pixelated; aspect-ratio: 1 }
 .bar { gap: 8px; align-items: stretch }
-.bar button { white-space: nowrap; padding: 0 10px; min-height: 42px }
+.bar button { white-space: nowrap; padding: 0 8px; min-height: 42px; font-size: 14px }
 .bar > .form { border: 0; background: none; box-shadow: none }
 #real, #speed { padding: 6px 10px }
 .steps { gap: 8px; flex-wrap: wrap }
 .steps button { flex: 0 1 auto; min-width: 72px !important; min-height: 40px }
+#image { min-height: 120px }
 @media (max-width: 640px) { .gradio-container > main { padding: 8px !important } }
 """
 
@@ -87,10 +89,10 @@ def _stage() -> gr.HTML:
 def _add_controls(stage: gr.HTML, server: PlayServer) -> None:
     """Start over, pause, single steps, speed and the real game."""
     with gr.Row(elem_classes="bar"):
-        restart = gr.Button("Start over (R)", min_width=96, elem_id="restart")
-        pause = gr.Button("Pause (P)", min_width=96, elem_id="pause")
-        step = gr.Button("One frame (N)", min_width=96, elem_id="step")
-        record = gr.Button("● Record", min_width=96, elem_id="record")
+        restart = gr.Button("Start over (R)", min_width=128, elem_id="restart")
+        pause = gr.Button("Pause (P)", min_width=128, elem_id="pause")
+        step = gr.Button("One frame (N)", min_width=128, elem_id="step")
+        record = gr.Button("● Record", min_width=128, elem_id="record")
     with gr.Row(elem_classes="bar"):
         real_game = gr.Checkbox(label="Real game", min_width=120, elem_id="real")
         speed = gr.Dropdown(
@@ -152,11 +154,17 @@ def _add_prompts(stage: gr.HTML, server: PlayServer) -> None:
         0, label=f"Record, 0 to {last_record}", precision=0, minimum=0, maximum=last_record, elem_id="record-number"
     )
     moment = gr.Slider(
-        0, max(1, gallery.num_frames(0) - 1), value=gallery.default_moment(0), step=1, label="Moment", elem_id="moment"
+        0,
+        max(1, gallery.num_frames(0) - 1),
+        value=gallery.default_moment(0),
+        step=1,
+        label="Moment",
+        buttons=[],
+        elem_id="moment",
     )
     image = gr.Image(
         label="Your own picture", sources=["upload", "clipboard"], type="filepath", height=150, buttons=[],
-        placeholder="Drop a picture here, or click to choose one", elem_id="image",
+        placeholder="Drop a picture, or click", elem_id="image",
     )  # fmt: skip
 
     def chosen_record(event: gr.SelectData) -> int:

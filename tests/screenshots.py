@@ -72,7 +72,7 @@ def main(config: ScreenshotConfig) -> None:
 
 def wait_for_phase(page: Page, phase: str) -> None:
     """Wait until the stage is in a phase: ready, playing, paused, idle, waiting, lost."""
-    page.wait_for_selector(f".stage[data-phase={phase}]")
+    page.wait_for_selector(f".stage[data-phase={phase}]", timeout=60_000)
 
 
 def _play(page: Page, config: ScreenshotConfig) -> None:

@@ -92,6 +92,7 @@ _CONFIGS = (
     "PlayConfig",
     "ImportConfig",
     "ExportConfig",
+    "ExportSpaceConfig",
     "ImportVideoConfig",
     "VisualizeConfig",
     "TrainConfig",  # last, as others may use it
