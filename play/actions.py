@@ -16,6 +16,7 @@ from training.setup import action_space
 # down, so UP comes first.
 _ARROW_PAIRS = (("LEFT", "RIGHT"), ("UP", "DOWN"))
 _LETTER_PAIRS = ("JL", "IK", "FH", "TG", "12", "34", "56", "78", "90", "ZX", "CV", "BM", "QE", "UO")
+MAX_AXIS_VALUE = 10.0  # of an axis that is named with its value; keys give -1 and 1
 _SINGLE_KEYS = "1234567890QEZXCVBMUOJLIKFHTG"
 
 
@@ -54,6 +55,29 @@ def key_labels(space: ActionSpace) -> dict[str, str]:
         signs = "-+" if space.kinds and space.kinds[i] == "axis" else [""] * len(space.keys[i])
         labels |= {key.upper(): f"{space.names[i]}{sign}" for key, sign in zip(space.keys[i], signs, strict=False)}
     return labels
+
+
+def step_actions(space: ActionSpace) -> list[str]:
+    """Names of the actions that the page offers for single steps, noop first. `parse_action` reads them."""
+    if space.discrete:
+        others = [action for action in space.acting if action != space.noop]
+        return [space.format(action) for action in (space.noop, *others)]
+    names = [space.format(space.noop)]
+    for i in space.acting:
+        names += [f"{space.names[i]}={value}" for value in (-1, 1)] if space.kinds[i] == "axis" else [space.names[i]]
+    return names
+
+
+def parse_action(name: str, space: ActionSpace) -> int | np.ndarray:
+    """The recorded action that a name spells, as `ActionSpace.parse` reads it.
+
+    Raises:
+        ValueError: there is no such action, or the value of an axis is out of range.
+    """
+    action = space.parse(name)
+    if not np.all(np.abs(action) <= MAX_AXIS_VALUE) and not space.discrete:
+        raise ValueError(f"{name!r:.40}: values must lie in -{MAX_AXIS_VALUE:g} to {MAX_AXIS_VALUE:g}")
+    return action
 
 
 def actions_to_json(actions: int | np.ndarray) -> Any:

@@ -11,7 +11,7 @@ import contextlib
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -19,14 +19,13 @@ import numpy as np
 
 from play.follow import CheckpointFollower
 from play.recording import Recording, max_recording_bytes
-from play.rollout_pool import Rollout, RolloutPool, StepResult
+from play.rollout_pool import Prompt, Rollout, RolloutPool, RolloutSettings, StepResult
 
 
 class FrameReceiver(Protocol):
     """What the engine needs of a player."""
 
     rollout: Rollout | None
-    action: int | np.ndarray  # the recorded action that the held keys mean
     keys_number: int  # number of the newest key message
 
     @property
@@ -35,6 +34,9 @@ class FrameReceiver(Protocol):
 
     def is_due(self, tick: int) -> bool:
         """Whether the player gets a frame at this tick."""
+
+    def take_action(self) -> int | np.ndarray:
+        """The recorded action of the frame that is generated now."""
 
     def show_step(self, rollout: Rollout, step: StepResult, keys_number: int, timing: dict[str, Any]) -> None:
         """Receive a frame."""
@@ -105,6 +107,42 @@ class Engine:
         """Call a function on the model thread. Calls run one after another, in the order in which they were made."""
         return await asyncio.get_running_loop().run_in_executor(self._model_thread, function, *arguments)
 
+    async def start_rollout(self, prompt: Prompt, seed: int, settings: RolloutSettings) -> Rollout:
+        """Start a rollout. If the caller is cancelled meanwhile, end it: nobody else holds a reference to it.
+
+        Raises:
+            ValueError: a setting is out of range, or the prompt does not fit the model.
+        """
+        starting = asyncio.ensure_future(self.run_on_model_thread(self.pool.start, prompt, seed, settings))
+
+        def end(started: asyncio.Future[Rollout]) -> None:
+            self.run_in_background(self.run_on_model_thread(self.pool.end, started.result()))
+
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(end)
+            raise
+
+    async def generate(
+        self, prompt: Prompt, seed: int, settings: RolloutSettings, actions: Sequence[int | np.ndarray]
+    ) -> list[StepResult]:
+        """Generate frames for a program, without a player. While people play, at most one frame per tick.
+
+        Raises:
+            ValueError: as `start_rollout`.
+        """
+        rollout = await self.start_rollout(prompt, seed, settings)
+        try:
+            steps = []
+            for action in actions:
+                steps += await self.run_on_model_thread(self.pool.step, [(rollout, action)])
+                if any(player.active for player in self._players):
+                    await asyncio.sleep(1.0 / self.fps)
+            return steps
+        finally:
+            await self.run_on_model_thread(self.pool.end, rollout)
+
     def run_in_background(self, coroutine: Coroutine) -> None:
         """Run a coroutine as a task that ends with the engine. Exceptions are printed."""
         task = asyncio.create_task(coroutine)
@@ -141,7 +179,7 @@ class Engine:
 
     async def _run_tick(self, players: list[FrameReceiver], tick: int) -> None:
         """Generate one frame for each of some players."""
-        jobs = [(player.rollout, player.action, player.keys_number) for player in players]
+        jobs = [(player.rollout, player.take_action(), player.keys_number) for player in players]
         start = time.perf_counter()
         try:
             steps = await self.run_on_model_thread(self.pool.step, [(rollout, action) for rollout, action, _ in jobs])

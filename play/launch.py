@@ -1,30 +1,38 @@
-"""From command-line options to a running server."""
+"""From command-line options to a running Gradio app."""
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import ipaddress
 import os
+import signal
 import socket
 import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-import uvicorn
+from starlette.middleware import Middleware
 
 from data.games.factory import import_environment_module
 from data.index import held_out_split
-from play.auth import AuthMiddleware
+from play.auth import MAX_UPLOAD_BYTES, AccessRules, AuthMiddleware, password_check
 from play.engine import Engine
 from play.follow import CheckpointFollower, latest_checkpoint, load_checkpoint
 from play.gallery import Gallery
 from play.rollout_pool import RolloutPool
-from play.server import PlayServer, uvicorn_server
-from play.share import open_tunnel
+from play.server import PlayServer, limit_connections
 from training.device import choose_device, describe_device
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+    from starlette.routing import BaseRoute
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ class PlayConfig:
     fps: float | None = None  # frames per second; None: the game's own rate
     num_steps: int | None = None  # denoising steps per frame; None: the checkpoint's default
     max_players: int = 4  # who play at the same time; others wait
+    public_host: str | None = None  # host name of a proxy in front of this server
+    frame_ancestors: str | None = None  # origins of pages that may show this one in a frame: https://huggingface.co
     follow: bool = False  # --checkpoint is a run that is still training: load its newer weights while playing
     any_game: bool = False  # accept data of another game than the checkpoint's
     env_module: str | None = None  # Python module to import, which registers the data's gym: game
@@ -61,38 +71,95 @@ class PlayConfig:
 
 
 def launch(config: PlayConfig) -> None:
-    """Serve until interrupted. Raises as `create_server`."""
-    server, listening_socket, address = create_server(config)
-    print(f"play at {address}  (press Ctrl-C to stop)", flush=True)
-    server.run(sockets=[listening_socket])
+    """Serve until interrupted by SIGINT or SIGTERM. Raises as `running_app`."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the tunnel's program too, as exit handlers run
+    with running_app(config) as app:
+        print(f"play at {app.address}  (press Ctrl-C to stop)", flush=True)
+        threading.Event().wait()
 
 
-def create_server(config: PlayConfig) -> tuple[uvicorn.Server, socket.socket, str]:
-    """Set up everything but do not serve yet.
+@dataclass(frozen=True)
+class RunningApp:
+    """A Gradio app that is being served."""
 
-    Returns:
-        The web server, the socket that it must be given, and its address on this machine.
+    demo: Blocks
+    routes: Sequence[BaseRoute]  # of Gradio's web application
+    server: PlayServer
+    address: str  # on this machine
+
+
+@contextlib.contextmanager
+def running_app(config: PlayConfig) -> Iterator[RunningApp]:
+    """Launch the Gradio app, and close it after the block.
 
     Raises:
-        ValueError: an option, the checkpoint or the data set is wrong.
+        ValueError: an option, the checkpoint or the data set is wrong, or there is no tunnel.
         OSError: the address is not available.
     """
     password = find_password(config)
-    listening_socket = listen(config.host, config.port)
+    port = find_port(config.host, config.port)
     engine, gallery = load_engine(config)
     print(f"{engine.describe_memory()}; at most {config.max_players} play at the same time")
-    port = listening_socket.getsockname()[1]
-    allowed_hosts = {config.host.lower()}
-    if config.share:
-        public_address = open_tunnel(port)
-        allowed_hosts.add(urlsplit(public_address).hostname or "")
-        print(f"shared at {public_address}")
-    app = AuthMiddleware(PlayServer(engine, gallery, config.max_players).app(), port, password, allowed_hosts)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
-    host = f"[{host}]" if ":" in host else host
-    channels, height, width = engine.config.frame_shape
-    web_server = uvicorn_server(app, height * width * channels, config.max_players)
-    return web_server, listening_socket, f"http://{host}:{port}"
+    with tempfile.TemporaryDirectory(prefix="dreamrun-", ignore_cleanup_errors=True) as folder:
+        # Gradio reads both variables; the first one when it is imported.
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+        server = PlayServer(engine, gallery, config.max_players, Path(folder))
+        rules = access_rules(config, password)
+        demo, routes, public_address = launch_gradio(config, server, rules, port, password)
+        try:
+            if config.share:
+                if public_address is None:
+                    raise ValueError("--share: Gradio could not open a tunnel; its message stands above")
+                print(f"shared at {public_address}")
+                rules.allowed_hosts.add((urlsplit(public_address).hostname or "").lower())
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+            yield RunningApp(demo, routes, server, f"http://{_bracketed(host)}:{port}")
+        finally:
+            demo.close(verbose=False)
+
+
+def launch_gradio(
+    config: PlayConfig, server: PlayServer, rules: AccessRules, port: int, password: str | None
+) -> tuple[Blocks, Sequence[BaseRoute], str | None]:
+    """Build the page and serve it. Returns the page, the routes and the public address if there is one."""
+    from play.ui import CSS, build_page, theme  # imported here: Gradio takes seconds to import
+
+    demo = build_page(server, public_api=password is None)
+    channels, height, width = server.engine.config.frame_shape
+    app, _, public_address = demo.launch(
+        server_name=_bracketed(config.host),
+        server_port=port,
+        share=config.share,
+        auth=password_check(password) if password is not None else None,
+        auth_message="Enter any user name, and the password of this server." if password is not None else None,
+        app_kwargs={**server.app_options(), "middleware": [Middleware(AuthMiddleware, rules=rules)]},
+        max_file_size=MAX_UPLOAD_BYTES,
+        max_threads=8,
+        state_session_capacity=100,
+        theme=theme(),
+        css=CSS,
+        footer_links=[],
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=True,
+        ssr_mode=False,
+        pwa=False,
+        run_history=False,
+        enable_monitoring=False,
+    )
+    rules.launched = True
+    demo.share = False  # otherwise the page loads Gradio's front end from a foreign host
+    limit_connections(demo.server.config, height * width * channels, server.max_players)
+    return demo, app.routes, public_address
+
+
+def access_rules(config: PlayConfig, password: str | None) -> AccessRules:
+    """The rules of the middleware, before a tunnel's name is known."""
+    rules = AccessRules(needs_login=password is not None, public_host=config.public_host or "")
+    rules.allowed_hosts |= {config.host.lower(), rules.public_host.lower()} - {""}
+    if config.frame_ancestors:
+        rules.frame_ancestors = config.frame_ancestors
+    return rules
 
 
 def load_engine(config: PlayConfig) -> tuple[Engine, Gallery]:
@@ -149,14 +216,20 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Open a socket that accepts connections.
+def find_port(host: str, port: int) -> int:
+    """Check that the server can listen at an address. Returns the port: a free one if `port` is 0.
 
     Raises:
         OSError: the port is in use, or the address does not belong to this machine.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=128)
+        with socket.create_server((host, port), family=family) as listening_socket:
+            return listening_socket.getsockname()[1]
     except OSError as error:
         raise OSError(f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port") from None
+
+
+def _bracketed(host: str) -> str:
+    """A host as it stands in an address: IPv6 addresses get brackets."""
+    return f"[{host}]" if ":" in host else host

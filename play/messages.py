@@ -8,21 +8,20 @@ Browser to server:
     start   new rollout: record and moment, or the image; seed, num_steps, guidance, real (with the real game)
     keys    held: names of the held keys; number: counts key messages, frames return it
     pause   on
-    step    one frame while paused
+    step    one frame: under the held keys while paused, or under an action (pauses first)
     speed   every: ticks per frame
     real    on: run the real game beside the dream
     record  on: start or stop a recording
 
 Server to browser:
-    hello      the game, its actions and keys, the limits
+    hello      the server's id, the game, its actions and keys, the limits
     wait       ahead: number of players in front, while all places are taken
-    gallery    pictures of the first records, at "moments"
     started    the rollout's seed, settings and prompt; why_no_real_game
     frame      pictures (the dream, the real game if it runs), frame, action, keys, tick, ms, together, psnr
     paused     on, reason
     real       on
     recording  a recording has started
-    recorded   frames, and where the files can be downloaded: /recordings/PLACE/FILE
+    recorded   frames, the names of the files, and a place: the secret that gives access to them
     image      the image has been received
     weights    checkpoint: newer weights have been loaded
     notice, error  text
@@ -42,6 +41,7 @@ MAX_MESSAGE_BYTES = 4096  # of a JSON message
 MAX_SEED = 2**31 - 1
 MAX_KEY_CHARS = 16  # in the name of a key
 MAX_HELD_KEYS = 16  # in one message
+MAX_ACTION_CHARS = 200  # in the name of an action
 
 
 class BadMessage(ValueError):
@@ -108,6 +108,14 @@ def parse_bool(message: dict, name: str) -> bool:
     value = message.get(name)
     if type(value) is not bool:
         raise BadMessage(f"{name} is {value!r:.40}: expected true or false")
+    return value
+
+
+def parse_text(message: dict, name: str, max_chars: int) -> str:
+    """A short text field. Raises BadMessage otherwise."""
+    value = message.get(name)
+    if not isinstance(value, str) or len(value) > max_chars:
+        raise BadMessage(f"{name} is not a text of at most {max_chars} characters")
     return value
 
 

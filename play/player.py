@@ -11,11 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from play.actions import actions_to_json, key_labels
+from play.actions import actions_to_json, key_labels, parse_action
 from play.connection import Connection
 from play.engine import Engine
 from play.gallery import Gallery
-from play.messages import MAX_SEED, BadMessage, pack_pictures, parse_bool, parse_float, parse_int, parse_names
+from play.messages import (
+    MAX_ACTION_CHARS,
+    MAX_SEED,
+    BadMessage,
+    pack_pictures,
+    parse_bool,
+    parse_float,
+    parse_int,
+    parse_names,
+    parse_text,
+)
 from play.recording import MAX_REPLAY_FRAMES, Recording
 from play.replay import Replay
 from play.rollout_pool import Prompt, Rollout, RolloutSettings, StepResult, prompt_from_image
@@ -37,19 +47,22 @@ class Player:
         engine: generates the frames.
         gallery: prompts to start from.
         connection: to the player's browser.
+        server_id: of the server that the player is connected to.
     """
 
-    def __init__(self, engine: Engine, gallery: Gallery, connection: Connection):
+    def __init__(self, engine: Engine, gallery: Gallery, connection: Connection, server_id: str):
         self.connection = connection
         self.rollout: Rollout | None = None
-        self.action = engine.space.action_for_keys(())  # the recorded action that the held keys mean
         self.keys_number = 0  # number of the newest key message; frames return it
-        self.recording_id: str | None = None  # random, part of the download address
+        self.recording_id: str | None = None  # random, so that nobody else can ask for the files
         self.recorded_files: dict[str, bytes] = {}  # of the newest recording, by name
-        self._engine, self._gallery = engine, gallery
+        self._engine, self._gallery, self._server_id = engine, gallery, server_id
+        self._held_action = engine.space.action_for_keys(())  # the recorded action that the held keys mean
         self._admitted = False
         self._admission_time = 0.0
-        self._paused, self._num_single_steps, self._ticks_per_frame = True, 0, 1
+        self._paused, self._ticks_per_frame = True, 1
+        # Frames to generate while paused, each under an action, or under the held keys (None).
+        self._single_steps: deque[int | np.ndarray | None] = deque()
         self._image_prompt: Prompt | None = None
         self._recording: Recording | None = None
         self._squared_errors: deque[float] = deque(maxlen=PSNR_WINDOW)  # of each dream frame against the real one
@@ -62,9 +75,7 @@ class Player:
         """Let the player play, and send what its page needs to know of the game."""
         self._admitted, self._admission_time = True, time.monotonic()
         self._engine.add_player(self)
-        moments, frames = zip(*self._gallery.thumbnails, strict=True)
         self.connection.send("hello", **self._describe_game())
-        self.connection.send_raw(pack_pictures({"type": "gallery", "moments": moments}, frames))
 
     def leave(self) -> None:
         """Free everything that the player holds, in the background."""
@@ -81,15 +92,20 @@ class Player:
 
     @property
     def active(self) -> bool:
-        return self.rollout is not None and (not self._paused or self._num_single_steps > 0)
+        return self.rollout is not None and (not self._paused or bool(self._single_steps))
 
     def is_due(self, tick: int) -> bool:
         if self.rollout is None:
             return False
-        return self._num_single_steps > 0 if self._paused else tick % self._ticks_per_frame == 0
+        return bool(self._single_steps) if self._paused else tick % self._ticks_per_frame == 0
+
+    def take_action(self) -> int | np.ndarray:
+        action = self._single_steps.popleft() if self._paused else None
+        return self._held_action if action is None else action
 
     def pause(self, paused: bool, reason: str = "") -> None:
         self._paused = paused
+        self._single_steps.clear()
         self.connection.send("paused", on=paused, reason=reason)
         self._engine.wake()
 
@@ -99,7 +115,6 @@ class Player:
     def show_step(self, rollout: Rollout, step: StepResult, keys_number: int, timing: dict[str, Any]) -> None:
         if rollout is not self.rollout:
             return  # the player has started another rollout in the meantime
-        self._num_single_steps = max(0, self._num_single_steps - 1)
         if self._recording and not self._recording.add(step):
             self.connection.send("notice", text="The recording has reached its maximum length and has stopped.")
             self._stop_recording()
@@ -140,15 +155,25 @@ class Player:
         self.connection.send("image")
 
     def _set_keys(self, message: dict) -> None:
-        self.action = self._engine.space.action_for_keys(parse_names(message, "held"))
+        self._held_action = self._engine.space.action_for_keys(parse_names(message, "held"))
         self.keys_number = parse_int(message, "number", 0, 2**53, 0)
 
     def _set_speed(self, message: dict) -> None:
         self._ticks_per_frame = parse_int(message, "every", 1, MAX_TICKS_PER_FRAME, 1)
 
     def _add_single_step(self, message: dict) -> None:
-        self._num_single_steps = min(self._num_single_steps + 1, MAX_WAITING_STEPS)
-        self._engine.wake()
+        """Generate one frame while paused, under the action that the message names or under the held keys.
+
+        Without an action, a message during play does nothing; with one, it pauses first.
+        """
+        action = None
+        if message.get("action") is not None:
+            action = parse_action(parse_text(message, "action", MAX_ACTION_CHARS), self._engine.space)
+            if self.rollout is not None and not self._paused:
+                self.pause(True)
+        if self._paused and len(self._single_steps) < MAX_WAITING_STEPS:
+            self._single_steps.append(action)
+            self._engine.wake()
 
     async def _start_rollout(self, message: dict) -> None:
         settings = RolloutSettings(
@@ -161,8 +186,9 @@ class Player:
         unavailable_reason = await asyncio.to_thread(self._gallery.real_game_unavailable_reason, prompt)
         with_real_game = bool(message.get("real")) and unavailable_reason is None
         await self._end_rollout()
-        self.rollout = await self._start_on_model_thread(prompt, seed, settings)
-        self._paused, self._num_single_steps = True, 0
+        self.rollout = await self._engine.start_rollout(prompt, seed, settings)
+        self._paused = True
+        self._single_steps.clear()
         if with_real_game:
             await self._add_real_game()
         self.connection.send(
@@ -193,20 +219,6 @@ class Player:
         moment = parse_int(message, "moment", 0, last_moment, self._gallery.default_moment(record_id))
         return await asyncio.to_thread(self._gallery.prompt, record_id, moment)
 
-    async def _start_on_model_thread(self, prompt: Prompt, seed: int, settings: RolloutSettings) -> Rollout:
-        """Start a rollout. If the player leaves while it starts, end it: nobody else holds a reference to it."""
-        engine = self._engine
-        starting = asyncio.ensure_future(engine.run_on_model_thread(engine.pool.start, prompt, seed, settings))
-
-        def end(started: asyncio.Future[Rollout]) -> None:
-            engine.run_in_background(engine.run_on_model_thread(engine.pool.end, started.result()))
-
-        try:
-            return await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            starting.add_done_callback(end)
-            raise
-
     async def _end_rollout(self) -> None:
         self._stop_recording()
         self.rollout, rollout = None, self.rollout
@@ -220,6 +232,9 @@ class Player:
         if self.rollout is None:
             return
         if parse_bool(message, "on"):
+            reason = await asyncio.to_thread(self._gallery.real_game_unavailable_reason, self.rollout.prompt)
+            if reason is not None:
+                raise ValueError(reason)
             await self._add_real_game()
         elif self.rollout.real_game:
             self.rollout.real_game, real_game = None, self.rollout.real_game
@@ -269,6 +284,7 @@ class Player:
         """Fields of the "hello" message."""
         engine, space, (channels, height, width) = self._engine, self._engine.space, self._engine.config.frame_shape
         return {
+            "server": self._server_id,
             "game": engine.game.environment or "a game",
             "checkpoint": engine.checkpoint_name,
             "height": height,

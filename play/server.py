@@ -1,19 +1,19 @@
-"""The web server: routes for the page, the websocket and recordings, and the places of players with a waiting list."""
+"""The places of players with a waiting list, and the websocket route that Gradio's server gets."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
+import tempfile
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp
+from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from play.connection import Connection
@@ -26,67 +26,64 @@ MAX_WAITING = 32  # players in the waiting list; more are rejected
 IDLE_SECS = 120.0  # without a message; then a player's rollout is paused
 RELEASE_SECS = 300.0  # without a message; then a player's place is given to one who waits
 PING_SECS = 4.0  # interval of websocket pings, and time to answer one
-_PAGE = Path(__file__).parent / "page"
-_PAGE_FILES = {"/": "index.html", "/play.css": "play.css", "/play.js": "play.js", "/icon.svg": "icon.svg"}
-_MEDIA_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-    ".mp4": "video/mp4",
-    ".json": "application/json",
-}
+CONNECTIONS_PER_BROWSER = 8
+FILE_SECS = 3600.0  # how long uploads and recordings are kept
+MAX_FILES_BYTES = 512 * 2**20  # of all uploads and recordings together
+CLEAN_SECS = 30.0  # interval at which files are deleted
 
 
 class PlayServer:
-    """Routes and places.
+    """Places and the websocket route.
 
     Args:
         engine: generates frames for the players.
         gallery: prompts that players start from.
         max_players: number of places; further players wait.
+        folder: Gradio's folder for uploads and downloads. Old files in it are deleted.
     """
 
-    def __init__(self, engine: Engine, gallery: Gallery, max_players: int):
-        self.engine, self.gallery, self.max_players = engine, gallery, max_players
+    def __init__(self, engine: Engine, gallery: Gallery, max_players: int, folder: Path):
+        self.engine, self.gallery, self.max_players, self.folder = engine, gallery, max_players, folder
+        self.server_id = secrets.token_urlsafe(8)  # a page of an older server notices that it must reload
         self._players: list[Player] = []  # those with a place
         self._waiting: deque[Player] = deque()
-        self._page_files = {path: (_PAGE / name).read_bytes() for path, name in _PAGE_FILES.items()}
         self._idle_message = "Paused: you have not pressed a key for a while. Press one to continue."
         if engine.space.unconditional:
             self._idle_message = "Paused: your browser has sent nothing for a while."
 
-    def app(self) -> ASGIApp:
-        """The application, without authentication."""
-        routes = [Route(path, self._serve_page_file) for path in _PAGE_FILES]
-        routes.append(Route("/recordings/{recording_id}/{name}", self._serve_recording))
-        routes.append(WebSocketRoute("/socket", self._serve_player))
-        return Starlette(routes=routes, lifespan=self._lifespan)
+    def app_options(self) -> dict[str, Any]:
+        """Keyword arguments of Gradio's application, as `launch(app_kwargs=...)` takes them."""
+        return {"lifespan": self._lifespan, "routes": [WebSocketRoute("/socket", self._serve_player)]}
+
+    def recorded_files(self, recording_id: str) -> dict[str, bytes]:
+        """The files of a player's newest recording, by name. Empty if its player has left, or has recorded again."""
+        for player in self._players:
+            if player.recording_id is not None and secrets.compare_digest(player.recording_id, recording_id):
+                return player.recorded_files
+        return {}
+
+    def new_file(self, name: str, content: bytes = b"") -> Path:
+        """Write a file that Gradio serves to those who know its path, for `FILE_SECS`."""
+        path = Path(tempfile.mkdtemp(dir=self.folder)) / name
+        path.write_bytes(content)
+        return path
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, app: Any) -> AsyncIterator[None]:
         async with self.engine.running():
             self.engine.run_in_background(self._check_idle_players())
+            self.engine.run_in_background(self._delete_old_files())
             yield
 
-    # Routes.
-
-    async def _serve_page_file(self, request: Request) -> Response:
-        path = request.url.path
-        return Response(self._page_files[path], media_type=_MEDIA_TYPES[Path(_PAGE_FILES[path]).suffix])
-
-    async def _serve_recording(self, request: Request) -> Response:
-        """Serve a file from memory: no path on disk is ever built from a request."""
-        recording_id, name = request.path_params["recording_id"], request.path_params["name"]
-        owner = next((player for player in self._players if player.recording_id == recording_id), None)
-        if owner is None or name not in owner.recorded_files:
-            return PlainTextResponse("This recording does not exist, or its player has left.\n", 404)
-        headers = {"content-disposition": f'attachment; filename="{name}"'}
-        return Response(owner.recorded_files[name], media_type=_MEDIA_TYPES[Path(name).suffix], headers=headers)
+    async def _delete_old_files(self) -> None:
+        page_files = set(self.folder.rglob("*"))  # such as the pictures of the gallery
+        while True:
+            await asyncio.sleep(CLEAN_SECS)
+            await asyncio.to_thread(delete_old_files, self.folder, page_files)
 
     async def _serve_player(self, socket: WebSocket) -> None:
         await socket.accept()
-        player = Player(self.engine, self.gallery, Connection(socket))
+        player = Player(self.engine, self.gallery, Connection(socket), self.server_id)
         if len(self._players) < self.max_players:
             self._admit(player)
         elif len(self._waiting) < MAX_WAITING:
@@ -100,8 +97,6 @@ class PlayServer:
         finally:
             self._remove(player)
             player.leave()
-
-    # Places.
 
     def _admit(self, player: Player) -> None:
         self._players.append(player)
@@ -129,25 +124,29 @@ class PlayServer:
                     player.connection.close("another player was waiting for your place")
 
 
-def uvicorn_server(app: ASGIApp, image_bytes: int, max_players: int) -> uvicorn.Server:
-    """A web server that accepts only small messages and soon notices who has gone.
+def delete_old_files(folder: Path, keep: set[Path]) -> None:
+    """Delete files older than `FILE_SECS`, and the oldest ones while all together are larger than `MAX_FILES_BYTES`."""
+    found = [(path.stat(), path) for path in folder.rglob("*") if path.is_file() and path not in keep]
+    total = sum(info.st_size for info, _ in found)
+    for info, path in sorted(found, key=lambda item: item[0].st_mtime):
+        if total <= MAX_FILES_BYTES and time.time() - info.st_mtime < FILE_SECS:
+            return
+        total -= info.st_size
+        path.unlink()
+        with contextlib.suppress(OSError):  # other files are in the same folder
+            path.parent.rmdir()
+
+
+def limit_connections(web_server: uvicorn.Config, image_bytes: int, max_players: int) -> None:
+    """Make Gradio's web server accept only small messages and soon notice who has gone.
+
+    Gradio has no options for this. Uvicorn reads these for each new connection, so they can be set while it runs.
 
     Args:
         image_bytes: size of an image that a player may send.
     """
-    config = uvicorn.Config(
-        app,
-        ws="websockets-sansio",
-        ws_max_size=max(MAX_MESSAGE_BYTES, image_bytes) + 1024,
-        ws_ping_interval=PING_SECS,
-        ws_ping_timeout=PING_SECS,
-        ws_per_message_deflate=False,
-        limit_concurrency=max_players + MAX_WAITING + 64,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=2,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-    )
-    return uvicorn.Server(config)
+    web_server.ws_max_size = max(MAX_MESSAGE_BYTES, image_bytes) + 1024
+    web_server.ws_ping_interval = web_server.ws_ping_timeout = PING_SECS
+    web_server.ws_per_message_deflate = False
+    web_server.limit_concurrency = CONNECTIONS_PER_BROWSER * (max_players + MAX_WAITING) + 64
+    web_server.timeout_graceful_shutdown = 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,11 +19,12 @@ from websockets.sync.client import connect
 from data import EpisodeWriter
 from data.actions import ActionSpace
 from data.metadata import read_metadata
-from play.launch import PlayConfig, create_server
+from play.launch import PlayConfig, RunningApp, running_app
 from play.messages import unpack_pictures
 from training.setup import fit_config_to_data, game_info
 
 TIMEOUT_SECS = 20.0
+_apps: dict[str, RunningApp] = {}  # by address
 
 
 def random_checkpoint(folder: Path, data: Path, seed: int = 0) -> Path:
@@ -50,15 +50,22 @@ def make_custom_game(folder: Path, space: ActionSpace) -> tuple[Path, Path]:
 @contextlib.contextmanager
 def serving(config: PlayConfig) -> Iterator[str]:
     """Run a server while the block runs; gives its address."""
-    server, listening_socket, address = create_server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening_socket]}, daemon=True)
-    thread.start()
-    try:
-        yield address
-    finally:
-        server.should_exit = True
-        thread.join(TIMEOUT_SECS)
-        assert not thread.is_alive()
+    with running_app(config) as app:
+        _apps[app.address] = app
+        try:
+            yield app.address
+        finally:
+            del _apps[app.address]
+
+
+def running(address: str) -> RunningApp:
+    """The app of this process that has an address."""
+    return _apps[address]
+
+
+def recorded_file(address: str, recorded: dict, name: str) -> bytes:
+    """A file of a "recorded" message. Raises KeyError if it is not there any more."""
+    return running(address).server.recorded_files(recorded["place"])[name]
 
 
 @dataclass
@@ -74,6 +81,7 @@ class Client:
 
     def __init__(self, address: str, **options):
         options = {"origin": address, "proxy": None, "compression": None, "open_timeout": TIMEOUT_SECS, **options}
+        options.setdefault("close_timeout", 1.0)  # a client that has unread frames does not see the answer
         self.socket = connect(f"{address.replace('http', 'ws', 1)}/socket", **options)
         self.hello: dict = {}
 
@@ -96,7 +104,7 @@ class Client:
     def wait_for(
         self, message_type: str, on_other: Callable[[dict | Frame], None] = lambda message: None
     ) -> dict | Frame:
-        """The next message of a type ("frame" and "gallery" are binary messages). `on_other` gets those before it."""
+        """The next message of a type ("frame" is a binary message). `on_other` gets those before it."""
         end = time.monotonic() + TIMEOUT_SECS
         while time.monotonic() < end:
             message = self.receive(max(0.1, end - time.monotonic()))

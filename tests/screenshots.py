@@ -70,16 +70,21 @@ def main(config: ScreenshotConfig) -> None:
             page.close()
 
 
+def wait_for_phase(page: Page, phase: str) -> None:
+    """Wait until the stage is in a phase: ready, playing, paused, idle, waiting, lost."""
+    page.wait_for_selector(f".stage[data-phase={phase}]", timeout=60_000)
+
+
 def _play(page: Page, config: ScreenshotConfig) -> None:
-    page.wait_for_selector("body[data-phase=ready]")
-    page.click(f"#gallery button >> nth={config.record}")
-    page.wait_for_selector(f"body[data-phase=ready] #gallery button:nth-child({config.record + 1})[aria-pressed=true]")
-    page.check("#real-switch", force=True)
-    page.wait_for_selector("#real-screen:not([hidden])")
+    wait_for_phase(page, "ready")
+    page.click(f"#gallery button.thumbnail-item >> nth={config.record}")
+    page.wait_for_selector(f"#details:has-text('record {config.record},')")
+    page.check("#real input")
+    page.wait_for_selector(".real:not([hidden])")
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     for key in config.keys.split(","):
         page.keyboard.down(key)
-    _wait(lambda: int(page.get_attribute("body", "data-frame")) >= config.frames)
+    _wait(lambda: int(page.get_attribute(".stage", "data-frame")) >= config.frames)
 
 
 def _wait(condition: Any, seconds: float = 60.0) -> None:

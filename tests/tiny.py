@@ -92,6 +92,7 @@ CONFIG_CLASSES = (
     "PlayConfig",
     "ImportConfig",
     "ExportConfig",
+    "ExportSpaceConfig",
     "ImportVideoConfig",
     "VisualizeConfig",
     "TrainConfig",  # last, as others may use it

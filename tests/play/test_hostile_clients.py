@@ -18,16 +18,20 @@ PATHS = (
     "/../../../../etc/passwd",
     "/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
     "//etc/passwd",
-    "/recordings/../../../../etc/passwd",
-    "/recordings/..%2f..%2f..%2fetc/passwd",
-    "/recordings/%2e%2e/server.py",
-    "/recordings/x/..%2f..%2fserver.py",
-    "/recordings//etc/passwd",
-    "/recordings/x/%00",
-    "/play.css/../../server.py",
-    "/play.css%00.py",
-    "/page/index.html",
-    "/static/../launch.py",
+    "/static/../../../../etc/passwd",
+    "/static/..%2f..%2f..%2fetc/passwd",
+    "/assets/%2e%2e/launch.py",
+    "/svelte/x/..%2f..%2fserver.py",
+    "/static//etc/passwd",
+    "/assets/x/%00",
+    "/theme.css/../../server.py",
+    "/theme.css%00.py",
+    "/stage/stage.js",
+    "/gradio_api/file=/etc/passwd",
+    "/gradio_api/file=play/launch.py",
+    "/gradio_api/file=..%2f..%2fetc%2fpasswd",
+    "/gradio_api/file/etc/passwd",
+    "/recordings/x/dream.mp4",
 )
 
 BAD_MESSAGES = [
@@ -51,6 +55,7 @@ BAD_MESSAGES = [
     '{"type": "pause", "on": "yes"}',
     '{"type": "record", "on": 1}',
     '{"type": "real", "on": "../../etc/passwd"}',
+    '{"type": "step", "action": 7}',
 ]
 
 BAD_STARTS = [
@@ -79,12 +84,14 @@ BAD_MESSAGES += [json.dumps({"type": "start", **fields}) for fields in BAD_START
 @pytest.mark.parametrize("path", PATHS)
 def test_no_path_leads_to_a_file_on_disk(address, path):
     status, _, body = request(address, path)
-    assert status in (400, 404) and b"root:" not in body and b"import" not in body
+    assert status in (400, 403, 404) and b"root:" not in body and b"import" not in body
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
-def test_only_get_requests_are_allowed(address, method):
-    assert request(address, "/play.js", method, b"x" * 1000)[0] == 405
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
+def test_only_get_and_post_requests_are_allowed(address, method):
+    for path in ("/", "/theme.css", "/gradio_api/queue/join"):
+        assert request(address, path, method, b"x" * 1000)[0] == 405
+    assert request(address, "/theme.css", "POST", b"x" * 1000)[0] == 405
 
 
 @pytest.mark.parametrize("text", BAD_MESSAGES, ids=str)
@@ -165,6 +172,27 @@ def open_and_drop_connections(address: str, connections: int) -> None:
                     client.socket.send(np.random.default_rng(number).bytes(64 * 64 * 3))
                     client.send("record", on=True)
                     client.close()
+
+
+EVENTS = [  # of Gradio's queue, which anybody can send who may play
+    {"data": [], "fn_index": 0, "session_hash": "x"},
+    {"data": [None], "fn_index": 10**9, "session_hash": "x"},
+    {"data": [], "event_data": {"place": "../../etc/passwd"}, "fn_index": "RECORDED", "session_hash": "x"},
+    {"data": [], "event_data": {"place": None}, "fn_index": "RECORDED", "session_hash": "x"},
+    {"data": "x", "fn_index": -1},
+    {"fn_index": [1]},
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=str)
+def test_bad_events_of_gradios_queue_reveal_nothing(address, event):
+    config = json.loads(request(address, "/config")[2])
+    (recorded,) = (x["id"] for x in config["dependencies"] if any(t[1] == "recorded" for t in x["targets"]))
+    event = {name: recorded if value == "RECORDED" else value for name, value in event.items()}
+    headers = {"Content-Type": "application/json"}
+    status, _, body = request(address, "/gradio_api/queue/join", "POST", json.dumps(event).encode(), **headers)
+    assert status < 600 and b"root:" not in body
+    assert can_play(address)
 
 
 def test_memory_and_players_survive_a_hundred_dropped_connections(play_config):

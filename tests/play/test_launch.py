@@ -1,28 +1,51 @@
 """The command scripts.play and its options."""
 
+import signal
+import subprocess
 import sys
-import types
-import urllib.request
 from dataclasses import replace
 
 import pytest
-from playing import serving
+from gradio import networking
+from playing import request, serving
 from tiny import assert_one_line, command
 
 
 def test_share_opens_a_tunnel_and_needs_the_password(play_config, monkeypatch, capsys):
     calls = []
-    gradio = types.ModuleType("gradio.networking")
-    gradio.setup_tunnel = lambda *arguments: calls.append(arguments) or "https://abc.gradio.live"
-    monkeypatch.setitem(sys.modules, "gradio.networking", gradio)
+    monkeypatch.setattr(networking, "setup_tunnel", lambda **options: calls.append(options) or "http://abc.gradio.live")
     monkeypatch.setenv("SECRET", "open sesame")
     with serving(replace(play_config, share=True, password_env="SECRET")) as address:
-        port = int(address.rsplit(":", 1)[1])
-        assert calls[0][:2] == ("127.0.0.1", port)
+        assert calls[0]["local_port"] == int(address.rsplit(":", 1)[1])
         assert "shared at https://abc.gradio.live" in capsys.readouterr().out
-        request = urllib.request.Request(address, headers={"Host": "abc.gradio.live"})
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(request, timeout=10)
+        status, _, body = request(address, "/", Host="abc.gradio.live")
+        assert status == 200 and b'"auth_required":true' in body
+        assert b"amazonaws" not in body  # otherwise the page loads its front end from a foreign host
+        assert request(address, "/config", Host="abc.gradio.live")[0] == 401
+
+
+def test_a_tunnel_that_cannot_be_opened_is_one_line_of_error(play_config, monkeypatch, capsys):
+    def fail(**_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(networking, "setup_tunnel", fail)
+    options = ("--checkpoint", play_config.checkpoint, "--data", play_config.data, "--port", 0, "--share")
+    code, _, err = command(monkeypatch, capsys, "scripts.play", *options, "--no-password")
+    assert_one_line(code, err, "--share", "could not open a tunnel")
+
+
+def test_sigterm_ends_the_server_and_runs_the_exit_handlers(play_config):
+    """Gradio ends the tunnel's program in an exit handler."""
+    program = (
+        "import atexit, sys; atexit.register(print, 'exit handlers ran');"
+        "sys.argv[0] = 'play'; import runpy; runpy.run_module('scripts.play', run_name='__main__')"
+    )
+    options = ("--checkpoint", play_config.checkpoint, "--data", play_config.data, "--port", 0, "--num-steps", 1)
+    process = subprocess.Popen([sys.executable, "-c", program, *map(str, options)], stdout=subprocess.PIPE, text=True)
+    while "play at http://" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert "exit handlers ran" in process.communicate(timeout=20)[0]
 
 
 @pytest.mark.parametrize(

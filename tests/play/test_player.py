@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playing import Client, serving
-from tiny import TINY, random_model
+from playing import Client, Frame, serving
+from tiny import CONTROLS, TINY, random_model
 
 from data.actions import unnamed_actions
 from data.dataset import ClipDataset
 from data.metadata import read_metadata
-from play.actions import playable_actions
+from play.actions import parse_action, playable_actions, step_actions
 from play.launch import PlayConfig
 from play.rollout_pool import RolloutPool
 from training.metrics import psnr
@@ -89,6 +89,37 @@ def test_a_paused_rollout_advances_only_by_single_steps(play):
         client.receive(0.3)
 
 
+def test_a_step_names_its_action_and_generates_exactly_one_frame(play):
+    client = play()
+    client.start()
+    client.send("keys", held=["UP"], number=1)  # the named action counts, not the held key
+    client.send("step", action="down")
+    frame = client.wait_for("frame")
+    assert (frame.header["frame"], frame.header["action"]) == (1, 2)
+    client.send("pause", on=False)
+    client.wait_for("frame")
+    client.send("step", action="noop")  # pauses first
+    frames = []
+    with pytest.raises(TimeoutError):
+        while True:
+            message = client.receive(0.5)
+            frames += [message.header] if isinstance(message, Frame) else []
+    assert frames[-1]["action"] == 0 and all(frame["action"] == 1 for frame in frames[:-1])
+    for name in ("fly", 3, "x" * 999):
+        client.send("step", action=name)
+        assert client.wait_for("error")["text"]
+    assert client.step().header["frame"] == frames[-1]["frame"] + 1
+
+
+def test_axes_are_stepped_in_both_directions_within_bounds():
+    assert step_actions(CONTROLS)[0] == "noop" and {"dx=-1", "dx=1", "jump"} <= set(step_actions(CONTROLS))
+    for name in step_actions(CONTROLS):
+        assert np.isfinite(parse_action(name, CONTROLS)).all()
+    for name in ("dx=nan", "dx=inf", "dx=11", "dx=x"):
+        with pytest.raises(ValueError):
+            parse_action(name, CONTROLS)
+
+
 def test_half_speed_uses_every_second_tick(play):
     client = play()
     client.start()
@@ -107,6 +138,8 @@ def test_a_rollout_starts_from_the_players_image(play):
     np.testing.assert_array_equal(client.first_frame.pictures[0], image)
     assert started["prompt_frames"] == 1 and "no real game" in started["why_no_real_game"]
     assert client.step().header["frame"] == 1
+    client.send("real", on=True)
+    assert "no real game for your own image" in client.wait_for("error")["text"]
 
 
 def test_the_real_game_continues_from_the_prompt_with_the_same_actions(play, pong_set):

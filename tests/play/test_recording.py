@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from playing import Frame, fetch, record
+from playing import Frame, record, recorded_file
 from tiny import assert_one_line, command, random_model
 
 from data.actions import UNKNOWN_ACTION
@@ -36,10 +36,10 @@ def test_a_recording_can_be_watched_and_replayed(play, address, model, tmp_path)
         client.step((key,))
     recorded, frames = record(client, 8)
     assert recorded["frames"] == 8 and recorded["files"] == ["dream.json", "dream.mp4"]
-    (tmp_path / "dream.mp4").write_bytes(fetch(address, f"/recordings/{recorded['place']}/dream.mp4"))
+    (tmp_path / "dream.mp4").write_bytes(recorded_file(address, recorded, "dream.mp4"))
     with av.open(str(tmp_path / "dream.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 8
-    (tmp_path / "dream.json").write_bytes(fetch(address, f"/recordings/{recorded['place']}/dream.json"))
+    (tmp_path / "dream.json").write_bytes(recorded_file(address, recorded, "dream.json"))
     replay = Replay.read(tmp_path / "dream.json", model)
     assert replay.seed == 5 and replay.settings == RolloutSettings(2, 1.5)
     assert replay.weights_hash == hash_weights(model)
@@ -67,7 +67,7 @@ def test_a_recording_made_during_play_can_be_replayed(play, address, model, tmp_
             client.wait_for("recording", note_frame)
     client.send("record", on=False)
     recorded = client.wait_for("recorded", note_frame)
-    (tmp_path / "dream.json").write_bytes(fetch(address, f"/recordings/{recorded['place']}/dream.json"))
+    (tmp_path / "dream.json").write_bytes(recorded_file(address, recorded, "dream.json"))
     replay = Replay.read(tmp_path / "dream.json", model)
     again = replay.generate_frames(prepare(model))
     assert len(again) == recorded["frames"] >= 5
@@ -84,7 +84,7 @@ def test_a_recording_from_a_shared_batch_is_replayed_within_a_grey_level(play, a
     client.start(seed=2)
     recorded, frames = record(client, 10)
     assert max(frame.header["together"] for frame in frames) == 2
-    (tmp_path / "dream.json").write_bytes(fetch(address, f"/recordings/{recorded['place']}/dream.json"))
+    (tmp_path / "dream.json").write_bytes(recorded_file(address, recorded, "dream.json"))
     again = Replay.read(tmp_path / "dream.json", model).generate_frames(prepare(model))
     assert np.abs(again.astype(int) - np.stack([frame.pictures[0] for frame in frames])).max() <= 1
 
@@ -94,7 +94,7 @@ def test_infer_replays_a_recording(play, address, play_config, model, tmp_path, 
     client.start(seed=5)
     recorded, frames = record(client, 6)
     path = tmp_path / "dream.json"
-    path.write_bytes(fetch(address, f"/recordings/{recorded['place']}/dream.json"))
+    path.write_bytes(recorded_file(address, recorded, "dream.json"))
     shown = []
     monkeypatch.setattr(
         "play.replay.rollout_video", lambda *arguments: shown.append(arguments) or rollout_video(*arguments)
@@ -150,7 +150,7 @@ def test_the_real_game_is_recorded_above_the_dream(play, address, tmp_path):
     client.start(real=True)
     assert len(client.first_frame.pictures) == 2
     recorded, _ = record(client, 3)
-    (tmp_path / "dream.mp4").write_bytes(fetch(address, f"/recordings/{recorded['place']}/dream.mp4"))
+    (tmp_path / "dream.mp4").write_bytes(recorded_file(address, recorded, "dream.mp4"))
     with av.open(str(tmp_path / "dream.mp4")) as video:
         assert video.streams.video[0].height > 2 * 64 * 4
 

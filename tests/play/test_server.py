@@ -1,12 +1,12 @@
-"""Places, the waiting list, and downloads."""
+"""Places, the waiting list, and recorded files."""
 
+import os
 import socket
 import time
-import urllib.error
 from dataclasses import replace
 
 import pytest
-from playing import Client, fetch, record, serving
+from playing import Client, record, recorded_file, serving
 
 from play import server
 
@@ -72,9 +72,23 @@ def test_a_browser_that_reads_nothing_loses_its_place(play_config, monkeypatch):
 def test_recordings_are_deleted_when_their_player_leaves(play, address):
     client = play()
     client.start()
-    recording_id = record(client, 2)[0]["place"]
-    assert fetch(address, f"/recordings/{recording_id}/dream.json")
+    recorded = record(client, 2)[0]
+    assert recorded_file(address, recorded, "dream.json")
+    with pytest.raises(KeyError):
+        recorded_file(address, {"place": "guessed"}, "dream.json")
     client.close()
     time.sleep(0.5)
-    with pytest.raises(urllib.error.HTTPError, match="404"):
-        fetch(address, f"/recordings/{recording_id}/dream.json")
+    with pytest.raises(KeyError):
+        recorded_file(address, recorded, "dream.json")
+
+
+def test_old_and_too_many_files_are_deleted(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "MAX_FILES_BYTES", 25)
+    now = time.time()
+    for name, age in (("gallery", 9000), ("ancient", 4000), ("older", 60), ("newer", 40), ("newest", 20)):
+        path = tmp_path / name / "file"
+        path.parent.mkdir()
+        path.write_bytes(bytes(10))
+        os.utime(path, (now - age, now - age))
+    server.delete_old_files(tmp_path, keep={tmp_path / "gallery" / "file"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gallery", "newer", "newest"]

@@ -1,0 +1,93 @@
+"""Endpoints for programs: `gradio_client.Client(address).predict(..., api_name="/dream")`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import gradio as gr
+import numpy as np
+
+from data.video import write_mp4
+from play.actions import parse_action
+from play.messages import MAX_ACTION_CHARS, MAX_SEED, parse_float, parse_int
+from play.player import MAX_GUIDANCE, MAX_NUM_STEPS
+from play.recording import rollout_video
+from play.rollout_pool import RolloutSettings
+from play.server import PlayServer
+
+MAX_FRAMES = 300  # in one call
+
+
+def add_endpoints(server: PlayServer, public: bool) -> None:
+    """Add the endpoints to the `gr.Blocks` that is being built.
+
+    Args:
+        public: whether the page describes them. Gradio shows the description to those who have not logged in, too.
+    """
+    engine, gallery = server.engine, server.gallery
+
+    def about() -> dict:
+        """The game, its actions and the limits of `dream`."""
+        return {
+            "game": engine.game.environment or "",
+            "checkpoint": engine.checkpoint_name,
+            "fps": engine.fps,
+            "actions": list(engine.space.names),
+            "records": [gallery.num_frames(record_id) for record_id in range(len(gallery))][:1000],
+            "num_records": len(gallery),
+            "num_steps": engine.num_steps,
+            "max_frames": MAX_FRAMES,
+        }
+
+    async def dream(
+        record: int = 0,
+        moment: int = -1,
+        actions: list[str] = ["noop"],  # noqa: B006 (Gradio reads the default as a value)
+        steps: int = 0,
+        guidance: float = 1.0,
+        seed: int = 0,
+    ) -> gr.FileData:
+        """Continue a record under given actions; returns an mp4.
+
+        Args:
+            record: index of the record.
+            moment: index of the frame to continue from; -1: the record's default.
+            actions: the names of the actions, one per frame.
+            steps: denoising steps per frame; 0: the default.
+            guidance: classifier-free guidance scale.
+            seed: of the noise.
+        """
+        try:
+            record = parse_int({"record": record}, "record", 0, len(gallery) - 1)
+            moment = parse_int({"moment": moment}, "moment", -1, gallery.num_frames(record) - 1)
+            settings = RolloutSettings(
+                num_steps=parse_int({"steps": steps}, "steps", 0, MAX_NUM_STEPS) or engine.num_steps,
+                guidance=parse_float({"guidance": guidance}, "guidance", 0.0, MAX_GUIDANCE, 1.0),
+            )
+            seed = parse_int({"seed": seed}, "seed", 0, MAX_SEED)
+            parsed_actions = _parse_actions(actions, server)
+            prompt = await asyncio.to_thread(
+                gallery.prompt, record, gallery.default_moment(record) if moment < 0 else moment
+            )
+            generated = await engine.generate(prompt, seed, settings, parsed_actions)
+        except (ValueError, TypeError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        frames = np.stack([step.frame for step in generated])
+        path = server.new_file("dream.mp4")
+        await asyncio.to_thread(
+            lambda: write_mp4(path, rollout_video(frames, np.array(parsed_actions), engine.space), engine.fps)
+        )
+        return gr.FileData(path=str(path))
+
+    visibility = "public" if public else "undocumented"
+    gr.api(about, api_name="about", api_visibility=visibility)
+    gr.api(dream, api_name="dream", api_visibility=visibility, concurrency_limit=1)
+
+
+def _parse_actions(names: list[str], server: PlayServer) -> list[int | np.ndarray]:
+    """Recorded actions. Raises ValueError if there are too many or one is unknown."""
+    if not isinstance(names, list) or not 1 <= len(names) <= MAX_FRAMES:
+        raise ValueError(f"actions must be a list of 1 to {MAX_FRAMES} names")
+    if not all(isinstance(name, str) and len(name) <= MAX_ACTION_CHARS for name in names):
+        raise ValueError("actions must be names, as `about` lists them")
+    return [parse_action(name, server.engine.space) for name in names]

@@ -1,0 +1,263 @@
+// The stage: sends held keys and shows frames over a websocket. play/messages.py describes the messages.
+// keys.js and pictures.js follow in the same function. Gradio runs it once, when the stage is on the page. `element` is
+// the stage's root, and `trigger` sends events to Gradio (ui.py).
+"use strict";
+
+const GLYPHS = { LEFT: "←", RIGHT: "→", UP: "↑", DOWN: "↓", SPACE: "␣", ENTER: "⏎" };
+const KEY_NAMES = { ArrowLeft: "LEFT", ArrowRight: "RIGHT", ArrowUp: "UP", ArrowDown: "DOWN", " ": "SPACE", Enter: "ENTER", Shift: "SHIFT", Tab: "TAB" };
+const MOUSE_NAMES = ["MOUSE1", "MOUSE3", "MOUSE2"]; // left, middle, right
+const FIELDS = "input:not([type=checkbox], [type=radio], [type=range]), select, textarea, [contenteditable]";
+
+const $ = (selector) => element.querySelector(selector);
+const [stage, pad, dreamCanvas, realCanvas] = [".stage", ".pad", ".dream-canvas", ".real-canvas"].map($);
+const state = { paused: false, recording: false, real: false }; // what Gradio's controls show
+
+let socket = null;
+let game = null; // the server's "hello" message
+let phase = "connecting"; // or waiting, ready, playing, paused, idle (paused by the server), lost
+let settings = { record: 0, moment: null, seed: null, num_steps: null, guidance: 1 }; // record null: the player's own image
+let imagePixels = null;
+let startNotice = ""; // shown when the dream has started
+let loadingRealGame = false; // takes seconds; its switch stays on until then
+let ticksPerFrame = 1;
+let startTimer = null;
+
+// What Gradio's controls call.
+window.dreamrun = {
+  state,
+  set(changes) { settings = { ...settings, ...changes }; },
+  start(changes = {}) {
+    clearTimeout(startTimer);
+    this.set(changes);
+    if (game && settings.record !== null) settings.record = Math.min(game.num_records - 1, Math.max(0, Math.round(Number(settings.record) || 0)));
+    showNotice("");
+    send("start", { ...settings, real: state.real });
+    focusGame();
+  },
+  startSoon(changes) { // while a slider moves
+    clearTimeout(startTimer);
+    startTimer = setTimeout(() => this.start(changes), 250);
+  },
+  startFromImage,
+  pause() { send("pause", { on: phase === "playing" }); focusGame(); },
+  step(action = null) { send("step", { action }); },
+  setSpeed(every) { ticksPerFrame = every; send("speed", { every }); focusGame(); },
+  setReal(on) {
+    loadingRealGame = on;
+    state.real = on;
+    if (on) showNotice("Replaying the real game to this moment …");
+    send("real", { on });
+    focusGame();
+  },
+  record() {
+    send("record", { on: !state.recording });
+    if (state.recording) showNotice("Writing the recording …");
+    focusGame();
+  },
+  disconnect() { socket.close(); },
+  measurements: null, // set to [] to collect the delay of each key press, in ms
+};
+
+function report(event, changes) {
+  Object.assign(state, changes);
+  trigger(event, changes);
+}
+
+function setPhase(next) {
+  phase = stage.dataset.phase = next;
+}
+
+const focusGame = () => dreamCanvas.focus({ preventScroll: true }); // then the arrow keys control the game
+
+// ---- the connection
+
+function connect() {
+  setPhase("connecting");
+  showOverlay("Connecting …");
+  const url = new URL("socket", document.baseURI);
+  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+  const sign = new URLSearchParams(location.search).get("__sign"); // access to a private Hugging Face Space
+  if (sign) url.searchParams.set("__sign", sign);
+  socket = new WebSocket(url);
+  socket.binaryType = "arraybuffer";
+  socket.onmessage = ({ data }) => (typeof data === "string" ? onMessage(JSON.parse(data)) : onPixels(data));
+  socket.onclose = ({ reason }) => onLost(reason ? `The server closed the connection: ${reason}.` : "The connection to the server is lost.");
+}
+
+function onLost(text) {
+  setPhase("lost");
+  showOverlay(text, "Reconnect", reconnect);
+  report("recording", { recording: false });
+}
+
+// A restarted server may have forgotten the login, and may run another model: then the page is loaded again.
+async function reconnect() {
+  showOverlay("Connecting …");
+  try {
+    if ((await fetch(new URL("gradio_api/login_check", document.baseURI))).status === 401) location.reload();
+    else connect();
+  } catch {
+    onLost("The server does not answer.");
+  }
+}
+
+function send(type, fields = {}) {
+  if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ type, ...fields }));
+}
+
+function onMessage(message) {
+  const handlers = {
+    hello: onHello,
+    wait: ({ ahead }) => {
+      setPhase("waiting");
+      showOverlay(`All places are taken. ${ahead ? `${ahead} before you.` : "You are next."} The game starts as soon as a place is free.`);
+    },
+    started: onStarted,
+    paused: onPaused,
+    real: ({ on }) => { loadingRealGame = false; showReal(on); showNotice(""); },
+    recording: () => report("recording", { recording: true }),
+    recorded: onRecorded,
+    image: () => window.dreamrun.start(),
+    weights: ({ checkpoint }) => { game.checkpoint = checkpoint; showOrigin(); showNotice("Newer weights are loaded. The dream continues with them."); },
+    notice: ({ text }) => showNotice(text),
+    error: ({ text }) => { showNotice(text, true); loadingRealGame = false; showReal(!$(".real").hidden); },
+  };
+  handlers[message.type]?.(message);
+}
+
+function onPixels(data) {
+  const length = new DataView(data).getUint32(0, true);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
+  const size = game.height * game.width * game.channels;
+  onFrame(header, Array.from({ length: header.pictures }, (_, i) => new Uint8Array(data, 4 + length + i * size, size)));
+}
+
+// ---- the game and its keys
+
+function onHello(hello) {
+  if (game && game.server !== hello.server) return location.reload();
+  game = hello;
+  showOrigin();
+  for (const canvas of [dreamCanvas, realCanvas]) Object.assign(canvas, { width: game.width, height: game.height });
+  makePad();
+  fitCanvases();
+  send("speed", { every: ticksPerFrame });
+  if (settings.record === null) socket.send(imagePixels); // a new connection starts without it
+  else window.dreamrun.start();
+}
+
+const showOrigin = () => ($(".origin").textContent = `${game.game} · ${game.checkpoint}`);
+const watchOnly = () => !Object.keys(game.keys).length; // whether the game has no keys
+const resume = () => send("pause", { on: false });
+
+function keyHint() {
+  if (watchOnly()) return "This model has no keys: it was trained on video without actions. You can only watch.";
+  const aliases = Object.keys(game.aliases);
+  const keys = Object.keys(game.keys).map((key) => GLYPHS[key] ?? key).join(" ");
+  return `Hold ${keys}${aliases.length ? ` or ${aliases.join(" ")}` : ""}, several at once if you want.`;
+}
+
+function makePad() {
+  const groups = [["LEFT", "RIGHT"], ["DOWN", "UP"]].map((group) => group.filter((key) => key in game.keys));
+  groups.push(Object.keys(game.keys).filter((key) => !["LEFT", "RIGHT", "UP", "DOWN"].includes(key)));
+  pad.replaceChildren(...groups.filter((group) => group.length).map((group) => {
+    const row = Object.assign(document.createElement("div"), { className: "key-group" });
+    row.append(...group.map(makeKey));
+    return row;
+  }));
+}
+
+function makeKey(key) {
+  const button = Object.assign(document.createElement("button"), { type: "button", className: "key" });
+  const label = game.keys[key];
+  button.dataset.key = key;
+  button.setAttribute("aria-label", `hold ${label}`);
+  button.append(Object.assign(document.createElement("b"), { textContent: GLYPHS[key] ?? key }));
+  if (label.toUpperCase() !== key || key in GLYPHS) button.append(Object.assign(document.createElement("small"), { textContent: label }));
+  return button;
+}
+
+// ---- starting, pausing, recording
+
+function onStarted(started) {
+  setPhase("ready");
+  loadingRealGame = false;
+  arrivals.length = delays.length = 0;
+  lastTick = null;
+  if (started.why_no_real_game) showReal(false);
+  const keys = Object.keys(game.keys).map((key) => GLYPHS[key] ?? key);
+  if (watchOnly()) showOverlay("This model has no keys", "Watch", resume);
+  else showOverlay(`Hold ${keys.slice(0, 4).join("  ")} to start`);
+  if (pressed.size) resume();
+  if (startNotice) showNotice(startNotice);
+  startNotice = "";
+  trigger("started", { ...started, key_hint: keyHint() });
+  report("paused", { paused: false });
+}
+
+function onPaused({ on, reason }) {
+  if (on && reason) {
+    setPhase("idle");
+    showOverlay(reason, watchOnly() ? "Continue" : "", resume);
+  } else {
+    setPhase(on ? "paused" : "playing");
+    showOverlay("");
+    lastTick = null;
+  }
+  report("paused", { paused: on });
+}
+
+function onRecorded({ place, files, frames, note }) {
+  report("recording", { recording: false });
+  showNotice(frames ? note || `${frames} frames recorded.` : "Nothing was recorded: there was no frame.", Boolean(note));
+  if (files.length) trigger("recorded", { place });
+}
+
+// Scale the image that was uploaded to Gradio, and send only its pixels: the server never decodes an image file.
+async function startFromImage(file) {
+  if (!file?.url || !game) return;
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(await (await fetch(file.url)).blob());
+  } catch {
+    return showNotice("This is not a picture that this browser can read.", true);
+  }
+  const scale = Math.min(bitmap.width / game.width, bitmap.height / game.height);
+  const [w, h] = [Math.max(1, Math.round(game.width * scale)), Math.max(1, Math.round(game.height * scale))];
+  const small = await createImageBitmap(bitmap, (bitmap.width - w) >> 1, (bitmap.height - h) >> 1, w, h,
+    { resizeWidth: game.width, resizeHeight: game.height, resizeQuality: "high" });
+  const context = Object.assign(document.createElement("canvas"), { width: game.width, height: game.height }).getContext("2d");
+  context.fillRect(0, 0, game.width, game.height);
+  context.drawImage(small, 0, 0);
+  const rgba = context.getImageData(0, 0, game.width, game.height).data;
+  imagePixels = new Uint8Array(game.width * game.height * game.channels);
+  for (let i = 0, j = 0; i < rgba.length; i += 4) {
+    for (let channel = 0; channel < game.channels; channel++) imagePixels[j++] = rgba[i + Math.min(channel, 2)];
+  }
+  settings = { ...settings, record: null, moment: null };
+  startNotice = `${bitmap.width}×${bitmap.height} pixels were scaled to ${game.width}×${game.height}. One still picture does not show the model what moves.`;
+  socket.send(imagePixels); // the server answers "image", then the dream starts
+}
+
+function showReal(on) {
+  if ($(".real").hidden === !on && state.real === on) return;
+  $(".real").hidden = $(".psnr").hidden = !on;
+  showMeter("psnr", "–");
+  fitCanvases();
+  report("real", { real: on });
+}
+
+function showNotice(text, bad = false) {
+  $(".notice").textContent = text;
+  $(".notice").classList.toggle("bad", bad);
+}
+
+function showOverlay(text, action = "", onClick = null) {
+  $(".overlay").hidden = !text;
+  $(".overlay-text").textContent = text;
+  $(".overlay button")?.remove();
+  if (!action) return;
+  const button = Object.assign(document.createElement("button"), { type: "button", textContent: action });
+  button.addEventListener("click", onClick);
+  $(".overlay").append(button);
+}

@@ -1,0 +1,216 @@
+"""The page: a stage (`gr.HTML`) that speaks with the server over a websocket, and Gradio's own controls around it.
+
+Keys and frames do not pass Gradio's queue, because late frames must be dropped. Controls that act on the dream call
+`window.dreamrun`, which stage.js defines, in the browser. The stage reports back with events of `gr.HTML`.
+"""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from play.actions import step_actions
+from play.api import add_endpoints
+from play.messages import MAX_SEED
+from play.server import PlayServer
+
+_STAGE = Path(__file__).parent / "stage"
+_MAX_SHOWN_STEPS, _MAX_SHOWN_GUIDANCE = 16, 4.0
+_MAX_WAITING_EVENTS = 64  # in Gradio's queue
+_INTRODUCTION = (
+    "No game runs behind the picture called *Dream*. A neural network generates every frame from the frames before it "
+    "and the keys you hold. Switch on the real game to compare: it gets the same keys."
+)
+CSS = """
+.gradio-container { max-width: 1240px !important }
+.gradio-container > main { padding-top: 14px !important }
+#stage, #stage .html-container { padding: 0 }
+#gallery .gallery-container, #gallery .grid-wrap { height: auto; min-height: 0; max-height: none }
+#gallery .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); grid-template-rows: auto;
+  grid-auto-rows: auto; padding: 0 }
+#gallery .thumbnail-item { width: 100%; min-width: 0; height: auto; aspect-ratio: 1 }
+#gallery img { image-rendering: pixelated; aspect-ratio: 1 }
+.bar { gap: 8px; align-items: stretch }
+.bar button { white-space: nowrap; padding: 0 8px; min-height: 42px; font-size: 14px }
+.bar > .form { border: 0; background: none; box-shadow: none }
+#real, #speed { padding: 6px 10px }
+.steps { gap: 8px; flex-wrap: wrap }
+.steps button { flex: 0 1 auto; min-width: 72px !important; min-height: 40px }
+#image { min-height: 120px }
+@media (max-width: 640px) { .gradio-container > main { padding: 8px !important } }
+"""
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's base theme with the system's fonts, so that nothing is loaded from other hosts."""
+    return gr.themes.Base(
+        primary_hue="violet",
+        neutral_hue="slate",
+        radius_size="lg",
+        font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+
+
+def build_page(server: PlayServer, public_api: bool) -> gr.Blocks:
+    """The page of a server.
+
+    Args:
+        public_api: whether the page describes the endpoints for programs.
+    """
+    with gr.Blocks(title="Dreamrun: play the dream", analytics_enabled=False) as demo:
+        gr.Markdown(f"# Dreamrun\n{_INTRODUCTION}")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=3, min_width=340):
+                stage = _stage()
+                _add_controls(stage, server)
+                _add_recording(stage, server)
+            with gr.Column(scale=1, min_width=296):
+                _add_prompts(stage, server)
+                _add_sampling_settings(stage, server)
+        add_endpoints(server, public_api)
+    return demo.queue(max_size=_MAX_WAITING_EVENTS)
+
+
+def _stage() -> gr.HTML:
+    # An instance, not a subclass: Gradio writes a .pyi file beside the source of a subclass.
+    return gr.HTML(
+        html_template=(_STAGE / "stage.html").read_text(),
+        css_template=(_STAGE / "stage.css").read_text(),
+        js_on_load="\n".join((_STAGE / name).read_text() for name in ("stage.js", "keys.js", "pictures.js")),
+        apply_default_css=False,
+        elem_id="stage",
+    )
+
+
+def _add_controls(stage: gr.HTML, server: PlayServer) -> None:
+    """Start over, pause, single steps, speed and the real game."""
+    with gr.Row(elem_classes="bar"):
+        restart = gr.Button("Start over (R)", min_width=128, elem_id="restart")
+        pause = gr.Button("Pause (P)", min_width=128, elem_id="pause")
+        step = gr.Button("One frame (N)", min_width=128, elem_id="step")
+        record = gr.Button("● Record", min_width=128, elem_id="record")
+    with gr.Row(elem_classes="bar"):
+        real_game = gr.Checkbox(label="Real game", min_width=120, elem_id="real")
+        speed = gr.Dropdown(
+            [("Full speed", 1), ("Half speed", 2), ("Quarter speed", 4)],
+            value=1, label="Speed", show_label=False, min_width=120, filterable=False, elem_id="speed",
+        )  # fmt: skip
+    if not server.engine.space.unconditional:
+        with gr.Accordion("Step by step: one frame per click", open=True), gr.Row(elem_classes="steps"):
+            for name in step_actions(server.engine.space):
+                button = gr.Button(name, size="sm", min_width=72, elem_classes="step-action")
+                button.click(js=f"() => dreamrun.step({json.dumps(name)})")
+    restart.click(js="() => dreamrun.start()")
+    pause.click(js="() => dreamrun.pause()")
+    step.click(js="() => dreamrun.step()")
+    record.click(js="() => dreamrun.record()")
+    speed.input(None, speed, js="(every) => dreamrun.setSpeed(every)")
+    real_game.input(None, real_game, js="(on) => dreamrun.setReal(on)")
+    stage.paused(None, None, pause, js="() => dreamrun.state.paused ? 'Resume (P)' : 'Pause (P)'")
+    stage.recording(None, None, record, js="() => dreamrun.state.recording ? '■ Stop recording' : '● Record'")
+    stage.real(None, None, real_game, js="() => dreamrun.state.real")
+
+    def allow_real_game(event: gr.EventData) -> dict:
+        return gr.Checkbox(interactive=event.why_no_real_game is None, info=event.why_no_real_game)
+
+    stage.started(allow_real_game, None, real_game, **_private())
+
+
+def _add_recording(stage: gr.HTML, server: PlayServer) -> None:
+    """The newest recording, to watch and to download."""
+    video = gr.Video(label="Recording", visible=False, interactive=False, height=380, buttons=[], elem_id="recording")
+    with gr.Row():
+        mp4 = gr.DownloadButton("Download mp4", visible=False, elem_id="download-mp4")
+        replay = gr.DownloadButton("Download replay (JSON)", visible=False, elem_id="download-json")
+
+    def show_recording(event: gr.EventData) -> tuple:
+        files = server.recorded_files(str(event.place))
+        paths = {name: str(server.new_file(name, content)) for name, content in files.items()}
+        mp4_path, replay_path = paths.get("dream.mp4"), paths.get("dream.json")
+        return (
+            gr.Video(mp4_path, visible=mp4_path is not None),
+            gr.DownloadButton(value=mp4_path, visible=mp4_path is not None),
+            gr.DownloadButton(value=replay_path, visible=replay_path is not None),
+        )
+
+    stage.recorded(show_recording, None, [video, mp4, replay], **_private())
+
+
+def _add_prompts(stage: gr.HTML, server: PlayServer) -> None:
+    """What a dream starts from: a thumbnail, any frame of any record, or the player's own picture."""
+    gallery = server.gallery
+    gr.Markdown("### Start from")
+    thumbnails = gr.Gallery(
+        [(frame, None) for _, frame in gallery.thumbnails],
+        label="Recorded moments", show_label=False, format="png", columns=4, allow_preview=False, selected_index=0,
+        buttons=[], container=False, interactive=False, object_fit="contain", min_width=100, elem_id="gallery",
+    )  # fmt: skip
+    last_record = len(gallery) - 1
+    record = gr.Number(
+        0, label=f"Record, 0 to {last_record}", precision=0, minimum=0, maximum=last_record, elem_id="record-number"
+    )
+    moment = gr.Slider(
+        0,
+        max(1, gallery.num_frames(0) - 1),
+        value=gallery.default_moment(0),
+        step=1,
+        label="Moment",
+        buttons=[],
+        elem_id="moment",
+    )
+    image = gr.Image(
+        label="Your own picture", sources=["upload", "clipboard"], type="filepath", height=150, buttons=[],
+        placeholder="Drop a picture, or click", elem_id="image",
+    )  # fmt: skip
+
+    def chosen_record(event: gr.SelectData) -> int:
+        return event.index
+
+    def show_moment(event: gr.EventData) -> dict:
+        if event.moment is None:
+            return gr.Slider(interactive=False)
+        return gr.Slider(value=event.moment, maximum=max(1, event.last_moment), interactive=True)
+
+    start_record = "(record) => dreamrun.start({record, moment: null})"
+    thumbnails.select(chosen_record, None, record, **_private()).then(None, record, js=start_record)
+    record.input(None, record, js="(record) => dreamrun.startSoon({record, moment: null})")
+    moment.input(None, [record, moment], js="(record, moment) => dreamrun.startSoon({record, moment})")
+    image.upload(None, image, js="(file) => dreamrun.startFromImage(file)")
+    image.clear(None, record, js=start_record)
+    stage.started(show_moment, None, moment, **_private())
+
+
+def _add_sampling_settings(stage: gr.HTML, server: PlayServer) -> None:
+    """How frames are generated, and what the present dream uses."""
+    engine = server.engine
+    with gr.Accordion("Sampling settings", open=False, elem_id="sampling"):
+        gr.Markdown("They take effect when you start over.")
+        num_steps = gr.Slider(
+            1, max(_MAX_SHOWN_STEPS, engine.num_steps), value=engine.num_steps, step=1, label="Denoising steps"
+        )
+        guidance = gr.Slider(
+            1, _MAX_SHOWN_GUIDANCE, value=1, step=0.25, label="Guidance: follow the keys more closely"
+        )  # fmt: skip
+        seed = gr.Textbox(label=f"Seed, 0 to {MAX_SEED}", placeholder="random", max_length=10, elem_id="seed")
+    details = gr.Markdown(elem_id="details")
+    num_steps.change(None, num_steps, js="(num_steps) => dreamrun.set({num_steps})")
+    guidance.change(None, guidance, js="(guidance) => dreamrun.set({guidance})")
+    seed.change(None, seed, js="(seed) => dreamrun.set({seed: seed.trim() ? Number(seed) : null})")
+
+    def describe(event: gr.EventData) -> str:
+        start = "" if event.moment is None else f", record {event.record}, moment {event.moment}"
+        sampling = f"seed {event.seed}, {event.num_steps} steps, guidance {event.guidance}"
+        return escape(
+            f"This dream: {sampling}, from {event.prompt_frames} frames{start}. {event.key_hint}", quote=False
+        )
+
+    stage.started(describe, None, details, **_private())
+
+
+def _private() -> dict:
+    """Options of events that only the page uses and that are done at once."""
+    return {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}

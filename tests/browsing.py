@@ -1,0 +1,72 @@
+"""What tests do on the page, and what they read from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from playwright.sync_api import Page
+from screenshots import wait_for_phase
+
+GALLERY = "#gallery button.thumbnail-item"
+REAL_GAME = "#real input[type=checkbox]"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.05)
+
+
+def frame_number(page: Page) -> int:
+    return int(page.get_attribute(".stage", "data-frame"))
+
+
+def action(page: Page) -> str:
+    return page.get_attribute(".stage", "data-action")
+
+
+def picture(page: Page, name: str = "dream") -> np.ndarray:
+    """The pixels of a canvas, uint8 (H, W, 4)."""
+    script = "name => { const c = document.querySelector(`.${name}-canvas`);"
+    script += "return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data] }"
+    return np.array(page.evaluate(script, name), np.uint8).reshape(64, 64, 4)
+
+
+def start_playing(page: Page, key: str = "ArrowUp") -> None:
+    page.keyboard.press(key)
+    wait_for_phase(page, "playing")
+
+
+def pause(page: Page) -> None:
+    """Pause, and wait for the frames that were on their way."""
+    if page.get_attribute(".stage", "data-phase") == "ready":
+        page.click("#pause")
+        wait_for_phase(page, "playing")
+    page.click("#pause")
+    wait_for_phase(page, "paused")
+    time.sleep(0.4)
+
+
+def record(page: Page, play: Callable[[], None]) -> None:
+    """Record while `play` plays, and wait until the recording is shown."""
+    page.click("#record")
+    page.wait_for_selector("#record:has-text('Stop')")
+    play()
+    page.click("#record")
+    page.wait_for_selector("#download-mp4")
+
+
+def download(page: Page, selector: str, path) -> None:
+    with page.expect_download() as event:
+        page.click(selector)
+    event.value.save_as(path)
+
+
+def upload_image(page: Page, path) -> None:
+    """Choose a file as the player's own picture."""
+    if page.locator("#image button[aria-label='Clear']").count():
+        page.click("#image button[aria-label='Clear']")
+    page.set_input_files("#image input[type=file]", path)

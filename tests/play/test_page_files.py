@@ -1,0 +1,196 @@
+"""Prompts, recordings, the login, and lost connections on the page."""
+
+import json
+import time
+from dataclasses import replace
+
+import av
+import numpy as np
+import pytest
+from browsing import (
+    GALLERY,
+    REAL_GAME,
+    download,
+    frame_number,
+    pause,
+    picture,
+    record,
+    start_playing,
+    upload_image,
+    wait_until,
+)  # fmt: skip
+from PIL import Image
+from playing import serving
+from screenshots import wait_for_phase
+
+from model import WorldModel
+from play import auth
+from play.launch import find_port
+from play.replay import Replay
+from training.device import choose_device, prepare_for_inference
+
+RED = [250, 40, 10, 255]
+
+
+@pytest.fixture(scope="module")
+def config(play_config):
+    return replace(play_config, fps=None, num_steps=1, max_players=2)
+
+
+@pytest.fixture(scope="module")
+def address(config):
+    with serving(config) as address:
+        yield address
+
+
+@pytest.fixture
+def red_image(tmp_path):
+    Image.new("RGB", (300, 200), tuple(RED[:3])).save(tmp_path / "red.png")
+    return tmp_path / "red.png"
+
+
+def test_a_recording_is_shown_downloaded_and_replayed(visit, config, tmp_path):
+    page = visit()
+    start_playing(page)
+
+    def play():
+        first = frame_number(page)
+        page.keyboard.down("ArrowDown")
+        wait_until(lambda: frame_number(page) >= first + 8)
+        page.keyboard.up("ArrowDown")
+
+    record(page, play)
+    page.wait_for_selector("#recording video")
+    wait_until(lambda: page.evaluate("document.querySelector('#recording video').videoWidth") > 0)
+    download(page, "#download-mp4", tmp_path / "dream.mp4")
+    download(page, "#download-json", tmp_path / "dream.json")
+    with av.open(str(tmp_path / "dream.mp4")) as video:
+        num_frames = sum(1 for _ in video.decode(video=0))
+    model = WorldModel.from_pretrained(config.checkpoint)
+    replay = Replay.read(tmp_path / "dream.json", model)
+    again = replay.generate_frames(prepare_for_inference(model, choose_device("cpu")))
+    assert len(again) == num_frames >= 8 and 2 in replay.actions
+    assert json.loads((tmp_path / "dream.json").read_text())["checkpoint"] in config.checkpoint
+
+
+def test_a_replay_generates_the_frames_that_were_shown(visit, config, tmp_path):
+    page = visit()
+    pause(page)
+    seen = []
+
+    def play():
+        for key in ("ArrowUp", "ArrowDown", "ArrowDown"):
+            number = frame_number(page)
+            page.keyboard.down(key)
+            page.keyboard.press("n")
+            wait_until(lambda number=number: frame_number(page) == number + 1)
+            page.keyboard.up(key)
+            seen.append(picture(page)[..., :3])
+
+    record(page, play)
+    download(page, "#download-json", tmp_path / "dream.json")
+    model = WorldModel.from_pretrained(config.checkpoint)
+    replay = Replay.read(tmp_path / "dream.json", model)
+    assert replay.actions[replay.first_recorded :].tolist() == [1, 2, 2]
+    again = replay.generate_frames(prepare_for_inference(model, choose_device("cpu")))
+    assert np.abs(again.astype(int) - np.stack(seen)).max() <= 1
+
+
+def test_a_dream_starts_from_any_record_and_moment(visit):
+    page = visit()
+    start = picture(page)
+    page.click(f"{GALLERY} >> nth=1")
+    wait_until(lambda: page.input_value("#record-number input") == "1" and (picture(page) != start).any())
+    wait_until(lambda: "record 1" in page.inner_text("#details"))
+    page.fill("#moment input[type=number]", "3")
+    wait_until(lambda: "from 4 frames, record 1, moment 3" in page.inner_text("#details"))
+    page.fill("#record-number input", "2")
+    wait_until(lambda: "record 2" in page.inner_text("#details"))
+    page.focus("#moment input[type=range]")
+    moment = int(page.input_value("#moment input[type=number]"))
+    page.keyboard.press("ArrowRight")  # the slider has the focus, so the arrow key is not the game's
+    wait_until(lambda: f"record 2, moment {moment + 1}" in page.inner_text("#details"))
+    assert frame_number(page) == 0
+
+
+def test_a_dream_starts_from_the_players_own_picture(visit, red_image, tmp_path):
+    page = visit()
+    upload_image(page, red_image)
+    wait_until(lambda: picture(page)[32, 32].tolist() == RED)
+    wait_until(lambda: "pixels were scaled to" in page.inner_text(".notice"))
+    wait_until(lambda: page.is_disabled(REAL_GAME))
+    assert "no real game for your own image" in page.inner_text("#real")
+    start_playing(page)
+    wait_until(lambda: frame_number(page) >= 2)
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    upload_image(page, tmp_path / "broken.png")
+    wait_until(lambda: "not a picture" in page.inner_text(".notice"))
+    page.click(f"{GALLERY} >> nth=0")
+    wait_until(lambda: picture(page)[32, 32].tolist() != RED and page.is_enabled(REAL_GAME))
+
+
+def test_a_lost_connection_is_shown_and_can_be_restored(visit, red_image):
+    page = visit()
+    upload_image(page, red_image)
+    wait_until(lambda: picture(page)[32, 32].tolist() == RED)
+    page.evaluate("dreamrun.disconnect()")
+    wait_for_phase(page, "lost")
+    assert "lost" in page.inner_text(".overlay")
+    page.click(".overlay button")
+    wait_for_phase(page, "ready")
+    wait_until(lambda: picture(page)[32, 32].tolist() == RED)
+
+
+def test_the_page_reconnects_after_the_server_has_restarted(visit, config):
+    config = replace(config, port=find_port("127.0.0.1", 0))
+    with serving(config) as address:
+        page = visit(address, ignore_errors=True)  # the browser reports that the server is gone
+    wait_for_phase(page, "lost")
+    page.click(".overlay button")
+    page.wait_for_selector(".overlay:has-text('does not answer')")
+    with serving(config):
+        page.click(".overlay button")
+        wait_for_phase(page, "ready")
+        start_playing(page)
+        wait_until(lambda: frame_number(page) > 2)
+        page.click(f"{GALLERY} >> nth=1")  # Gradio's own events work, too
+        wait_until(lambda: "record 1" in page.inner_text("#details"))
+
+
+def test_the_password_is_asked_for_once_and_again_after_a_restart(visit, config, monkeypatch):
+    monkeypatch.setenv("DREAMRUN_TEST_PASSWORD", "open sesame")
+    monkeypatch.setattr(auth, "LOGIN_DELAY_SECS", 0.01)
+    config = replace(config, password_env="DREAMRUN_TEST_PASSWORD", port=find_port("127.0.0.1", 0))
+
+    def log_in(password):
+        page.get_by_label("username").fill("me")
+        page.get_by_label("password").fill(password)
+        page.get_by_role("button", name="Login").click()
+
+    with serving(config) as address:
+        page = visit(address, phase=None, ignore_errors=True)  # the browser reports the wrong password
+        log_in("wrong")
+        page.wait_for_selector("text=Incorrect")
+        log_in("open sesame")
+        wait_for_phase(page, "ready")
+        page.reload()
+        wait_for_phase(page, "ready")
+        start_playing(page)
+    wait_for_phase(page, "lost")
+    with serving(config):
+        page.click(".overlay button")
+        page.get_by_label("password").wait_for()
+        log_in("open sesame")
+        wait_for_phase(page, "ready")
+
+
+def test_players_who_press_no_key_are_paused_and_continue_with_a_key(visit, monkeypatch):
+    monkeypatch.setattr("play.server.IDLE_SECS", 1.0)
+    page = visit()
+    start_playing(page)
+    wait_for_phase(page, "idle")
+    assert "not pressed a key" in page.inner_text(".overlay")
+    time.sleep(0.3)
+    number = frame_number(page)
+    start_playing(page)
+    wait_until(lambda: frame_number(page) > number)
