@@ -186,9 +186,8 @@ def test_the_psnr_compares_dream_and_real_game(play):
     assert abs(frame.header["psnr"] - psnr(frame.pictures[0], frame.pictures[1])) < 0.1
 
 
-def test_frames_that_are_not_square_and_actions_without_keys(tmp_path, write_set, make_record, monkeypatch):
+def test_frames_that_are_not_square_and_actions_without_keys(tmp_path, write_set, make_record):
     metadata = replace(read_metadata(write_set(tmp_path / "set", [make_record(20)], "test")), frame_shape=(16, 24, 3))
-    monkeypatch.setattr("conftest.TINY", metadata)
     record = make_record(20)
     record.frames = wide = np.random.default_rng(0).integers(0, 256, (20, 16, 24, 3), np.uint8)
     data = write_set(tmp_path / "wide", [record], "test")

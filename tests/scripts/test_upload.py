@@ -1,5 +1,6 @@
 """The command scripts.upload_checkpoint, against a local fake of the Hub's HTTP interface."""
 
+import huggingface_hub
 import torch
 from tiny import TINY, assert_one_line, command, random_model
 
