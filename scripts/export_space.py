@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("data", "model", "training", "play")  # what the page imports
 LIBRARIES = (
     *("einops", "rotary-embedding-torch", "array_record", "av", "gradio", "scikit-image", "huggingface_hub"),
-    *("safetensors", "tqdm", "gymnasium", "numpy", "pillow", "matplotlib"),
+    *("safetensors", "tqdm", "gymnasium", "numpy", "pillow", "matplotlib", "websockets"),
 )
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # PyPI's build contains gigabytes for GPUs
 README_FILE, REQUIREMENTS_FILE, APP_FILE = "README.md", "requirements.txt", "app.py"

@@ -84,7 +84,7 @@ def test_the_space_plays_in_a_frame_of_another_origin(export, tmp_path):
     )
     server = subprocess.Popen([*outer, str(tmp_path / "outer")], stderr=subprocess.DEVNULL)
     try:
-        while "play at" not in app.stdout.readline():
+        while "play at http" not in app.stdout.readline():
             assert app.poll() is None
         with chromium() as browser:
             page = browser.new_page()
