@@ -20,7 +20,7 @@ import cli
 from data.atomic import atomic_file, check_output
 from data.clips import Clips, choose_actions, held_out_clips, prompt_clips
 from data.dataset import ClipDataset
-from data.importing.clip import read_clip
+from data.importing.prompt_video import read_clip
 from data.index import held_out_split
 from data.video import comparison, grid, write_mp4, write_png
 from model import Sampler, WorldModel

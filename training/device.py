@@ -8,7 +8,7 @@ import os
 import torch
 
 from model.dit import WorldModel
-from model.packed import pack
+from model.packed_linear import pack
 from training.distributed import world_size
 
 
@@ -59,7 +59,7 @@ def prepare_for_inference(
 
     Args:
         bf16: convert the weights to bfloat16; None: if the device has native bfloat16.
-        packed: on the CPU, lay weights out for its matrix unit (model/packed.py); False: the plain reference.
+        packed: on the CPU, lay weights out for its matrix unit (model/packed_linear.py); False: the plain reference.
     """
     dtype = torch.bfloat16 if uses_bf16(device, bf16) else torch.float32
     copied = copy.deepcopy(model).to(device, dtype).eval().requires_grad_(False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.episode_writer import MAX_FRAMES
-from data.importing.fitting import Fit
+from data.importing.resizing import Fit
 from data.metadata import parse_size
 
 

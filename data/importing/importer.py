@@ -17,8 +17,8 @@ from data.importing.config import ImportVideoConfig
 from data.importing.description import Description, read_description
 from data.importing.journal import append_to_journal, read_journal
 from data.importing.recorded_actions import find_action_file, has_actions
-from data.importing.recording_importer import RecordingImporter
 from data.importing.recording_shards import ensure_validation_split
+from data.importing.single_recording import RecordingImporter
 from data.importing.sources import Source, estimate_frame_rate, file_stamp, find_sources
 from data.importing.splits import SPLITS, plan_splits
 from data.metadata import Metadata, parse_size

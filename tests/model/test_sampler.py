@@ -5,7 +5,7 @@ import torch
 from tiny import TINY, random_inputs, random_model
 
 from model import Sampler
-from model.packed import pack
+from model.packed_linear import pack
 
 
 def rollout(sampler, frames, actions, num_prompt=2):

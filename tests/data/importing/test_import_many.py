@@ -15,7 +15,7 @@ from tiny import command
 
 from data.importing import importer, recording_importer
 from data.importing.journal import JOURNAL_FILE
-from data.importing.recording_importer import RecordingImporter
+from data.importing.single_recording import RecordingImporter
 from data.importing.splits import plan_splits
 from data.index import split_shards
 from data.metadata import read_metadata

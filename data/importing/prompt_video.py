@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.importing.fitting import Fitter
 from data.importing.resampling import pictures_at_ticks
+from data.importing.resizing import Fitter
 from data.importing.sources import Source, decode_pictures, frame_times
 
 

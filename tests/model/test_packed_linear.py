@@ -3,7 +3,7 @@ import torch
 from tiny import TINY, random_inputs, random_model
 
 from model import Sampler
-from model.packed import PackedLinear, pack
+from model.packed_linear import PackedLinear, pack
 from training.device import prepare_for_inference
 
 

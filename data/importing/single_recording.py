@@ -12,10 +12,10 @@ import numpy as np
 from data.episode_writer import MAX_FRAMES, EpisodeWriter
 from data.importing.config import ImportVideoConfig
 from data.importing.description import Description
-from data.importing.fitting import Fitter
 from data.importing.recorded_actions import load_actions
 from data.importing.recording_shards import remove_shards, shard_name
 from data.importing.resampling import pictures_at_ticks
+from data.importing.resizing import Fitter
 from data.importing.sources import Source, decode_pictures, frame_times
 from data.importing.splits import split_ranges
 from data.metadata import parse_size
