@@ -2,9 +2,13 @@
 
 import contextlib
 import json
+import os
+import threading
 from collections.abc import Callable
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -134,3 +138,77 @@ def run_script(monkeypatch, capsys, tmp_path):
     """run_script("infer", *options): run a script in an empty folder; exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     return lambda name, *options: command(monkeypatch, capsys, f"scripts.{name}", *options)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium without a window, which `./setup.sh --browser` installs.
+
+    Without it the tests are skipped, unless DREAMRUN_BROWSER=required (as in .ci/run).
+    """
+    from screenshots import CHROMIUM, chromium
+
+    missing = "no Chromium: ./setup.sh --browser installs it"
+    if CHROMIUM is None and os.environ.get("DREAMRUN_BROWSER") != "required":
+        pytest.skip(missing)
+    assert CHROMIUM, missing
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser, address):
+    """visit(address, phase, **options of the browser): the page in a phase.
+
+    Errors in the page fail the test, and requests to any other host.
+    """
+    from screenshots import DESKTOP, wait_for_phase
+
+    contexts, errors = [], []
+
+    def note_request(url, where):
+        if not url.startswith((where, where.replace("http", "ws", 1), "blob:", "data:")):
+            errors.append(f"requested {url}")
+
+    def open_page(where=address, phase="ready", ignore_errors=False, **options):
+        context = browser.new_context(**{"viewport": DESKTOP, "accept_downloads": True, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: note_request(request.url, where))
+        page.on("websocket", lambda socket: note_request(socket.url, where))
+        if not ignore_errors:
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(where)
+        if phase is not None:
+            wait_for_phase(page, phase)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not errors
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A running fake Hub. Its state: the created repository and the committed files."""
+    from hub import FakeHub
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    server.state = {"created": None, "files": {}}
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    values = {
+        "ENDPOINT": server.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_HUB_OFFLINE": False,
+        "HF_TOKEN_PATH": str(tmp_path / "no-token"),
+    }
+    for name, value in values.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    yield server.state
+    server.shutdown()
+    server.server_close()

@@ -4,11 +4,7 @@ import base64
 import hashlib
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-import huggingface_hub.constants
-import pytest
+from http.server import BaseHTTPRequestHandler
 
 COMMIT = "c" * 40
 
@@ -71,25 +67,3 @@ class FakeHub(BaseHTTPRequestHandler):
         return self.reply(404, {"error": "nothing here"})
 
     do_HEAD = do_GET
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A running fake Hub. Its state: the created repository and the committed files."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    server.state = {"created": None, "files": {}}
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    values = {
-        "ENDPOINT": server.url,
-        "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_HUB_CACHE": str(tmp_path / "cache"),
-        "HF_HUB_OFFLINE": False,
-        "HF_TOKEN_PATH": str(tmp_path / "no-token"),
-    }
-    for name, value in values.items():
-        monkeypatch.setattr(huggingface_hub.constants, name, value)
-    monkeypatch.setenv("HF_TOKEN", "secret")
-    yield server.state
-    server.shutdown()
-    server.server_close()
