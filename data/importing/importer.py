@@ -173,11 +173,11 @@ def _init_worker(*shared) -> None:
 
 
 def _import_in_worker(source: Source) -> tuple[dict | None, str]:
-    recording_importer, partial, frames_done, stop = _worker
+    single_recording, partial, frames_done, stop = _worker
 
     def progress(num_frames: int) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         frames_done.put(num_frames)
 
-    return recording_importer.try_import(source, partial, progress)
+    return single_recording.try_import(source, partial, progress)

@@ -13,7 +13,7 @@ from import_helpers import read_recording, vectors_from_speed, write_clips
 from recordings import play, write_csv, write_video
 from tiny import command
 
-from data.importing import importer, recording_importer
+from data.importing import importer, single_recording
 from data.importing.journal import JOURNAL_FILE
 from data.importing.single_recording import RecordingImporter
 from data.importing.splits import plan_splits
@@ -187,9 +187,9 @@ def test_a_killed_import_can_be_continued(recordings, tmp_path):
 def test_memory_does_not_grow_with_length(recordings, run_import, monkeypatch):
     """At no time are there more frames than one record has."""
     write_clips(recordings, 1, num_frames=2000)
-    held, add = [], recording_importer.EpisodeWriter.add
+    held, add = [], single_recording.EpisodeWriter.add
     monkeypatch.setattr(
-        recording_importer.EpisodeWriter, "add", lambda self, *a: add(self, *a) or held.append(len(self._episode))
+        single_recording.EpisodeWriter, "add", lambda self, *a: add(self, *a) or held.append(len(self._episode))
     )
     run_import(size="32x32")
     assert len(held) == 2000 and max(held) == 160
