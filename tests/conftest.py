@@ -140,7 +140,7 @@ def run_script(monkeypatch, capsys, tmp_path):
     return lambda name, *options: command(monkeypatch, capsys, f"scripts.{name}", *options)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, an asyncio loop runs in this thread, which other tests cannot use
 def browser():
     """Debian's Chromium without a window, which `./setup.sh --browser` installs.
 

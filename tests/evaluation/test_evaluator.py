@@ -167,6 +167,7 @@ def test_a_game_that_is_not_available(run, tmp_path, monkeypatch, checkpoint):
     assert_one_line(code, err, "give --data DIR", "Procgen is not installed")
 
 
+@pytest.mark.slow
 def test_frames_beyond_the_end_of_clips_do_not_count(run, tmp_path, monkeypatch):
     """Rollouts longer than the records: each frame is compared with the clips that reach it."""
     monkeypatch.setattr("evaluation.config.QUICK", replace(LITTLE, drift_frames=20))

@@ -90,6 +90,7 @@ def test_wrong_options_give_one_line_of_error(run_script, options, words):
     assert_one_line(code, err, *words)
 
 
+@pytest.mark.slow
 def test_benchmark_play_ends_in_json(play_config, pong_set, monkeypatch, capsys):
     options = ("--checkpoint", play_config.checkpoint, "--data", pong_set, "--seconds", 2, "--players", 2)
     options += ("--num-steps", 1)

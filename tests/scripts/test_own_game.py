@@ -1,13 +1,12 @@
 """The whole path with a user's own game: import, train, generate, play, evaluate. Also with Atari."""
 
 import json
-import urllib.request
 
 import av
 import numpy as np
 import pytest
 import torch
-from playing import Client, make_custom_game, serving
+from playing import Client, make_custom_game, recorded_file, serving
 from recordings import DESCRIBED, play, write_csv, write_video
 from tiny import CONTROLS, LITTLE, SMALLEST, command, in_this_process, random_model
 
@@ -155,10 +154,9 @@ def test_a_game_with_buttons_and_axes_is_played_and_replayed(custom_game, run, t
             [0, 1, 1, 0, 0, 0], [1, 0, 0, 0, 1, -1], [0] * 6, [0, 0, 0, 0, 0, 1]
         ]  # fmt: skip
         client.send("record", on=False)
-        recording_id = client.wait_for("recorded")["place"]
+        recorded = client.wait_for("recorded")
         for name in ("dream.json", "dream.mp4"):
-            with urllib.request.urlopen(f"{address}/recordings/{recording_id}/{name}") as answer:
-                (tmp_path / name).write_bytes(answer.read())
+            (tmp_path / name).write_bytes(recorded_file(address, recorded, name))
         client.start(record=0, moment=2, seed=4)
         assert np.abs(client.step().pictures[0].astype(int) - frames[0].pictures[0]).max() > 20
     assert num_frames("dream.mp4") == 4
