@@ -29,7 +29,6 @@ LIBRARIES = (
     *("einops", "rotary-embedding-torch", "array_record", "av", "gradio", "scikit-image", "huggingface_hub"),
     *("safetensors", "tqdm", "gymnasium", "numpy", "pillow", "matplotlib", "websockets"),
 )
-TORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # PyPI's build contains gigabytes for GPUs
 README_FILE, REQUIREMENTS_FILE, APP_FILE = "README.md", "requirements.txt", "app.py"
 
 _README = """\
@@ -90,6 +89,7 @@ class ExportSpaceConfig:
     data: Path = Path("samples/pong")  # data set with the prompts; its held-out split is copied
     out: Path = Path("space")  # new or empty folder
     title: str = "Dreamrun"
+    torch_index: str | None = None  # URL of a package index with a CPU build of torch; None: the default build
     max_players: int = 2  # who play at the same time; a free Space has two cores
     push: str | None = None  # user/name of the Space to upload to; created if it does not exist
     private: bool = False  # create a new Space as private
@@ -127,15 +127,16 @@ def write_space(config: ExportSpaceConfig, checkpoint: Path, split: str) -> None
     (config.out / APP_FILE).write_text(_APP.format(split=split, max_players=config.max_players))
     readme = _README.format(title=config.title, gradio_version=importlib.metadata.version("gradio"))
     (config.out / README_FILE).write_text(readme)
-    (config.out / REQUIREMENTS_FILE).write_text("\n".join(requirements()) + "\n")
+    (config.out / REQUIREMENTS_FILE).write_text("\n".join(requirements(config.torch_index)) + "\n")
 
 
-def requirements() -> list[str]:
+def requirements(torch_index: str | None) -> list[str]:
     """Lines of requirements.txt, with this project's versions."""
     versions = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     torch_version = importlib.metadata.version("torch").partition("+")[0]
     pinned = [f"{name}=={versions[name]}" for name in LIBRARIES]
-    return [f"--extra-index-url {TORCH_INDEX}", f"torch=={torch_version}", *pinned]
+    index = [f"--extra-index-url {torch_index}"] if torch_index else []
+    return [*index, f"torch=={torch_version}", *pinned]
 
 
 def upload_space(config: ExportSpaceConfig) -> str:

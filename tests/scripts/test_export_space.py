@@ -25,7 +25,7 @@ def export(run_script, play_config, pong_set, tmp_path):
 
 
 def test_the_folder_has_all_that_a_space_needs(export, tmp_path):
-    code, out, err = export("--title", "My game", "--max-players", 3)
+    code, out, err = export("--title", "My game", "--max-players", 3, "--torch-index", "https://index.example/cpu")
     assert code == 0 and "python app.py" in out, err
     space = tmp_path / "space"
     readme = (space / "README.md").read_text()
@@ -34,6 +34,7 @@ def test_the_folder_has_all_that_a_space_needs(export, tmp_path):
     versions = dict(re.findall(r"^([\w-]+)==(.+)$", requirements, re.MULTILINE))
     assert versions["gradio"] == re.search(r"sdk_version: (\S+)", readme)[1]
     assert re.fullmatch(r"[\d.]+", versions["torch"]) and "torchvision" not in requirements
+    assert requirements.startswith("--extra-index-url https://index.example/cpu\n")
     assert {path.name for path in (space / "checkpoint").iterdir()} == {"config.json", "game.json", "model.safetensors"}
     assert {path.name for path in (space / "samples").iterdir()} == {"metadata.json", "test"}
     assert (space / "play" / "stage" / "stage.js").exists() and not list(space.rglob("__pycache__"))
