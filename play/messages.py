@@ -16,10 +16,10 @@ Browser to server:
 Server to browser:
     hello      the server's id, the game, its actions and keys, the limits
     wait       ahead: number of players in front, while all places are taken
-    started    the rollout's seed, settings and prompt; why_no_real_game
+    started    the rollout's seed, settings and prompt; real: the real game runs; why_no_real_game
     frame      pictures (the dream, the real game if it runs), frame, action, keys, tick, ms, together, psnr
     paused     on, reason
-    real       on
+    real       on, real_ended, pictures (the real game at the dream's moment, if it runs)
     recording  a recording has started
     recorded   frames, the names of the files, and a place: the secret that gives access to them
     image      the image has been received

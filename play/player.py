@@ -196,6 +196,7 @@ class Player:
             seed=seed,
             num_steps=settings.num_steps,
             guidance=settings.guidance,
+            real=self.rollout.real_game is not None,
             record=prompt.record_id,
             moment=prompt.moment,
             last_moment=None if prompt.record_id is None else self._gallery.num_frames(prompt.record_id) - 1,
@@ -206,7 +207,9 @@ class Player:
         if self.rollout.real_game:
             pictures.append(self.rollout.real_game.frame)
         header = {"type": "frame", "frame": 0, "action": None, "keys": self.keys_number, "real_ended": False}
-        self.connection.send_raw(pack_pictures(header, pictures))  # queued, so that it comes after "started"
+        self.connection.send_frame(
+            pack_pictures(header, pictures)
+        )  # after "started", instead of an older dream's frame
 
     async def _find_prompt(self, message: dict) -> Prompt:
         """The prompt that a "start" message names: a moment of a record, or the image that was sent."""
@@ -229,25 +232,28 @@ class Player:
                 await self._engine.run_on_model_thread(rollout.real_game.close)
 
     async def _switch_real_game(self, message: dict) -> None:
-        if self.rollout is None:
+        rollout = self.rollout
+        if rollout is None:
             return
         if parse_bool(message, "on"):
-            reason = await asyncio.to_thread(self._gallery.real_game_unavailable_reason, self.rollout.prompt)
+            reason = await asyncio.to_thread(self._gallery.real_game_unavailable_reason, rollout.prompt)
             if reason is not None:
                 raise ValueError(reason)
             await self._add_real_game()
-        elif self.rollout.real_game:
-            self.rollout.real_game, real_game = None, self.rollout.real_game
+        elif rollout.real_game:
+            rollout.real_game, real_game = None, rollout.real_game
             await self._engine.run_on_model_thread(real_game.close)
-        self.connection.send("real", on=self.rollout.real_game is not None)
+        running = rollout.real_game
+        header = {"type": "real", "on": running is not None, "real_ended": running is not None and running.ended}
+        # With its picture: while the dream is paused, no frame brings one.
+        self.connection.send_raw(pack_pictures(header, [running.frame] if running else []))
 
     async def _add_real_game(self) -> None:
         """Bring the real game to the present of the rollout: replay it to the prompt, then apply the actions since."""
         rollout = self.rollout
         if rollout.real_game is None:
             real_game = await asyncio.to_thread(self._gallery.real_game, rollout.prompt)
-            await self._engine.run_on_model_thread(real_game.apply_new_actions, rollout.actions)
-            rollout.real_game = real_game
+            await self._engine.run_on_model_thread(rollout.add_real_game, real_game)
             self._squared_errors.clear()
 
     async def _switch_recording(self, message: dict) -> None:

@@ -51,6 +51,11 @@ class Rollout:
     actions: list[int | np.ndarray] = field(default_factory=list)  # recorded actions since the prompt
     weights_changed: bool = False  # the pool has loaded other weights since the start
 
+    def add_real_game(self, real_game: RealGame) -> None:
+        """Bring a real game from the prompt to the present. From now on it gets the same actions."""
+        real_game.apply_new_actions(self.actions)
+        self.real_game = real_game
+
 
 @dataclass(frozen=True)
 class StepResult:

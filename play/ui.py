@@ -36,7 +36,7 @@ CSS = """
 .bar { gap: 8px; align-items: stretch }
 .bar button { white-space: nowrap; padding: 0 8px; min-height: 42px; font-size: 14px }
 .bar > .form { border: 0; background: none; box-shadow: none }
-#real, #speed { padding: 6px 10px }
+#real, #speed { padding: 6px 10px; align-content: center }
 .steps { gap: 8px; flex-wrap: wrap }
 .steps button { flex: 0 1 auto; min-width: 72px !important; min-height: 40px }
 #image { min-height: 120px }

@@ -15,14 +15,13 @@ function draw(canvas, pixels) {
 
 // Scale by a whole number of device pixels: sharp at any zoom.
 function fitCanvases() {
-  if (!game) return;
   const style = getComputedStyle($(".screens"));
   const inner = $(".screens").clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
   const width = $(".real").hidden ? inner : (inner - parseFloat(style.columnGap)) / 2;
   const height = Math.max(260, innerHeight * 0.55);
-  const factor = Math.max(1, Math.floor(Math.min(width / game.width, height / game.height) * devicePixelRatio)) / devicePixelRatio;
+  const factor = Math.max(1, Math.floor(Math.min(width / dreamCanvas.width, height / dreamCanvas.height) * devicePixelRatio)) / devicePixelRatio;
   for (const canvas of [dreamCanvas, realCanvas]) {
-    Object.assign(canvas.style, { width: `${factor * game.width}px`, height: `${factor * game.height}px` });
+    Object.assign(canvas.style, { width: `${factor * canvas.width}px`, height: `${factor * canvas.height}px` });
   }
 }
 new ResizeObserver(fitCanvases).observe(element);
@@ -34,7 +33,6 @@ let lastTick = null;
 function onFrame(header, pictures) {
   draw(dreamCanvas, pictures[0]);
   if (pictures[1]) draw(realCanvas, pictures[1]);
-  if (!loadingRealGame) showReal(pictures.length > 1);
   $(".real-ended").hidden = !header.real_ended;
   const { action } = header; // an id, or a number for each button and axis
   const actionNames = Array.isArray(action) ? game.actions.filter((_, i) => action[i]) : [game.actions[action] ?? ""];

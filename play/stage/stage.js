@@ -18,7 +18,6 @@ let phase = "connecting"; // or waiting, ready, playing, paused, idle (paused by
 let settings = { record: 0, moment: null, seed: null, num_steps: null, guidance: 1 }; // record null: the player's own image
 let imagePixels = null;
 let startNotice = ""; // shown when the dream has started
-let loadingRealGame = false; // takes seconds; its switch stays on until then
 let ticksPerFrame = 1;
 let startTimer = null;
 
@@ -43,8 +42,7 @@ window.dreamrun = {
   step(action = null) { send("step", { action }); },
   setSpeed(every) { ticksPerFrame = every; send("speed", { every }); focusGame(); },
   setReal(on) {
-    loadingRealGame = on;
-    state.real = on;
+    state.real = on; // loading takes seconds; the switch stays on until then
     if (on) showNotice("Replaying the real game to this moment …");
     send("real", { on });
     focusGame();
@@ -114,13 +112,12 @@ function onMessage(message) {
     },
     started: onStarted,
     paused: onPaused,
-    real: ({ on }) => { loadingRealGame = false; showReal(on); showNotice(""); },
     recording: () => report("recording", { recording: true }),
     recorded: onRecorded,
     image: () => window.dreamrun.start(),
     weights: ({ checkpoint }) => { game.checkpoint = checkpoint; showOrigin(); showNotice("Newer weights are loaded. The dream continues with them."); },
     notice: ({ text }) => showNotice(text),
-    error: ({ text }) => { showNotice(text, true); loadingRealGame = false; showReal(!$(".real").hidden); },
+    error: ({ text }) => { showNotice(text, true); showReal(!$(".real").hidden); },
   };
   handlers[message.type]?.(message);
 }
@@ -129,7 +126,9 @@ function onPixels(data) {
   const length = new DataView(data).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
   const size = game.height * game.width * game.channels;
-  onFrame(header, Array.from({ length: header.pictures }, (_, i) => new Uint8Array(data, 4 + length + i * size, size)));
+  const pictures = Array.from({ length: header.pictures }, (_, i) => new Uint8Array(data, 4 + length + i * size, size));
+  if (header.type === "real") onReal(header, pictures);
+  else onFrame(header, pictures);
 }
 
 // ---- the game and its keys
@@ -181,10 +180,9 @@ function makeKey(key) {
 
 function onStarted(started) {
   setPhase("ready");
-  loadingRealGame = false;
   arrivals.length = delays.length = 0;
   lastTick = null;
-  if (started.why_no_real_game) showReal(false);
+  showReal(started.real);
   const keys = Object.keys(game.keys).map((key) => GLYPHS[key] ?? key);
   if (watchOnly()) showOverlay("This model has no keys", "Watch", resume);
   else showOverlay(`Hold ${keys.slice(0, 4).join("  ")} to start`);
@@ -237,6 +235,13 @@ async function startFromImage(file) {
   settings = { ...settings, record: null, moment: null };
   startNotice = `${bitmap.width}×${bitmap.height} pixels were scaled to ${game.width}×${game.height}. One still picture does not show the model what moves.`;
   socket.send(imagePixels); // the server answers "image", then the dream starts
+}
+
+function onReal({ on, real_ended }, pictures) {
+  if (on) draw(realCanvas, pictures[0]);
+  $(".real-ended").hidden = !real_ended;
+  showReal(on);
+  showNotice("");
 }
 
 function showReal(on) {

@@ -149,15 +149,24 @@ def test_the_real_game_continues_from_the_prompt_with_the_same_actions(play, pon
     keys = {0: (), 1: ("UP",), 2: ("DOWN",)}
     client.step(keys[int(truth.actions[20])])
     client.send("real", on=True)  # in the middle of a rollout
-    assert client.wait_for("real")["on"]
+    real = client.wait_for("real")
+    assert real.header["on"] and not real.header["real_ended"]
+    np.testing.assert_array_equal(real.pictures[0], truth.frames[21])  # at once, although the dream is paused
     for t in range(21, 30):
         frame = client.step(keys[int(truth.actions[t])])
         assert len(frame.pictures) == 2
         np.testing.assert_array_equal(frame.pictures[1], truth.frames[t + 1])
     assert frame.header["psnr"] <= 99 and not frame.header["real_ended"]
     client.send("real", on=False)
-    assert not client.wait_for("real")["on"]
+    real = client.wait_for("real")
+    assert not real.header["on"] and len(real.pictures) == 0
     assert len(client.step().pictures) == 1
+    (other,) = ClipDataset(pong_set, "test", 1).records([1])
+    assert not client.start(record=1, moment=9)["real"]
+    client.send("real", on=True)
+    np.testing.assert_array_equal(client.wait_for("real").pictures[0], other.frames[9])
+    assert client.start(record=2, moment=20, real=True)["real"]
+    np.testing.assert_array_equal(client.first_frame.pictures[1], truth.frames[20])
 
 
 def test_the_real_game_can_be_switched_off_during_a_step(play, monkeypatch):
