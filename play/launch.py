@@ -26,8 +26,9 @@ from play.auth import MAX_UPLOAD_BYTES, AccessRules, AuthMiddleware, password_ch
 from play.engine import Engine
 from play.follow import CheckpointFollower, latest_checkpoint, load_checkpoint
 from play.gallery import Gallery
+from play.limits import AddressLimit, limit_connections
 from play.rollout_pool import RolloutPool
-from play.server import PlayServer, limit_connections
+from play.server import PlayServer
 from training.device import choose_device, describe_device
 
 if TYPE_CHECKING:
@@ -126,13 +127,16 @@ def launch_gradio(
 
     demo = build_page(server, public_api=password is None)
     channels, height, width = server.engine.config.frame_shape
+    middleware = [Middleware(AuthMiddleware, rules=rules)]
+    if not config.public_host:  # otherwise all players have the proxy's address
+        middleware.insert(0, Middleware(AddressLimit, max_requests=server.max_connections // 2))
     app, _, public_address = demo.launch(
         server_name=_bracketed(config.host),
         server_port=port,
         share=config.share,
         auth=password_check(password) if password is not None else None,
         auth_message="Enter any user name, and the password of this server." if password is not None else None,
-        app_kwargs={**server.app_options(), "middleware": [Middleware(AuthMiddleware, rules=rules)]},
+        app_kwargs={**server.app_options(), "middleware": middleware},
         max_file_size=MAX_UPLOAD_BYTES,
         max_threads=8,
         state_session_capacity=100,
@@ -149,7 +153,7 @@ def launch_gradio(
     )
     rules.launched = True
     demo.share = False  # otherwise the page loads Gradio's front end from a foreign host
-    limit_connections(demo.server.config, height * width * channels, server.max_players)
+    limit_connections(demo.server.config, height * width * channels, server.max_connections)
     return demo, app.routes, public_address
 
 

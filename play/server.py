@@ -12,20 +12,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from play.connection import Connection
 from play.engine import Engine
 from play.gallery import Gallery
-from play.messages import MAX_MESSAGE_BYTES
 from play.player import Player
 
 MAX_WAITING = 32  # players in the waiting list; more are rejected
 IDLE_SECS = 120.0  # without a message; then a player's rollout is paused
 RELEASE_SECS = 300.0  # without a message; then a player's place is given to one who waits
-PING_SECS = 4.0  # interval of websocket pings, and time to answer one
 CONNECTIONS_PER_BROWSER = 8
 FILE_SECS = 3600.0  # how long uploads and recordings are kept
 MAX_FILES_BYTES = 512 * 2**20  # of all uploads and recordings together
@@ -50,6 +47,11 @@ class PlayServer:
         self._idle_message = "Paused: you have not pressed a key for a while. Press one to continue."
         if engine.space.unconditional:
             self._idle_message = "Paused: your browser has sent nothing for a while."
+
+    @property
+    def max_connections(self) -> int:
+        """Connections of all players and of those who wait, and some more for programs."""
+        return CONNECTIONS_PER_BROWSER * (self.max_players + MAX_WAITING) + 64
 
     def app_options(self) -> dict[str, Any]:
         """Keyword arguments of Gradio's application, as `launch(app_kwargs=...)` takes them."""
@@ -135,18 +137,3 @@ def delete_old_files(folder: Path, keep: set[Path]) -> None:
         path.unlink()
         with contextlib.suppress(OSError):  # other files are in the same folder
             path.parent.rmdir()
-
-
-def limit_connections(web_server: uvicorn.Config, image_bytes: int, max_players: int) -> None:
-    """Make Gradio's web server accept only small messages and soon notice who has gone.
-
-    Gradio has no options for this. Uvicorn reads these for each new connection, so they can be set while it runs.
-
-    Args:
-        image_bytes: size of an image that a player may send.
-    """
-    web_server.ws_max_size = max(MAX_MESSAGE_BYTES, image_bytes) + 1024
-    web_server.ws_ping_interval = web_server.ws_ping_timeout = PING_SECS
-    web_server.ws_per_message_deflate = False
-    web_server.limit_concurrency = CONNECTIONS_PER_BROWSER * (max_players + MAX_WAITING) + 64
-    web_server.timeout_graceful_shutdown = 2
