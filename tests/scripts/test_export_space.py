@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from browsing import frame_number, wait_until
+from browsing import GALLERY, frame_number, wait_until
 from playing import can_play
 from screenshots import CHROMIUM, chromium, wait_for_phase
 from tiny import assert_one_line
 
 from play.launch import find_port
 
-REQUIRED = os.environ.get("DREAMRUN_BROWSER") == "required"
+ROOT = Path(__file__).parents[2]
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None and os.environ.get("DREAMRUN_BROWSER") != "required", reason="no Chromium"
+)
 
 
 @pytest.fixture
@@ -66,37 +69,70 @@ def test_nothing_is_written_without_a_token(export, hub, monkeypatch, tmp_path):
     assert not (tmp_path / "space").exists() and hub["created"] is None
 
 
-@pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no Chromium")
-def test_the_space_plays_in_a_frame_of_another_origin(export, tmp_path):
-    """As huggingface.co shows a Space, which runs on a host name of its own behind a proxy."""
-    assert export()[0] == 0
+def play_in_a_frame(python: Path | str, space: Path, outer_folder: Path, **environment: str) -> list[str]:
+    """Run a Space as huggingface.co does: on a host name of its own behind a proxy, in a frame of another page.
+
+    Plays it in the browser, and checks that a program can connect.
+
+    Args:
+        python: the interpreter that runs `app.py`.
+        outer_folder: new folder for the page around the frame.
+        environment: more environment variables.
+
+    Returns:
+        Addresses on other hosts that the page requested.
+    """
     port, outer_port = find_port("127.0.0.1", 0), find_port("127.0.0.1", 0)
-    (tmp_path / "outer").mkdir()
-    (tmp_path / "outer" / "index.html").write_text(
-        f'<iframe src="http://localhost:{port}/" width=1200 height=800></iframe>'
-    )
-    outer = [sys.executable, "-m", "http.server", str(outer_port), "--bind", "127.0.0.1", "--directory"]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"SPACE_HOST": f"localhost:{port}", "FRAME_ANCESTORS": f"http://127.0.0.1:{outer_port}"}
-    environment |= {"GRADIO_SERVER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    python = Path(os.environ.get("DREAMRUN_SPACE_PYTHON", sys.executable))  # of an environment with its requirements
-    app = subprocess.Popen(
-        [python, "app.py"], cwd=tmp_path / "space", env=environment, stdout=subprocess.PIPE, text=True
-    )
-    server = subprocess.Popen([*outer, str(tmp_path / "outer")], stderr=subprocess.DEVNULL)
+    outer_folder.mkdir()
+    frame = f'<iframe src="http://localhost:{port}/" width=1200 height=800></iframe>'
+    (outer_folder / "index.html").write_text(frame)
+    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    variables |= {"SPACE_HOST": f"localhost:{port}", "FRAME_ANCESTORS": f"http://127.0.0.1:{outer_port}"}
+    variables |= {"GRADIO_SERVER_PORT": str(port), "OMP_NUM_THREADS": "1", **environment}
+    app = subprocess.Popen([python, "app.py"], cwd=space, env=variables, stdout=subprocess.PIPE, text=True)
+    outer = [sys.executable, "-m", "http.server", str(outer_port), "--bind", "127.0.0.1", "--directory", outer_folder]
+    server = subprocess.Popen(outer, stderr=subprocess.DEVNULL)
+    requested = []
     try:
         while "play at http" not in app.stdout.readline():
             assert app.poll() is None
         with chromium() as browser:
             page = browser.new_page()
+            page.on("request", lambda request: requested.append(request.url))
             page.goto(f"http://127.0.0.1:{outer_port}/")
             frame = page.wait_for_selector("iframe").content_frame()
             wait_for_phase(frame, "ready")
             page.mouse.click(300, 300)  # the frame gets the keyboard
             page.keyboard.down("ArrowUp")
             wait_until(lambda: frame_number(frame) > 3)
+            page.keyboard.up("ArrowUp")
+            frame.click(f"{GALLERY} >> nth=1")  # Gradio's own events work, too
+            wait_until(lambda: "record 1" in frame.inner_text("#details"))
         assert can_play(f"http://localhost:{port}")
     finally:
         for process in (app, server):
             process.terminate()
             process.communicate(timeout=20)
+    own = (f"http://localhost:{port}/", f"http://127.0.0.1:{outer_port}/", "data:", "blob:")
+    return [url for url in requested if not url.startswith(own)]
+
+
+@needs_browser
+def test_the_space_plays_in_a_frame_of_another_origin(export, tmp_path):
+    assert export()[0] == 0
+    assert play_in_a_frame(sys.executable, tmp_path / "space", tmp_path / "outer") == []
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_space_plays_in_a_fresh_environment_with_only_its_requirements(run_script, tmp_path):
+    """With the shipped checkpoint, and the environment variables that Hugging Face sets."""
+    shipped = ("--checkpoint", ROOT / "checkpoints" / "pong-pico", "--data", ROOT / "samples" / "pong")
+    code, _, err = run_script("export_space", *shipped, "--out", tmp_path / "space")
+    assert code == 0, err
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--requirement", tmp_path / "space" / "requirements.txt"]
+    subprocess.run(install, check=True)
+    variables = {"SYSTEM": "spaces", "SPACE_ID": "user/name", "SPACE_AUTHOR_NAME": "user", "SPACE_REPO_NAME": "name"}
+    assert play_in_a_frame(python, tmp_path / "space", tmp_path / "outer", **variables) == []
