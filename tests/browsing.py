@@ -35,6 +35,21 @@ def picture(page: Page, name: str = "dream") -> np.ndarray:
     return np.array(page.evaluate(script, name), np.uint8).reshape(64, 64, 4)
 
 
+def hidden_text(page: Page, selector: str) -> list[dict]:
+    """Boxes of an element's text that are not all visible: outside the window, or cut off by an element around it."""
+    script = """selector => {
+      const element = document.querySelector(selector), range = document.createRange();
+      range.selectNodeContents(element);
+      const clips = [{left: 0, top: 0, right: innerWidth, bottom: innerHeight}];
+      for (let e = element; e !== document.body; e = e.parentElement)
+        if (getComputedStyle(e).overflow !== "visible") clips.push(e.getBoundingClientRect());
+      const boxes = [...range.getClientRects()];
+      if (!boxes.length) return [{}];
+      return boxes.filter(b => clips.some(c => b.left < c.left - 1 || b.top < c.top - 1
+        || b.right > c.right + 1 || b.bottom > c.bottom + 1)).map(b => b.toJSON()) }"""
+    return page.evaluate(script, selector)
+
+
 def start_playing(page: Page, key: str = "ArrowUp") -> None:
     page.keyboard.press(key)
     wait_for_phase(page, "playing")

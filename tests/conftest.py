@@ -5,6 +5,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -97,6 +98,21 @@ def address(play_config):
         yield address
 
 
+@pytest.fixture(scope="session")
+def page_config(play_config):
+    """Options for the tests in the browser: the game's own frame rate, and two places."""
+    return replace(play_config, fps=None, num_steps=1, max_players=2)
+
+
+@pytest.fixture(scope="module")
+def page_address(page_config):
+    """The address of a server with `page_config` that runs while a module is tested."""
+    from playing import serving
+
+    with serving(page_config) as address:
+        yield address
+
+
 @pytest.fixture
 def play(address):
     """play(): a client of that server that has a place. All clients disconnect at the end."""
@@ -157,7 +173,7 @@ def browser():
 
 
 @pytest.fixture
-def visit(browser, address):
+def visit(browser, page_address):
     """visit(address, phase, **options of the browser): the page in a phase.
 
     Errors in the page fail the test, and requests to any other host.
@@ -170,7 +186,7 @@ def visit(browser, address):
         if not url.startswith((where, where.replace("http", "ws", 1), "blob:", "data:")):
             errors.append(f"requested {url}")
 
-    def open_page(where=address, phase="ready", ignore_errors=False, **options):
+    def open_page(where=page_address, phase="ready", ignore_errors=False, **options):
         context = browser.new_context(**{"viewport": DESKTOP, "accept_downloads": True, **options})
         contexts.append(context)
         page = context.new_page()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from recordings import play
@@ -50,7 +52,8 @@ def make_custom_game(folder: Path, space: ActionSpace) -> tuple[Path, Path]:
 @contextlib.contextmanager
 def serving(config: PlayConfig) -> Iterator[str]:
     """Run a server while the block runs; gives its address."""
-    with running_app(config) as app:
+    # Restores Gradio's folder: a server around this one looks for its files there.
+    with patch.dict(os.environ), running_app(config) as app:
         _apps[app.address] = app
         try:
             yield app.address

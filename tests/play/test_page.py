@@ -2,30 +2,27 @@
 
 import json
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from browsing import REAL_GAME, action, frame_number, pause, picture, start_playing, wait_until
-from playing import make_custom_game, serving
-from screenshots import PHONE, wait_for_phase
+from browsing import (
+    GALLERY,
+    REAL_GAME,
+    action,
+    frame_number,
+    hidden_text,
+    pause,
+    picture,
+    start_playing,
+    wait_until,
+)  # fmt: skip
+from playing import Client, make_custom_game, serving
+from screenshots import DESKTOP, PHONE, wait_for_phase
 from tiny import CONTROLS
 
 from data.actions import UNCONDITIONAL
 from play.gallery import Gallery
 from play.launch import PlayConfig
-
-
-@pytest.fixture(scope="module")
-def config(play_config):
-    """The game's own frame rate, and two places."""
-    return replace(play_config, fps=None, num_steps=1, max_players=2)
-
-
-@pytest.fixture(scope="module")
-def address(config):
-    with serving(config) as address:
-        yield address
 
 
 def test_the_page_loads_and_shows_the_prompt(visit):
@@ -184,6 +181,31 @@ def test_the_real_game_is_shown_beside_the_dream(visit):
     page.wait_for_selector(".real", state="hidden")
 
 
+def test_the_real_game_switched_on_while_paused_shows_the_moment_of_the_dream(visit):
+    page = visit()
+
+    def switch_on():
+        page.check(REAL_GAME)
+        page.wait_for_selector(".real:not([hidden])")
+        return picture(page, "real")
+
+    np.testing.assert_array_equal(switch_on(), picture(page))  # the prompt's last frame is the real game's
+    first = picture(page)
+    page.uncheck(REAL_GAME)
+    page.wait_for_selector(".real", state="hidden")
+    page.click(f"{GALLERY} >> nth=1")
+    wait_until(lambda: "record 1" in page.inner_text("#details") and (picture(page) != first).any())
+    np.testing.assert_array_equal(switch_on(), picture(page))
+    page.uncheck(REAL_GAME)
+    page.wait_for_selector(".real", state="hidden")
+    for number in range(1, 4):
+        page.click("button.step-action:text-is('up')")
+        wait_until(lambda number=number: frame_number(page) == number)
+    later = switch_on()
+    assert (later != first).any() and later[..., :3].std() > 5
+    assert page.get_attribute(".stage", "data-phase") in ("ready", "paused")
+
+
 def test_the_switch_stays_on_while_the_real_game_loads(visit, monkeypatch):
     real_game = Gallery.real_game
     monkeypatch.setattr(Gallery, "real_game", lambda *arguments: time.sleep(1.5) or real_game(*arguments))
@@ -212,6 +234,23 @@ def test_two_browsers_play_independently_and_a_closed_tab_frees_its_place(visit)
     start_playing(third)
     number = frame_number(two)
     wait_until(lambda: frame_number(two) > number and frame_number(third) > 2)
+
+
+@pytest.mark.parametrize("options", [{"viewport": DESKTOP}, {"viewport": PHONE, "has_touch": True, "is_mobile": True}])
+def test_messages_over_the_picture_are_shown_in_full(visit, page_address, options):
+    with Client(page_address) as one, Client(page_address) as two:
+        one.join()
+        two.join()
+        page = visit(phase="waiting", **options)
+        assert "as soon as a place is free" in page.inner_text(".overlay-text")
+        assert not hidden_text(page, ".overlay-text")
+    wait_for_phase(page, "ready")
+    page.check(REAL_GAME)  # on a phone, two small pictures beside each other
+    page.wait_for_selector(".real:not([hidden])")
+    page.evaluate("scrollTo(0, 0); dreamrun.disconnect()")
+    wait_for_phase(page, "lost")
+    assert not hidden_text(page, ".overlay-text") and not hidden_text(page, ".overlay button")
+    assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])

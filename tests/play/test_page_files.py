@@ -32,24 +32,13 @@ from training.device import choose_device, prepare_for_inference
 RED = [250, 40, 10, 255]
 
 
-@pytest.fixture(scope="module")
-def config(play_config):
-    return replace(play_config, fps=None, num_steps=1, max_players=2)
-
-
-@pytest.fixture(scope="module")
-def address(config):
-    with serving(config) as address:
-        yield address
-
-
 @pytest.fixture
 def red_image(tmp_path):
     Image.new("RGB", (300, 200), tuple(RED[:3])).save(tmp_path / "red.png")
     return tmp_path / "red.png"
 
 
-def test_a_recording_is_shown_downloaded_and_replayed(visit, config, tmp_path):
+def test_a_recording_is_shown_downloaded_and_replayed(visit, page_config, tmp_path):
     page = visit()
     start_playing(page)
 
@@ -66,14 +55,14 @@ def test_a_recording_is_shown_downloaded_and_replayed(visit, config, tmp_path):
     download(page, "#download-json", tmp_path / "dream.json")
     with av.open(str(tmp_path / "dream.mp4")) as video:
         num_frames = sum(1 for _ in video.decode(video=0))
-    model = WorldModel.from_pretrained(config.checkpoint)
+    model = WorldModel.from_pretrained(page_config.checkpoint)
     replay = Replay.read(tmp_path / "dream.json", model)
     again = replay.generate_frames(prepare_for_inference(model, choose_device("cpu")))
     assert len(again) == num_frames >= 8 and 2 in replay.actions
-    assert json.loads((tmp_path / "dream.json").read_text())["checkpoint"] in config.checkpoint
+    assert json.loads((tmp_path / "dream.json").read_text())["checkpoint"] in page_config.checkpoint
 
 
-def test_a_replay_generates_the_frames_that_were_shown(visit, config, tmp_path):
+def test_a_replay_generates_the_frames_that_were_shown(visit, page_config, tmp_path):
     page = visit()
     pause(page)
     seen = []
@@ -89,7 +78,7 @@ def test_a_replay_generates_the_frames_that_were_shown(visit, config, tmp_path):
 
     record(page, play)
     download(page, "#download-json", tmp_path / "dream.json")
-    model = WorldModel.from_pretrained(config.checkpoint)
+    model = WorldModel.from_pretrained(page_config.checkpoint)
     replay = Replay.read(tmp_path / "dream.json", model)
     assert replay.actions[replay.first_recorded :].tolist() == [1, 2, 2]
     again = replay.generate_frames(prepare_for_inference(model, choose_device("cpu")))
@@ -141,8 +130,8 @@ def test_a_lost_connection_is_shown_and_can_be_restored(visit, red_image):
     wait_until(lambda: picture(page)[32, 32].tolist() == RED)
 
 
-def test_the_page_reconnects_after_the_server_has_restarted(visit, config):
-    config = replace(config, port=find_port("127.0.0.1", 0))
+def test_the_page_reconnects_after_the_server_has_restarted(visit, page_config):
+    config = replace(page_config, port=find_port("127.0.0.1", 0))
     with serving(config) as address:
         page = visit(address, ignore_errors=True)  # the browser reports that the server is gone
     wait_for_phase(page, "lost")
@@ -157,10 +146,10 @@ def test_the_page_reconnects_after_the_server_has_restarted(visit, config):
         wait_until(lambda: "record 1" in page.inner_text("#details"))
 
 
-def test_the_password_is_asked_for_once_and_again_after_a_restart(visit, config, monkeypatch):
+def test_the_password_is_asked_for_once_and_again_after_a_restart(visit, page_config, monkeypatch):
     monkeypatch.setenv("DREAMRUN_TEST_PASSWORD", "open sesame")
     monkeypatch.setattr(auth, "LOGIN_DELAY_SECS", 0.01)
-    config = replace(config, password_env="DREAMRUN_TEST_PASSWORD", port=find_port("127.0.0.1", 0))
+    config = replace(page_config, password_env="DREAMRUN_TEST_PASSWORD", port=find_port("127.0.0.1", 0))
 
     def log_in(password):
         page.get_by_label("username").fill("me")
