@@ -1,5 +1,7 @@
 PYTHON := .venv/bin/python
 DEMO_STEPS := 60
+# A test process for each core, but at most four: each loads all libraries and starts its own servers and browser.
+TEST_PROCESSES := -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: setup test test-slow lint demo play
 
@@ -7,7 +9,7 @@ setup:
 	@./setup.sh
 
 test: setup
-	$(PYTHON) -m pytest -q -m "not slow"
+	$(PYTHON) -m pytest -q -m "not slow" $(TEST_PROCESSES)
 
 test-slow: setup
 	$(PYTHON) -m pytest -q -m slow

@@ -11,7 +11,6 @@ import json
 import resource
 import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from hostile_cases import KINDS
 
 MEMORY_BYTES = 2**30  # beyond what the process has mapped after a valid case
-HANG_SECS = 20
+HANG_SECS = 60  # of wall time, on a machine that is busy
 
 
 class Hang(BaseException):
@@ -33,6 +32,12 @@ def limit_memory() -> None:
     """Limit the address space to what is mapped now and MEMORY_BYTES."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY_BYTES,) * 2)
+
+
+def cpu_secs() -> float:
+    """CPU time of this process and of its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def run_command(main, config_class, arguments: list[str]) -> tuple[int, str]:
@@ -62,11 +67,11 @@ def main() -> None:
     prepared = kind(folder)
     signal.signal(signal.SIGALRM, on_alarm)
     for name, (command_main, config_class, arguments) in prepared.items():
-        start = time.perf_counter()
+        start = cpu_secs()
         signal.alarm(HANG_SECS)
         code, errors = run_command(command_main, config_class, arguments)
         signal.alarm(0)
-        case = {"name": name, "code": code, "errors": errors[:5000], "secs": time.perf_counter() - start}
+        case = {"name": name, "code": code, "errors": errors[:5000], "cpu_secs": cpu_secs() - start}
         print(json.dumps(case), flush=True)
         if name == "valid":  # after it has started all threads, whose stacks and heaps count
             limit_memory()

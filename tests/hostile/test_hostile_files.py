@@ -1,6 +1,6 @@
 """Files of strangers with sizes, types and texts that would hang, exhaust memory, or write to a terminal.
 
-Each is one line of error, exit code 2, in less than five seconds and with a limited address space.
+Each is one line of error, exit code 2, in less than five CPU seconds and with a limited address space.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-MAX_SECS = 5
+MAX_CPU_SECS = 5  # wall time depends on what else the machine does
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_hostile_files_are_one_line_of_error(kind, min_cases, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parents[1]}:{HERE.parent}"}
     process = subprocess.run(
         [sys.executable, HERE / "run_cases.py", kind, tmp_path],
-        env=environment, capture_output=True, text=True, timeout=240, cwd=tmp_path,
+        env=environment, capture_output=True, text=True, timeout=900, cwd=tmp_path,
     )  # fmt: skip
     cases = [json.loads(line) for line in process.stdout.splitlines()]
     assert process.returncode == 0, f"after {cases[-1] if cases else 'no case'}: {process.stderr[-2000:]}"
@@ -34,6 +34,6 @@ def test_hostile_files_are_one_line_of_error(kind, min_cases, tmp_path):
         lines = [line for line in case["errors"].splitlines() if line.startswith("error: ")]
         one_line = case["code"] == 2 and len(lines) == 1 and len(lines[0]) < 1200
         is_safe = "Traceback" not in case["errors"] and "\x1b" not in case["errors"]
-        if not one_line or not is_safe or case["secs"] > MAX_SECS:
+        if not one_line or not is_safe or case["cpu_secs"] > MAX_CPU_SECS:
             wrong.append(case)
     assert not wrong, json.dumps(wrong, indent=1)
