@@ -77,7 +77,7 @@ def _time_steps(trainer: Trainer, config: StepConfig) -> dict:
     peak = peak_memory_bytes(device)  # before the matrix product below allocates more
     matmul = matmul_flops_per_sec(device, torch.bfloat16 if bf16 else torch.float32)
     clips_per_sec = config.batch_size / secs.mean()
-    num_copies = 2 if trainer.config.noise_levels == "teacher-forcing" else 1
+    num_copies = 1 + str(trainer.config.noise_levels).startswith("teacher-forcing")
     flops = clip_flops(trainer.state.model.config, num_copies * clip_frames)
     return {
         "network": config.preset,
@@ -132,5 +132,5 @@ def clip_flops(config: ModelConfig, num_frames: int) -> float:
     """
     dim, frequencies = config.dim, 256
     patches = replace(config, window_frames=num_frames).flops_per_pass
-    vectors = (12 * config.num_blocks + 2) * dim**2 + frequencies * dim + dim**2 + config.num_actions * dim
+    vectors = config.num_modulation_vectors * dim**2 + frequencies * dim + dim**2 + config.num_actions * dim
     return 3.0 * num_frames * (patches + 2.0 * vectors)

@@ -134,6 +134,20 @@ class ActionSpace:
         drawn = np.where(np.array(self.kinds) == "axis", rng.normal(0, 0.5, size).clip(-1, 1), pressed)
         return (drawn * np.isin(np.arange(len(self.names)), self.acting)).astype(np.float32)
 
+    def held_actions(self) -> np.ndarray:
+        """The recorded actions that can be held on their own: (K,) ids or (K, names) vectors.
+
+        In a discrete space: the acting ids, those with the fewest keys first. Else: noop, each acting button alone, and
+        each acting axis pushed up and down.
+        """
+        if self.discrete:
+            return np.array(sorted(self.acting, key=lambda action: (len(self.keys[action]), action)), np.int32)
+        pushes = [(i, sign) for i in self.acting for sign in ((1, -1) if self.kinds[i] == "axis" else (1,))]
+        actions = np.tile(self.noop, (1 + len(pushes), 1))
+        for action, (i, sign) in zip(actions[1:], pushes, strict=True):
+            action[i] = sign
+        return actions
+
     def name_values(self, actions: np.ndarray) -> np.ndarray:
         """Recorded actions -> the value of each name, float32 (..., names). An unknown action is all zeros.
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from einops import rearrange, repeat
 
-from data.actions import ActionSpace
 from data.games.base import SPLIT_LEVELS, GameVectorEnv
 from data.games.factory import check_recorded_options, make_environment
 from data.games.policies import ExplorePolicy
@@ -56,21 +55,6 @@ class Counterfactuals:
         )
 
 
-def choose_held_actions(space: ActionSpace) -> np.ndarray:
-    """The actions to compare, at most MAX_ACTIONS: (K,) or (K, names).
-
-    In a discrete space: the acting ids that hold the fewest keys. Else: noop, each acting button alone, and each acting
-    axis pushed up and down.
-    """
-    if space.discrete:
-        return np.array(sorted(space.acting, key=lambda action: (len(space.keys[action]), action))[:MAX_ACTIONS])
-    pushes = [(i, sign) for i in space.acting for sign in ((1, -1) if space.kinds[i] == "axis" else (1,))]
-    actions = np.tile(space.noop, (1 + len(pushes), 1))
-    for action, (i, sign) in zip(actions[1:], pushes, strict=True):
-        action[i] = sign
-    return actions[:MAX_ACTIONS]
-
-
 def make_game(metadata: Metadata, num_envs: int, split: str, seed: int) -> GameVectorEnv:
     """The game that a data set was collected from, with the levels of a split.
 
@@ -98,7 +82,7 @@ def collect_counterfactuals(environment: GameVectorEnv, num_prompt: int, num_fra
         NotImplementedError: the state of this game cannot be saved.
     """
     prompt, prompt_actions, states = _play_to_states(environment, num_prompt, np.random.default_rng(seed))
-    actions = choose_held_actions(environment.actions)
+    actions = environment.actions.held_actions()[:MAX_ACTIONS]
     shape = (environment.num_envs, len(actions), num_frames)
     futures = np.empty((*shape, *prompt.shape[2:]), np.uint8)
     lengths = np.zeros(shape[:2], int)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from model.diffusion import Prediction, Schedule
 from model.json_fields import check_int, dataclass_from_json
 
 # The largest values of each size. They are far above those of any real network of this kind: the config may come from a
@@ -21,6 +22,7 @@ _MAX_SIZES = {
     "num_actions": 4097,
     "num_steps": 1000,
 }
+_CHOICES = {"attention": ("axial", "full"), "schedule": get_args(Schedule), "prediction": get_args(Prediction)}
 MAX_PATCHES = 65536  # in a frame
 MAX_CACHE_NUMBERS = 2**34
 
@@ -34,11 +36,13 @@ class ModelConfig:
     num_channels: int = 3  # colour channels of a frame
     patch_size: int = 8  # pixels on a side of the square that becomes one token
     dim: int = 512  # D, width of the network
-    num_blocks: int = 6  # each has a spatial and a temporal DiT block
+    num_blocks: int = 6  # axial ones have a spatial and a temporal DiT block, full ones a single DiT block
     num_heads: int = 8  # N, attention heads
     window_frames: int = 32  # W, most frames that the network attends to
     num_actions: int = 15  # A, length of an action vector; names + 1 if actions are vectors
-    prediction: Literal["v", "x0"] = "v"  # what the network predicts
+    attention: Literal["axial", "full"] = "axial"  # over space and time in turn, or over both at once
+    schedule: Schedule = "sigmoid"  # of the noise: variance-preserving, or the straight line of rectified flow
+    prediction: Prediction = "v"  # what the network predicts; "v" goes with "sigmoid", "velocity" with "linear"
     num_steps: int = 10  # default number of denoising steps per generated frame
 
     def __post_init__(self):
@@ -49,11 +53,21 @@ class ModelConfig:
             size = getattr(self, name)
             if size < self.patch_size or size % self.patch_size:
                 raise ValueError(f"{name} is {size}: it must be a multiple of patch_size, {self.patch_size}")
-        # Spatial rotary embedding rotates pairs of numbers: half of a head by row, half by column.
-        if self.dim % self.num_heads or self.head_dim % 4:
-            raise ValueError(f"dim {self.dim} over {self.num_heads} heads: a head needs a multiple of 4 numbers")
-        if self.prediction not in ("v", "x0"):
-            raise ValueError(f'prediction is {self.prediction!r:.40}: choose "v" or "x0"')
+        # Rotary embedding rotates pairs of numbers. Axial: half of a head by row, half by column. Full: half of it by
+        # time, and a quarter each by row and by column.
+        multiple = 8 if self.attention == "full" else 4
+        if self.dim % self.num_heads or self.head_dim % multiple:
+            raise ValueError(
+                f"dim {self.dim} over {self.num_heads} heads: a head needs a multiple of {multiple} numbers"
+            )
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r:.40}: choose {' or '.join(choices)}")
+        if self.prediction == ("velocity" if self.schedule == "sigmoid" else "v"):
+            raise ValueError(
+                f"prediction {self.prediction} does not go with schedule {self.schedule}: "
+                "choose v or x0 with sigmoid, velocity or x0 with linear"
+            )
         if self.num_patches > MAX_PATCHES:
             raise ValueError(f"a frame has {self.num_patches} patches: at most {MAX_PATCHES} are possible")
         if self.cache_numbers > MAX_CACHE_NUMBERS:
@@ -66,6 +80,11 @@ class ModelConfig:
     def head_dim(self) -> int:
         """K, numbers in an attention head."""
         return self.dim // self.num_heads
+
+    @property
+    def rotary_dim(self) -> int:
+        """Numbers in a head that rotate with space, and as many with time. Full attention has one head for both."""
+        return self.head_dim // 2 if self.attention == "full" else self.head_dim
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -89,14 +108,25 @@ class ModelConfig:
         return self.num_channels, self.frame_height, self.frame_width
 
     @property
+    def num_modulation_vectors(self) -> int:
+        """M, modulation vectors of the network: six in a DiT block (shift, scale and gate, twice), two at the end."""
+        dit_blocks = self.num_blocks if self.attention == "full" else 2 * self.num_blocks
+        return 6 * dit_blocks + 2
+
+    @property
     def flops_per_pass(self) -> float:
         """FLOPs of one forward pass over one frame that attends to a full window, with modulation vectors given.
 
         A multiply-add is two FLOPs. Only linear maps and attention products count.
         """
-        # Multiply-adds per token. A block is two DiT blocks of 12 D^2 weights each: qkv 3, attention output 1, MLP 8.
-        linear_maps = self.num_blocks * 24 * self.dim**2 + 2 * self.patch_size**2 * self.num_channels * self.dim
-        attention = self.num_blocks * 2 * self.dim * (self.num_patches + self.window_frames)
+        # Multiply-adds per token. A DiT block has 12 D^2 weights: qkv 3, attention output 1, MLP 8.
+        if self.attention == "full":
+            num_dit_blocks, num_keys = self.num_blocks, self.num_patches * self.window_frames
+        else:
+            num_dit_blocks, num_keys = 2 * self.num_blocks, self.num_patches + self.window_frames
+        patches = 2 * self.patch_size**2 * self.num_channels * self.dim
+        linear_maps = num_dit_blocks * 12 * self.dim**2 + patches
+        attention = self.num_blocks * 2 * self.dim * num_keys
         return 2.0 * self.num_patches * (linear_maps + attention)
 
     def flops_per_frame(self, num_steps: int, guidance: float) -> float:
@@ -129,4 +159,14 @@ PRESETS: dict[str, ModelConfig] = {
     # The published CoinRun networks: model/open_oasis.py loads their checkpoints.
     "small": _SMALL,  # 57.82 M
     "base": replace(_SMALL, dim=640, num_blocks=8),  # 119.74 M
+    # The size and the choices of toy-wm, a model of Pong: rectified flow, attention over space and time at once.
+    "toy": ModelConfig(
+        dim=320,
+        num_blocks=8,
+        num_heads=20,
+        window_frames=30,
+        attention="full",
+        schedule="linear",
+        prediction="velocity",
+    ),
 }

@@ -1,16 +1,28 @@
-"""The noise schedule and the identities between x0, eps and v, one equation per function.
+"""The noise schedules and the identities between x0, eps, v and velocity, one equation per function.
 
-Noise levels u are floats in [0, 1]: 0 is clean, 1 is pure noise. `ab` is alpha_bar, which broadcasts against frames.
+Noise levels u are floats in [0, 1]: 0 is clean, 1 is pure noise. A noisy frame is `x_u = alpha x0 + sigma eps`.
+Alpha and sigma broadcast against frames.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+Schedule = Literal["sigmoid", "linear"]
+Prediction = Literal["v", "x0", "velocity"]
+
 _START, _END = -3.0, 3.0  # range of the sigmoid schedule; its tau is 1
+
+
+class AlphaSigma(NamedTuple):
+    """Factors of signal and noise at a noise level."""
+
+    alpha: Tensor
+    sigma: Tensor
 
 
 def _logistic(x: float) -> float:
@@ -18,46 +30,67 @@ def _logistic(x: float) -> float:
 
 
 def alpha_bar(noise_level: Tensor) -> Tensor:
-    """Signal power at a noise level, same shape: alpha_bar(0) = 1, alpha_bar(1/2) = 1/2, alpha_bar(1) = 0.
+    """Signal power of the sigmoid schedule, same shape: alpha_bar(0) = 1, alpha_bar(1/2) = 1/2, alpha_bar(1) = 0.
 
-    Sigmoid schedule (arXiv 2212.11972, fig. 8), s = logistic function:
-    `alpha_bar(u) = (s(3) - s(6u - 3)) / (s(3) - s(-3))`.
+    arXiv 2212.11972, fig. 8, with s = logistic function: `alpha_bar(u) = (s(3) - s(6u - 3)) / (s(3) - s(-3))`.
     """
     high, low = _logistic(_END), _logistic(_START)
     s = torch.sigmoid(noise_level.float() * (_END - _START) + _START)
     return ((high - s) / (high - low)).clamp(0.0, 1.0)
 
 
-def frame_alpha_bar(noise_level: Tensor) -> Tensor:
-    """`alpha_bar` of levels (..., T), shaped (..., T, 1, 1, 1) to broadcast against frames (..., T, C, H, W)."""
-    return alpha_bar(noise_level)[..., None, None, None]
+def alpha_sigma(noise_level: Tensor, schedule: Schedule) -> AlphaSigma:
+    """Alpha and sigma at a noise level, of the same shape.
+
+    "sigmoid" preserves the variance: `alpha = sqrt(alpha_bar)`, `sigma = sqrt(1 - alpha_bar)`.
+    "linear" is the straight line of rectified flow (arXiv 2209.03003): `alpha = 1 - u`, `sigma = u`.
+    """
+    if schedule == "linear":
+        return AlphaSigma(1.0 - noise_level.float(), noise_level.float())
+    ab = alpha_bar(noise_level)
+    return AlphaSigma(ab.sqrt(), (1 - ab).sqrt())
 
 
-def add_noise(x0: Tensor, eps: Tensor, ab: Tensor) -> Tensor:
-    """`x_u = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps` (DDPM, arXiv 2006.11239, eq. 4)."""
-    return ab.sqrt() * x0 + (1 - ab).sqrt() * eps
+def frame_alpha_sigma(noise_level: Tensor, schedule: Schedule) -> AlphaSigma:
+    """`alpha_sigma` of levels (..., T), shaped (..., T, 1, 1, 1) to broadcast against frames (..., T, C, H, W)."""
+    return alpha_sigma(noise_level[..., None, None, None], schedule)
 
 
-def v_from_x0_eps(x0: Tensor, eps: Tensor, ab: Tensor) -> Tensor:
-    """`v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0` (arXiv 2202.00512, appendix D)."""
-    return ab.sqrt() * eps - (1 - ab).sqrt() * x0
+def add_noise(x0: Tensor, eps: Tensor, level: AlphaSigma) -> Tensor:
+    """`x_u = alpha x0 + sigma eps` (DDPM, arXiv 2006.11239, eq. 4, in terms of alpha and sigma)."""
+    return level.alpha * x0 + level.sigma * eps
 
 
-def x0_from_v(x_u: Tensor, v: Tensor, ab: Tensor) -> Tensor:
-    """`x0 = sqrt(alpha_bar) x_u - sqrt(1 - alpha_bar) v`, for every u."""
-    return ab.sqrt() * x_u - (1 - ab).sqrt() * v
+def eps_from_x0(x_u: Tensor, x0: Tensor, level: AlphaSigma) -> Tensor:
+    """`eps = (x_u - alpha x0) / sigma`, for u > 0."""
+    return (x_u - level.alpha * x0) / level.sigma
 
 
-def eps_from_x0(x_u: Tensor, x0: Tensor, ab: Tensor) -> Tensor:
-    """`eps = (x_u - sqrt(alpha_bar) x0) / sqrt(1 - alpha_bar)`, for u > 0."""
-    return (x_u - ab.sqrt() * x0) / (1 - ab).sqrt()
+def target(x0: Tensor, eps: Tensor, level: AlphaSigma, kind: Prediction) -> Tensor:
+    """What a network that predicts `kind` should put out.
+
+    "v": `v = alpha eps - sigma x0` (arXiv 2202.00512, appendix D), for the sigmoid schedule.
+    "velocity": `eps - x0`, the derivative of x_u by u (arXiv 2209.03003, eq. 1), for the linear schedule.
+    """
+    if kind == "v":
+        return level.alpha * eps - level.sigma * x0
+    return eps - x0 if kind == "velocity" else x0
 
 
-def x0_from_prediction(prediction: Tensor, x_u: Tensor, ab: Tensor, kind: str) -> Tensor:
-    """x0 from the output of a network that predicts `kind`, "v" or "x0"."""
-    return prediction if kind == "x0" else x0_from_v(x_u, prediction, ab)
+def x0_from_prediction(prediction: Tensor, x_u: Tensor, level: AlphaSigma, kind: Prediction) -> Tensor:
+    """x0 from the output of a network that predicts `kind`, for every u.
+
+    "v": `x0 = alpha x_u - sigma v`, as `alpha^2 + sigma^2 = 1`.
+    "velocity": `x0 = x_u - sigma velocity`, as `alpha + sigma = 1`.
+    """
+    if kind == "v":
+        return level.alpha * x_u - level.sigma * prediction
+    return x_u - level.sigma * prediction if kind == "velocity" else prediction
 
 
-def ddim_step(x_u: Tensor, x0: Tensor, ab: Tensor, ab_next: Tensor) -> Tensor:
-    """One deterministic step from alpha_bar to alpha_bar_next > alpha_bar (DDIM, arXiv 2010.02502, eq. 12, eta 0)."""
-    return add_noise(x0, eps_from_x0(x_u, x0, ab), ab_next)
+def ddim_step(x_u: Tensor, x0: Tensor, level: AlphaSigma, next_level: AlphaSigma) -> Tensor:
+    """One deterministic step to a lower noise level (DDIM, arXiv 2010.02502, eq. 12, eta 0).
+
+    On the linear schedule this is a step of Euler's method along the velocity `eps - x0`.
+    """
+    return add_noise(x0, eps_from_x0(x_u, x0, level), next_level)

@@ -1,4 +1,4 @@
-"""The network: a diffusion transformer in pixel space with axial attention over space and time.
+"""The network: a diffusion transformer in pixel space with attention over space and time, axial or full.
 
 Shapes: B batch, T frames, C channels, H x W pixels, P patches in a frame, D width, A action vector,
 M modulation vectors.
@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from model.activation_checkpoint import activation_checkpoint, selective_checkpoint
-from model.attention import SpatialAttention, TemporalAttention
+from model.attention import Attention, SpatialAttention, TemporalAttention
 from model.checkpoint import PretrainedModule
 from model.config import ModelConfig
+from model.full_attention import FullAttention, token_mask
 from model.game_info import GameInfo
 from model.kv_cache import CacheView
 from model.rotary import RotaryTable, spatial_cos_sin, temporal_cos_sin
-
-VECTORS_PER_BLOCK = 12  # shift, scale and gate of attention and MLP, in each of two DiT blocks
 
 
 def timestep(noise_level: Tensor) -> Tensor:
@@ -81,9 +81,9 @@ class MLP(nn.Module):
 
 
 class DiTBlock(nn.Module):
-    """Attention along one axis, then an MLP. Both are modulated by the condition and gated into the residual stream."""
+    """Attention, then an MLP. Both are modulated by the condition and gated into the residual stream."""
 
-    def __init__(self, attention: SpatialAttention | TemporalAttention, dim: int):
+    def __init__(self, attention: Attention, dim: int):
         super().__init__()
         self.attention = attention
         self.mlp = MLP(dim)
@@ -98,6 +98,8 @@ class DiTBlock(nn.Module):
 
 class SpatioTemporalBlock(nn.Module):
     """A spatial DiT block, then a temporal one."""
+
+    num_vectors = 12  # shift, scale and gate of attention and MLP, in each of two DiT blocks
 
     def __init__(
         self, config: ModelConfig, block_index: int, spatial_rotary: RotaryTable, temporal_rotary: RotaryTable
@@ -123,6 +125,37 @@ class SpatioTemporalBlock(nn.Module):
         spatial_vectors, temporal_vectors = vectors.chunk(2, dim=-2)
         x = self.spatial(x, spatial_vectors)
         return self.temporal(x, temporal_vectors, mask, positions, cache)
+
+
+class FullBlock(nn.Module):
+    """One DiT block, whose attention runs over space and time at once."""
+
+    num_vectors = 6  # shift, scale and gate of attention and MLP
+
+    def __init__(
+        self, config: ModelConfig, block_index: int, spatial_rotary: RotaryTable, temporal_rotary: RotaryTable
+    ):
+        super().__init__()
+        attention = FullAttention(config.dim, config.num_heads, spatial_rotary, temporal_rotary, block_index)
+        self.full = DiTBlock(attention, config.dim)
+
+    def modulations(self, c: Tensor) -> Tensor:
+        """(..., D) -> (..., 6, D)."""
+        return self.full.modulation(c)
+
+    def forward(
+        self,
+        x: Tensor,
+        vectors: Tensor,
+        mask: Tensor | BlockMask | None = None,
+        positions: Tensor | None = None,
+        cache: CacheView | None = None,
+    ) -> Tensor:
+        """x (B, T, P, D), modulation vectors (B, T, 6, D) -> (B, T, P, D). The rest is for `FullAttention`."""
+        return self.full(x, vectors, mask, positions, cache)
+
+
+Block = SpatioTemporalBlock | FullBlock
 
 
 class FinalLayer(nn.Module):
@@ -153,10 +186,11 @@ class WorldModel(PretrainedModule):
         self.noise_level_embedding = NoiseLevelEmbedding(dim)
         self.action_embedding = nn.Linear(config.num_actions, dim)
         # All blocks share these tables.
-        spatial_rotary = RotaryTable(spatial_cos_sin(config.head_dim, config.grid))
-        temporal_rotary = RotaryTable(temporal_cos_sin(config.head_dim, config.window_frames))
+        block_class = FullBlock if config.attention == "full" else SpatioTemporalBlock
+        spatial_rotary = RotaryTable(spatial_cos_sin(config.rotary_dim, config.grid))
+        temporal_rotary = RotaryTable(temporal_cos_sin(config.rotary_dim, config.window_frames))
         self.blocks = nn.ModuleList(
-            SpatioTemporalBlock(config, index, spatial_rotary, temporal_rotary) for index in range(config.num_blocks)
+            block_class(config, index, spatial_rotary, temporal_rotary) for index in range(config.num_blocks)
         )
         self.final_layer = FinalLayer(dim, patch * patch * config.num_channels)
         self.reset_parameters()
@@ -222,19 +256,22 @@ class WorldModel(PretrainedModule):
         assert noise_level.shape == (batch, num_frames), f"noise_level {tuple(noise_level.shape)}"
         assert actions.shape == (batch, num_frames, self.config.num_actions), f"actions {tuple(actions.shape)}"
         x, c = self.patchify(frames), self.condition(noise_level, actions)
+        mask: Tensor | BlockMask | None = temporal_mask
+        if self.config.attention == "full":
+            mask = token_mask(temporal_mask, num_frames, self.config.num_patches, frames.device)
         for block in self.blocks:
-            assert isinstance(block, SpatioTemporalBlock)
-            inputs = (x, block.modulations(c), temporal_mask, positions)
+            assert isinstance(block, Block)
+            inputs = (x, block.modulations(c), mask, positions)
             checkpointing = self.activation_checkpointing and torch.is_grad_enabled()
             x = activation_checkpoint(block, *inputs) if checkpointing else block(*inputs)
         return self.unpatchify(self.final_layer(x, self.final_layer.modulation(c)))
 
     def modulations(self, noise_level: Tensor, actions: Tensor) -> Tensor:
-        """All modulation vectors: (B, T) levels, (B, T, A) actions -> (B, T, M, D), M = 12 * num_blocks + 2."""
+        """All modulation vectors: (B, T) levels, (B, T, A) actions -> (B, T, M, D)."""
         c = self.condition(noise_level, actions)
         vectors = []
         for block in self.blocks:
-            assert isinstance(block, SpatioTemporalBlock)
+            assert isinstance(block, Block)
             vectors.append(block.modulations(c))
         return torch.cat([*vectors, self.final_layer.modulation(c)], dim=-2)
 
@@ -250,7 +287,8 @@ class WorldModel(PretrainedModule):
             (B, T, C, H, W) float32.
         """
         x = self.patchify(frames)
-        *block_vectors, final_vectors = modulations.split(VECTORS_PER_BLOCK, dim=-2)
-        for block, vectors in zip(self.blocks, block_vectors, strict=True):
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            vectors, modulations = modulations.tensor_split((block.num_vectors,), dim=-2)
             x = block(x, vectors, cache=cache)
-        return self.unpatchify(self.final_layer(x, final_vectors))
+        return self.unpatchify(self.final_layer(x, modulations))

@@ -1,6 +1,8 @@
-"""KV cache of temporal attention: one ring buffer of keys and values per slot.
+"""KV cache of attention over time: one ring buffer of keys and values per slot.
 
 Shapes: S slots, T new frames, P patches in a frame, N heads, K head dim, W frames in the window.
+Patches that attend to one another form a group: G groups of Q patches, P = G * Q. Axial attention has P groups
+of 1, full attention has 1 group of P.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.rotary import apply_rotary_emb, temporal_cos_sin
+from model.rotary import apply_rotary_emb, space_time_cos_sin, spatial_cos_sin, temporal_cos_sin
 
 
 class KVCache:
@@ -34,10 +36,19 @@ class KVCache:
 
     def __init__(self, config: ModelConfig, num_slots: int, device: torch.device, dtype: torch.dtype):
         window = config.window_frames
-        shape = (config.num_blocks, num_slots, config.num_patches, config.num_heads, window, config.head_dim)
+        is_full = config.attention == "full"
+        groups = (1, config.num_patches) if is_full else (config.num_patches, 1)  # G, Q
+        shape = (config.num_blocks, num_slots, groups[0], config.num_heads, window, groups[1], config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.cos_sin = temporal_cos_sin(config.head_dim, 2 * window).to(device)  # (2 W, K/2, 2)
+        cos_sin = temporal_cos_sin(config.rotary_dim, 2 * window)  # (2 W, K/2, 2); full: half of a head, (2 W, K/4, 2)
+        # The complex conjugate of the rotation by W positions. The part of a head that holds the place does not move.
+        back = cos_sin[window] * torch.tensor((1.0, -1.0))
+        place = spatial_cos_sin(config.rotary_dim, config.grid) if is_full else None
+        if place is not None:
+            back = torch.cat((back, torch.tensor((1.0, 0.0)).expand_as(back)))
+        self.cos_sin, self._rotation_back = cos_sin.to(device), back.to(device)
+        self._place = None if place is None else place.to(device)  # (P, K/4, 2)
         self.window_frames = window
         self.positions = [0] * num_slots  # of the next frame
         self.lengths = [0] * num_slots  # earlier frames that the next frame attends to: at most W - 1
@@ -66,6 +77,12 @@ class KVCache:
         self.positions += [0] * num_new
         self.lengths += [0] * num_new
 
+    def angles(self, positions: Tensor) -> Tensor:
+        """Cosines and sines of new frames at positions (S, T): (S, T, 1 or P, 1, K/2, 2), for every patch and head."""
+        temporal = self.cos_sin[positions.to(self.cos_sin.device)]  # (S, T, K/2, 2)
+        cos_sin = temporal[:, :, None] if self._place is None else space_time_cos_sin(temporal, self._place)
+        return cos_sin.unsqueeze(3)
+
     def view(self, slots: Sequence[int], num_frames: int = 1) -> CacheView:
         """The view through which the network reads these slots and writes their next `num_frames` frames."""
         return CacheView(self, slots, num_frames)
@@ -77,9 +94,7 @@ class KVCache:
             self.lengths[slot] = min(self.lengths[slot] + num_frames, self.window_frames - 1)
         wrapped = [slot for slot in slots if self.positions[slot] >= 2 * self.window_frames]
         if wrapped:
-            # The complex conjugate of the rotation by W positions.
-            cos_sin = self.cos_sin[self.window_frames] * torch.tensor((1.0, -1.0), device=self.keys.device)
-            self.keys[:, wrapped] = apply_rotary_emb(self.keys[:, wrapped], cos_sin)
+            self.keys[:, wrapped] = apply_rotary_emb(self.keys[:, wrapped], self._rotation_back)
             for slot in wrapped:
                 self.positions[slot] -= self.window_frames
 
@@ -105,22 +120,28 @@ class CacheView:
         positions = torch.tensor([cache.positions[slot] for slot in self._slots])[:, None] + offsets  # (S, T)
         lengths = torch.tensor([cache.lengths[slot] for slot in self._slots])[:, None] + offsets  # (S, T)
         assert positions.max() < 2 * window and (num_frames == 1 or lengths.max() < window)
-        self.cos_sin = cache.cos_sin[positions.to(device)][:, :, None, None]  # (S, T, 1, 1, K/2, 2)
+        self.cos_sin = cache.angles(positions)
         self._slot_indices = torch.arange(len(self._slots), device=device)[:, None]  # (S, 1)
         self._ring_indices = (positions % window).to(device)  # (S, T)
 
         ages = (positions[:, :, None] - torch.arange(window)) % window  # (S, T, W), 0 is the frame itself
         mask = ages <= lengths[:, :, None].clamp(max=window - 1)
-        # (S * P, 1, T, W), True where a frame attends; the same for every head, and for every patch of a slot.
-        self.mask = mask.repeat_interleave(cache.keys.shape[2], dim=0)[:, None].to(device)
+        self._groups = cache.keys.shape[2], cache.keys.shape[5]  # G, Q
+        # (S * G, 1, T * Q, W * Q), True where a patch attends; the same for every head, and for every group of a slot.
+        mask = mask.repeat_interleave(self._groups[0], dim=0)[:, None]
+        self.mask = mask.repeat_interleave(self._groups[1], 2).repeat_interleave(self._groups[1], 3).to(device)
 
     def update(self, block_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write a block's keys and values of the new frames, (S, T, P, N, K). Return those of all, (S * P, N, W, K)."""
+        """Write a block's keys and values of the new frames, (S, T, P, N, K). Return all: (S * G, N, W * Q, K)."""
         keys, values = self._keys[block_index], self._values[block_index]
-        # Index tensors on both sides of slices put the indexed axes first: (S, T, P, N, K).
-        keys[self._slot_indices, :, :, self._ring_indices] = k.to(keys.dtype)
-        values[self._slot_indices, :, :, self._ring_indices] = v.to(values.dtype)
-        return keys.flatten(0, 1), values.flatten(0, 1)
+        # Index tensors on both sides of slices put the indexed axes first: (S, T, G, N, Q, K).
+        keys[self._slot_indices, :, :, self._ring_indices] = self._group(k).to(keys.dtype)
+        values[self._slot_indices, :, :, self._ring_indices] = self._group(v).to(values.dtype)
+        return keys.flatten(0, 1).flatten(2, 3), values.flatten(0, 1).flatten(2, 3)
+
+    def _group(self, x: Tensor) -> Tensor:
+        """(S, T, P, N, K) -> (S, T, G, N, Q, K)."""
+        return x.unflatten(2, self._groups).transpose(3, 4)
 
     def copy_from(self, other: CacheView) -> None:
         """Move to the position of another view of the same slots. Copies into the same tensors, for a CUDA graph."""

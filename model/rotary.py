@@ -22,6 +22,16 @@ def temporal_cos_sin(head_dim: int, num_positions: int) -> Tensor:
     return _cos_sin(rotary(torch.arange(num_positions, dtype=torch.float32)))
 
 
+def space_time_cos_sin(temporal: Tensor, spatial: Tensor) -> Tensor:
+    """Tables for full attention: (..., T, Kt/2, 2) of frames and (P, Ks/2, 2) of patches -> (..., T, P, K/2, 2).
+
+    The first Kt numbers of a head rotate with time, the other Ks with row and column; K = Kt + Ks.
+    """
+    shape = (*temporal.shape[:-2], spatial.shape[0])
+    temporal = temporal.unsqueeze(-3).expand(*shape, -1, -1)
+    return torch.cat((temporal, spatial.expand(*shape, -1, -1)), dim=-2)
+
+
 def _cos_sin(angles: Tensor) -> Tensor:
     """Angles (positions, K) in radians -> (positions, K/2, 2). The library repeats each angle for both of a pair."""
     angles = angles.detach()[:, ::2]

@@ -18,7 +18,7 @@ from torch import Tensor
 from model.checkpoint import check_finite
 from model.config import ModelConfig
 from model.cuda_graph import CUDAGraphRunner
-from model.diffusion import add_noise, alpha_bar, ddim_step, x0_from_prediction
+from model.diffusion import AlphaSigma, add_noise, alpha_sigma, ddim_step, x0_from_prediction
 from model.dit import WorldModel
 from model.kv_cache import CacheView, KVCache
 from model.modulation_table import ModulationTable
@@ -273,19 +273,22 @@ class Sampler:
         """
         prediction = self.model.config.prediction
         for step, (u, u_next) in enumerate(pairwise(self._levels)):
-            ab = alpha_bar(u)
+            level = self._alpha_sigma(u)
             if self.guidance == 1.0:
-                x0 = x0_from_prediction(predict(x_u, step, True), x_u, ab, prediction)
+                x0 = x0_from_prediction(predict(x_u, step, True), x_u, level, prediction)
             else:
-                x0_uncond = x0_from_prediction(predict(x_u, step, False), x_u, ab, prediction)
-                x0_cond = x0_from_prediction(predict(x_u, step, True), x_u, ab, prediction)
+                x0_uncond = x0_from_prediction(predict(x_u, step, False), x_u, level, prediction)
+                x0_cond = x0_from_prediction(predict(x_u, step, True), x_u, level, prediction)
                 x0 = x0_uncond.lerp(x0_cond, self.guidance)
-            x_u = ddim_step(x_u, x0.clamp(-1.0, 1.0), ab, alpha_bar(u_next))
+            x_u = ddim_step(x_u, x0.clamp(-1.0, 1.0), level, self._alpha_sigma(u_next))
         return x_u  # the last step ends at u = 0, where x_u is x0
 
     def _add_context_noise(self, frames: Tensor, eps: Tensor) -> Tensor:
         """Noise clean frames to the context noise level."""
-        return add_noise(frames, eps, alpha_bar(torch.tensor(self.context_noise)))
+        return add_noise(frames, eps, self._alpha_sigma(torch.tensor(self.context_noise)))
+
+    def _alpha_sigma(self, noise_level: Tensor) -> AlphaSigma:
+        return alpha_sigma(noise_level, self.model.config.schedule)
 
     def _rebuild_cache(self, num_slots: int) -> None:
         weight = self.model.action_embedding.weight

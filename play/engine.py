@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,6 +79,11 @@ class Engine:
         self._encoding = asyncio.Semaphore(1)  # one mp4 at a time
         self._wake_up = asyncio.Event()
         self._background: set[asyncio.Task] = set()
+
+    @property
+    def run_folder(self) -> Path | None:
+        """The training run whose weights are loaded while it goes on; None: the weights stay."""
+        return self._follower.run_folder if self._follower is not None else None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -60,6 +60,11 @@ class CheckpointFollower:
     def __init__(self, link: Path, loaded_folder: Path, device: torch.device):
         self._link, self._loaded_folder, self._device = link, loaded_folder, device
 
+    @property
+    def run_folder(self) -> Path:
+        """Folder of the run."""
+        return self._link.parent.parent
+
     def poll(self) -> LoadedCheckpoint | None:
         """Load the newest checkpoint if it is not the loaded one. A damaged one is skipped with one warning."""
         try:

@@ -160,8 +160,8 @@ class RolloutPool:
     def bytes_per_rollout(self) -> int:
         """Memory of one rollout: its KV cache and its window of frames."""
         config, weight = self.config, self._model.action_embedding.weight
-        cache_bytes = 2 * config.num_blocks * config.num_patches * config.dim * weight.element_size()
-        return config.window_frames * (cache_bytes + 4 * int(np.prod(config.frame_shape)))
+        cache_bytes = config.cache_numbers * weight.element_size()
+        return cache_bytes + 4 * config.window_frames * int(np.prod(config.frame_shape))
 
 
 def prompt_tensors(prompt: Prompt, space: ActionSpace) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,10 +15,12 @@ import gradio as gr
 from play.actions import step_actions
 from play.api import add_endpoints
 from play.messages import MAX_SEED
+from play.run_view import CURVES, curves, newest_strip
 from play.server import PlayServer
 
 _STAGE = Path(__file__).parent / "stage"
 _MAX_SHOWN_STEPS, _MAX_SHOWN_GUIDANCE = 16, 4.0
+_RENEW_SECS = 5.0  # between two looks at a training run
 _MAX_WAITING_EVENTS = 64  # in Gradio's queue
 _INTRODUCTION = (
     "No game runs behind the picture called *Dream*. A neural network generates every frame from the frames before it "
@@ -71,6 +73,8 @@ def build_page(server: PlayServer, public_api: bool) -> gr.Blocks:
             with gr.Column(scale=1, min_width=296):
                 _add_prompts(stage, server)
                 _add_sampling_settings(stage, server)
+        if server.engine.run_folder is not None:
+            _add_run(server, server.engine.run_folder)
         add_endpoints(server, public_api)
     return demo.queue(max_size=_MAX_WAITING_EVENTS)
 
@@ -209,6 +213,30 @@ def _add_sampling_settings(stage: gr.HTML, server: PlayServer) -> None:
         )
 
     stage.started(describe, None, details, **_private())
+
+
+def _add_run(server: PlayServer, run_folder: Path) -> None:
+    """The training run that is followed: its curves, and what each action does at present."""
+    strips: dict[Path, str] = {}  # the newest strip, and the file that Gradio serves in its place
+
+    def newest() -> tuple:
+        strip = newest_strip(run_folder)
+        if strip is not None and not Path(strips.get(strip, "")).is_file():
+            strips.clear()
+            strips[strip] = str(server.new_file(strip.name, strip.read_bytes()))
+        video = gr.Video(strips[strip], label=f"Held actions, {strip.stem}", visible=True) if strip else gr.skip()
+        return (*curves(run_folder), video)
+
+    with gr.Accordion("The training run", open=True, elem_id="run"):
+        gr.Markdown("New weights are loaded as soon as the run saves them. Curves and video are renewed as well.")
+        with gr.Row():
+            plots = [
+                gr.LinePlot(table, x="step", y="value", color="metric", title=title, y_title="", height=240, buttons=[])
+                for title, table in zip(CURVES, curves(run_folder), strict=True)
+            ]
+        video = gr.Video(visible=False, interactive=False, autoplay=True, loop=True, buttons=[], elem_id="strip")
+        timer = gr.Timer(_RENEW_SECS)
+    timer.tick(newest, None, [*plots, video], **_private())
 
 
 def _private() -> dict:

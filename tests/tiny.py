@@ -6,6 +6,7 @@ import importlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -17,6 +18,8 @@ from model import GameInfo, ModelConfig, WorldModel
 TINY = ModelConfig(
     frame_height=16, frame_width=24, patch_size=8, dim=32, num_blocks=2, num_heads=2, window_frames=6, num_actions=3
 )
+
+FULL = replace(TINY, attention="full", schedule="linear", prediction="velocity")
 
 # Four buttons, of which one does nothing, and two axes.
 CONTROLS = ActionSpace(

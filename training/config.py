@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from model.diffusion import Prediction, Schedule
 from training.loss import NoiseLevels
 
 TRAIN_CONFIG_FILE = "train_config.json"  # in the run folder
@@ -23,7 +24,7 @@ class Recipe:
 
 PUBLISHED = Recipe()  # of the published CoinRun networks
 _MEASURED = Recipe(optimizer="muon", learning_rate=2e-3, noise_levels="teacher-forcing")
-RECIPES = {"pico": _MEASURED, "nano": _MEASURED}
+RECIPES = {"pico": _MEASURED, "nano": _MEASURED, "toy": _MEASURED}
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ class TrainConfig:
 
     data: Path  # data set folder with train and val splits, from scripts.collect or scripts.import_video
     out: Path  # run folder, for checkpoints, metrics.jsonl and rollouts
-    preset: str = "nano"  # size of the network: pico (2.5 M parameters), nano (9.8 M), small (57.8 M) or base (119.7 M)
-    prediction: Literal["v", "x0"] | None = None  # what the network predicts; None: the preset's choice
+    preset: str = "nano"  # pico (2.5 M parameters), nano (9.8 M), toy (15 M), small (57.8 M) or base (119.7 M)
+    attention: Literal["axial", "full"] | None = None  # over space and time in turn, or at once; None: the preset's
+    schedule: Schedule | None = None  # of the noise; linear is rectified flow; None: the preset's
+    prediction: Prediction | None = None  # what the network predicts; None: the preset's choice
     patch_size: int | None = None  # pixels on a side of a patch, which becomes one token; None: the preset's
     window_frames: int | None = None  # maximum number of frames in the network's context; None: the preset's
     clip_frames: int | None = None  # frames in a training clip; None: the window

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from data.pixels import to_levels
 from model.config import ModelConfig
-from model.diffusion import add_noise, frame_alpha_bar, v_from_x0_eps, x0_from_prediction
+from model.diffusion import add_noise, frame_alpha_sigma, target, x0_from_prediction
 
-# The x0 loss has the weight 1 / (1 - alpha_bar). The denominator is clamped here, which matters below u = 0.03.
+# The x0 loss has the weight 1 / sigma^2. The denominator is clamped here, which matters below u = 0.03 with the
+# sigmoid schedule, and below 0.1 with the linear one.
 MIN_NOISE_POWER = 0.01
 MAX_CONTEXT_NOISE_LEVEL = 0.1  # teacher forcing: the context is noised to levels below this, as in a rollout
 TIMESTEP_SHIFT = 3.0  # teacher forcing: shifts levels towards pure noise, where only the context tells what comes next
 SCHEDULED_SAMPLING_PASSES = 3  # of `apply_scheduled_sampling`
 
-NoiseLevels = Literal["uniform", "logit-normal", "teacher-forcing"]  # see `draw_noise`
+NoiseLevels = Literal["uniform", "logit-normal", "teacher-forcing", "teacher-forcing-logit-normal"]  # see `draw_noise`
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,10 @@ def draw_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device, kind:
             "teacher-forcing": high levels more often (arXiv 2403.03206, eq. 23), and each frame attends to a nearly
             clean context, as in a rollout. In diffusion forcing a frame rarely has two clean frames before it, but the
             network needs two to see motion.
+            "teacher-forcing-logit-normal": the same with logit-normal levels, shifted alike.
     """
     batch, num_frames = shape[:2]
-    num_drawn = 2 * num_frames if kind == "teacher-forcing" else num_frames
+    num_drawn = 2 * num_frames if kind.startswith("teacher-forcing") else num_frames
     generator = torch.Generator(device)
     uniform = torch.empty(batch, 1 + num_drawn, device=device)
     eps = torch.empty(batch, num_drawn, *shape[2:], device=device)
@@ -65,7 +67,7 @@ def draw_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device, kind:
         eps[clip].normal_(generator=generator)
     clip_uniform, level_uniform, context_uniform = uniform.split((1, num_frames, num_drawn - num_frames), dim=1)
     noise = Noise(to_noise_levels(level_uniform, kind), eps[:, :num_frames], clip_uniform[:, 0], level_uniform)
-    if kind != "teacher-forcing":
+    if not kind.startswith("teacher-forcing"):
         return noise
     context_levels = MAX_CONTEXT_NOISE_LEVEL * context_uniform
     return replace(noise, context_levels=context_levels, context_eps=eps[:, num_frames:])
@@ -84,8 +86,10 @@ def to_noise_levels(uniform: Tensor, kind: NoiseLevels) -> Tensor:
     """Uniform numbers in [0, 1) -> noise levels of the same shape, distributed as `kind` says."""
     if kind == "uniform":
         return uniform
+    if kind.endswith("logit-normal"):
+        uniform = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)).sigmoid()
     if kind == "logit-normal":
-        return torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)).sigmoid()
+        return uniform
     return TIMESTEP_SHIFT * uniform / (1 + (TIMESTEP_SHIFT - 1) * uniform)
 
 
@@ -107,9 +111,9 @@ def diffusion_loss(
     noise: Noise,
     context_frames: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The v loss, `|v_hat - v|^2`, for networks that predict v and for networks that predict x0.
+    """The loss `|v_hat - v|^2`, or `|velocity_hat - velocity|^2` on the linear schedule, whatever the network predicts.
 
-    For x0 networks it is `|x0_hat - x0|^2 / (1 - alpha_bar)` (arXiv 2202.00512, section 4).
+    For x0 networks both are `|x0_hat - x0|^2 / sigma^2` (arXiv 2202.00512, section 4).
 
     Args:
         model: a `WorldModel`, possibly compiled or wrapped in DDP.
@@ -120,26 +124,28 @@ def diffusion_loss(
     Returns:
         Loss of each frame (B, T), a mean over its pixels and channels; and the predicted x0, shaped as x0.
     """
-    ab = frame_alpha_bar(noise.levels)
-    x_u, prediction = _predict(model, x0, actions, noise, x0 if context_frames is None else context_frames)
-    x0_hat = x0_from_prediction(prediction, x_u, ab, config.prediction)
-    if config.prediction == "v" and context_frames is None:
-        squared_error = (prediction - v_from_x0_eps(x0, noise.eps, ab)).square()
+    level = frame_alpha_sigma(noise.levels, config.schedule)
+    context_frames = x0 if context_frames is None else context_frames
+    x_u, prediction = _predict(model, config, x0, actions, noise, context_frames)
+    x0_hat = x0_from_prediction(prediction, x_u, level, config.prediction)
+    if config.prediction != "x0" and context_frames is x0:
+        squared_error = (prediction - target(x0, noise.eps, level, config.prediction)).square()
     else:
-        squared_error = (x0_hat - x0).square() / (1 - ab).clamp(min=MIN_NOISE_POWER)
+        squared_error = (x0_hat - x0).square() / level.sigma.square().clamp(min=MIN_NOISE_POWER)
     return squared_error.mean(dim=(2, 3, 4)), x0_hat
 
 
 def _predict(
-    model: nn.Module, x0: Tensor, actions: Tensor, noise: Noise, context_frames: Tensor
+    model: nn.Module, config: ModelConfig, x0: Tensor, actions: Tensor, noise: Noise, context_frames: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Add noise and run the network: the noisy frames and the prediction, both shaped as x0."""
-    ab = frame_alpha_bar(noise.levels)
+    level = frame_alpha_sigma(noise.levels, config.schedule)
     if noise.context_levels is None or noise.context_eps is None:  # diffusion forcing: the noisy frames are the context
-        x_u = add_noise(context_frames, noise.eps, ab)
+        x_u = add_noise(context_frames, noise.eps, level)
         return x_u, model(x_u, noise.levels, actions)
-    x_u = add_noise(x0, noise.eps, ab)
-    context = add_noise(context_frames, noise.context_eps, frame_alpha_bar(noise.context_levels))
+    x_u = add_noise(x0, noise.eps, level)
+    context_level = frame_alpha_sigma(noise.context_levels, config.schedule)
+    context = add_noise(context_frames, noise.context_eps, context_level)
     # One forward pass over both copies of the clip. Both copies of a frame have the same position in time.
     mask, positions = teacher_forcing_mask(x0.shape[1], x0.device)
     frames, levels = torch.cat((context, x_u), dim=1), torch.cat((noise.context_levels, noise.levels), dim=1)
@@ -203,7 +209,8 @@ def apply_scheduled_sampling(
             context_levels=None if noise.context_levels is None else noise.context_levels[chosen],
             context_eps=None if noise.context_eps is None else noise.context_eps[chosen],
         )
-        x_u, prediction = _predict(model, x0[chosen], actions[chosen], pass_noise, context_frames[chosen])
-        x0_hat = x0_from_prediction(prediction, x_u, frame_alpha_bar(pass_noise.levels), config.prediction)
+        x_u, prediction = _predict(model, config, x0[chosen], actions[chosen], pass_noise, context_frames[chosen])
+        level = frame_alpha_sigma(pass_noise.levels, config.schedule)
+        x0_hat = x0_from_prediction(prediction, x_u, level, config.prediction)
         context_frames[chosen] = to_levels(x0_hat) / 127.5 - 1
     return context_frames

@@ -7,6 +7,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from data.atomic import atomic_file
 from data.video import write_mp4, write_png
 from training.checkpoint import CheckpointWriter
@@ -15,6 +17,8 @@ from training.distributed import all_gather_object, rank
 from training.logging import MetricsLog, append_command
 from training.state import TrainState
 from training.validation import ValidationRollout
+
+ACTION_STRIPS = "rollouts/step_*_actions.mp4"  # in a run folder
 
 
 class RunOutputs:
@@ -68,6 +72,17 @@ class RunOutputs:
             path = path.with_suffix(".png")
             write_png(path, rollout.grid)
             self._log.log_media(step, "rollout/grid", path)
+        except OSError as error:
+            print(f"warning: {path} could not be written: {error}", file=sys.stderr)
+
+    def write_action_strip(self, step: int, strip: np.ndarray, fps: float) -> None:
+        """Write the video of an action strip. Warn if the disk is full."""
+        if not self._is_writer:
+            return
+        path = self._folder / ACTION_STRIPS.replace("*", f"{step:07d}")
+        try:
+            write_mp4(path, strip, fps)
+            self._log.log_media(step, "rollout/actions", path)
         except OSError as error:
             print(f"warning: {path} could not be written: {error}", file=sys.stderr)
 

@@ -22,6 +22,7 @@ from model.game_info import GameInfo
 from training.config import TrainConfig
 from training.distributed import rank, world_size
 
+_MODEL_OPTIONS = ("attention", "schedule", "prediction", "patch_size", "window_frames")  # of the command line
 VAL_SEED = 1_000_000  # for order and noise of the validation clips: the same at every step and in every run
 
 
@@ -33,7 +34,7 @@ def select_model_config(config: TrainConfig) -> ModelConfig:
     """
     if config.preset not in PRESETS:
         raise ValueError(f"unknown preset {config.preset!r}: choose {', '.join(PRESETS)}")
-    options = {name: getattr(config, name) for name in ("prediction", "patch_size", "window_frames")}
+    options = {name: getattr(config, name) for name in _MODEL_OPTIONS}
     overrides = {name: value for name, value in options.items() if value is not None}
     model_config = replace(PRESETS[config.preset], **overrides)
     if config.clip_frames and config.clip_frames > model_config.window_frames:
@@ -138,7 +139,8 @@ def load_initial_weights(config: TrainConfig, model_config: ModelConfig) -> dict
     if not config.init_from:
         return None
     model = WorldModel.from_pretrained(config.init_from)
-    for name in ("patch_size", "dim", "num_blocks", "num_heads", "num_channels", "num_actions", "prediction"):
+    sizes = ("patch_size", "dim", "num_blocks", "num_heads", "num_channels", "num_actions")
+    for name in (*sizes, "attention", "schedule", "prediction"):
         loaded, wanted = getattr(model.config, name), getattr(model_config, name)
         if loaded != wanted:
             raise ValueError(f"cannot start from {config.init_from}: its {name} is {loaded}, this run's is {wanted}")

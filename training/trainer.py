@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.dataset import Batch
+from training.action_strip import action_rollouts, action_strip
 from training.batch_loader import BatchLoader
 from training.checkpoint import find_start
 from training.config import TrainConfig, num_training_steps, with_recipe
@@ -140,11 +141,12 @@ class Trainer:
         _write0(f"epoch {num_epochs:.4g}: val loss {loss:.4f} on {clips}, PSNR {psnr:.2f} dB, SSIM {ssim:.3f}")
 
     def rollout(self) -> None:
-        """Continue held-out play with the averaged weights; log PSNR and write a video."""
+        """Continue held-out play with the averaged weights; log PSNR and write videos."""
         state = self.state
         try:
             model = prepare_for_inference(state.ema, self.device, self.config.bf16)
             result = validation_rollout(model, self.val_data)
+            by_action = action_rollouts(model, self.val_data)
         except RuntimeError as error:
             if world_size() > 1:  # the other ranks wait for this rank's frames
                 raise
@@ -152,6 +154,8 @@ class Trainer:
             return
         if result is not None:
             self.outputs.write_rollout(state.step, result, self.val_data.metadata.fps)
+        if by_action is not None:
+            self.outputs.write_action_strip(state.step, action_strip(*by_action), self.val_data.metadata.fps)
 
     def save_checkpoint(self, val_loss: float | None = None) -> None:
         """Save the state. Fail if too many steps were bad or a weight is not finite."""

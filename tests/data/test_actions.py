@@ -139,3 +139,16 @@ def test_spaces_without_keys_or_without_standing_still():
     assert unnamed_actions(3).action_for_keys(["UP"]) == 0
     driving = ActionSpace(("gas", "brake"), (("UP",), ("DOWN",)), (0, 1))
     assert driving.action_for_keys([]) == 0 and driving.action_for_keys(["DOWN"]) == 1
+
+
+def test_held_actions_are_those_with_the_fewest_keys():
+    space = procgen_actions("coinrun")
+    names = [space.names[action] for action in space.held_actions()[:6]]
+    assert names == ["noop", "left", "jump", "right", "left+jump", "right+jump"]
+    assert len(space.held_actions()) == len(space.acting)
+
+
+def test_held_actions_of_buttons_and_axes_are_each_alone():
+    held = CONTROLS.held_actions()  # fire has no effect
+    assert [CONTROLS.format(vector) for vector in held] == ["noop", "left", "right", "jump", "dx=1", "dx=-1"]
+    assert all(np.array_equal(CONTROLS.parse(CONTROLS.format(vector)), vector) for vector in held)

@@ -5,15 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from artificial import PROMPT, noise
-from tiny import CONTROLS
 
 from data.actions import UNKNOWN_ACTION
 from data.games.factory import make_environment
-from data.games.procgen_actions import procgen_actions
 from evaluation.controllability import controllability, controllability_by_state
 from evaluation.counterfactuals import (
     Counterfactuals,
-    choose_held_actions,
     collect_counterfactuals,
     identical_groups,
     to_rollouts,
@@ -126,16 +123,3 @@ def test_noise_reaches_chance_on_average(counterfactuals):
     accuracy, chance = np.array(results).swapaxes(0, 1)
     assert np.nanmean(accuracy - chance) == pytest.approx(0, abs=0.04)
     assert np.nanstd(accuracy - chance) > 0.1  # noise does not ignore actions, it guesses
-
-
-def test_held_actions_are_those_with_the_fewest_keys():
-    space = procgen_actions("coinrun")
-    names = [space.names[action] for action in choose_held_actions(space)]
-    assert names == ["noop", "left", "jump", "right", "left+jump", "right+jump"]
-    assert len(choose_held_actions(procgen_actions("starpilot"))) == 6
-
-
-def test_held_actions_of_buttons_and_axes_are_each_alone():
-    held = choose_held_actions(CONTROLS)  # fire has no effect
-    assert [CONTROLS.format(vector) for vector in held] == ["noop", "left", "right", "jump", "dx=1", "dx=-1"]
-    assert all(np.array_equal(CONTROLS.parse(CONTROLS.format(vector)), vector) for vector in held)

@@ -21,7 +21,11 @@ def test_parameter_counts_of_the_presets(preset, millions):
         ({"frame_height": 20}, "multiple of patch_size"),
         ({"frame_width": 0}, "multiple of patch_size"),
         ({"num_heads": 3}, "multiple of 4"),
-        ({"prediction": "eps"}, '"v" or "x0"'),
+        ({"prediction": "eps"}, "choose v or x0 or velocity"),
+        ({"schedule": "cosine"}, "choose sigmoid or linear"),
+        ({"attention": "none"}, "choose axial or full"),
+        ({"prediction": "velocity"}, "velocity or x0 with linear"),
+        ({"schedule": "linear"}, "velocity or x0 with linear"),
         ({"window_frames": 0}, "at least 1"),
     ],
 )

@@ -5,14 +5,15 @@ import torch
 
 from model import ModelConfig, Sampler, WorldModel
 from model.diffusion import (
+    AlphaSigma,
     add_noise,
     alpha_bar,
+    alpha_sigma,
     ddim_step,
     eps_from_x0,
-    frame_alpha_bar,
-    v_from_x0_eps,
+    frame_alpha_sigma,
+    target,
     x0_from_prediction,
-    x0_from_v,
 )
 from model.dit import timestep
 
@@ -39,30 +40,63 @@ def test_integer_timesteps_are_thousandths():
     torch.testing.assert_close(timestep((k + 1) / 1000), k.float(), atol=1e-4, rtol=0)
 
 
-def test_v_identities_hold_at_every_level():
+def test_the_linear_schedule_is_a_straight_line():
+    alpha, sigma = alpha_sigma(LEVELS, "linear")
+    torch.testing.assert_close(alpha, 1 - LEVELS, atol=0, rtol=0)
+    torch.testing.assert_close(sigma, LEVELS, atol=0, rtol=0)
+
+
+def double(level):
+    return AlphaSigma(*(factor.double() for factor in level))
+
+
+def levels(schedule):
+    return double(frame_alpha_sigma(LEVELS[:, None], schedule))
+
+
+@pytest.mark.parametrize(("schedule", "kind"), [("sigmoid", "v"), ("linear", "velocity")])
+def test_identities_hold_at_every_level(schedule, kind):
     x0, eps = random_x0_eps(len(LEVELS))
-    ab = frame_alpha_bar(LEVELS)[:, None].double()
-    x_u, v = add_noise(x0, eps, ab), v_from_x0_eps(x0, eps, ab)
-    torch.testing.assert_close(x0_from_v(x_u, v, ab), x0)
-    torch.testing.assert_close(x0_from_prediction(v, x_u, ab, "v"), x0)
-    torch.testing.assert_close(x0_from_prediction(x0, x_u, ab, "x0"), x0)
+    level = levels(schedule)
+    x_u = add_noise(x0, eps, level)
+    torch.testing.assert_close(x0_from_prediction(target(x0, eps, level, kind), x_u, level, kind), x0)
+    torch.testing.assert_close(x0_from_prediction(target(x0, eps, level, "x0"), x_u, level, "x0"), x0)
+    noisy = level.sigma.flatten() > 0
+    torch.testing.assert_close(eps_from_x0(x_u, x0, level)[noisy], eps[noisy], atol=1e-5, rtol=1e-5)
 
 
-def test_eps_from_x0_inverts_add_noise():
+def test_v_and_velocity_are_what_the_papers_say():
     x0, eps = random_x0_eps(len(LEVELS))
-    ab = frame_alpha_bar(LEVELS)[:, None].double()
-    noisy = ab[:, 0, 0, 0, 0] < 1
-    torch.testing.assert_close(eps_from_x0(add_noise(x0, eps, ab), x0, ab)[noisy], eps[noisy], atol=1e-5, rtol=1e-5)
+    alpha, sigma = level = levels("sigmoid")
+    torch.testing.assert_close(target(x0, eps, level, "v"), alpha * eps - sigma * x0)
+
+    # The velocity is the derivative of the noisy frame by the noise level.
+    def noisy(u):
+        return add_noise(x0, eps, double(frame_alpha_sigma(u[:, None], "linear")))
+
+    middle = LEVELS.double().clamp(0.01, 0.99)
+    slope = (noisy(middle + 0.01) - noisy(middle - 0.01)) / 0.02
+    velocity = target(x0, eps, levels("linear"), "velocity")
+    torch.testing.assert_close(slope, velocity, atol=1e-5, rtol=1e-5)
 
 
-def test_a_ddim_step_moves_along_the_same_x0_and_eps():
+@pytest.mark.parametrize("schedule", ["sigmoid", "linear"])
+def test_a_ddim_step_moves_along_the_same_x0_and_eps(schedule):
     x0, eps = random_x0_eps(1)
-    ab, ab_next = alpha_bar(torch.tensor(0.8)).double(), alpha_bar(torch.tensor(0.3)).double()
-    torch.testing.assert_close(ddim_step(add_noise(x0, eps, ab), x0, ab, ab_next), add_noise(x0, eps, ab_next))
+    level, next_level = (double(alpha_sigma(torch.tensor(u), schedule)) for u in (0.8, 0.3))
+    stepped = ddim_step(add_noise(x0, eps, level), x0, level, next_level)
+    torch.testing.assert_close(stepped, add_noise(x0, eps, next_level))
+
+
+def test_ddim_on_the_straight_line_is_euler():
+    (x_u, x0), u, u_next = random_x0_eps(1), 0.8, 0.3
+    level, next_level = (double(alpha_sigma(torch.tensor(u), "linear")) for u in (u, u_next))
+    velocity = (x_u - x0) / u
+    torch.testing.assert_close(ddim_step(x_u, x0, level, next_level), x_u + (u_next - u) * velocity)
 
 
 class Oracle(WorldModel):
-    """Predicts one fixed frame, as v or x0, from any noisy frame."""
+    """Predicts one fixed frame, as v, velocity or x0, from any noisy frame."""
 
     truth: torch.Tensor
 
@@ -70,19 +104,26 @@ class Oracle(WorldModel):
         return self.truth.expand_as(frames)
 
     def forward(self, frames, noise_level, actions, temporal_mask=None):
-        if self.config.prediction == "x0":
-            return self.truth.expand_as(frames)
-        ab = frame_alpha_bar(noise_level)
-        eps = eps_from_x0(frames, self.truth, ab)
-        return v_from_x0_eps(self.truth, eps, ab)
+        level = frame_alpha_sigma(noise_level, self.config.schedule)
+        return target(self.truth, eps_from_x0(frames, self.truth, level), level, self.config.prediction)
 
 
-@pytest.mark.parametrize(("prediction", "cache"), [("v", False), ("x0", False), ("x0", True)])
+@pytest.mark.parametrize(
+    ("schedule", "prediction", "cache"),
+    [
+        ("sigmoid", "v", False),
+        ("sigmoid", "x0", False),
+        ("sigmoid", "x0", True),
+        ("linear", "velocity", False),
+        ("linear", "x0", False),
+        ("linear", "x0", True),
+    ],
+)
 @pytest.mark.parametrize("num_steps", [1, 4, 10])
-def test_ddim_with_an_oracle_recovers_x0(prediction, cache, num_steps):
+def test_ddim_with_an_oracle_recovers_x0(schedule, prediction, cache, num_steps):
     config = ModelConfig(
         frame_height=8, frame_width=8, dim=16, num_blocks=1, num_heads=2, window_frames=3, num_actions=2,
-        prediction=prediction,
+        schedule=schedule, prediction=prediction,
     )  # fmt: skip
     oracle = Oracle(config).eval()
     oracle.truth = torch.rand(1, 1, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 1.8 - 0.9

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import TINY, random_inputs, random_model
+from tiny import FULL, TINY, random_inputs, random_model
 
 from model import Sampler, WorldModel
 from model.kv_cache import KVCache
 from model.rotary import apply_rotary_emb
+
+CONFIGS = [TINY, replace(TINY, prediction="x0"), FULL]
 
 
 def rollout(sampler, frames, actions, num_prompt):
@@ -36,11 +38,11 @@ def banded(model, num_frames):
     return wide
 
 
-@pytest.mark.parametrize("prediction", ["v", "x0"])
+@pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("num_prompt", [1, 4, TINY.window_frames - 1])
-def test_cached_equals_the_reference_until_the_window_is_full(prediction, batch, num_prompt):
-    model = random_model(replace(TINY, prediction=prediction))
+def test_cached_equals_the_reference_until_the_window_is_full(config, batch, num_prompt):
+    model = random_model(config)
     frames, _, actions = random_inputs(batch=batch)
     cached, reference = (
         rollout(Sampler(model, 3, cache=cache), frames, actions, num_prompt) for cache in (True, False)
@@ -49,11 +51,11 @@ def test_cached_equals_the_reference_until_the_window_is_full(prediction, batch,
     torch.testing.assert_close(cached, reference, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("prediction", ["v", "x0"])
+@pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_cached_equals_a_banded_mask_over_the_whole_rollout(prediction, batch):
+def test_cached_equals_a_banded_mask_over_the_whole_rollout(config, batch):
     """100 frames past the window: keys are rotated back sixteen times."""
-    model = random_model(replace(TINY, prediction=prediction))
+    model = random_model(config)
     num_frames = TINY.window_frames + 100
     frames, _, actions = random_inputs(batch=batch, num_frames=num_frames)
     cached = rollout(Sampler(model, 2), frames, actions, 2)
@@ -88,10 +90,10 @@ def test_memory_does_not_grow_with_the_rollout():
     assert all(len(d.frames) == len(d.actions) == TINY.window_frames - 1 for d in sampler._states.values())
 
 
-@pytest.mark.parametrize("cache", [True, False])
-def test_rollouts_do_not_depend_on_other_slots(cache):
+@pytest.mark.parametrize(("config", "cache"), [(TINY, True), (TINY, False), (FULL, True)])
+def test_rollouts_do_not_depend_on_other_slots(config, cache):
     """Slots are reset, stepped and freed at different times. Each rollout is the same as alone."""
-    model = random_model()
+    model = random_model(config)
     frames, _, actions = random_inputs(batch=4, num_frames=30)
     alone = {
         i: rollout(Sampler(model, 2, seed=i, cache=cache), frames[i : i + 1], actions[i : i + 1], 1 + i)[0]
@@ -173,8 +175,8 @@ def test_keys_rotated_back_fit_the_earlier_position():
     def previous_key():
         """The cached key of the frame before the next one."""
         view = cache.view([0, 1])
-        keys, _ = view.update(0, torch.zeros_like(k), v)
-        return keys.unflatten(0, (2, -1))[:, :, :, (cache.positions[0] - 1) % TINY.window_frames]
+        view.update(0, torch.zeros_like(k), v)
+        return cache.keys[0, :, :, :, (cache.positions[0] - 1) % TINY.window_frames, 0]
 
     unrotated = []
     for _ in range(4 * TINY.window_frames):

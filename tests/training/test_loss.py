@@ -8,7 +8,7 @@ import torch
 from tiny import TINY, random_inputs, random_model
 
 from model import ModelConfig, WorldModel
-from model.diffusion import add_noise, frame_alpha_bar, x0_from_prediction
+from model.diffusion import add_noise, frame_alpha_sigma, x0_from_prediction
 from training.loss import (
     MAX_CONTEXT_NOISE_LEVEL,
     SCHEDULED_SAMPLING_PASSES,
@@ -86,7 +86,7 @@ def test_scheduled_sampling_predicts_frames_from_predicted_context(kind):
         chosen = noise.clip_uniform >= 0.5
         context_levels, context_eps = noise.context_levels[chosen], noise.context_eps[chosen]
         predicted = torch.full_like(context_eps, 0.1)
-        expected = add_noise(predicted, context_eps, frame_alpha_bar(context_levels))
+        expected = add_noise(predicted, context_eps, frame_alpha_sigma(context_levels, "sigmoid"))
         torch.testing.assert_close(contexts[1], expected, atol=1 / 255, rtol=0)
 
 
@@ -98,13 +98,14 @@ def test_teacher_forcing_predicts_each_frame_from_a_clean_context():
     context_levels, context_eps = noise.context_levels, noise.context_eps
     assert context_levels.max() < MAX_CONTEXT_NOISE_LEVEL and not torch.equal(context_eps, noise.eps)
     _, x0_hat = diffusion_loss(model, model.config, frames, actions, noise)
-    clean = add_noise(frames, context_eps, frame_alpha_bar(context_levels))
-    noisy = add_noise(frames, noise.eps, frame_alpha_bar(noise.levels))
+    clean = add_noise(frames, context_eps, frame_alpha_sigma(context_levels, "sigmoid"))
+    noisy = add_noise(frames, noise.eps, frame_alpha_sigma(noise.levels, "sigmoid"))
     for t in range(frames.shape[1]):
         x_u = torch.cat((clean[:, :t], noisy[:, t : t + 1]), dim=1)
         levels = torch.cat((context_levels[:, :t], noise.levels[:, t : t + 1]), dim=1)
         prediction = model(x_u, levels, actions[:, : t + 1])[:, -1]
-        expected = x0_from_prediction(prediction, noisy[:, t], frame_alpha_bar(noise.levels)[:, t], "v")
+        level = frame_alpha_sigma(noise.levels[:, t], "sigmoid")
+        expected = x0_from_prediction(prediction, noisy[:, t], level, "v")
         torch.testing.assert_close(x0_hat[:, t], expected, rtol=1e-4, atol=1e-4)
 
 

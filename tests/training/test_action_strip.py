@@ -1,0 +1,40 @@
+"""The action strip: one prompt and one noise, and futures that differ by their actions alone."""
+
+import numpy as np
+import pytest
+from playing import random_checkpoint
+
+from data.dataset import ClipDataset
+from model import Sampler, WorldModel
+from training import action_strip as strips
+from training.action_strip import STRIP_PROMPT, action_rollouts, action_strip
+from training.rollout import rollout
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, pong_set):
+    return WorldModel.from_pretrained(random_checkpoint(tmp_path_factory.mktemp("strip"), pong_set)).eval()
+
+
+def test_columns_differ_by_their_actions_alone(model, pong_set, monkeypatch):
+    monkeypatch.setattr(strips, "STRIP_FRAMES", 8)
+    dataset = ClipDataset(pong_set, "val", 6)
+    rollouts, names = action_rollouts(model, dataset)
+    assert names == ["no action", "noop", "up", "down"]
+    assert rollouts.shape == (4, 8, 64, 64, 3)
+    assert (rollouts[:, :STRIP_PROMPT] == rollouts[:1, :STRIP_PROMPT]).all()
+    space, first = dataset.metadata.actions, rollouts[0, STRIP_PROMPT:].astype(int)
+    assert all(np.abs(other[STRIP_PROMPT:] - first).max() > 2 for other in rollouts[1:])
+    # The third column is what a player sees who holds this key.
+    actions = np.concatenate(
+        (strips.held_out_clips(dataset, 1, STRIP_PROMPT).actions[0], np.full(4, space.index("up")))
+    )
+    alone = rollout(Sampler(model), rollouts[2:3], actions[None], space, STRIP_PROMPT, seeds=[0])
+    assert np.abs(alone.astype(int) - rollouts[2:3]).max() <= 1
+    assert action_strip(rollouts, names).shape == (8, 128 + 18, 4 * 128 + 3 * 4, 3)
+
+
+def test_short_records_have_no_strip(model, pong_set, monkeypatch):
+    dataset = ClipDataset(pong_set, "val", 6)
+    monkeypatch.setattr(strips, "STRIP_PROMPT", int(dataset.index.lengths.max()) + 1)
+    assert action_rollouts(model, dataset) is None
