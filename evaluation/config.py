@@ -94,6 +94,7 @@ class EvaluateConfig:
     bf16: bool | None = None  # bfloat16 weights; None: if the device multiplies bfloat16 natively
     any_game: bool = False  # accept data of another game than the checkpoint's
     env_module: str | None = None  # Python module to import, which registers the checkpoint's or the data's gym: game
+    onnx: Path | None = None  # an export of the checkpoint by scripts.export_onnx, to measure in its place
     compare: tuple[Path, Path] | None = None  # two report.json: list the metrics whose 95 % intervals do not overlap
 
     def __post_init__(self):
@@ -103,6 +104,8 @@ class EvaluateConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")
+        if self.onnx is not None and self.guidance != 1:
+            raise ValueError(f"guidance is {self.guidance}: an exported network has none")
         if not self.guidance >= 0:
             raise ValueError(f"guidance is {self.guidance}: it must not be negative")
         if not 0.0 <= self.context_noise < 1.0:

@@ -42,8 +42,15 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     run = SectionRunner(inputs.cache)
     sections = {
         "fidelity": run("fidelity", fidelity_section, inputs),
-        "single_step": run("single_step", single_step_section, inputs),
         "counterfactuals": run("counterfactuals", counterfactuals_section, inputs),
+    }
+    if config.onnx is not None:
+        not_measured = {"not_measured": "an exported network is measured in fidelity and controllability only"}
+        others = ("single_step", "inverse_dynamics", "drift", "sweep", "cost", "pictures", "perceptual")
+        timings = {"device": describe_device(inputs.device), "section_secs": run.section_secs}
+        return {**_description(inputs), **sections, **dict.fromkeys(others, not_measured), "timings": timings}
+    sections |= {
+        "single_step": run("single_step", single_step_section, inputs),
         "inverse_dynamics": run("inverse_dynamics", inverse_dynamics_section, inputs),
         "drift": run("drift", drift_section, inputs),
     }
@@ -102,6 +109,7 @@ def _description(inputs: EvaluationInputs) -> dict[str, Any]:
         },
         "settings": {
             "quick": config.quick,
+            **({} if config.onnx is None else {"onnx": config.onnx.name}),
             "num_prompt_frames": config.num_prompt_frames,
             "seed": config.seed,
             **asdict(inputs.settings),

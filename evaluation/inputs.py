@@ -41,6 +41,7 @@ _NOT_IN_KEY = (
     "compare",
     "env_module",
     "any_game",
+    "onnx",
 )  # irrelevant, or in the key in another form
 
 
@@ -70,6 +71,7 @@ class EvaluationInputs:
         self.metadata = self.held_out.metadata
         check_model_fits_data(self.model, self.metadata, self.data, config.any_game)
         self.weights_sha256 = hash_weights(self.model)
+        self.onnx_file = None if config.onnx is None else config.onnx.read_bytes()
         self.cache = ResultCache(parts, self._cache_key())
 
     def _cache_key(self) -> str:
@@ -81,6 +83,7 @@ class EvaluationInputs:
             "settings": settings,
             "sizes": asdict(self.sizes),
             "weights": self.weights_sha256,
+            "onnx": None if self.onnx_file is None else hashlib.sha256(self.onnx_file).hexdigest(),
             "model": [self.model.config.to_dict(), self.model.game.to_dict()],
             "data": [str(self.data), self.split, self.metadata.to_dict(), self.held_out.index.lengths.tolist()],
             "code": hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest(),
@@ -112,7 +115,8 @@ class EvaluationInputs:
 
     def rollout_model(self, settings: SamplerSettings | None = None) -> RolloutModel:
         """The world model with the given sampler settings; None: with the evaluated settings."""
-        return WorldModelRollout(self.inference_model, self.space, settings or self.settings, self.config.seed)
+        settings = settings or self.settings
+        return WorldModelRollout(self.inference_model, self.space, settings, self.config.seed, self.onnx_file)
 
     @cached_property
     def sweep_settings(self) -> list[SamplerSettings]:

@@ -202,7 +202,7 @@ def headline_rows(report: dict[str, Any]) -> list[list[str]]:
         *_fidelity_headlines(report),
         *_action_headlines(report),
         *_drift_headlines(report),
-        _speed_headline(report),
+        *_speed_headlines(report),
     ]
 
 
@@ -241,10 +241,12 @@ def _drift_headlines(report: dict) -> Iterator[list[str]]:
         yield [name, format_percent(share), f"{share['n']} rollouts"]
 
 
-def _speed_headline(report: dict) -> list[str]:
+def _speed_headlines(report: dict) -> Iterator[list[str]]:
+    if "not_measured" in report["cost"]:
+        return
     milliseconds = report["timings"]["frame_ms"][speed_key(report["settings"])]
     cost = f"{report['cost']['gflop_per_frame']:.1f} GFLOP per frame; {device(report)}"
-    return ["Speed of one rollout", f"{1000 / milliseconds:.1f} frames/s", cost]
+    yield ["Speed of one rollout", f"{1000 / milliseconds:.1f} frames/s", cost]
 
 
 def device(report: dict) -> str:

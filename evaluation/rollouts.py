@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from evaluation.result_cache import ResultCache
 from model.dit import WorldModel
 from model.sampler import Sampler
 from training.rollout import rollout
+
+if TYPE_CHECKING:
+    from model.onnx_sampler import OnnxSampler
 
 
 class RolloutModel(Protocol):
@@ -62,14 +65,22 @@ class WorldModelRollout:
     space: ActionSpace
     settings: SamplerSettings
     seed: int  # rollout i draws its noise from seed + i
+    onnx_file: bytes | None = None  # the model as `model.onnx.export_onnx` writes it, which is used in its place
 
     def __call__(
         self, prompt: np.ndarray, actions: np.ndarray, rollout_ids: np.ndarray, progress: str = ""
     ) -> np.ndarray:
-        sampler = self.settings.make_sampler(self.model)
+        sampler = self._make_sampler()
         seeds = [self.seed + int(rollout_id) for rollout_id in rollout_ids]
         num_prompt = prompt.shape[1]
         return rollout(sampler, prompt, actions, self.space, num_prompt, progress, seeds)[:, num_prompt:]
+
+    def _make_sampler(self) -> Sampler | OnnxSampler:
+        if self.onnx_file is None:
+            return self.settings.make_sampler(self.model)
+        from model.onnx_sampler import OnnxSampler  # onnxruntime takes a while to import
+
+        return OnnxSampler(self.onnx_file, self.model, self.settings.num_steps, self.settings.context_noise)
 
 
 def rollout_in_batches(

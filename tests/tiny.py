@@ -95,7 +95,9 @@ CONFIG_CLASSES = (
     "PlayConfig",
     "ImportConfig",
     "ExportConfig",
+    "ExportOnnxConfig",
     "ExportSpaceConfig",
+    "ExportWebConfig",
     "ImportVideoConfig",
     "VisualizeConfig",
     "TrainConfig",  # last, as others may use it

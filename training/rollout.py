@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -12,9 +14,12 @@ from data.pixels import to_float, to_uint8
 from model.sampler import Sampler
 from training.metrics import metrics_by_frame
 
+if TYPE_CHECKING:
+    from model.onnx_sampler import OnnxSampler
+
 
 def rollout(
-    sampler: Sampler,
+    sampler: Sampler | OnnxSampler,
     frames: np.ndarray,
     actions: np.ndarray,
     space: ActionSpace,
