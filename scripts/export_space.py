@@ -14,13 +14,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
 import cli
 from data.index import held_out_split
 from data.metadata import METADATA_FILE, read_metadata
 from model import WorldModel
+from model.hub import check_logged_in, upload_folder
 from training.setup import check_model_fits_data
 
 ROOT = Path(__file__).parent.parent
@@ -101,8 +99,8 @@ class ExportSpaceConfig:
 
 def main(config: ExportSpaceConfig) -> None:
     """Check the checkpoint and the data set, write the folder, and upload it if asked to."""
-    if config.push and not get_token():
-        raise ValueError("not logged in to the Hugging Face Hub: run `hf auth login`, or set HF_TOKEN")
+    if config.push:
+        check_logged_in()
     checkpoint = config.checkpoint.resolve()  # `latest` is a link
     check_model_fits_data(WorldModel.from_pretrained(checkpoint), read_metadata(config.data), config.data)
     split = held_out_split(config.data)
@@ -111,7 +109,8 @@ def main(config: ExportSpaceConfig) -> None:
     write_space(config, checkpoint, split)
     print(f"wrote {config.out}: run it with `python app.py` in that folder")
     if config.push:
-        print(f"uploaded to {upload_space(config)}")
+        message = f"Play {config.checkpoint.name}"
+        print(f"uploaded to {upload_folder(config.out, config.push, message, config.private, space_sdk='gradio')}")
 
 
 def write_space(config: ExportSpaceConfig, checkpoint: Path, split: str) -> None:
@@ -137,26 +136,6 @@ def requirements(torch_index: str | None) -> list[str]:
     pinned = [f"{name}=={versions[name]}" for name in LIBRARIES]
     index = [f"--extra-index-url {torch_index}"] if torch_index else []
     return [*index, f"torch=={torch_version}", *pinned]
-
-
-def upload_space(config: ExportSpaceConfig) -> str:
-    """Upload the folder to the Hub. Returns the address of the Space.
-
-    Raises:
-        ValueError: the Hub refused.
-    """
-    api = HfApi()
-    try:
-        api.create_repo(
-            config.push, repo_type="space", space_sdk="gradio", private=config.private, exist_ok=True
-        )  # fmt: skip
-        message = f"Play {config.checkpoint.name}"
-        commit = api.upload_folder(
-            repo_id=config.push, repo_type="space", folder_path=config.out, commit_message=message
-        )  # fmt: skip
-        return str(commit.repo_url)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ValueError(f"the Hub refused {config.push}: {str(error).splitlines()[0]}") from None
 
 
 if __name__ == "__main__":
