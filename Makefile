@@ -3,7 +3,7 @@ DEMO_STEPS := 60
 # A test process for each core, but at most four: each loads all libraries and starts its own servers and browser.
 TEST_PROCESSES := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: setup test test-slow lint demo play
+.PHONY: setup test test-slow lint demo play site
 
 setup:
 	@./setup.sh
@@ -38,6 +38,11 @@ demo: datasets/demo/metadata.json
 
 play: setup
 	$(PYTHON) -m scripts.play
+
+# Both shipped games as a static web site in site/: put it on any host.
+site: setup
+	$(PYTHON) -m scripts.export_web --checkpoint checkpoints/pong-pico checkpoints/coinrun-nano \
+	    --data samples/pong samples/coinrun --out site
 
 datasets/demo/metadata.json: | setup
 	$(PYTHON) -m scripts.collect --env coinrun --simple --records 600 --out datasets/demo

@@ -25,6 +25,11 @@ Server to browser:
     image      the image has been received
     weights    checkpoint: newer weights have been loaded
     notice, error  text
+
+A static page has no server: its worker speaks the same protocol (web/page/worker.js), with two messages more:
+    loading    text, while files are downloaded
+    failed     text: the dream cannot start or go on
+Its "hello" and "started" also hold the device, and "recorded" holds the replay file in place of a place.
 """
 
 from __future__ import annotations

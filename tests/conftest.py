@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -187,11 +188,12 @@ def visit(browser, page_address):
             errors.append(f"requested {url}")
 
     def open_page(where=page_address, phase="ready", ignore_errors=False, **options):
+        host = re.match("https?://[^/]*", where)[0]
         context = browser.new_context(**{"viewport": DESKTOP, "accept_downloads": True, **options})
         contexts.append(context)
         page = context.new_page()
-        page.on("request", lambda request: note_request(request.url, where))
-        page.on("websocket", lambda socket: note_request(socket.url, where))
+        page.on("request", lambda request: note_request(request.url, host))
+        page.on("websocket", lambda socket: note_request(socket.url, host))
         if not ignore_errors:
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)

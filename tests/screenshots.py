@@ -41,10 +41,10 @@ class ScreenshotConfig:
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(flags: tuple[str, ...] = FLAGS) -> Iterator[Browser]:
     """Debian's Chromium without a window."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(flags))
         yield browser
         browser.close()
 

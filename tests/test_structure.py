@@ -1,7 +1,7 @@
 """Imports go one way, and no files import each other in a cycle.
 
 `model` and `data` import nothing local, `training` both, `evaluation` and `play` these three, `benchmarks` these and
-`play`, `scripts` all; nothing imports a script.
+`play`, `web` the same, `scripts` all; nothing imports a script.
 """
 
 import ast
@@ -18,7 +18,8 @@ ALLOWED = {
     "evaluation": {"evaluation", "training", "model", "data"},
     "play": {"play", "training", "model", "data"},
     "benchmarks": {"benchmarks", "play", "training", "model", "data"},
-    "scripts": {"model", "data", "training", "evaluation", "play", "benchmarks", "cli", "startup"},
+    "web": {"web", "play", "training", "model", "data"},
+    "scripts": {"model", "data", "training", "evaluation", "play", "benchmarks", "web", "cli", "startup"},
     "train_world_model.py": {"training", "cli"},
     "cli.py": {"data", "startup"},
     "startup.py": set(),

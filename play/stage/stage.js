@@ -1,6 +1,7 @@
 // The stage: sends held keys and shows frames over a websocket. play/messages.py describes the messages.
-// keys.js and pictures.js follow in the same function. Gradio runs it once, when the stage is on the page. `element` is
-// the stage's root, and `trigger` sends events to Gradio (ui.py).
+// keys.js and pictures.js follow in the same function, which runs once, when the stage is on the page. `element` is the
+// stage's root, and `trigger` sends events to the controls around it: Gradio's (ui.py), or those of a static page
+// (web/page/page.js), whose `window.openLocalSocket` takes the place of the websocket.
 "use strict";
 
 const GLYPHS = { LEFT: "←", RIGHT: "→", UP: "↑", DOWN: "↓", SPACE: "␣", ENTER: "⏎" };
@@ -72,14 +73,18 @@ const focusGame = () => dreamCanvas.focus({ preventScroll: true }); // then the 
 function connect() {
   setPhase("connecting");
   showOverlay("Connecting …");
+  socket = window.openLocalSocket?.() ?? openWebSocket();
+  socket.binaryType = "arraybuffer";
+  socket.onmessage = ({ data }) => (typeof data === "string" ? onMessage(JSON.parse(data)) : onPixels(data));
+  socket.onclose = ({ reason }) => onLost(reason ? `The server closed the connection: ${reason}.` : "The connection to the server is lost.");
+}
+
+function openWebSocket() {
   const url = new URL("socket", document.baseURI);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   const sign = new URLSearchParams(location.search).get("__sign"); // access to a private Hugging Face Space
   if (sign) url.searchParams.set("__sign", sign);
-  socket = new WebSocket(url);
-  socket.binaryType = "arraybuffer";
-  socket.onmessage = ({ data }) => (typeof data === "string" ? onMessage(JSON.parse(data)) : onPixels(data));
-  socket.onclose = ({ reason }) => onLost(reason ? `The server closed the connection: ${reason}.` : "The connection to the server is lost.");
+  return new WebSocket(url);
 }
 
 function onLost(text) {
@@ -91,6 +96,7 @@ function onLost(text) {
 // A restarted server may have forgotten the login, and may run another model: then the page is loaded again.
 async function reconnect() {
   showOverlay("Connecting …");
+  if (window.openLocalSocket) return connect();
   try {
     if ((await fetch(new URL("gradio_api/login_check", document.baseURI))).status === 401) location.reload();
     else connect();
@@ -106,6 +112,8 @@ function send(type, fields = {}) {
 function onMessage(message) {
   const handlers = {
     hello: onHello,
+    loading: ({ text }) => showOverlay(text),
+    failed: ({ text }) => onLost(text),
     wait: ({ ahead }) => {
       setPhase("waiting");
       showOverlay(`All places are taken. ${ahead ? `${ahead} before you.` : "You are next."} The game starts as soon as a place is free.`);
@@ -205,10 +213,11 @@ function onPaused({ on, reason }) {
   report("paused", { paused: on });
 }
 
-function onRecorded({ place, files, frames, note }) {
+function onRecorded(recorded) {
+  const { files, frames, note } = recorded;
   report("recording", { recording: false });
   showNotice(frames ? note || `${frames} frames recorded.` : "Nothing was recorded: there was no frame.", Boolean(note));
-  if (files.length) trigger("recorded", { place });
+  if (files.length) trigger("recorded", recorded);
 }
 
 // Scale the image that was uploaded to Gradio, and send only its pixels: the server never decodes an image file.
