@@ -3,7 +3,7 @@
 #
 #   ./setup.sh                      Python 3.11 or 3.12, whichever is found (or PYTHON=/path/to/python)
 #   ./setup.sh --torch-index URL    another torch build, from that package index (used for torch alone)
-#   ./setup.sh --browser            also Debian's Chromium, with apt-get, which the tests of the page drive
+#   ./setup.sh --browser            also Chromium and npm, with apt-get, which the tests of the pages need
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -22,17 +22,23 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-if [ -n "$browser" ] && ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null; then
-  command -v apt-get >/dev/null || fail "--browser installs Chromium with apt-get, which is not there: install Chromium yourself"
+missing=""
+if [ -n "$browser" ]; then
+  command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing="chromium"
+  command -v npm >/dev/null || missing="$missing npm" # it downloads the runtime of static pages
+fi
+if [ -n "$missing" ]; then
+  command -v apt-get >/dev/null || fail "--browser uses apt-get, which is not there: install yourself: $missing"
   root=""
   if [ "$(id -u)" != 0 ]; then
     root="sudo"
-    command -v sudo >/dev/null || fail "--browser needs root for apt-get, and there is no sudo: apt-get install chromium, as root"
+    command -v sudo >/dev/null || fail "--browser needs root for apt-get, and there is no sudo. As root: apt-get install $missing"
   fi
-  echo "installing Chromium"
+  echo "installing $missing"
   $root apt-get update -qq || fail "apt-get update failed; its message stands above. Is there a network?"
-  DEBIAN_FRONTEND=noninteractive $root apt-get install -y -qq --no-install-recommends chromium >/dev/null ||
-    fail "apt-get install chromium failed; its message stands above"
+  # shellcheck disable=SC2086 # several packages
+  DEBIAN_FRONTEND=noninteractive $root apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
+    fail "apt-get install $missing failed; its message stands above"
 fi
 
 # What the environment was made from. Without --torch-index, the torch that is there stays.
