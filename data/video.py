@@ -40,6 +40,21 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
         container.mux(stream.encode())
 
 
+def write_animation(path: Path, frames: np.ndarray, fps: float) -> None:
+    """Write frames (T, H, W, 3), atomically: as a GIF that repeats if the name ends in .gif, else as an mp4."""
+    if path.suffix.lower() != ".gif":
+        write_mp4(path, frames, fps)
+        return
+    # One palette for all frames, so that colours do not flicker.
+    palette = Image.fromarray(np.concatenate(frames[:: max(1, len(frames) // 16)])).quantize(
+        256, dither=Image.Dither.NONE
+    )
+    pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    options = {"save_all": True, "append_images": pictures[1:], "duration": round(1000 / fps), "loop": 0}
+    with atomic_file(path) as temporary:
+        pictures[0].save(temporary, format="gif", **options)
+
+
 def upscale(frames: np.ndarray, factor: int = UPSCALE) -> np.ndarray:
     """(..., H, W, C) -> (..., factor * H, factor * W, C), by nearest neighbour."""
     return repeat(frames, "... h w c -> ... (h fh) (w fw) c", fh=factor, fw=factor)
@@ -128,6 +143,35 @@ def titled(frames: np.ndarray, title: str, height: int = 18) -> np.ndarray:
     ImageDraw.Draw(image).text((4, height / 2), title, fill=_FOREGROUND, anchor="lm", font=_font(12))
     bar = np.broadcast_to(np.asarray(image), (len(frames), height, frames.shape[2], 3))
     return np.concatenate((bar, frames), axis=1)
+
+
+def framed(frames: np.ndarray, marked: np.ndarray, width: int = 4) -> np.ndarray:
+    """Frames (T, H, W, 3) with a border: in the highlight colour where `marked`, bool (T,), else dark."""
+    colours = np.where(marked[:, None], np.array(_HIGHLIGHT), np.array(_BACKGROUND)).astype(np.uint8)
+    num_frames, height, frame_width, channels = frames.shape
+    shape = (num_frames, height + 2 * width, frame_width + 2 * width, channels)
+    bordered = np.broadcast_to(colours[:, None, None], shape).copy()
+    bordered[:, width:-width, width:-width] = frames
+    return bordered
+
+
+def edited(
+    frames: np.ndarray, actions: np.ndarray, known: np.ndarray, space: ActionSpace, truth: np.ndarray | None = None
+) -> np.ndarray:
+    """A clip that was filled in, with its keys and a border around known frames; the truth, if there is one, above it.
+
+    Args:
+        frames, truth: (T, H, W, 3).
+        actions: recorded actions, (T,) ids or (T, names) vectors.
+        known: bool (T,).
+
+    Returns:
+        (T, height, width, 3).
+    """
+    video = titled(framed(with_keys(frames, actions, space), known), "known frames in yellow")
+    if truth is None:
+        return video
+    return np.concatenate((titled(framed(upscale(truth), np.zeros_like(known)), "real game"), video), axis=1)
 
 
 def comparison(truth: np.ndarray | None, rollouts: np.ndarray, actions: np.ndarray, space: ActionSpace) -> np.ndarray:

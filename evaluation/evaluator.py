@@ -11,6 +11,7 @@ from evaluation.config import EvaluateConfig
 from evaluation.controllability import counterfactuals_section
 from evaluation.cost import cost_section, frame_ms_section
 from evaluation.drift import drift_section
+from evaluation.editing import editing_section
 from evaluation.fidelity import fidelity_section
 from evaluation.inputs import EvaluationInputs
 from evaluation.inverse_dynamics import inverse_dynamics_section
@@ -58,6 +59,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     sections |= {
         "sweep": run("sweep", sweep_section, inputs, has_counterfactuals),
         "cost": run("cost", cost_section, inputs),
+        "editing": run("editing", editing_section, inputs),
         "pictures": run("pictures", pictures_section, inputs, has_counterfactuals),
     }
     frame_ms = run("frame_ms", frame_ms_section, inputs)

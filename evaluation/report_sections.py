@@ -49,6 +49,19 @@ SINGLE_STEP = (
     "the loss under the true actions: above 1, the network uses the actions."
 )
 
+EDITING = (
+    "Some frames of a held-out clip are known (k), and the model generates the others (.) with all known frames in "
+    "sight. Two baselines do without a model: the nearest known frame, and a cross-fade between the known frames. The "
+    "actions of all frames are the true ones, hidden, or those of another clip. PSNR follows from the squared error "
+    "pooled over the generated frames."
+)
+SEAMS = (
+    "Loops of {loop} frames begin with real play, and their last generated frame leads into the first one: the step "
+    "out of what was generated is the seam. Joins put {join} generated frames between two clips of different play. "
+    "The actions are hidden. A step is the root mean square difference of two consecutive frames, in grey levels; "
+    "things that jump make it large."
+)
+
 
 def _fidelity(report: dict) -> Iterator[Block]:
     section, pictures = report["fidelity"], report["pictures"].get("shown", {})
@@ -184,6 +197,32 @@ def _single_step(report: dict) -> Iterator[Block]:
     yield Table([*(titles[name] for name in measured), "n clips"], [[*figures, str(section["loss"]["n"])]])
 
 
+def _editing(report: dict) -> Iterator[Block]:
+    section = report["editing"]
+    yield Text(EDITING)
+    for metric, title, digits in (("psnr", "PSNR in dB", 1), ("ssim", "SSIM", 3)):
+        names = list(section["patterns"][0]["rows"])
+        rows = [
+            [
+                f"{pattern['name']} ({pattern['known']})",
+                *(format_estimate(pattern["rows"][name][metric], digits) for name in names),
+            ]
+            for pattern in section["patterns"]
+        ]
+        yield Table([f"{title}, known frames", *names], rows)
+    ordinary, loops, joins = section["ordinary"], section["loops"], section["joins"]
+    yield Text(SEAMS.format(loop=loops["frames"], join=joins["frames"]))
+    names = {"into": "into it", "out_of": "out of it", "mean": "mean", "largest": "largest"}
+    rows = [
+        [label, *(format_estimate(steps[name], 1) for name in names)]
+        for label, steps in (("loop", loops), ("join", joins))
+    ]
+    median, usual = f"{ordinary['median']:.1f} (median)", f"{ordinary['low']:.1f} to {ordinary['high']:.1f} (95 %)"
+    yield Table(["steps of what was generated", *names.values()], [*rows, ["real play", usual, usual, median, usual]])
+    shares = [format_percent(steps["out_of_is_ordinary"]) for steps in (loops, joins)]
+    yield Text(f"The step out of it is within the 95 % of real play in {shares[0]} of loops and {shares[1]} of joins.")
+
+
 # (heading, key in report.json, blocks)
 SECTIONS: list[tuple[str, str, Callable[[dict], Iterator[Block]]]] = [
     ("Fidelity by horizon: PSNR and SSIM", "fidelity", _fidelity),
@@ -192,6 +231,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict], Iterator[Block]]]] = [
     ("Drift", "drift", _drift),
     ("Quality and cost", "sweep", _sweep),
     ("A single forward pass", "single_step", _single_step),
+    ("Editing: filling in frames", "editing", _editing),
     ("Perceptual distances", "perceptual", lambda report: iter(())),
 ]
 

@@ -5,7 +5,7 @@ Shapes: B batch, T frames, P patches in a frame, D width, N heads, K head dim, L
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,10 @@ from model.rotary import RotaryTable, apply_rotary_emb
 
 if TYPE_CHECKING:
     from model.kv_cache import CacheView
+
+# Which frames a frame attends to: to itself and earlier ones; to all of them (None); or as a (T, T) bool tensor says,
+# True where the query frame (row) attends to the key frame (column).
+TemporalMask = Tensor | Literal["causal"] | None
 
 
 class Attention(nn.Module):
@@ -41,7 +45,7 @@ class SpatialAttention(Attention):
 
 
 class TemporalAttention(Attention):
-    """Every patch attends to the same patch position in this frame and in earlier frames (causal).
+    """Every patch attends to the same patch position in this frame and in those frames that the mask allows.
 
     Args:
         block_index: index of the block, for the KV cache.
@@ -52,12 +56,16 @@ class TemporalAttention(Attention):
         self.block_index = block_index
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None, cache: CacheView | None = None
+        self,
+        x: Tensor,
+        mask: TemporalMask = "causal",
+        positions: Tensor | None = None,
+        cache: CacheView | None = None,
     ) -> Tensor:
         """(B, T, P, D) -> (B, T, P, D).
 
         Args:
-            mask: (T, T) bool, True where the query frame (row) attends to the key frame (column); None: causal.
+            mask: which frames a frame attends to.
             positions: (T,) int64, position of each frame in time; None: 0 to T - 1.
             cache: earlier frames, whose keys and values it holds; replaces `mask` and `positions`.
         """
@@ -68,7 +76,8 @@ class TemporalAttention(Attention):
         x = rearrange(x, "b t p d -> (b p) t d")  # one copy of x, in place of one each of q, k and v
         qkv = rearrange(self.to_qkv(x), "bp t (qkv n k) -> qkv bp n t k", qkv=3, n=self.num_heads)
         q, k = apply_rotary_emb(qkv[:2], cos_sin)
-        out = attention(q, k, qkv[2], mask, causal=mask is None)
+        causal = isinstance(mask, str)
+        out = attention(q, k, qkv[2], None if causal else mask, causal)
         return rearrange(self.to_out(rearrange(out, "bp n t k -> bp t (n k)")), "(b p) t d -> b t p d", b=batch)
 
     def _forward_cached(self, x: Tensor, cache: CacheView) -> Tensor:

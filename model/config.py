@@ -44,6 +44,7 @@ class ModelConfig:
     schedule: Schedule = "sigmoid"  # of the noise: variance-preserving, or the straight line of rectified flow
     prediction: Prediction = "v"  # what the network predicts; "v" goes with "sigmoid", "velocity" with "linear"
     num_steps: int = 10  # default number of denoising steps per generated frame
+    can_fill: bool = False  # trained to fill in missing frames too (--fill-share), which `model.fill` needs
 
     def __post_init__(self):
         for name, maximum in _MAX_SIZES.items():
@@ -68,6 +69,8 @@ class ModelConfig:
                 f"prediction {self.prediction} does not go with schedule {self.schedule}: "
                 "choose v or x0 with sigmoid, velocity or x0 with linear"
             )
+        if type(self.can_fill) is not bool:
+            raise ValueError(f"can_fill is {self.can_fill!r:.40}: it must be true or false")
         if self.num_patches > MAX_PATCHES:
             raise ValueError(f"a frame has {self.num_patches} patches: at most {MAX_PATCHES} are possible")
         if self.cache_numbers > MAX_CACHE_NUMBERS:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from model.activation_checkpoint import activation_checkpoint, selective_checkpoint
-from model.attention import Attention, SpatialAttention, TemporalAttention
+from model.attention import Attention, SpatialAttention, TemporalAttention, TemporalMask
 from model.checkpoint import PretrainedModule
 from model.config import ModelConfig
 from model.full_attention import FullAttention, token_mask
@@ -117,7 +117,7 @@ class SpatioTemporalBlock(nn.Module):
         self,
         x: Tensor,
         vectors: Tensor,
-        mask: Tensor | None = None,
+        mask: TemporalMask = "causal",
         positions: Tensor | None = None,
         cache: CacheView | None = None,
     ) -> Tensor:
@@ -173,7 +173,7 @@ class FinalLayer(nn.Module):
 
 
 class WorldModel(PretrainedModule):
-    """(noisy frames, noise level of each frame, actions) -> v or x0 of each frame; causal in time.
+    """(noisy frames, noise level of each frame, actions) -> v or x0 of each frame.
 
     `save_pretrained(folder)` writes a checkpoint, and `WorldModel.from_pretrained(folder or "user/name")` reads one.
     """
@@ -236,7 +236,7 @@ class WorldModel(PretrainedModule):
         frames: Tensor,
         noise_level: Tensor,
         actions: Tensor,
-        temporal_mask: Tensor | None = None,
+        temporal_mask: TemporalMask = "causal",
         positions: Tensor | None = None,
     ) -> Tensor:
         """Predict v or x0, according to `config.prediction`.
@@ -245,7 +245,8 @@ class WorldModel(PretrainedModule):
             frames: (B, T, C, H, W) float, noised to `noise_level`; without `positions` T is at most `window_frames`.
             noise_level: (B, T) float in [0, 1], one for each frame.
             actions: (B, T, A) float; `actions[:, t]` leads into frame t, zeros where no action is known.
-            temporal_mask: (T, T) bool, True where frame `row` attends to frame `column`; None: causal.
+            temporal_mask: which frames a frame attends to. "causal": to itself and earlier ones, as in play. None: to
+                all, as in filling in. (T, T) bool: True where frame `row` attends to frame `column`.
             positions: (T,) int64, position of each frame in time, below `config.window_frames`; None: 0 to T - 1.
 
         Returns:
@@ -256,7 +257,7 @@ class WorldModel(PretrainedModule):
         assert noise_level.shape == (batch, num_frames), f"noise_level {tuple(noise_level.shape)}"
         assert actions.shape == (batch, num_frames, self.config.num_actions), f"actions {tuple(actions.shape)}"
         x, c = self.patchify(frames), self.condition(noise_level, actions)
-        mask: Tensor | BlockMask | None = temporal_mask
+        mask: TemporalMask | BlockMask = temporal_mask
         if self.config.attention == "full":
             mask = token_mask(temporal_mask, num_frames, self.config.num_patches, frames.device)
         for block in self.blocks:

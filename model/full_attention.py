@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from model.attention import Attention
+from model.attention import Attention, TemporalMask
 from model.rotary import RotaryTable, apply_rotary_emb, space_time_cos_sin
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class FullAttention(Attention):
-    """Every patch attends to all patches of its own frame and of earlier frames.
+    """Every patch attends to all patches of its own frame and of those frames that the mask allows.
 
     Args:
         spatial_rotary: for rows and columns, (P, K/4, 2).
@@ -38,7 +38,11 @@ class FullAttention(Attention):
         self.block_index = block_index
 
     def forward(
-        self, x: Tensor, mask: Tensor | BlockMask, positions: Tensor | None = None, cache: CacheView | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | BlockMask | None,
+        positions: Tensor | None = None,
+        cache: CacheView | None = None,
     ) -> Tensor:
         """(B, T, P, D) -> (B, T, P, D).
 
@@ -67,17 +71,20 @@ class FullAttention(Attention):
 
 
 def token_mask(
-    frame_mask: Tensor | None, num_frames: int, num_patches: int, device: torch.device
-) -> Tensor | BlockMask:
+    frame_mask: TemporalMask, num_frames: int, num_patches: int, device: torch.device
+) -> Tensor | BlockMask | None:
     """Mask over the tokens of T frames: all patches of a frame see the same frames.
 
     Args:
-        frame_mask: (T, T) bool, True where the query frame (row) attends to the key frame (column); None: causal.
+        frame_mask: which frames a frame attends to.
 
     Returns:
-        On a GPU a `BlockMask` for FlexAttention, whose kernel skips what is masked; else (T * P, T * P) bool.
+        On a GPU a `BlockMask` for FlexAttention, whose kernel skips what is masked; else (T * P, T * P) bool. None if
+        every frame attends to every other one.
     """
     if frame_mask is None:
+        return None
+    if isinstance(frame_mask, str):
         frame_mask = torch.ones(num_frames, num_frames, dtype=torch.bool, device=device).tril()
     if device.type == "cuda":
         return block_mask(frame_mask, num_patches)
@@ -94,9 +101,9 @@ def block_mask(frame_mask: Tensor, num_patches: int) -> BlockMask:
     return create_block_mask(attends, None, None, num_tokens, num_tokens, device=frame_mask.device.type)
 
 
-def _masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask) -> Tensor:
+def _masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
     """Attention of q to k and v, all (B, N, L, K), under a mask from `token_mask`."""
-    if isinstance(mask, Tensor):
+    if mask is None or isinstance(mask, Tensor):
         return F.scaled_dot_product_attention(q, k, v, mask)
     flex = flex_attention if torch.compiler.is_compiling() else _compiled_flex_attention()
     return flex(q, k, v, block_mask=mask)

@@ -18,9 +18,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from play.edits import edited_mp4
 from play.follow import CheckpointFollower
 from play.recording import Recording, max_recording_bytes
 from play.rollout_pool import Prompt, Rollout, RolloutPool, RolloutSettings, StepResult
+from training.editing import Draft
 
 
 class FrameReceiver(Protocol):
@@ -148,6 +150,20 @@ class Engine:
             return steps
         finally:
             await self.run_on_model_thread(self.pool.end, rollout)
+
+    async def complete(self, draft: Draft, num_frames: int, seed: int, num_steps: int) -> bytes:
+        """Fill in a clip, window by window between two frames of the players: an mp4 of its first `num_frames` frames.
+
+        Raises:
+            ValueError: the model never learnt to fill in frames.
+        """
+        windows = self.pool.complete(draft, seed, num_steps)
+        while (result := await self.run_on_model_thread(next, windows, None)) is not None:
+            frames = result
+            if any(player.active for player in self._players):
+                await asyncio.sleep(1.0 / self.fps)
+        async with self._encoding:
+            return await asyncio.to_thread(edited_mp4, frames, draft, num_frames, self.space, self.fps)
 
     def run_in_background(self, coroutine: Coroutine) -> None:
         """Run a coroutine as a task that ends with the engine. Exceptions are printed."""

@@ -12,6 +12,7 @@ Browser to server:
     speed   every: ticks per frame
     real    on: run the real game beside the dream
     record  on: start or stop a recording
+    edit    task: make a clip of the dream, "rewind" or "loop"
 
 Server to browser:
     hello      the server's id, the game, its actions and keys, the limits
@@ -22,6 +23,7 @@ Server to browser:
     real       on, real_ended, pictures (the real game at the dream's moment, if it runs)
     recording  a recording has started
     recorded   frames, the names of the files, and a place: the secret that gives access to them
+    edited     task, frames and place: as "recorded", for a clip that was made of the dream
     image      the image has been received
     weights    checkpoint: newer weights have been loaded
     notice, error  text

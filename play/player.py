@@ -13,6 +13,7 @@ import numpy as np
 
 from play.actions import actions_to_json, key_labels, parse_action
 from play.connection import Connection
+from play.edits import TASKS, make_draft
 from play.engine import Engine
 from play.gallery import Gallery
 from play.messages import (
@@ -29,6 +30,7 @@ from play.messages import (
 from play.recording import MAX_REPLAY_FRAMES, Recording
 from play.replay import Replay
 from play.rollout_pool import Prompt, Rollout, RolloutSettings, StepResult, prompt_from_image
+from training.editing import Draft
 from training.metrics import psnr_from_mse
 
 MAX_NUM_STEPS, MAX_GUIDANCE = 32, 8.0
@@ -65,6 +67,7 @@ class Player:
         self._single_steps: deque[int | np.ndarray | None] = deque()
         self._image_prompt: Prompt | None = None
         self._recording: Recording | None = None
+        self._editing = False  # whether a clip is being made of the dream
         self._squared_errors: deque[float] = deque(maxlen=PSNR_WINDOW)  # of each dream frame against the real one
 
     async def run(self) -> None:
@@ -142,6 +145,7 @@ class Player:
             "speed": self._set_speed,
             "real": self._switch_real_game,
             "record": self._switch_recording,
+            "edit": self._edit,
         }
         handler = handlers.get(message["type"])
         if handler is None:
@@ -285,6 +289,27 @@ class Player:
         self.connection.send(
             "recorded", place=self.recording_id, files=sorted(files), frames=len(recording.steps), note=note
         )
+
+    async def _edit(self, message: dict) -> None:
+        """Make a clip of the dream in the background; `play.edits` has the tasks."""
+        engine, task = self._engine, parse_text(message, "task", MAX_ACTION_CHARS)
+        if task not in TASKS:
+            raise BadMessage(f"unknown task {task!r:.40}")
+        if not engine.config.can_fill:
+            raise ValueError("This model has not learnt to fill in frames.")
+        if self.rollout is not None and not self._editing:
+            draft, num_frames = make_draft(task, self.rollout, engine.space, engine.config.window_frames)
+            self._editing = True
+            engine.run_in_background(self._publish_edit(task, draft, num_frames, self.rollout.settings.num_steps))
+
+    async def _publish_edit(self, task: str, draft: Draft, num_frames: int, num_steps: int) -> None:
+        """Fill in a clip, and tell the browser where its video is. It replaces the files of the last recording."""
+        try:
+            mp4 = await self._engine.complete(draft, num_frames, secrets.randbelow(MAX_SEED + 1), num_steps)
+        finally:
+            self._editing = False
+        self.recording_id, self.recorded_files = secrets.token_urlsafe(16), {"dream.mp4": mp4}
+        self.connection.send("edited", task=task, place=self.recording_id, frames=num_frames)
 
     def _describe_game(self) -> dict[str, Any]:
         """Fields of the "hello" message."""

@@ -5,7 +5,8 @@ Shapes: T frames, H x W pixels, C channels, A numbers in an action vector.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +17,7 @@ from data.pixels import to_float, to_uint8
 from model import ModelConfig, Sampler, WorldModel
 from play.actions import playable_actions
 from play.real_game import RealGame
+from training.editing import Draft, complete_by_windows
 
 CONTEXT_NOISE = 0.02  # noise level of the context frames
 
@@ -49,6 +51,7 @@ class Rollout:
     weights_hash: str  # of the model that the rollout started with
     real_game: RealGame | None = None  # gets the same actions
     actions: list[int | np.ndarray] = field(default_factory=list)  # recorded actions since the prompt
+    recent: deque[np.ndarray] = field(default_factory=deque)  # its last frames, half a window
     weights_changed: bool = False  # the pool has loaded other weights since the start
 
     def add_real_game(self, real_game: RealGame) -> None:
@@ -93,7 +96,8 @@ class RolloutPool:
             self._samplers[settings] = Sampler(self._model, settings.num_steps, CONTEXT_NOISE, guidance=guidance)
             self._rollouts[settings] = {}
         slots = self._rollouts[settings]
-        rollout = Rollout(prompt, seed, settings, _lowest_free_slot(slots), self._weights_hash)
+        recent = deque(prompt.frames, maxlen=max(1, self.config.window_frames // 2))
+        rollout = Rollout(prompt, seed, settings, _lowest_free_slot(slots), self._weights_hash, recent=recent)
         slots[rollout.slot] = rollout
         try:
             self._samplers[settings].reset(*prompt_tensors(prompt, self.space), slots=[rollout.slot], seeds=[seed])
@@ -121,10 +125,20 @@ class RolloutPool:
         results = []
         for rollout, action in jobs:
             rollout.actions.append(action)
+            rollout.recent.append(frames[id(rollout)])
             real_game = rollout.real_game  # read once: the event loop may set it to None at any time
             real = (real_game.apply_new_actions(rollout.actions), real_game.ended) if real_game else ()
             results.append(StepResult(len(rollout.actions) - 1, action, frames[id(rollout)], *real))
         return results
+
+    def complete(self, draft: Draft, seed: int, num_steps: int) -> Iterator[np.ndarray]:
+        """Fill in a clip: uint8 (T, H, W, C) after each window, of which the last one is complete.
+
+        Raises:
+            ValueError: the model never learnt to fill in frames.
+        """
+        for clips in complete_by_windows(self._model, [draft], self.space, seed, num_steps=num_steps):
+            yield clips[0]
 
     def end(self, rollout: Rollout) -> None:
         """Free a rollout's slot, and its sampler if no other rollout uses it. A second call does nothing."""

@@ -97,6 +97,10 @@ def _add_controls(stage: gr.HTML, server: PlayServer) -> None:
         pause = gr.Button("Pause (P)", min_width=128, elem_id="pause")
         step = gr.Button("One frame (N)", min_width=128, elem_id="step")
         record = gr.Button("● Record", min_width=128, elem_id="record")
+        if server.engine.config.can_fill:
+            for name, task in (("Rewind further", "rewind"), ("Loop", "loop")):
+                button = gr.Button(name, min_width=128, elem_id=task)
+                button.click(js=f"() => dreamrun.edit({json.dumps(task)})")
     with gr.Row(elem_classes="bar"):
         real_game = gr.Checkbox(label="Real game", min_width=120, elem_id="real")
         speed = gr.Dropdown(

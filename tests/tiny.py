@@ -90,6 +90,7 @@ CONFIG_CLASSES = (
     "Benchmark",
     "UploadConfig",
     "CollectConfig",
+    "EditConfig",
     "EvaluateConfig",
     "InferConfig",
     "PlayConfig",
@@ -98,6 +99,7 @@ CONFIG_CLASSES = (
     "ExportOnnxConfig",
     "ExportSpaceConfig",
     "ExportWebConfig",
+    "PlotScalingConfig",
     "ImportVideoConfig",
     "VisualizeConfig",
     "TrainConfig",  # last, as others may use it

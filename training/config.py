@@ -20,10 +20,11 @@ class Recipe:
     learning_rate: float = 5e-4
     noise_levels: NoiseLevels = "uniform"
     scheduled_sampling: float = 0.0
+    fill_share: float = 0.0
 
 
 PUBLISHED = Recipe()  # of the published CoinRun networks
-_MEASURED = Recipe(optimizer="muon", learning_rate=2e-3, noise_levels="teacher-forcing")
+_MEASURED = Recipe(optimizer="muon", learning_rate=2e-3, noise_levels="teacher-forcing", fill_share=0.3)
 RECIPES = {"pico": _MEASURED, "nano": _MEASURED, "toy": _MEASURED}
 
 
@@ -37,6 +38,7 @@ class TrainConfig:
     attention: Literal["axial", "full"] | None = None  # over space and time in turn, or at once; None: the preset's
     schedule: Schedule | None = None  # of the noise; linear is rectified flow; None: the preset's
     prediction: Prediction | None = None  # what the network predicts; None: the preset's choice
+    dim: int | None = None  # width of the network; None: the preset's
     patch_size: int | None = None  # pixels on a side of a patch, which becomes one token; None: the preset's
     window_frames: int | None = None  # maximum number of frames in the network's context; None: the preset's
     clip_frames: int | None = None  # frames in a training clip; None: the window
@@ -54,6 +56,7 @@ class TrainConfig:
     ema_decay: float = 0.999  # decay of the weight average (EMA), which is saved; lower in the first steps
     noise_levels: NoiseLevels | None = None  # distribution of noise levels (training/loss.py); None: preset's recipe
     scheduled_sampling: float | None = None  # share of clips trained on predicted context frames; None: preset's recipe
+    fill_share: float | None = None  # share of clips trained on filling in missing frames; None: preset's recipe
     action_dropout: float = 0.1  # share of clips whose actions are all hidden
     seed: int = 0  # of the initial weights, and of the order and the noise of the training clips
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -87,6 +90,7 @@ class TrainConfig:
             "max_bad_steps",
             "checkpoint_every",
             "keep_checkpoints",
+            "dim",
             "patch_size",
             "window_frames",
             "clip_frames",
@@ -96,7 +100,8 @@ class TrainConfig:
         ):
             self._check_at_least(name, 1)
         self._check_at_least("warmup_steps", 0)
-        for name in ("decay_fraction", "ema_decay", "action_dropout", "scheduled_sampling", "max_bad_fraction"):
+        shares = ("decay_fraction", "action_dropout", "scheduled_sampling", "fill_share", "max_bad_fraction")
+        for name in ("ema_decay", *shares):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
         if not 0 <= self.seed < 2**63:

@@ -5,7 +5,7 @@ Shapes: B clips, T frames, C channels, H x W pixels, A action vector.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from data.pixels import to_levels
+from model.attention import TemporalMask
 from model.config import ModelConfig
 from model.diffusion import add_noise, frame_alpha_sigma, target, x0_from_prediction
 
@@ -38,6 +39,11 @@ class Noise:
     # None: the noisy frames attend to one another.
     context_levels: Tensor | None = None  # (B, T)
     context_eps: Tensor | None = None  # (B, T, C, H, W)
+
+    def select(self, clips: Tensor) -> Noise:
+        """The noise of some clips: (B,) bool, or their indices."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Noise(**{name: None if value is None else value[clips] for name, value in values.items()})
 
 
 def draw_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device, kind: NoiseLevels = "uniform") -> Noise:
@@ -110,6 +116,7 @@ def diffusion_loss(
     actions: Tensor,
     noise: Noise,
     context_frames: Tensor | None = None,
+    temporal_mask: TemporalMask = "causal",
 ) -> tuple[Tensor, Tensor]:
     """The loss `|v_hat - v|^2`, or `|velocity_hat - velocity|^2` on the linear schedule, whatever the network predicts.
 
@@ -120,13 +127,14 @@ def diffusion_loss(
         x0: (B, T, C, H, W) clean frames in [-1, 1].
         actions: (B, T, A).
         context_frames: (B, T, C, H, W) the network attends to these in place of x0; None: x0 itself.
+        temporal_mask: which frames a frame attends to. Teacher forcing has a mask of its own.
 
     Returns:
         Loss of each frame (B, T), a mean over its pixels and channels; and the predicted x0, shaped as x0.
     """
     level = frame_alpha_sigma(noise.levels, config.schedule)
     context_frames = x0 if context_frames is None else context_frames
-    x_u, prediction = _predict(model, config, x0, actions, noise, context_frames)
+    x_u, prediction = _predict(model, config, x0, actions, noise, context_frames, temporal_mask)
     x0_hat = x0_from_prediction(prediction, x_u, level, config.prediction)
     if config.prediction != "x0" and context_frames is x0:
         squared_error = (prediction - target(x0, noise.eps, level, config.prediction)).square()
@@ -136,13 +144,19 @@ def diffusion_loss(
 
 
 def _predict(
-    model: nn.Module, config: ModelConfig, x0: Tensor, actions: Tensor, noise: Noise, context_frames: Tensor
+    model: nn.Module,
+    config: ModelConfig,
+    x0: Tensor,
+    actions: Tensor,
+    noise: Noise,
+    context_frames: Tensor,
+    temporal_mask: TemporalMask = "causal",
 ) -> tuple[Tensor, Tensor]:
     """Add noise and run the network: the noisy frames and the prediction, both shaped as x0."""
     level = frame_alpha_sigma(noise.levels, config.schedule)
     if noise.context_levels is None or noise.context_eps is None:  # diffusion forcing: the noisy frames are the context
         x_u = add_noise(context_frames, noise.eps, level)
-        return x_u, model(x_u, noise.levels, actions)
+        return x_u, model(x_u, noise.levels, actions, temporal_mask)
     x_u = add_noise(x0, noise.eps, level)
     context_level = frame_alpha_sigma(noise.context_levels, config.schedule)
     context = add_noise(context_frames, noise.context_eps, context_level)
@@ -201,14 +215,8 @@ def apply_scheduled_sampling(
         if not chosen.any():
             break
         rotated_uniform = (noise.level_uniform[chosen] + (number + 1) / (SCHEDULED_SAMPLING_PASSES + 1)) % 1
-        pass_noise = Noise(
-            levels=to_noise_levels(rotated_uniform, kind),
-            eps=noise.eps[chosen],
-            clip_uniform=noise.clip_uniform[chosen],
-            level_uniform=rotated_uniform,
-            context_levels=None if noise.context_levels is None else noise.context_levels[chosen],
-            context_eps=None if noise.context_eps is None else noise.context_eps[chosen],
-        )
+        levels = to_noise_levels(rotated_uniform, kind)
+        pass_noise = replace(noise.select(chosen), levels=levels, level_uniform=rotated_uniform)
         x_u, prediction = _predict(model, config, x0[chosen], actions[chosen], pass_noise, context_frames[chosen])
         level = frame_alpha_sigma(pass_noise.levels, config.schedule)
         x0_hat = x0_from_prediction(prediction, x_u, level, config.prediction)

@@ -14,7 +14,15 @@ from training.logging import COMMANDS_FILE, METRICS_FILE, read_metrics
 
 CARD_FILE = "README.md"
 LIBRARY = "library_name: dreamrun"  # our cards have this line; those that the Hub's library writes do not
-SHOWN_METRICS = ("train/loss", "val/loss", "epoch/val_loss", "epoch/psnr", "epoch/ssim", "val/action_ratio")
+SHOWN_METRICS = (
+    "train/loss",
+    "val/loss",
+    "epoch/val_loss",
+    "epoch/psnr",
+    "epoch/ssim",
+    "val/action_ratio",
+    "val/fill_loss",
+)
 
 
 def model_card(name: str, model: WorldModel, checkpoint: Path, report: str = "") -> str:
@@ -31,6 +39,7 @@ def model_card(name: str, model: WorldModel, checkpoint: Path, report: str = "")
         "window": f"{config.window_frames} frames",
         "prediction": config.prediction,
         "denoising steps": config.num_steps,
+        "fills in missing frames": "yes" if config.can_fill else "no",
         "actions": _plain(", ".join(game.action_names)) or config.num_actions,
     }
     options = ", ".join(f"{_plain(name)}={_plain(value)}" for name, value in game.environment_options)

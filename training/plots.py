@@ -102,6 +102,26 @@ def plot_psnr(path: Path, report: dict[str, Any]) -> None:
     _save_png(figure, path, dpi=120)
 
 
+def plot_scaling(path: Path, sizes: dict[str, list[dict[str, Any]]]) -> None:
+    """Draw quality against the compute of training as a PNG: a panel for each metric, a line for each size.
+
+    Args:
+        sizes: name -> points with `flop` and, for each metric, an estimate with value, low and high.
+    """
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    metrics = [name for name in next(iter(sizes.values()))[0] if name != "flop"]
+    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        for (name, points), color in zip(sizes.items(), LINE_COLORS, strict=False):
+            flop, estimates = [point["flop"] for point in points], [point[metric] for point in points]
+            value, low, high = (_column(estimates, key) for key in ("value", "low", "high"))
+            axes.plot(flop, value, color=color, label=name, marker="o", ms=4)
+            axes.fill_between(flop, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.set(xlabel="FLOP of training", title=metric, xscale="log")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend()
+    _save_png(figure, path, dpi=120)
+
+
 def _save_png(figure: Figure, path: Path, dpi: int) -> None:
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png")

@@ -22,7 +22,7 @@ from model.game_info import GameInfo
 from training.config import TrainConfig
 from training.distributed import rank, world_size
 
-_MODEL_OPTIONS = ("attention", "schedule", "prediction", "patch_size", "window_frames")  # of the command line
+_MODEL_OPTIONS = ("attention", "schedule", "prediction", "dim", "patch_size", "window_frames")  # of the command line
 VAL_SEED = 1_000_000  # for order and noise of the validation clips: the same at every step and in every run
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class TrainState:
         saved = {**ema.config.to_dict(), **ema.game.to_dict(), "optimizer": optimizer_name(state["optimizer"])}
         config, game = self.model.config.to_dict(), self.model.game.to_dict()
         now = {**config, **game, "optimizer": optimizer_name(self.optimizer.state_dict())}
+        now.pop("can_fill")  # a run may begin to fill in frames, or cease to, at any step
         differences = [
             f"its {name} is {saved[name]}, this run's is {now[name]}" for name in now if saved[name] != now[name]
         ]
@@ -95,7 +96,7 @@ def create_train_state(
         ValueError: `config.init_from` cannot be used.
     """
     torch.manual_seed(config.seed)
-    model = WorldModel(model_config, game)
+    model = WorldModel(replace(model_config, can_fill=bool(config.fill_share)), game)
     weights = load_initial_weights(config, model_config)
     if weights:
         model.load_state_dict(weights)

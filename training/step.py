@@ -6,7 +6,7 @@ Shapes: B clips, T frames, H x W pixels, C channels, A action vector.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,11 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data.dataset import Batch
 from data.pixels import to_float
+from model.config import ModelConfig
 from model.dit import WorldModel
 from training.config import TrainConfig
 from training.device import autocast
 from training.distributed import all_reduce_mean
-from training.loss import apply_scheduled_sampling, diffusion_loss, draw_noise, drop_actions
+from training.fill_loss import choose_fill_clips, draw_fill_task, fill_loss
+from training.loss import Noise, apply_scheduled_sampling, diffusion_loss, draw_noise, drop_actions
 from training.optimizer import learning_rate
 from training.state import TrainState
 
@@ -59,6 +61,17 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig, max_steps: 
     return grad_norm
 
 
+def training_flop(config: ModelConfig, options: dict[str, Any]) -> float:
+    """FLOP of one optimizer step; a backward pass takes twice those of a forward pass.
+
+    Args:
+        options: of the run, as in train_config.json, without scheduled sampling, which takes more.
+    """
+    frames = options["batch_size"] * (options["clip_frames"] or config.window_frames)
+    copies = 2 if options["noise_levels"] == "teacher-forcing" else 1  # a clean copy of each clip, and a noisy one
+    return 3 * config.flops_per_pass * frames * (copies + (1 - copies) * options["fill_share"])
+
+
 def split_batch(batch: Batch, num_parts: int, device: torch.device) -> list[tuple[Tensor, Tensor, np.ndarray]]:
     """Move a batch to the device, as bytes, and split it into micro-batches.
 
@@ -72,10 +85,28 @@ def split_batch(batch: Batch, num_parts: int, device: torch.device) -> list[tupl
 
 
 def training_loss(state: TrainState, frames: Tensor, actions: Tensor, seeds: np.ndarray, config: TrainConfig) -> Tensor:
-    """Mean loss of clips, a scalar. Arguments as `split_batch` returns them."""
-    assert config.noise_levels and config.scheduled_sampling is not None, "apply with_recipe first"
+    """Mean loss of clips, a scalar. Arguments as `split_batch` returns them.
+
+    A share of the clips is trained on filling in frames, the others on play. A loss is that of one clip, so that a clip
+    counts the same in every micro-batch and rank.
+    """
+    assert config.noise_levels and config.fill_share is not None, "apply with_recipe first"
     x0 = to_float(frames)
     noise = draw_noise(x0.shape, seeds, x0.device, config.noise_levels)
+    is_fill = choose_fill_clips(seeds, config.fill_share)
+    losses = []
+    for clips, clip_losses in ((~is_fill, _play_losses), (is_fill, _fill_losses)):
+        if clips.any():
+            rows = torch.from_numpy(np.flatnonzero(clips)).to(x0.device, non_blocking=True)
+            losses.append(clip_losses(state, x0[rows], actions[rows], noise.select(rows), seeds[clips], config))
+    return torch.cat(losses).mean()
+
+
+def _play_losses(
+    state: TrainState, x0: Tensor, actions: Tensor, noise: Noise, seeds: np.ndarray, config: TrainConfig
+) -> Tensor:
+    """Loss of each clip (B,) of predicting frames from those before them."""
+    assert config.noise_levels and config.scheduled_sampling is not None, "apply with_recipe first"
     actions = drop_actions(actions, config.action_dropout, noise.clip_uniform)
     # Separate blocks, because autocast caches weights without gradients in the first one and forgets them at its end.
     with autocast(x0.device, config.bf16):
@@ -84,7 +115,17 @@ def training_loss(state: TrainState, frames: Tensor, actions: Tensor, seeds: np.
         )
     with autocast(x0.device, config.bf16):
         losses, _ = diffusion_loss(state.network, state.model.config, x0, actions, noise, context_frames)
-    return losses.mean()
+    return losses.mean(dim=1)
+
+
+def _fill_losses(
+    state: TrainState, x0: Tensor, actions: Tensor, noise: Noise, seeds: np.ndarray, config: TrainConfig
+) -> Tensor:
+    """Loss of each clip (B,) of filling in missing frames."""
+    assert config.noise_levels, "apply with_recipe first"
+    task = draw_fill_task(seeds, x0.shape[1], x0.device)
+    with autocast(x0.device, config.bf16):
+        return fill_loss(state.network, state.model.config, x0, actions, noise, task, config.noise_levels)
 
 
 def update_ema(ema: WorldModel, model: WorldModel, max_decay: float, step: int) -> None:

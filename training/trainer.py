@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.dataset import Batch
+from model.checkpoint import load_config
 from training.action_strip import action_rollouts, action_strip
 from training.batch_loader import BatchLoader
 from training.checkpoint import find_start
@@ -44,6 +46,7 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig):
+        self._chose_fill_share = config.fill_share is not None
         self.config = config = with_recipe(config)
         self.device = raise_on_all_ranks(lambda: choose_device(config.device))
         preset = raise_on_all_ranks(lambda: select_model_config(config))
@@ -70,6 +73,14 @@ class Trainer:
         if checkpoint is not None:
             raise_on_all_ranks(lambda: self.state.load_checkpoint(checkpoint))
             print0(f"resumed from {checkpoint}, step {self.state.step}")
+            if not self._chose_fill_share and not load_config(checkpoint)[0].can_fill:
+                self._train_on_play_alone()
+
+    def _train_on_play_alone(self) -> None:
+        """Continue a run that began before its recipe had a share of filling in."""
+        self.config = replace(self.config, fill_share=0.0)
+        for model in (self.state.model, self.state.ema):
+            model.config = replace(model.config, can_fill=False)
 
     def open_outputs(self, command: str | None) -> None:
         """Open logs and checkpoints in the run folder, and load the validation batches."""

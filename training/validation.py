@@ -25,7 +25,8 @@ from model.dit import WorldModel
 from model.sampler import Sampler
 from training.device import autocast
 from training.distributed import all_gather_object, all_reduce_mean, raise_on_all_ranks, rank, world_size
-from training.loss import diffusion_loss, validation_noise
+from training.fill_loss import draw_fill_task, fill_loss
+from training.loss import diffusion_loss, draw_noise, validation_noise
 from training.metrics import batched_ssim, metrics_by_frame, psnr_from_mse
 from training.rollout import rollout
 
@@ -35,9 +36,16 @@ GRID_FRAMES = 8  # at most so many time steps of a rollout are in its grid
 
 
 def validate(model: WorldModel, batches: list[Batch], bf16: bool | None = None) -> dict[str, float]:
-    """Validation loss over all ranks' batches; see `validation_metrics`."""
+    """Validation loss over all ranks' batches; see `validation_metrics`.
+
+    `val/fill_loss` is the loss of filling in frames, if the model learns it.
+    """
     with autocast(model.device, bf16):
-        return validation_metrics(all_reduce_mean(validation_sums(model, batches)))
+        metrics = validation_metrics(all_reduce_mean(validation_sums(model, batches)))
+        if model.config.can_fill:
+            total, num_clips = all_reduce_mean(fill_sums(model, batches)).tolist()
+            metrics["val/fill_loss"] = total / num_clips
+    return metrics
 
 
 @torch.no_grad()
@@ -59,6 +67,24 @@ def validation_sums(model: WorldModel, batches: list[Batch]) -> Tensor:
         columns = (losses, wrong_action_losses, *(losses[bins == number] for number in range(NOISE_BINS)))
         for number, column in enumerate(columns):
             sums[:, number] += torch.tensor([column.sum().item(), column.numel()])
+    return sums
+
+
+@torch.no_grad()
+def fill_sums(model: WorldModel, batches: list[Batch]) -> Tensor:
+    """The loss of filling in frames, summed over clips, and the number of clips: float64 (2,).
+
+    The clip's seed draws what is known of it, the noise, and the level of the unknown frames, which is uniform. Sums of
+    several ranks may be added or averaged.
+    """
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch in batches:
+        frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
+        x0 = to_float(frames)
+        noise = draw_noise(x0.shape, batch.seeds, model.device)
+        task = draw_fill_task(batch.seeds, x0.shape[1], model.device)
+        losses = fill_loss(model, model.config, x0, actions, noise, task, "uniform")
+        sums += torch.tensor([losses.sum().item(), len(losses)])
     return sums
 
 

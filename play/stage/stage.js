@@ -53,6 +53,11 @@ window.dreamrun = {
     if (state.recording) showNotice("Writing the recording …");
     focusGame();
   },
+  edit(task) { // "rewind" or "loop"
+    showNotice("The model is filling in frames …");
+    send("edit", { task });
+    focusGame();
+  },
   disconnect() { socket.close(); },
   measurements: null, // set to [] to collect the delay of each key press, in ms
 };
@@ -122,6 +127,10 @@ function onMessage(message) {
     paused: onPaused,
     recording: () => report("recording", { recording: true }),
     recorded: onRecorded,
+    edited: ({ task, frames, place }) => {
+      showNotice(task === "loop" ? `A loop of ${frames} frames is below.` : "What might have led to the start is below.");
+      trigger("recorded", { place });
+    },
     image: () => window.dreamrun.start(),
     weights: ({ checkpoint }) => { game.checkpoint = checkpoint; showOrigin(); showNotice("Newer weights are loaded. The dream continues with them."); },
     notice: ({ text }) => showNotice(text),
