@@ -24,8 +24,9 @@ class Recipe:
 
 
 PUBLISHED = Recipe()  # of the published CoinRun networks
-_MEASURED = Recipe(optimizer="muon", learning_rate=2e-3, noise_levels="teacher-forcing", fill_share=0.3)
-RECIPES = {"pico": _MEASURED, "nano": _MEASURED, "toy": _MEASURED}
+_MEASURED = Recipe(optimizer="muon", learning_rate=2e-3, noise_levels="teacher-forcing")
+_FILLING = replace(_MEASURED, fill_share=0.3)  # play and editing in one network
+RECIPES = {"pico": _FILLING, "nano": _FILLING, "toy": _MEASURED}
 
 
 @dataclass(frozen=True)
