@@ -11,17 +11,15 @@ from __future__ import annotations
 import io
 import pickle
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from data.actions import ActionSpace, unknown_action_value
 
-# Globals that a pickled dict of bytes, numbers and arrays refers to: NumPy 1 and 2, pickle protocols 2 to 5.
-_ALLOWED_GLOBALS = {
-    (f"numpy.{core}.{module}", name)
-    for core in ("core", "_core")
-    for module, name in (("multiarray", "_reconstruct"), ("numeric", "_frombuffer"))
-} | {("numpy", "ndarray"), ("numpy", "dtype")}
+MAX_FRAMES = 2**31 - 1  # of a record
+MAX_PREFIX_ACTIONS = 10**6  # from the start of the level to the record
+MAX_LEVEL_SEED = 2**63 - 1
 
 
 def _latin1_bytes(text: str, encoding: str) -> bytes:
@@ -30,8 +28,17 @@ def _latin1_bytes(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+# What a pickled dict of bytes, numbers and arrays refers to: NumPy 1 and 2, pickle protocols 2 to 5.
 # Protocol 2 has no bytes: it stores them as text to encode, and empty bytes as a call without arguments.
-_REPLACED_GLOBALS = {("_codecs", "encode"): _latin1_bytes, ("__builtin__", "bytes"): lambda: b""}
+_GLOBALS: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _latin1_bytes,
+    ("__builtin__", "bytes"): lambda: b"",
+}
+for _core in ("numpy.core", "numpy._core"):
+    _GLOBALS[f"{_core}.multiarray", "_reconstruct"] = np._core.multiarray._reconstruct
+    _GLOBALS[f"{_core}.numeric", "_frombuffer"] = np._core.numeric._frombuffer
 
 
 @dataclass
@@ -77,15 +84,52 @@ def encode_record(record: Record) -> bytes:
     return pickle.dumps(fields, protocol=4)
 
 
-class _RecordUnpickler(pickle.Unpickler):
-    """Loads only the globals that records need."""
+class _RecordUnpickler(pickle._Unpickler):
+    """Loads only what records need: plain values and arrays, in dicts with text as keys.
+
+    This is Python's implementation of unpickling, which can be restricted. It takes 0.1 ms more for a record than C's,
+    which hashes every key: tuples in tuples as a key overflow its stack, or take forever.
+    """
+
+    dispatch: ClassVar[dict] = {
+        code: method
+        for code, method in pickle._Unpickler.dispatch.items()
+        if code not in {opcode[0] for opcode in (pickle.DICT, pickle.ADDITEMS, pickle.FROZENSET)}
+    }
 
     def find_class(self, module, name):
-        if (module, name) in _REPLACED_GLOBALS:
-            return _REPLACED_GLOBALS[module, name]
-        if (module, name) not in _ALLOWED_GLOBALS:
+        if (module, name) not in _GLOBALS:
             raise ValueError(f"it refers to {module}.{name}, which no record needs")
-        return super().find_class(module, name)
+        return _GLOBALS[module, name]
+
+    def load_setitem(self):
+        self._check_keys([self.stack[-2]])
+        super().load_setitem()
+
+    def load_setitems(self):
+        self._check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_build(self):
+        if not isinstance(self.stack[-2], np.ndarray | np.dtype):
+            raise ValueError(f"it changes a {type(self.stack[-2]).__name__}, which no record needs")
+        super().load_build()
+
+    dispatch |= {
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.BUILD[0]: load_build,
+    }
+
+    def _check_keys(self, keys):
+        if any(type(key) is not str for key in keys):
+            raise ValueError("a key is no text")
+
+
+def _show(value: Any) -> str:
+    """A value for an error message. The text of nested lists or of a large number from a stranger could be endless."""
+    is_short = abs(value) < 10**40 if type(value) is int else type(value) in (float, str, type(None))
+    return repr(value)[:40] if is_short else f"a {type(value).__name__}"
 
 
 def _to_stored_dtype(actions: np.ndarray) -> np.ndarray:
@@ -111,14 +155,12 @@ def decode_record(payload: bytes, frame_shape: tuple[int, int, int], space: Acti
     if not isinstance(fields, dict) or not {"raw_video", "sequence_length", "actions"} <= fields.keys():
         raise ValueError("not a record: raw_video, sequence_length or actions is missing")
     length, video = fields["sequence_length"], fields["raw_video"]
-    if type(length) is not int or length < 1:
-        raise ValueError(f"sequence_length is {length!r:.40}: expected a positive number of frames")
+    if type(length) is not int or not 1 <= length <= MAX_FRAMES:
+        raise ValueError(f"sequence_length is {_show(length)}: expected 1 to {MAX_FRAMES} frames")
     if not isinstance(video, bytes) or len(video) != length * int(np.prod(frame_shape)):
         found = len(video) if isinstance(video, bytes) else type(video).__name__
         raise ValueError(f"raw_video holds {found}, not {length} frames of {'x'.join(map(str, frame_shape))} bytes")
-    actions = _decode_actions(fields["actions"], "actions", space)
-    if len(actions) != length:
-        raise ValueError(f"{len(actions)} actions for {length} frames")
+    actions = _decode_actions(fields["actions"], "actions", space, length)
     record = Record(np.frombuffer(video, np.uint8).reshape(length, *frame_shape), actions)
     _decode_extras(record, fields, space)
     return record
@@ -130,28 +172,38 @@ def _decode_extras(record: Record, fields: dict, space: ActionSpace) -> None:
         rewards = fields["rewards"]
         if not isinstance(rewards, np.ndarray) or rewards.dtype.kind != "f" or rewards.shape != (len(record),):
             raise ValueError("rewards are not one number per frame")
-        record.rewards = rewards.astype(np.float32)
+        with np.errstate(over="ignore"):
+            record.rewards = rewards.astype(np.float32)
     if "terminal" in fields:
         record.terminal = fields["terminal"] is True
     if type(fields.get("level_seed")) is int:
-        record.level_seed = fields["level_seed"]
-        record.prefix_actions = _decode_actions(fields.get("prefix_actions"), "prefix_actions", space)
-        record.start_step = fields.get("start_step")
-        if record.start_step != len(record.prefix_actions):
-            raise ValueError(
-                f"start_step is {record.start_step!r:.40}, but there are {len(record.prefix_actions)} prefix_actions"
-            )
+        record.level_seed, record.start_step = fields["level_seed"], fields.get("start_step")
+        if abs(record.level_seed) > MAX_LEVEL_SEED:
+            raise ValueError(f"level_seed is {_show(record.level_seed)}: expected at most {MAX_LEVEL_SEED}")
+        if type(record.start_step) is not int or not 0 <= record.start_step <= MAX_PREFIX_ACTIONS:
+            raise ValueError(f"start_step is {_show(record.start_step)}: expected 0 to {MAX_PREFIX_ACTIONS} steps")
+        record.prefix_actions = _decode_actions(
+            fields.get("prefix_actions"), "prefix_actions", space, record.start_step
+        )
 
 
-def _decode_actions(array, name: str, space: ActionSpace) -> np.ndarray:
-    """Validated int32 ids or float32 vectors. Raises ValueError if they do not belong to the space."""
+def _decode_actions(array: Any, name: str, space: ActionSpace, length: int) -> np.ndarray:
+    """Validated int32 ids (length,) or float32 vectors (length, names).
+
+    Raises:
+        ValueError: they do not belong to the space, or there are more or fewer.
+    """
+    if isinstance(array, np.ndarray) and array.ndim and len(array) != length:  # first: a few bytes can be endless
+        raise ValueError(f"{len(array)} {name} for {length} {'frames' if name == 'actions' else 'steps'}")
     if not space.discrete:
         width = len(space.names)
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.shape[1:] != (width,):
             raise ValueError(f"{name} are not float vectors of {width} numbers")
+        with np.errstate(over="ignore"):  # a number that is too large becomes infinite
+            array = array.astype(np.float32)
         if not np.isfinite(array).all():
             raise ValueError(f"{name} are not finite")
-        return array.astype(np.float32)
+        return array
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or array.ndim != 1:
         raise ValueError(f"{name} are not a one-dimensional array of integers")
     if array.size and not 0 <= array.min() <= array.max() < len(space.names):

@@ -4,6 +4,8 @@ import builtins
 import contextlib
 import os
 import pickle
+import struct
+import time
 
 import numpy as np
 import pytest
@@ -159,14 +161,29 @@ def test_the_encoding_that_protocol_2_asks_for_can_only_be_its_own():
         ({"actions": np.array([0, 1, 2, 3, UNKNOWN_ACTION], np.int32)}, "actions run from -1 to 3"),
         ({"rewards": np.zeros(NUM_FRAMES - 1, np.float32)}, "rewards are not one number per frame"),
         ({"rewards": np.array([0.0] * NUM_FRAMES, object)}, "rewards are not one number per frame"),
-        ({"level_seed": 7}, "prefix_actions are not a one-dim"),
+        ({"level_seed": 7, "start_step": 0}, "prefix_actions are not a one-dim"),
+        ({"level_seed": 2**63}, "level_seed is 9223372036854775808: expected"),
+        ({"level_seed": 7, "start_step": -1}, "start_step is -1: expected 0 to"),
+        ({"level_seed": 7, "start_step": 10**12, "prefix_actions": np.zeros(2, np.int32)}, "start_step is 10{12}: "),
+        ({"sequence_length": 10**18}, "sequence_length is 10{18}: expected 1 to"),
+        ({"sequence_length": True}, "sequence_length is a bool"),
+        ({"sequence_length": [[]] * 9}, "sequence_length is a list"),
+        ({"actions": np.zeros((), np.int32)}, "actions are not a one-dimensional array of integers"),
+        ({"actions": np.zeros(NUM_FRAMES, "V4")}, "actions are not a one-dimensional array of integers"),
+        ({"actions": np.zeros(NUM_FRAMES, "U4")}, "actions are not a one-dimensional array of integers"),
+        ({"actions": np.zeros(NUM_FRAMES, "m8[s]")}, "actions are not a one-dimensional array of integers"),
+        ({"actions": np.zeros(NUM_FRAMES, [("a", "i4")])}, "actions are not a one-dimensional array of integers"),
+        ({"actions": np.full(NUM_FRAMES, 2**63, np.uint64)}, "actions run from 9223372036854775808"),
+        ({"more": {7: 8}}, "a key is no text"),
+        ({"more": {(1, 2): 8, "b": 1}}, "a key is no text"),
+        ({"more": {1, 2}}, "not a readable record"),
         (
             {"level_seed": 7, "prefix_actions": np.zeros(2, np.int32)},
-            "start_step is None, but there are 2",
+            "start_step is None: expected 0 to",
         ),
         (
             {"level_seed": 7, "start_step": 3, "prefix_actions": np.zeros(2, np.int32)},
-            "start_step is 3, but",
+            "2 prefix_actions for 3 steps",
         ),
         ({"level_seed": 7, "start_step": 1, "prefix_actions": np.array([99])}, "prefix_actions run from 99 to 99"),
     ],
@@ -174,6 +191,68 @@ def test_the_encoding_that_protocol_2_asks_for_can_only_be_its_own():
 def test_unsound_records_say_what_is_wrong(changes, message):
     with pytest.raises(ValueError, match=message):
         decode(pickle.dumps(public_fields(**changes)))
+
+
+def record_pickle(**opcodes: bytes) -> bytes:
+    """A record whose values are given as opcodes of pickle."""
+    values = {
+        "raw_video": b"C\x48" + bytes(72), "sequence_length": b"K\x01", "actions": b"N", **opcodes,
+    }  # fmt: skip
+    items = (b"X" + struct.pack("<I", len(name)) + name.encode() + code for name, code in values.items())
+    return b"\x80\x04}(" + b"".join(items) + b"u."
+
+
+def array_pickle(shape: int) -> bytes:
+    """The opcodes of an array of `shape` integers, all of them the same four bytes."""
+    number = b"\x8a\x08" + struct.pack("<q", shape)
+    return b"cnumpy\nndarray\n((" + number + b"tX\x02\x00\x00\x00i4C\x04" + bytes(4) + b"K\x00(K\x00ttR"
+
+
+NESTED, DOUBLED = b")" + b"\x85" * 200_000, b")" + b"2\x86" * 60  # tuples in tuples: so deep, and 2^60 of them
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b"\x80\x04}" + NESTED + b"K\x01s.", "a key is no text"),
+        (b"\x80\x04}" + DOUBLED + b"K\x01s.", "a key is no text"),
+        (b"\x80\x04}(" + DOUBLED + b"K\x01u.", "a key is no text"),
+        (b"\x80\x04(" + DOUBLED + b"K\x01d.", "not a readable record"),
+        (b"\x80\x04\x8f(" + DOUBLED + b"\x90.", "not a readable record"),
+        (b"\x80\x04(" + DOUBLED + b"\x91.", "not a readable record"),
+        (record_pickle(sequence_length=NESTED), "sequence_length is a tuple"),
+        (record_pickle(sequence_length=DOUBLED), "sequence_length is a tuple"),
+        (record_pickle(sequence_length=b"\x8b" + struct.pack("<I", 10**6) + b"\x7f" * 10**6), "is a int"),
+        (record_pickle(actions=array_pickle(10**12)), "1000000000000 actions for 1 frames"),
+        (record_pickle(actions=array_pickle(-2)), "not a readable record"),
+        (record_pickle(actions=b"cnumpy\nndarray\n(\x8a\x06" + b"\x7f" * 6 + b"\x85tR"), "not a readable record"),
+        (
+            record_pickle(
+                actions=array_pickle(1),
+                level_seed=b"K\x01",
+                start_step=b"\x8a\x05" + b"\x7f" * 5,
+                prefix_actions=array_pickle(10**12),
+            ),
+            "start_step is .*: expected 0 to",
+        ),
+        (
+            record_pickle(
+                actions=array_pickle(1), level_seed=b"K\x01", start_step=DOUBLED, prefix_actions=array_pickle(1)
+            ),
+            "start_step is a tuple",
+        ),
+        (record_pickle(actions=b"cnumpy\nndarray\n}X\x01\x00\x00\x00aK\x01sb"), "it changes a type"),
+        (record_pickle(actions=b"c_codecs\nencode\n}X\x01\x00\x00\x00aK\x01sb"), "it changes a function"),
+        (b"\x80\x04P1\n.", "not a readable record"),
+        (b"\x80\x04\x82\x01.", "not a readable record"),
+    ],
+)
+def test_hostile_pickles_take_no_time_and_no_memory(payload, message):
+    """Keys that take forever to hash or overflow the stack, values without end, arrays of few bytes and any length."""
+    start = time.process_time()
+    with pytest.raises(ValueError, match=message) as info:
+        decode(payload)
+    assert time.process_time() - start < 20 and len(str(info.value)) < 300
 
 
 @pytest.mark.parametrize("missing", ["raw_video", "sequence_length", "actions"])
@@ -251,6 +330,10 @@ def test_vectors_come_back_bit_identical():
         (np.zeros(NUM_FRAMES, np.int32), "actions are not float vectors of 2 numbers"),
         (np.zeros((NUM_FRAMES, 3), np.float32), "actions are not float vectors of 2 numbers"),
         (np.full((NUM_FRAMES, 2), np.nan, np.float32), "actions are not finite"),
+        (np.full((NUM_FRAMES, 2), 1e300), "actions are not finite"),
+        (np.zeros((NUM_FRAMES, 2, 1), np.float32), "actions are not float vectors of 2 numbers"),
+        (np.zeros((NUM_FRAMES, 2), np.complex64), "actions are not float vectors of 2 numbers"),
+        (np.zeros((NUM_FRAMES, 2), object), "actions are not float vectors of 2 numbers"),
         (np.zeros((NUM_FRAMES + 1, 2), np.float32), "6 actions for 5 frames"),
     ],
 )
