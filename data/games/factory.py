@@ -26,6 +26,7 @@ from data.metadata import Metadata
 _GYM_NAME = re.compile(r"gym:(?:(?P<module>[A-Za-z_][\w.]{0,199}):)?(?P<id>(?:[\w-]{1,100}/)?[\w.-]{1,100})", re.ASCII)
 _ATARI_NAME = re.compile(r"ale:[A-Za-z0-9_]{1,64}")
 MAX_FRAME_SKIP = 100
+MAX_LEVELS = 2**31
 OPTIONS = ("distribution_mode", "simple", "frame_skip", "size")  # what `environment_options` may hold
 _typed_modules: set[str] = set()  # that the user has named
 
@@ -126,8 +127,11 @@ def make_environment(
         import_modules: import MODULE for "gym:MODULE:ID". Only if the user typed the name; it may not be from a file.
 
     Raises:
-        ValueError: the game is unknown or not installed, or an option is invalid.
+        ValueError: the game is unknown or not installed, or an option or a level is invalid.
     """
+    first, count = levels
+    if first < 0 or count < 1 or first + count > MAX_LEVELS:  # Procgen would end the process
+        raise ValueError(f"levels {first} to {first + count - 1}: they must lie in 0 to {MAX_LEVELS - 1}")
     game_metadata = describe_environment(name, distribution_mode, simple, frame_skip, size, import_modules)
     if name.startswith(("gym:", "ale:")):
         env_class = AtariVectorEnv if name.startswith("ale:") else GymVectorEnv

@@ -9,6 +9,7 @@ import pytest
 from data import ActionSpace, EpisodeWriter
 from data.actions import unnamed_actions
 from data.dataset import ClipDataset
+from data.games.factory import make_environment
 from data.index import INDEX_FILE, index_split
 from data.metadata import read_metadata
 from data.printable import printable
@@ -145,3 +146,11 @@ def test_paths_stay_inside_of_a_checkpoint(tmp_path):
         (checkpoint / "manifest.json").write_text(json.dumps({"step": 1, "files": files}))
         assert find_damage(checkpoint) == "it has no readable manifest.json"
     assert isinstance(checkpoint, Path)
+
+
+@pytest.mark.parametrize("game", ["pong", "coinrun"])
+@pytest.mark.parametrize("levels", [(-5, 1), (0, 0), (2**31, 1), (2**31 - 1, 2), (2**62, 1)])
+def test_levels_out_of_range_are_an_error(game, levels):
+    """Procgen would end the process. A record's level seed may come from a stranger."""
+    with pytest.raises(ValueError, match=r"levels .* must lie in 0 to 2147483647"):
+        make_environment(game, 1, levels)
