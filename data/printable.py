@@ -8,11 +8,19 @@ import re
 # text, and surrogates, which cannot be encoded.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 MAX_NAME_CHARS = 200
+# What Markdown takes for more than text: code, emphasis, tags, cells and formulas; pictures, links and bare addresses;
+# entities.
+_MARKDOWN = re.compile(r"[\\`*<|~$]|(?<!\w)_|_(?!\w)|!(?=\[)|\](?=[(\[:])|:(?=//)|(?<=www)\.|&(?=[#\w])", re.IGNORECASE)
 
 
 def printable(text: object) -> str:
     r"""The text with characters that act on a terminal replaced by their escapes, such as \x1b."""
     return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], str(text))
+
+
+def markdown(text: object) -> str:
+    r"""Markdown that shows the text as it is: `<img>` becomes `\<img>`, and a line break is no new line."""
+    return _MARKDOWN.sub(r"\\\g<0>", printable(text))
 
 
 def check_name(description: str, name: object, max_chars: int = MAX_NAME_CHARS) -> str:

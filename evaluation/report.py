@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from data.atomic import atomic_file
+from data.printable import markdown, printable
 from evaluation.report_blocks import Block, Heading, Table, Text, split_interval
 from evaluation.report_sections import GLOSSARY, SECTIONS, headline_rows
 
@@ -64,16 +66,16 @@ def _introduction(report: dict[str, Any]) -> str:
 
 
 def to_markdown(title: str, blocks: list[Block]) -> str:
-    """The report as Markdown, without pictures."""
-    parts = [f"# {title}"]
+    """The report as Markdown, without pictures. Names from files of others show as they are."""
+    parts = [f"# {markdown(title)}"]
     for block in blocks:
         if isinstance(block, Heading):
-            parts.append(f"## {block.text}")
+            parts.append(f"## {markdown(block.text)}")
         elif isinstance(block, Text):
-            parts.append(block.text)
+            parts.append(markdown(block.text))
         elif isinstance(block, Table):
-            rows = [block.head, ["---"] * len(block.head), *block.rows]
-            parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+            head, *rows = ([markdown(cell) for cell in row] for row in (block.head, *block.rows))
+            parts.append("\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -86,6 +88,7 @@ def to_html(title: str, blocks: list[Block]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: value if isinstance(value, Markup) else printable(value),
     )
     environment.filters["split_interval"] = split_interval
     return environment.get_template("report.html").render(title=title, blocks=blocks)

@@ -35,5 +35,6 @@ def _table(lines: list[dict], names: tuple[str, ...], is_log: bool) -> pd.DataFr
 
 
 def newest_strip(run_folder: Path) -> Path | None:
-    """The newest action strip of a run, an mp4; None before the first one."""
-    return max(run_folder.glob(ACTION_STRIPS), default=None)
+    """The newest action strip of a run, an mp4; None before the first one. A link could lead to any file."""
+    strips = (path for path in run_folder.glob(ACTION_STRIPS) if path.is_file() and not path.is_symlink())
+    return max(strips, default=None)

@@ -7,11 +7,11 @@ Keys and frames do not pass Gradio's queue, because late frames must be dropped.
 from __future__ import annotations
 
 import json
-from html import escape
 from pathlib import Path
 
 import gradio as gr
 
+from data.printable import markdown
 from play.actions import step_actions
 from play.api import add_endpoints
 from play.messages import MAX_SEED
@@ -122,10 +122,7 @@ def _add_controls(stage: gr.HTML, server: PlayServer) -> None:
     stage.recording(None, None, record, js="() => dreamrun.state.recording ? '■ Stop recording' : '● Record'")
     stage.real(None, None, real_game, js="() => dreamrun.state.real")
 
-    def allow_real_game(event: gr.EventData) -> dict:
-        return gr.Checkbox(interactive=event.why_no_real_game is None, info=event.why_no_real_game)
-
-    stage.started(allow_real_game, None, real_game, **_private())
+    stage.started(_allow_real_game, None, real_game, **_private())
 
 
 def _add_recording(stage: gr.HTML, server: PlayServer) -> None:
@@ -209,14 +206,18 @@ def _add_sampling_settings(stage: gr.HTML, server: PlayServer) -> None:
     guidance.change(None, guidance, js="(guidance) => dreamrun.set({guidance})")
     seed.change(None, seed, js="(seed) => dreamrun.set({seed: seed.trim() ? Number(seed) : null})")
 
-    def describe(event: gr.EventData) -> str:
-        start = "" if event.moment is None else f", record {event.record}, moment {event.moment}"
-        sampling = f"seed {event.seed}, {event.num_steps} steps, guidance {event.guidance}"
-        return escape(
-            f"This dream: {sampling}, from {event.prompt_frames} frames{start}. {event.key_hint}", quote=False
-        )
+    stage.started(_describe, None, details, **_private())
 
-    stage.started(describe, None, details, **_private())
+
+def _allow_real_game(event: gr.EventData) -> gr.Checkbox:
+    reason = event.why_no_real_game  # it may hold names from the data set, and Gradio shows it as Markdown
+    return gr.Checkbox(interactive=reason is None, info=None if reason is None else markdown(reason))
+
+
+def _describe(event: gr.EventData) -> str:
+    start = "" if event.moment is None else f", record {event.record}, moment {event.moment}"
+    sampling = f"seed {event.seed}, {event.num_steps} steps, guidance {event.guidance}"
+    return markdown(f"This dream: {sampling}, from {event.prompt_frames} frames{start}. {event.key_hint}")
 
 
 def _add_run(server: PlayServer, run_folder: Path) -> None:

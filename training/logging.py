@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from data.atomic import atomic_file
 from data.dataset import ClipDataset
@@ -22,6 +23,8 @@ from training.distributed import print0, world_size
 METRICS_FILE = "metrics.jsonl"
 COMMANDS_FILE = "commands.jsonl"
 PLAIN_PROGRESS_SECS = 30.0
+# Of what is read from metrics.jsonl. Matplotlib fails on numbers close to the largest float.
+MAX_STEP, MAX_METRIC, MAX_LINE_BYTES = 2**53, 1e100, 2**20
 
 
 class MetricsLog:
@@ -93,8 +96,22 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The objects of a JSON lines file. A partial line, which a killed process leaves behind, is skipped."""
-    return [values for line in path.read_text().splitlines() if (values := _parse_line(line))]
+    """The lines of `metrics.jsonl`, each with a "step" and finite numbers. Other lines and values are left out.
+
+    The file may come from a stranger, or end in the middle of a line because its process was killed.
+    """
+    return [
+        {name: value for name, value in line.items() if _is_number(value)}
+        for line in read_json_lines(path)
+        if type(line.get("step")) is int and 0 <= line["step"] <= MAX_STEP
+    ]
+
+
+def read_json_lines(path: Path) -> list[dict]:
+    """The objects of a JSON lines file. Lines that hold something else, or more than MAX_LINE_BYTES, are left out."""
+    with path.open("rb") as file:
+        lines = [line for line in file if len(line) <= MAX_LINE_BYTES]
+    return [values for line in lines if isinstance(values := _parse_line(line), dict)]
 
 
 def append_command(run_folder: Path, command: str, step: int) -> None:
@@ -169,11 +186,15 @@ def _drop_later_lines(path: Path, step: int) -> None:
         temporary.write_text("".join(json.dumps(values) + "\n" for values in lines))
 
 
-def _parse_line(line: str) -> dict | None:
+def _parse_line(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # also of text that is not UTF-8
         return None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= MAX_METRIC  # NaN is not
 
 
 def _is_logged_in() -> bool:

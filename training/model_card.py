@@ -7,13 +7,15 @@ from pathlib import Path
 
 from data.json_file import read_json
 from data.metadata import METADATA_FILE
-from data.printable import printable
+from data.printable import markdown, printable
 from model.dit import WorldModel
 from training.config import TRAIN_CONFIG_FILE
-from training.logging import COMMANDS_FILE, METRICS_FILE, read_metrics
+from training.logging import COMMANDS_FILE, METRICS_FILE, read_json_lines, read_metrics
 
 CARD_FILE = "README.md"
 LIBRARY = "library_name: dreamrun"  # our cards have this line; those that the Hub's library writes do not
+MAX_COMMAND_CHARS = 10_000
+MAX_BATCH_SIZE = 2**31
 SHOWN_METRICS = (
     "train/loss",
     "val/loss",
@@ -40,16 +42,16 @@ def model_card(name: str, model: WorldModel, checkpoint: Path, report: str = "")
         "prediction": config.prediction,
         "denoising steps": config.num_steps,
         "fills in missing frames": "yes" if config.can_fill else "no",
-        "actions": _plain(", ".join(game.action_names)) or config.num_actions,
+        "actions": markdown(", ".join(game.action_names)) or config.num_actions,
     }
-    options = ", ".join(f"{_plain(name)}={_plain(value)}" for name, value in game.environment_options)
+    options = ", ".join(f"{markdown(name)}={markdown(value)}" for name, value in game.environment_options)
     metrics = last_metrics(checkpoint)
     made_by = commands(checkpoint)
     parts = [
         f"---\n{LIBRARY}\ntags: [world-model, diffusion, reinforcement-learning]\n---",
         f"# {name.split('/')[-1]}",
-        f"A world model of {_plain(game.environment) or 'a game'}{f' ({options})' if options else ''}, trained with "
-        f"Dreamrun ({checkpoint.name}): given frames and the keys you press, it dreams the next frame.",
+        f"A world model of {markdown(game.environment) or 'a game'}{f' ({options})' if options else ''}, trained with "
+        f"Dreamrun ({markdown(checkpoint.name)}): given frames and the keys you press, it dreams the next frame.",
         _fenced(
             "python",
             "from model import Sampler, WorldModel\n",
@@ -106,10 +108,9 @@ def commands(checkpoint: Path) -> list[str]:
 
 def _train_commands(checkpoint: Path) -> list[str]:
     path, step = _run_folder(checkpoint) / COMMANDS_FILE, _step(checkpoint)
-    lines = read_metrics(path) if path.is_file() else []
-    lines = [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+    lines = [line for line in read_json_lines(path) if type(line.get("step")) is int] if path.is_file() else []
     commands = [line.get("command") for line in lines if step is None or line["step"] < step]
-    return [printable(command) for command in commands if isinstance(command, str)]
+    return [printable(command)[:MAX_COMMAND_CHARS] for command in commands if isinstance(command, str)]
 
 
 def _data_commands(data: Path) -> list[str]:
@@ -117,7 +118,7 @@ def _data_commands(data: Path) -> list[str]:
     path = data / METADATA_FILE
     values = read_json(path) if path.is_file() else None
     command = values.get("command") if isinstance(values, dict) else None
-    return [printable(command)] if isinstance(command, str) and command else []
+    return [printable(command)[:MAX_COMMAND_CHARS]] if isinstance(command, str) and command else []
 
 
 def _checkpoints_of_runs(checkpoint: Path) -> list[Path]:
@@ -139,7 +140,7 @@ def _run_folder(checkpoint: Path) -> Path:
 def _step(checkpoint: Path) -> int | None:
     """The step in the name of a checkpoint folder such as `step_0000500`; None if it has another name."""
     number = checkpoint.name.removeprefix("step_")
-    return int(number) if number.isdigit() else None
+    return int(number) if number.isdecimal() and len(number) < 20 else None
 
 
 def _train_config(checkpoint: Path) -> dict:
@@ -153,7 +154,11 @@ def _train_config(checkpoint: Path) -> dict:
         return {}
     values = read_json(path)
     kinds = {"init_from": str, "data": str, "batch_size": int}
-    if not isinstance(values, dict) or not all(isinstance(values.get(name), kind) for name, kind in kinds.items()):
+    if (
+        not isinstance(values, dict)
+        or not all(type(values.get(name)) is kind for name, kind in kinds.items())
+        or not 0 < values["batch_size"] <= MAX_BATCH_SIZE
+    ):
         raise ValueError(f"{path} does not hold the options of a run")
     return values
 
@@ -163,11 +168,6 @@ def _metrics(checkpoint: Path) -> list[dict]:
     if step is None or not path.is_file():
         return []
     return [line for line in read_metrics(path) if line["step"] <= step]
-
-
-def _plain(text: object) -> str:
-    """Text of a file as Markdown that shows it, without tags and links."""
-    return re.sub(r"([\\`*_\[\]<>|!])", r"\\\1", printable(text))
 
 
 def _fenced(language: str, *lines: str) -> str:

@@ -1,5 +1,11 @@
 """Blocks of a report as Markdown and as HTML."""
 
+from html import unescape
+
+import pytest
+from hostile_names import HOSTILE_NAMES
+from markdown_it import MarkdownIt
+
 from evaluation.report import to_html, to_markdown
 from evaluation.report_blocks import Heading, Picture, Table, Text, format_estimate, format_percent, split_interval
 
@@ -39,5 +45,24 @@ def test_html_escapes_text_and_keeps_plots():
 
 def test_markdown_has_all_text_and_no_pictures():
     text = to_markdown("title", BLOCKS)
-    assert text.startswith("# title\n\n## A <b> heading\n\n5 < 6 & so on\n\n|  | <i> |\n| --- | --- |\n")
+    assert text.startswith("# title\n\n## A \\<b> heading\n\n5 \\< 6 & so on\n\n|  | \\<i> |\n| --- | --- |\n")
     assert "| PSNR | 24.6 dB [22.5, 27.5] |" in text and "svg" not in text and "webp" not in text
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_names_from_files_are_text_in_both_reports(name):
+    """Names of games, actions and options stand in titles, sentences, heads and cells."""
+    blocks = [Heading(name), Text(f"Evaluated on {name}."), Table(["", name], [[name, "1"]]), Picture(name, "data:,")]
+    page = to_html(name, blocks)
+    rendered = MarkdownIt("commonmark").enable("table").render(to_markdown(name, blocks[:3]))
+    for text, num_shown in ((page, 8), (rendered, 5)):
+        assert unescape(text).count(name) == num_shown, text
+        for tag in ("<script", "<img src=http", "<a ", "<b>", "<code", "<em", "<strong"):
+            assert tag not in text
+    assert page.count("<img") == rendered.count("<img") + 1 == 1 and 'alt="' in page
+
+
+def test_control_characters_are_shown_in_both_reports():
+    """Of a game whose name was not checked, or of an error message."""
+    for text in (to_html("a", [Text("\x1b[31m\u202e")]), to_markdown("a", [Text("\x1b[31m\u202e")])):
+        assert "\x1b" not in text and "\u202e" not in text and "x1b[31m" in text

@@ -27,6 +27,17 @@ def test_curves_are_those_of_the_run(tmp_path):
     assert set(loss.metric) == {"train/loss"} and set(psnr.metric) == {"rollout/psnr_1"}
 
 
+def test_a_link_is_no_strip(tmp_path):
+    """The page would show any file of this machine."""
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "rollouts").mkdir()
+    (tmp_path / "rollouts" / "step_0000002_actions.mp4").symlink_to(tmp_path / "secret")
+    (tmp_path / "rollouts" / "step_0000003_actions.mp4").mkdir()
+    assert newest_strip(tmp_path) is None
+    (tmp_path / "rollouts" / "step_0000001_actions.mp4").touch()
+    assert newest_strip(tmp_path).stem == "step_0000001_actions"
+
+
 def test_the_page_follows_the_run(tmp_path, pong_set, play_config, visit, monkeypatch):
     monkeypatch.setattr(ui, "_RENEW_SECS", 0.5)
     run, strip = tmp_path / "run", np.zeros((8, 32, 64, 3), np.uint8)
