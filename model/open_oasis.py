@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from rotary_embedding_torch import RotaryEmbedding
 from torch import Tensor
 
-from model.checkpoint import load_weights
+from model.checkpoint import check_shapes, load_weights
 from model.config import ModelConfig
 from model.dit import WorldModel
 
@@ -37,14 +38,35 @@ def import_state_dict(published: dict[str, Tensor], frame_size: tuple[int, int],
     Raises:
         ValueError: missing or unexpected weights (by name), or rotary frequencies that this network does not use.
     """
+    _check_tensors(published)
     weights = {_WRAPPER_PREFIXES.sub("", name): tensor for name, tensor in published.items()}
     frequencies = {name: weights.pop(name) for name in list(weights) if name.endswith("rotary_emb.freqs")}
     renamed = {_rename(name): tensor for name, tensor in weights.items()}
     config = _read_config(renamed, frequencies, frame_size, window_frames)
     _check_frequencies(frequencies, config.head_dim)
+    with torch.device("meta"):  # its shapes alone: a hostile file may ask for more memory than there is
+        expected = {name: weight.shape for name, weight in WorldModel(config).state_dict().items()}
+    check_shapes(expected, {name: (tensor.shape, True) for name, tensor in renamed.items()}, "the published checkpoint")
     model = WorldModel(config)
     load_weights(model, renamed, "the published checkpoint")
     return model.eval()
+
+
+def _check_tensors(published: Any) -> None:
+    """Raises ValueError unless it is a dict of floating-point tensors that are stored in full.
+
+    A file of a few bytes could hold a tensor of any size whose strides are 0, or many names of one tensor.
+    """
+    if not isinstance(published, dict) or not all(isinstance(name, str) for name in published):
+        raise ValueError(f"the state dict is a {type(published).__name__}: expected names and tensors")
+    for name, tensor in published.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or not tensor.is_floating_point():
+            raise ValueError(f"{name:.80} is no floating-point tensor")
+        if tensor.device.type != "cpu":
+            raise ValueError(f"{name:.80} is on the device {tensor.device}: it holds no numbers")
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in published.values()}
+    if sum(tensor.nbytes for tensor in published.values()) > sum(storage.nbytes() for storage in storages.values()):
+        raise ValueError("the tensors are larger than what the file stores")
 
 
 def _rename(name: str) -> str:
@@ -60,7 +82,8 @@ def _read_config(
         dim, num_channels, patch_size, _ = weights["patch_embedding.weight"].shape
         num_actions = weights["action_embedding.weight"].shape[1]
         head_dim = 2 * len(frequencies["temporal_rotary_emb.freqs"])
-    except (KeyError, ValueError) as error:
+        num_heads = dim // head_dim
+    except (KeyError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"not a checkpoint of the published layout: {error} is missing or has another shape") from None
     blocks = [int(match.group(1)) for name in weights if (match := re.match(r"blocks\.(\d+)\.", name))]
     return ModelConfig(
@@ -70,7 +93,7 @@ def _read_config(
         patch_size=patch_size,
         dim=dim,
         num_blocks=1 + max(blocks, default=0),
-        num_heads=dim // head_dim,
+        num_heads=num_heads,
         window_frames=window_frames,
         num_actions=num_actions,
         prediction="v",

@@ -52,3 +52,55 @@ def test_import_refuses_other_files(tmp_path, monkeypatch, capsys):
         code, _, err = command(monkeypatch, capsys, "scripts.import_open_oasis", source, tmp_path / "out")
         assert_one_line(code, err, message)
         assert not (tmp_path / "out").exists()
+
+
+def published_weights(**changes) -> dict:
+    return {**torch.load(PARITY / "open_oasis_tiny.pt", weights_only=True)["model"], **changes}
+
+
+class _Touches:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+HOSTILE = {
+    "code": (lambda victim: {"model": published_weights(), "more": _Touches(victim)}, "not a checkpoint"),
+    "no dict": (lambda _: [1, 2], "not a checkpoint"),
+    "model a list": (lambda _: {"model": [1]}, "the state dict is a list"),
+    "model a tensor": (lambda _: {"model": torch.zeros(3)}, "the state dict is a Tensor"),
+    "names of numbers": (lambda _: {"model": {1: torch.zeros(1)}}, "expected names and tensors"),
+    "no tensor": (lambda _: {"model": published_weights(**{"x_embedder.proj.bias": [1.0]})}, "no floating-point"),
+    "integers": (lambda _: {"model": published_weights(**{"x_embedder.proj.bias": torch.ones(64).int()})}, "no float"),
+    "sparse": (lambda _: {"model": published_weights(x=torch.ones(4, 4).to_sparse())}, "x is no floating-point"),
+    "meta": (lambda _: {"model": published_weights(x=torch.zeros(10**15, device="meta"))}, "device meta"),
+    "strides of 0": (lambda _: {"model": published_weights(x=torch.zeros(1).expand(10**15))}, "larger than what"),
+    "one tensor of many names": (
+        lambda _: {"model": dict.fromkeys(published_weights(), torch.zeros(10**4))},
+        "larger than what the file stores",
+    ),
+    "empty": (lambda _: {"model": {}}, "not a checkpoint of the published layout"),
+    "no actions": (lambda _: {"model": published_weights(**{"external_cond.weight": torch.zeros(4)})}, "layout"),
+    "heads of 0": (lambda _: {"model": published_weights(**{"temporal_rotary_emb.freqs": torch.zeros(0)})}, "layout"),
+    "a number for frequencies": (
+        lambda _: {"model": published_weights(**{"temporal_rotary_emb.freqs": torch.tensor(1.0)})},
+        "not a checkpoint of the published layout",
+    ),
+    "many blocks": (lambda _: {"model": published_weights(**{"blocks.255.x": torch.zeros(1)})}, "missing (blocks.10"),
+    "10^9 blocks": (lambda _: {"model": published_weights(**{"blocks.1000000000.x": torch.zeros(1)})}, "num_blocks"),
+    "10^5 digits": (lambda _: {"model": published_weights(**{f"blocks.1{'0' * 10**5}.x": torch.zeros(1)})}, ""),
+    "an escape": (lambda _: {"model": published_weights(**{"\x1b[31m": torch.zeros(1)})}, "unexpected (\\x1b[31m)"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_one_line_of_error_without_torchs_advice(tmp_path, monkeypatch, capsys, name):
+    """torch advises to load a file that it refuses with weights_only=False, which runs the code in it."""
+    contents, message = HOSTILE[name]
+    torch.save(contents(tmp_path / "victim"), tmp_path / "hostile.pt")
+    code, _, err = command(monkeypatch, capsys, "scripts.import_open_oasis", tmp_path / "hostile.pt", tmp_path / "out")
+    assert_one_line(code, err, message)
+    assert "weights_only" not in err and "\x1b" not in err
+    assert not (tmp_path / "out").exists() and not (tmp_path / "victim").exists()
