@@ -5,6 +5,7 @@ Shapes: S samples, T frames, H x W pixels, all uint8.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,15 +28,20 @@ _ARROWS = {
 }
 
 
-def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
-    """Write frames (T, H, W, 3) as H.264, atomically. An odd height or width gains a black row or column."""
-    assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3, frames.shape
-    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)))
+def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+    """Write frames as H.264, atomically. An odd height or width gains a black row or column.
+
+    Args:
+        frames: (T, H, W, 3), or at least one (H, W, 3) after another.
+    """
     with atomic_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.options = "yuv420p", {"crf": "16", "preset": "medium"}
-        for frame in frames:
+        for number, frame in enumerate(frames):
+            assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3, frame.shape
+            frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)))
+            if number == 0:
+                stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from play.edits import edited_mp4
 from play.follow import CheckpointFollower
-from play.recording import Recording, max_recording_bytes
+from play.recording import Recording
 from play.rollout_pool import Prompt, Rollout, RolloutPool, RolloutSettings, StepResult
 from training.editing import Draft
 
@@ -175,14 +175,6 @@ class Engine:
         """Encode a recording in a worker thread, one recording at a time."""
         async with self._encoding:
             return await asyncio.to_thread(recording.mp4, self.space, self.fps)
-
-    def describe_memory(self) -> str:
-        """Memory per player, for the log."""
-        rollout_bytes, recording_bytes = self.pool.bytes_per_rollout, max_recording_bytes(self.config.frame_shape)
-        return (
-            f"memory per player: {rollout_bytes / 2**20:.1f} MiB, "
-            f"and up to {recording_bytes / 2**20:.0f} MiB more while recording"
-        )
 
     async def _tick_forever(self) -> None:
         """Tick k is due k / fps seconds after the start. Of several late ticks only the newest runs."""

@@ -27,6 +27,7 @@ from play.engine import Engine
 from play.follow import CheckpointFollower, latest_checkpoint, load_checkpoint
 from play.gallery import Gallery
 from play.limits import AddressLimit, limit_connections
+from play.memory import check_memory
 from play.rollout_pool import RolloutPool
 from play.server import PlayServer
 from training.device import choose_device, describe_device
@@ -100,7 +101,8 @@ def running_app(config: PlayConfig) -> Iterator[RunningApp]:
     password = find_password(config)
     port = find_port(config.host, config.port)
     engine, gallery = load_engine(config)
-    print(f"{engine.describe_memory()}; at most {config.max_players} play at the same time")
+    memory = check_memory(engine.pool, config.max_players, choose_device(config.device))
+    print(f"{memory}; at most {config.max_players} play at the same time")
     with tempfile.TemporaryDirectory(prefix="dreamrun-", ignore_cleanup_errors=True) as folder:
         # Gradio reads both variables; the first one when it is imported.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from data.video import comparison, titled, with_keys, write_mp4
 from play.rollout_pool import Rollout, StepResult
 
 MAX_FRAMES = 1800  # two minutes at 15 frames/s; then a recording stops
+MAX_RECORDING_BYTES = 512 * 2**20  # of frames; a recording of large ones stops earlier
+ENCODED_AT_ONCE = 32  # frames of the video, which are much larger than those of the game
 MAX_REPLAY_FRAMES = 200_000  # from the prompt on; a recording cannot start later in a rollout
 
 
@@ -25,25 +28,36 @@ class Recording:
     def add(self, step: StepResult) -> bool:
         """Add a frame. Returns whether another one fits."""
         self.steps.append(step)
-        return len(self.steps) < MAX_FRAMES
+        return len(self.steps) < max_frames(step.frame.shape)
 
     def mp4(self, space: ActionSpace, fps: float) -> bytes:
         """An mp4 of the dream with the pressed keys; with the real game above it if that ran all the time."""
-        frames, actions = np.stack([step.frame for step in self.steps]), np.array([step.action for step in self.steps])
-        if all(step.real_frame is not None for step in self.steps):
-            real_frames = np.stack([step.real_frame for step in self.steps])
-            video = comparison(real_frames[None], frames[None], actions[None], space)
-        else:
-            video = rollout_video(frames, actions, space)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "dream.mp4"
-            write_mp4(path, video, fps)
+            write_mp4(path, self._video(space), fps)
             return path.read_bytes()
+
+    def _video(self, space: ActionSpace) -> Iterator[np.ndarray]:
+        """The frames of the video (height, width, 3), made a few at a time: all of them take gigabytes."""
+        with_real_game = all(step.real_frame is not None for step in self.steps)
+        for first in range(0, len(self.steps), ENCODED_AT_ONCE):
+            steps = self.steps[first : first + ENCODED_AT_ONCE]
+            frames, actions = np.stack([step.frame for step in steps]), np.array([step.action for step in steps])
+            if with_real_game:
+                real_frames = np.stack([step.real_frame for step in steps])
+                yield from comparison(real_frames[None], frames[None], actions[None], space)
+            else:
+                yield from rollout_video(frames, actions, space)
+
+
+def max_frames(frame_shape: tuple[int, ...]) -> int:
+    """Length of the longest recording of frames of a shape."""
+    return max(1, min(MAX_FRAMES, MAX_RECORDING_BYTES // (2 * int(np.prod(frame_shape)))))
 
 
 def max_recording_bytes(frame_shape: tuple[int, ...]) -> int:
     """Memory of the longest recording, with the real game's frames."""
-    return 2 * MAX_FRAMES * int(np.prod(frame_shape))
+    return 2 * max_frames(frame_shape) * int(np.prod(frame_shape))
 
 
 def rollout_video(frames: np.ndarray, actions: np.ndarray, space: ActionSpace) -> np.ndarray:

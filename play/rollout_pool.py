@@ -15,6 +15,7 @@ import torch
 from data.actions import ActionSpace
 from data.pixels import to_float, to_uint8
 from model import ModelConfig, Sampler, WorldModel
+from model.modulation_table import MAX_CACHED_ACTIONS
 from play.actions import playable_actions
 from play.real_game import RealGame
 from training.editing import Draft, complete_by_windows
@@ -170,12 +171,16 @@ class RolloutPool:
     def __len__(self) -> int:
         return sum(map(len, self._rollouts.values()))
 
-    @property
-    def bytes_per_rollout(self) -> int:
-        """Memory of one rollout: its KV cache and its window of frames."""
+    def bytes_per_rollout(self, num_steps: int) -> int:
+        """Most memory that one rollout takes: its KV cache, its window of frames, and a sampler of its own.
+
+        The cache counts twice, as it is copied when it grows.
+        """
         config, weight = self.config, self._model.action_embedding.weight
-        cache_bytes = config.cache_numbers * weight.element_size()
-        return cache_bytes + 4 * config.window_frames * int(np.prod(config.frame_shape))
+        window_bytes = 4 * config.window_frames * int(np.prod(config.frame_shape))
+        num_cached = 1 + config.num_actions + (0 if self.space.discrete else MAX_CACHED_ACTIONS)
+        numbers = 2 * config.cache_numbers + (num_steps + 1) * num_cached * config.num_modulation_vectors * config.dim
+        return window_bytes + numbers * weight.element_size()
 
 
 def prompt_tensors(prompt: Prompt, space: ActionSpace) -> tuple[torch.Tensor, torch.Tensor]:

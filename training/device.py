@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
+from pathlib import Path
 
 import torch
 
@@ -64,6 +66,34 @@ def prepare_for_inference(
     dtype = torch.bfloat16 if uses_bf16(device, bf16) else torch.float32
     copied = copy.deepcopy(model).to(device, dtype).eval().requires_grad_(False)
     return pack(copied) if packed and device.type == "cpu" else copied
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process can still allocate on a device, in its control group too; None: unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+    group = _control_group()
+    try:
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # there is no limit
+        return available
+    return min(available, max(0, limit - used + int(stat.get("inactive_file", 0))))
+
+
+def _control_group() -> Path:
+    """The folder of this process's control group (version 2)."""
+    root = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            if line.startswith("0::/") and (root / line[4:] / "memory.max").is_file():
+                return root / line[4:]
+    return root
 
 
 def describe_device(device: torch.device) -> str:

@@ -12,9 +12,10 @@ from tiny import assert_one_line, command, random_model
 
 from data.actions import UNKNOWN_ACTION
 from model import WorldModel
-from play.recording import Recording, rollout_video
+from play.actions import playable_actions
+from play.recording import MAX_FRAMES, MAX_RECORDING_BYTES, Recording, max_frames, max_recording_bytes, rollout_video
 from play.replay import Replay
-from play.rollout_pool import Prompt, RolloutPool, RolloutSettings
+from play.rollout_pool import Prompt, RolloutPool, RolloutSettings, StepResult
 from training.checkpoint import hash_weights
 from training.device import prepare_for_inference
 
@@ -163,3 +164,23 @@ def test_a_recording_outlives_its_rollout(model):
     assert recording.add(pool.step([(rollout, 2)])[0]) and recording.steps[0].frame_index == 1
     pool.end(rollout)
     assert Replay.from_rollout(recording.rollout, 1, 2, "name").actions.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("with_real_game", [False, True])
+def test_the_video_is_made_piece_by_piece(model, monkeypatch, with_real_game):
+    """All frames of a long recording at once would take two gigabytes."""
+    rng, space = np.random.default_rng(0), playable_actions(model)
+    recording = Recording(None)
+    for number in range(7):
+        frame, real = rng.integers(0, 255, (2, 64, 64, 3), np.uint8)
+        recording.add(StepResult(number, number % 3, frame, real if with_real_game else None))
+    whole = list(recording._video(space))
+    monkeypatch.setattr("play.recording.ENCODED_AT_ONCE", 3)
+    assert len(whole) == 7 and np.array_equal(list(recording._video(space)), whole)
+    assert whole[0].shape[0] > (1 + with_real_game) * 64 * 4
+
+
+def test_a_recording_of_large_frames_stops_earlier():
+    assert max_frames((64, 64, 3)) == MAX_FRAMES and max_frames((1024, 1024, 3)) < MAX_FRAMES
+    for side in (64, 256, 1024):
+        assert max_recording_bytes((side, side, 3)) <= MAX_RECORDING_BYTES
