@@ -24,6 +24,7 @@ RENAMED_OPTIONS = {
     "--own-frames": "--scheduled-sampling",
     "--recompute": "--activation-checkpointing",
     "--no-recompute": "--no-activation-checkpointing",
+    "--drift-dreams": "--num-long-rollouts",
 }
 
 

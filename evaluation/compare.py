@@ -64,11 +64,14 @@ def _read_text(path: Path) -> bytes:
 
 
 def _rename_old_keys(values: dict[str, Any]) -> dict[str, Any]:
-    """Controllability was called "obedience" in older reports, also with a frame number: "obedience_4"."""
-    return {
-        name.replace("obedience", "controllability", 1) if name.startswith("obedience") else name: value
-        for name, value in values.items()
-    }
+    """The current names of keys that were called otherwise in older reports."""
+    return {_rename_old_key(name): value for name, value in values.items()}
+
+
+def _rename_old_key(name: str) -> str:
+    if name.startswith("obedience"):  # also with a frame number: "obedience_4"
+        return name.replace("obedience", "controllability", 1)
+    return {"drift_dreams": "num_long_rollouts", "reader_steps": "inverse_dynamics_steps"}.get(name, name)
 
 
 def figures(report: Any, name: str = "") -> Iterator[tuple[str, dict]]:

@@ -20,9 +20,9 @@ class Sizes:
     num_frames: int  # generated frames per clip
     num_states: int  # game states from which counterfactual futures start
     branch_frames: int  # frames of each counterfactual future
-    reader_steps: int  # training steps of the inverse dynamics model
+    inverse_dynamics_steps: int  # training steps of the inverse dynamics model
     train_records: int  # training records for the inverse dynamics model and for the statistics of real play
-    drift_dreams: int  # long rollouts
+    num_long_rollouts: int  # long rollouts
     drift_frames: int  # frames of each long rollout
     sweep_clips: int  # clips per row of the sweep over sampler settings
     sweep_frames: int  # generated frames per clip in the sweep
@@ -38,9 +38,9 @@ FULL = Sizes(
     num_frames=64,
     num_states=48,
     branch_frames=32,
-    reader_steps=800,
+    inverse_dynamics_steps=800,
     train_records=200,
-    drift_dreams=32,
+    num_long_rollouts=32,
     drift_frames=900,
     sweep_clips=24,
     sweep_frames=16,
@@ -55,9 +55,9 @@ QUICK = Sizes(
     num_frames=16,
     num_states=8,
     branch_frames=8,
-    reader_steps=150,
+    inverse_dynamics_steps=150,
     train_records=60,
-    drift_dreams=4,
+    num_long_rollouts=4,
     drift_frames=90,
     sweep_clips=4,
     sweep_frames=4,
@@ -67,7 +67,7 @@ QUICK = Sizes(
     sweep_noise=(0.0, 0.02, 0.1),
     timed_frames=8,
 )
-_SIZE_OPTIONS = ("num_clips", "num_frames", "num_states", "drift_dreams")
+_SIZE_OPTIONS = ("num_clips", "num_frames", "num_states", "num_long_rollouts")
 _POSITIVE_OPTIONS = (*_SIZE_OPTIONS, "num_prompt_frames", "num_steps", "batch_size")
 
 
@@ -83,7 +83,7 @@ class EvaluateConfig:
     num_clips: int | None = None  # held-out clips; None: 64, or 12 with quick
     num_frames: int | None = None  # generated frames per clip; None: 64, or 16 with quick
     num_states: int | None = None  # game states for the controllability; None: 48, or 8 with quick
-    drift_dreams: int | None = None  # long rollouts of 900 frames (90 with quick); None: 32, or 4 with quick
+    num_long_rollouts: int | None = None  # long rollouts of 900 frames (90 with quick); None: 32, or 4 with quick
     num_prompt_frames: int = 4  # real frames that a rollout starts from
     num_steps: int | None = None  # denoising steps per frame; None: the checkpoint's default
     guidance: float = 1.0  # above 1: follow actions more strongly, at twice the cost per step

@@ -212,7 +212,7 @@ class EvaluationInputs:
     def long_rollouts(self) -> Iterator[np.ndarray]:
         """Long rollouts under random actions, in batches: uint8 (S, T, H, W, C)."""
         clips, sizes, num_prompt = self.clips, self.sizes, self.config.num_prompt_frames
-        rollout_ids = np.arange(min(sizes.drift_dreams, len(clips.frames)))
+        rollout_ids = np.arange(min(sizes.num_long_rollouts, len(clips.frames)))
         script = scripted_actions(clips, len(rollout_ids), sizes.drift_frames, self.config.seed)
         actions = np.concatenate((clips.actions[rollout_ids, :num_prompt], script), axis=1)
         return self._batches(clips.frames[rollout_ids, :num_prompt], actions, rollout_ids, "long rollouts")

@@ -36,7 +36,9 @@ def inverse_dynamics_section(inputs: EvaluationInputs) -> dict[str, Any]:
     inputs.require_actions()
     clips, records, num_prompt = inputs.clips, inputs.train_records, inputs.config.num_prompt_frames
     groups = ActionGroups(inputs.space, records)
-    model, group_counts = train_inverse_dynamics(records, groups, inputs.sizes.reader_steps, inputs.config.seed)
+    model, group_counts = train_inverse_dynamics(
+        records, groups, inputs.sizes.inverse_dynamics_steps, inputs.config.seed
+    )
     rollouts = np.concatenate((clips.frames[:, :num_prompt], inputs.rollouts), axis=1)
     return inverse_dynamics(
         model, group_counts, clips.frames, rollouts, clips.actions, clips.lengths, num_prompt, groups

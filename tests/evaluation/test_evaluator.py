@@ -88,6 +88,17 @@ def test_the_comparison_reads_older_reports(run, tmp_path):
     assert "counterfactuals by_frame frame 4 controllability" in dict(figures(read_report(tmp_path / "old.json")))
 
 
+def test_the_comparison_reads_older_settings(run, tmp_path):
+    """Two settings had other names."""
+    assert run("--output", "a", "--drift-dreams", "2")[0] == 0
+    text = (tmp_path / "a" / "report.json").read_text()
+    assert '"num_long_rollouts": 2,' in text and '"inverse_dynamics_steps"' in text
+    text = text.replace("num_long_rollouts", "drift_dreams").replace("inverse_dynamics_steps", "reader_steps")
+    (tmp_path / "old.json").write_text(text)
+    code, printed, _ = run("--compare", "a", "old.json")
+    assert code == 0 and "note:" not in printed
+
+
 def test_the_comparison_names_the_figures_that_differ(run, tmp_path):
     assert run("--output", "a")[0] == 0
     report = json.loads((tmp_path / "a" / "report.json").read_text())
