@@ -63,6 +63,9 @@ def run(
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C twice must not give a traceback
         if os.environ.get("RANK", "0") == "0":
             print("stopped", file=sys.stderr)
+        # Python remembers an interrupt inside of `exec`, such as of a dataclass that is made, even if it is caught. It
+        # would end itself with SIGINT in place of the exit code. The next `exec` makes it forget.
+        exec("")
         sys.exit(startup.INTERRUPTED_EXIT_CODE)
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

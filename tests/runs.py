@@ -43,6 +43,11 @@ def assert_same_run(run: Path, other: Path) -> None:
     assert all(torch.equal(weights[name], other_weights[name]) for name in other_weights)
 
 
+def take_ctrl_c() -> None:
+    """For `preexec_fn`: a process that a shell starts in the background inherits that it ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(out: Path, data: Path, *options, ranks: int = 1, max_restarts: int = 0, seen: Path | None = None):
     """Start training in another process, or in several under torchrun.
 
@@ -57,7 +62,7 @@ def start(out: Path, data: Path, *options, ranks: int = 1, max_restarts: int = 0
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115  a file, because a pipe that nobody reads fills up
     process = subprocess.Popen(
         [str(part) for part in (*command, "--data", data, "--out", out, *FEW, *options)],
-        env=environment, stdout=log, stderr=subprocess.STDOUT,
+        env=environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=take_ctrl_c,
     )  # fmt: skip
     process.log = log
     return process

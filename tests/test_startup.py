@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from runs import ROOT
+from runs import ROOT, take_ctrl_c
 
 SHOW = """
 import {module}, os, sys
@@ -40,5 +40,19 @@ def test_commands_import_it_first():
 def test_importing_a_command_leaves_ctrl_c_alone():
     """In a test, or in another program, KeyboardInterrupt is raised as ever."""
     code = "import scripts.export_checkpoint, signal; print(signal.getsignal(2) is signal.default_int_handler)"
-    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, preexec_fn=take_ctrl_c
+    )
     assert output.stdout.strip() == "True"
+
+
+@pytest.mark.parametrize("interrupt", ["raise KeyboardInterrupt", "exec('raise KeyboardInterrupt')"])
+def test_interrupted_command_has_its_exit_code_wherever_it_was(tmp_path, interrupt):
+    """Python ends itself with SIGINT if the interrupt came inside of `exec`, which libraries use."""
+    lines = ("import dataclasses, cli", "@dataclasses.dataclass", "class Config: pass", "def main(config):")
+    (tmp_path / "command.py").write_text("\n".join([*lines, f"    {interrupt}", "cli.run(main, Config)"]))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    output = subprocess.run(
+        [sys.executable, "-m", "command"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (output.returncode, output.stderr) == (130, "stopped\n")

@@ -45,7 +45,7 @@ def test_sigterm_ends_the_server_and_runs_the_exit_handlers(play_config):
     while "play at http://" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert "exit handlers ran" in process.communicate(timeout=20)[0]
+    assert "exit handlers ran" in process.communicate(timeout=120)[0]
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def play_in_a_frame(python: Path | str, space: Path, outer_folder: Path, **envir
     finally:
         for process in (app, server):
             process.terminate()
-            process.communicate(timeout=20)
+            process.communicate(timeout=120)
     own = (f"http://localhost:{port}/", f"http://127.0.0.1:{outer_port}/", "data:", "blob:")
     return [url for url in requested if not url.startswith(own)]
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from recordings import play, write_video
-from runs import ROOT
+from runs import ROOT, take_ctrl_c
 
 COMPLETE, INTERRUPTED = "complete", "interrupted"  # output folders
 MAX_SECS = 40.0  # the moments lie in so many seconds from the start
 CHECKPOINT = ROOT / "checkpoints" / "pong-pico"
 TRAIN = ("--preset", "pico", "--batch-size", 4, "--max-steps", 12, "--val-batches", 1, "--epoch-clips", 8)
 TRAIN += ("--checkpoint-every", 3, "--val-every", 6, "--wandb", "off", "--resume", "auto")
+EVALUATE = ("--quick", "--num-clips", 2, "--num-frames", 4, "--num-states", 2, "--num-long-rollouts", 1)
 
 
 def arguments(name: str, data: Path, videos: Path, out: Path) -> tuple:
@@ -38,7 +39,7 @@ def arguments(name: str, data: Path, videos: Path, out: Path) -> tuple:
             "--grid",
             out / "a.png",
         ),
-        "evaluate": ("--checkpoint", CHECKPOINT, "--data", data, "--quick", "--output", out / "report"),
+        "evaluate": ("--checkpoint", CHECKPOINT, "--data", data, *EVALUATE, "--output", out / "report"),
         "export_checkpoint": ("--checkpoint", CHECKPOINT, "--out", out / "exported"),
         "benchmark": ("rollout", "--preset", "pico", "--frames", 150),
     }
@@ -50,7 +51,7 @@ def start(*parts) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WANDB_API_KEY": ""}
     return subprocess.Popen(
         [sys.executable, *map(str, parts)], cwd=ROOT, env=environment, text=True, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=take_ctrl_c,
     )  # fmt: skip
 
 
@@ -65,7 +66,7 @@ def interrupt(process: subprocess.Popen) -> tuple[int, str]:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
     try:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=300)
     finally:
         process.kill()
     return process.returncode, errors
@@ -118,7 +119,7 @@ def test_interrupted_at_ten_moments(name, pong_set, videos, tmp_path):
     process = start(*arguments(name, pong_set, videos, complete))
     wait_for_imports(process)
     start_time = time.monotonic()
-    _, errors = process.communicate(timeout=600)
+    _, errors = process.communicate(timeout=1800)
     assert process.returncode == 0, errors
     seconds = min(MAX_SECS, time.monotonic() - start_time)
 
@@ -135,6 +136,6 @@ def test_interrupted_at_ten_moments(name, pong_set, videos, tmp_path):
         num_stopped += 1
     assert num_stopped >= 5
     process = start(*arguments(name, pong_set, videos, interrupted))
-    _, errors = process.communicate(timeout=600)
+    _, errors = process.communicate(timeout=1800)
     assert process.returncode == 0, errors
     assert files(interrupted) == files(complete)
