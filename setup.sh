@@ -4,12 +4,14 @@
 #   ./setup.sh                      Python 3.11 or 3.12, whichever is found (or PYTHON=/path/to/python)
 #   ./setup.sh --torch-index URL    another torch build, from that package index (used for torch alone)
 #   ./setup.sh --browser            also Chromium and npm, with apt-get, which the tests of the pages need
+#   ./setup.sh --rl                 also Stable-Baselines3, for agents (scripts/train_agent.py)
 set -euo pipefail
 cd "$(dirname "$0")"
 
 TORCH="torch==2.13.0"
 torch_index=""
 browser=""
+rl=""
 
 fail() { echo "error: $*" >&2; exit 2; }
 
@@ -17,7 +19,8 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --torch-index) [ $# -ge 2 ] || fail "--torch-index needs a URL"; torch_index="$2"; shift 2 ;;
     --browser) browser=yes; shift ;;
-    -h | --help) sed -n '2,6p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    --rl) rl=yes; shift ;;
+    -h | --help) sed -n '2,7p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
     *) fail "unknown option $1 (see ./setup.sh --help)" ;;
   esac
 done
@@ -44,7 +47,17 @@ fi
 # What the environment was made from. Without --torch-index, the torch that is there stays.
 stamp=.venv/.set-up
 wanted=$(cat setup.sh requirements.txt requirements-procgen.txt | sha256sum)
+pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+install() { pip install --quiet "$@" || fail "installing failed (pip install $*); its message stands above. Is there a network?"; }
+install_rl() {
+  local name version
+  IFS='=' read -r name _ version < <(grep -v '^#' requirements-rl.txt)
+  ls -d .venv/lib/python3*/site-packages/"${name//-/_}-$version".dist-info >/dev/null 2>&1 && return
+  echo "installing Stable-Baselines3"
+  install --no-deps -r requirements-rl.txt
+}
 if [ -x .venv/bin/python ] && [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && [ -z "$torch_index" ]; then
+  [ -z "$rl" ] || install_rl
   exit 0
 fi
 
@@ -62,8 +75,6 @@ if ! { [ -x .venv/bin/python ] && supported .venv/bin/python; }; then
 fi
 
 rm -f "$stamp"
-pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
-install() { pip install --quiet "$@" || fail "installing failed (pip install $*); its message stands above. Is there a network?"; }
 
 echo "installing $TORCH (1 of 3)"
 if [ -n "$torch_index" ]; then
@@ -74,5 +85,6 @@ echo "installing the libraries (2 of 3)"
 install -r requirements.txt
 echo "installing Procgen (3 of 3)"
 install --no-deps -r requirements-procgen.txt
+[ -z "$rl" ] || install_rl
 echo "$wanted" >"$stamp"
 echo "set up: $(.venv/bin/python -c 'import torch; print("torch", torch.__version__, "with" if torch.cuda.is_available() else "without", "a GPU")')"

@@ -31,6 +31,7 @@ import numpy as np
 from data.actions import unknown_action_value
 from data.index import check_bad_fraction, index_split, warn_of_bad_parts
 from data.metadata import read_metadata
+from data.outcomes import EventClips, Outcomes, cut_outcomes, find_event_clips
 from data.printable import printable
 from data.records import Record
 from data.shards import ShardReader
@@ -39,6 +40,7 @@ from data.splitmix import splitmix64_hash
 # Records in a pool. Two pools are in memory, each about 1 GB over all ranks. The larger the pool, the further apart are
 # the clips of one record.
 POOL_RECORDS = 512
+POOL_EVENTS = 128  # clips of each kind of event in a pool, of as many more records, with `choose_events`
 # Minimum records in a lane. With less than one record per lane, a batch holds several clips of the same record.
 LANE_RECORDS = 4
 
@@ -52,6 +54,7 @@ class Batch:
     record_ids: np.ndarray  # int64 (B,), index of each clip's record in the split
     starts: np.ndarray  # int64 (B,), index of each clip's first frame in its record
     seeds: np.ndarray  # uint64 (B,), of all randomness of each clip; depends on (seed, epoch, record, start) alone
+    outcomes: Outcomes | None = None  # of a `ClipDataset` with outcomes
 
 
 def count_clips(num_frames: np.ndarray | int, clip_frames: int, stride: int) -> np.ndarray:
@@ -99,6 +102,8 @@ class ClipDataset:
         max_bad_fraction: the largest share of unreadable records that is tolerated.
         num_threads: that read and decode.
         progress: called with (shards done, shards to read) while new shards are indexed.
+        outcomes: give batches their outcomes too.
+        choose_events: take half of the clips of `batches` from those with a reward or an end. Reads all records once.
 
     Raises:
         ValueError: there is no data, no record is long enough for a clip, or too many records are bad.
@@ -116,6 +121,8 @@ class ClipDataset:
         max_bad_fraction: float = 0.01,
         num_threads: int = 2,
         progress: Callable[[int, int], None] | None = None,
+        outcomes: bool = False,
+        choose_events: bool = False,
     ):
         folder = Path(folder)
         if not _as_int("clip_frames", clip_frames) >= 1 or not _as_int("stride", stride) >= 1:
@@ -128,6 +135,7 @@ class ClipDataset:
             raise ValueError(f"max_bad_fraction is {max_bad_fraction}: it must lie in 0 to 1")
         self.folder, self.split, self.clip_frames, self.stride = folder, split, clip_frames, stride
         self.seed, self.rank, self.world_size, self.num_threads = seed, rank, world_size, num_threads
+        self.has_outcomes = outcomes
         self.metadata = read_metadata(folder)
         self.index = index_split(folder, split, self.metadata, num_threads, progress)
         if rank == 0:
@@ -138,6 +146,7 @@ class ClipDataset:
             longest = max(self.index.lengths, default=0)
             raise ValueError(f"no record of {folder}/{split} has {clip_frames} frames: the longest has {longest}")
         self.reader = ShardReader(self.index.paths, self.metadata)
+        self._events = self._find_events() if choose_events else None
         self.num_lost = 0  # records that were readable when they were indexed and no longer are
 
     @property
@@ -235,7 +244,22 @@ class ClipDataset:
             record_ids = order[position]
             number_in_record = clips - (ends[position] - self._clips_per_record[record_ids])
             lengths = self.index.lengths[record_ids]
-            yield record_ids, clip_start(number_in_record, lengths, self.clip_frames, self.stride)
+            starts = clip_start(number_in_record, lengths, self.clip_frames, self.stride)
+            if self._events is not None:
+                seeds = clip_seeds(self.seed, epoch, record_ids, starts)
+                events = self._events.sample(np.random.default_rng((self.seed, epoch, number, 1)), POOL_EVENTS)
+                record_ids, starts = events.replace_half(record_ids, starts, seeds)
+            yield record_ids, starts
+
+    def _find_events(self) -> EventClips:
+        """The clips with a reward or an end. Decodes every record."""
+        lengths, counts = self.index.lengths, self._clips_per_record
+        starts = (
+            clip_start(np.arange(count), length, self.clip_frames, self.stride)
+            for count, length in zip(counts, lengths, strict=True)
+        )
+        with ThreadPoolExecutor(self.num_threads) as threads:
+            return find_event_clips(threads.map(self._read, range(len(lengths))), starts, self.clip_frames)
 
     def _replace_lost(
         self,
@@ -271,14 +295,19 @@ class ClipDataset:
     def _collate(self, records: dict[int, Future], epoch: int, record_ids: np.ndarray, starts: np.ndarray) -> Batch:
         seeds = clip_seeds(self.seed, epoch, record_ids, starts)
         know_leading = seeds >> np.uint64(63)  # the action into the first frame is known in half of the clips
-        clips = zip(record_ids, starts, know_leading, strict=True)
-        cut = [cut_clip(records[int(i)].result(), start, self.clip_frames, bool(known)) for i, start, known in clips]
+        batch_records = [records[int(record_id)].result() for record_id in record_ids]
+        clips = zip(batch_records, starts, know_leading, strict=True)
+        cut = [cut_clip(record, start, self.clip_frames, bool(known)) for record, start, known in clips]
+        space, outcomes = self.metadata.actions, None
+        if self.has_outcomes:
+            outcomes = cut_outcomes(batch_records, starts, self.clip_frames, space, self._events)
         return Batch(
             frames=np.stack([frames for frames, _ in cut]),
-            actions=self.metadata.actions.vectors(np.stack([actions for _, actions in cut])),
+            actions=space.vectors(np.stack([actions for _, actions in cut])),
             record_ids=record_ids,
             starts=starts,
             seeds=seeds,
+            outcomes=outcomes,
         )
 
 

@@ -31,6 +31,7 @@ class Sizes:
     sweep_guidance: tuple[float, ...]  # values of guidance in the sweep
     sweep_noise: tuple[float, ...]  # values of context_noise in the sweep
     timed_frames: int  # frames whose generation is timed
+    outcome_clips: int  # held-out clips on which the outcome head is measured
 
 
 FULL = Sizes(
@@ -49,6 +50,7 @@ FULL = Sizes(
     sweep_guidance=(1.0, 1.5, 2.0),
     sweep_noise=(0.0, 0.02, 0.05, 0.1),
     timed_frames=40,
+    outcome_clips=1000,
 )
 QUICK = Sizes(
     num_clips=12,
@@ -66,6 +68,7 @@ QUICK = Sizes(
     sweep_guidance=(1.0,),
     sweep_noise=(0.0, 0.02, 0.1),
     timed_frames=8,
+    outcome_clips=100,
 )
 _SIZE_OPTIONS = ("num_clips", "num_frames", "num_states", "num_long_rollouts")
 _POSITIVE_OPTIONS = (*_SIZE_OPTIONS, "num_prompt_frames", "num_steps", "batch_size")

@@ -15,6 +15,7 @@ from evaluation.editing import editing_section
 from evaluation.fidelity import fidelity_section
 from evaluation.inputs import EvaluationInputs
 from evaluation.inverse_dynamics import inverse_dynamics_section
+from evaluation.outcomes import outcomes_section
 from evaluation.pictures import pictures_section
 from evaluation.result_cache import ResultCache
 from evaluation.single_step import single_step_section
@@ -54,6 +55,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "single_step": run("single_step", single_step_section, inputs),
         "inverse_dynamics": run("inverse_dynamics", inverse_dynamics_section, inputs),
         "drift": run("drift", drift_section, inputs),
+        "outcomes": run("outcomes", outcomes_section, inputs),
     }
     has_counterfactuals = "not_measured" not in sections["counterfactuals"]
     sections |= {

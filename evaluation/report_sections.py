@@ -61,6 +61,12 @@ SEAMS = (
     "The actions are hidden. A step is the root mean square difference of two consecutive frames, in grey levels; "
     "things that jump make it large."
 )
+OUTCOMES = (
+    "The outcome head reads real held-out frames and the action taken at each. It predicts the reward that follows and "
+    "the probability that the episode ends. A reward counts as predicted if it is at least half of the smallest real "
+    "one; an end, if its probability is at least one half. The error is the mean absolute error; that of always "
+    "predicting 0 stands beside it. Calibration: what came where such a value was predicted."
+)
 
 
 def _fidelity(report: dict) -> Iterator[Block]:
@@ -223,12 +229,33 @@ def _editing(report: dict) -> Iterator[Block]:
     yield Text(f"The step out of it is within the 95 % of real play in {shares[0]} of loops and {shares[1]} of joins.")
 
 
+def _outcomes(report: dict) -> Iterator[Block]:
+    yield Text(OUTCOMES)
+    measured = {name: section for name, section in report["outcomes"].items() if section}
+    rows = [
+        [
+            name,
+            *(format_percent(section[figure]) for figure in ("precision", "recall")),
+            *(format_estimate(section[figure], 4) for figure in ("error", "trivial_error")),
+            str(section["events"]),
+        ]
+        for name, section in measured.items()
+    ]
+    yield Table(["", "precision", "recall", "error", "error of always 0", "events"], rows)
+    for name, section in measured.items():
+        rows = [
+            [f"{row['predicted']:.3f}", f"{row['real']:.3f}", str(row["num_frames"])] for row in section["calibration"]
+        ]
+        yield Table([f"{name}, predicted (mean)", "real (mean)", "frames"], rows)
+
+
 # (heading, key in report.json, blocks)
 SECTIONS: list[tuple[str, str, Callable[[dict], Iterator[Block]]]] = [
     ("Fidelity by horizon: PSNR and SSIM", "fidelity", _fidelity),
     ("Controllability (counterfactual action accuracy)", "counterfactuals", _controllability),
     ("Inverse dynamics", "inverse_dynamics", _inverse_dynamics),
     ("Drift", "drift", _drift),
+    ("Rewards and ends", "outcomes", _outcomes),
     ("Quality and cost", "sweep", _sweep),
     ("A single forward pass", "single_step", _single_step),
     ("Editing: filling in frames", "editing", _editing),

@@ -3,6 +3,7 @@
 from model.config import PRESETS, ModelConfig
 from model.dit import WorldModel
 from model.game_info import GameInfo
+from model.outcomes import Outcome
 from model.sampler import Sampler
 
-__all__ = ["PRESETS", "GameInfo", "ModelConfig", "Sampler", "WorldModel"]
+__all__ = ["PRESETS", "GameInfo", "ModelConfig", "Outcome", "Sampler", "WorldModel"]

@@ -45,6 +45,7 @@ class ModelConfig:
     prediction: Prediction = "v"  # what the network predicts; "v" goes with "sigmoid", "velocity" with "linear"
     num_steps: int = 10  # default number of denoising steps per generated frame
     can_fill: bool = False  # trained to fill in missing frames too (--fill-share), which `model.fill` needs
+    outcomes: bool = False  # whether it has an outcome head, which predicts reward and end
 
     def __post_init__(self):
         for name, maximum in _MAX_SIZES.items():
@@ -71,6 +72,8 @@ class ModelConfig:
             )
         if type(self.can_fill) is not bool:
             raise ValueError(f"can_fill is {self.can_fill!r:.40}: it must be true or false")
+        if type(self.outcomes) is not bool:
+            raise ValueError(f"outcomes is {self.outcomes!r:.40}: expected true or false")
         if self.num_patches > MAX_PATCHES:
             raise ValueError(f"a frame has {self.num_patches} patches: at most {MAX_PATCHES} are possible")
         if self.cache_numbers > MAX_CACHE_NUMBERS:
@@ -133,9 +136,13 @@ class ModelConfig:
         return 2.0 * self.num_patches * (linear_maps + attention)
 
     def flops_per_frame(self, num_steps: int, guidance: float) -> float:
-        """FLOPs per generated frame: one pass per denoising step, or two with guidance, and one to fill the cache."""
+        """FLOPs per generated frame: one pass per denoising step, or two with guidance, and one to fill the cache.
+
+        The last pass ends before the map to pixels.
+        """
         passes_per_step = 1 if guidance == 1.0 else 2
-        return (num_steps * passes_per_step + 1) * self.flops_per_pass
+        pixels = 2.0 * self.num_patches * self.patch_size**2 * self.num_channels * self.dim
+        return (num_steps * passes_per_step + 1) * self.flops_per_pass - pixels
 
     def to_dict(self) -> dict[str, Any]:
         """Plain fields, ready for JSON."""

@@ -22,6 +22,7 @@ from model.config import ModelConfig
 from model.full_attention import FullAttention, token_mask
 from model.game_info import GameInfo
 from model.kv_cache import CacheView
+from model.outcomes import OutcomeHead
 from model.rotary import RotaryTable, spatial_cos_sin, temporal_cos_sin
 
 
@@ -193,6 +194,7 @@ class WorldModel(PretrainedModule):
             block_class(config, index, spatial_rotary, temporal_rotary) for index in range(config.num_blocks)
         )
         self.final_layer = FinalLayer(dim, patch * patch * config.num_channels)
+        self.outcome_head = OutcomeHead(dim, config.num_patches, config.num_actions) if config.outcomes else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -208,6 +210,8 @@ class WorldModel(PretrainedModule):
             if isinstance(module, AdaLNModulation):
                 nn.init.zeros_(module.get_parameter("1.weight"))
         nn.init.zeros_(self.final_layer.linear.weight)
+        if self.outcome_head is not None:
+            self.outcome_head.reset_parameters()
 
     @property
     def device(self) -> torch.device:
@@ -238,7 +242,8 @@ class WorldModel(PretrainedModule):
         actions: Tensor,
         temporal_mask: TemporalMask = "causal",
         positions: Tensor | None = None,
-    ) -> Tensor:
+        next_actions: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict v or x0, according to `config.prediction`.
 
         Args:
@@ -248,9 +253,11 @@ class WorldModel(PretrainedModule):
             temporal_mask: which frames a frame attends to. "causal": to itself and earlier ones, as in play. None: to
                 all, as in filling in. (T, T) bool: True where frame `row` attends to frame `column`.
             positions: (T,) int64, position of each frame in time, below `config.window_frames`; None: 0 to T - 1.
+            next_actions: (B, S, A) float, the action taken at each of the first S frames, for the outcome head.
 
         Returns:
-            (B, T, C, H, W) float32.
+            (B, T, C, H, W) float32. With `next_actions` also the outcome logits of these frames, (B, S, K + 1), which
+            pass no gradient on to the network: frames are as good as without a head.
         """
         batch, num_frames = frames.shape[:2]
         assert frames.shape[2:] == self.config.frame_shape, f"frames {tuple(frames.shape)}"
@@ -265,7 +272,20 @@ class WorldModel(PretrainedModule):
             inputs = (x, block.modulations(c), mask, positions)
             checkpointing = self.activation_checkpointing and torch.is_grad_enabled()
             x = activation_checkpoint(block, *inputs) if checkpointing else block(*inputs)
-        return self.unpatchify(self.final_layer(x, self.final_layer.modulation(c)))
+        prediction = self.unpatchify(self.final_layer(x, self.final_layer.modulation(c)))
+        if next_actions is None:
+            return prediction
+        return prediction, self.outcome_logits(x[:, : next_actions.shape[1]].detach(), next_actions)
+
+    def outcome_logits(self, tokens: Tensor, actions: Tensor) -> Tensor:
+        """The outcome head: tokens of finished frames (..., P, D), and actions (..., A) taken at them -> (..., K + 1).
+
+        Raises:
+            ValueError: the model has no outcome head.
+        """
+        if self.outcome_head is None:
+            raise ValueError("this checkpoint has no outcome head: train one with --outcomes head --init-from")
+        return self.outcome_head(tokens, actions)
 
     def modulations(self, noise_level: Tensor, actions: Tensor) -> Tensor:
         """All modulation vectors: (B, T) levels, (B, T, A) actions -> (B, T, M, D)."""
@@ -287,9 +307,14 @@ class WorldModel(PretrainedModule):
         Returns:
             (B, T, C, H, W) float32.
         """
+        tokens = self.tokens_cached(frames, modulations, cache)
+        return self.unpatchify(self.final_layer(tokens, modulations[..., -2:, :]))
+
+    def tokens_cached(self, frames: Tensor, modulations: Tensor, cache: CacheView) -> Tensor:
+        """`forward_cached` up to the last block: the frames' tokens (B, T, P, D)."""
         x = self.patchify(frames)
         for block in self.blocks:
             assert isinstance(block, Block)
             vectors, modulations = modulations.tensor_split((block.num_vectors,), dim=-2)
             x = block(x, vectors, cache=cache)
-        return self.unpatchify(self.final_layer(x, modulations))
+        return x

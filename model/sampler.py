@@ -6,7 +6,6 @@ L noise levels, M modulation vectors, D width.
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from model.diffusion import AlphaSigma, add_noise, alpha_sigma, ddim_step, x0_fr
 from model.dit import WorldModel
 from model.kv_cache import CacheView, KVCache
 from model.modulation_table import ModulationTable
-from model.sampler_inputs import validate_actions, validate_prompt, validate_seed, validate_settings, validate_slots
+from model.outcomes import Outcome, to_outcome
+from model.sampler_inputs import validate_prompt, validate_seed, validate_settings, validate_slots, validate_step
 
 
 @dataclass
@@ -32,6 +32,7 @@ class _SlotState:
     generator: torch.Generator  # of all its noise, on the model's device
     frames: deque[Tensor]  # the last W - 1, (C, H, W), with context noise
     actions: deque[Tensor]  # (A,), the one that leads into each of these frames
+    tokens: Tensor | None = None  # (P, D) of the newest frame, from the pass that filled the KV cache
 
 
 class Sampler:
@@ -128,7 +129,8 @@ class Sampler:
             ValueError: shapes that do not fit the model, frames that are no floats in [-1, 1], actions that are not
                 finite, or slots or seeds that do not fit the prompt.
         """
-        frames, actions = self._validate_prompt(frames, actions)
+        frames, actions = validate_prompt(frames, actions, self.model.config)
+        frames, actions = (tensor.to(self.model.device, torch.float32) for tensor in (frames, actions))
         replace_all = slots is None
         slots = list(range(len(frames))) if slots is None else validate_slots(slots, len(frames))
         seeds = [self.seed + slot for slot in slots] if seeds is None else list(seeds)
@@ -168,28 +170,42 @@ class Sampler:
         Raises:
             ValueError: a slot without a prompt, or actions of another shape or that are not finite.
         """
-        validate_actions(actions)
-        slots = self.slots if slots is None else validate_slots(slots, len(actions))
-        if not slots or not self._states.keys() >= set(slots):
-            missing = sorted(set(slots) - self._states.keys())
-            raise ValueError(
-                f"step before reset: give {f'slots {missing}' if missing else 'the sampler'} a prompt first"
-            )
-        expected = (len(slots), self.model.config.num_actions)
-        if actions.shape != expected:
-            raise ValueError(f"actions of shape {tuple(actions.shape)}: expected {expected}")
+        slots = validate_step(actions, slots, self.slots, self.model.config)
         states = [self._states[slot] for slot in slots]
         noise_shape = (2, *self.model.config.frame_shape)
         x_u, eps = torch.stack([_randn(noise_shape, state.generator) for state in states]).unbind(1)
         actions = actions.float()
+        tokens: Tensor | None = None
         if self._cache is not None:
-            frames, context = self._step_cached(self._cache, slots, actions, x_u, eps)
+            frames, context, tokens = self._step_cached(self._cache, slots, actions, x_u, eps)
         else:
             frames, context = self._step_uncached(states, actions, x_u, eps)
-        for state, frame, action in zip(states, context, actions.to(frames), strict=True):
-            state.frames.append(frame)
+        for row, (state, action) in enumerate(zip(states, actions.to(frames), strict=True)):
+            state.frames.append(context[row])
             state.actions.append(action)
+            state.tokens = None if tokens is None else tokens[row]
         return frames
+
+    @torch.inference_mode()
+    def outcome(self, actions: Tensor, slots: Sequence[int] | None = None) -> Outcome:
+        """Reward and end that follow from actions at the newest frames of B rollouts. Call it before `step`.
+
+        It changes nothing, and costs next to nothing: it reads the tokens of the pass that filled the KV cache.
+
+        Args:
+            actions, slots: as for `step`.
+
+        Raises:
+            ValueError: as `step`; the model has no outcome head; or a rollout has no frame yet.
+        """
+        slots = validate_step(actions, slots, self.slots, self.model.config)
+        states, actions = [self._states[slot] for slot in slots], actions.to(self.model.device, torch.float32)
+        if not all(state.frames for state in states):
+            raise ValueError("a rollout has no frame yet: give it a prompt, or step it once")
+        if self._cache is not None:
+            tokens = torch.stack([state.tokens for state in states if state.tokens is not None])
+            return to_outcome(self.model.outcome_logits(tokens, actions))
+        return to_outcome(torch.cat([self._read_window(*pair) for pair in zip(states, actions, strict=True)]))
 
     def free(self, slots: Sequence[int]) -> None:
         """End the rollouts in these slots, which may be reset again. Empty slots are ignored."""
@@ -211,7 +227,8 @@ class Sampler:
     ) -> tuple[Tensor, ...]:
         """Generate frames, and write their keys and values to the cache.
 
-        Pure noise x_u and context noise eps -> clean frames, and frames with context noise; all (B, C, H, W).
+        Pure noise x_u and context noise eps -> clean frames, and frames with context noise; all (B, C, H, W). And the
+        tokens of the latter, (B, P, D).
         """
         view = cache.view(slots)
         cond = self._modulation_table.lookup(actions)
@@ -220,15 +237,15 @@ class Sampler:
         if x_u.device.type == "cuda" and view.covers_all_slots:
             if self._graph is None:
                 self._graph = CUDAGraphRunner(self._generate_cached, *inputs)
-            frames, context = self._graph(*inputs)
+            outputs = self._graph(*inputs)
         else:
-            frames, context = self._generate_cached(*inputs)
+            outputs = self._generate_cached(*inputs)
         view.commit()
-        return frames, context
+        return outputs
 
     def _generate_cached(
         self, x_u: Tensor, eps: Tensor, cond: Tensor, uncond: Tensor, view: CacheView
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """All forward passes for one frame, with modulations `cond` and `uncond` (L, B, M, D)."""
 
         def predict(x_u: Tensor, step: int, conditional: bool) -> Tensor:
@@ -237,8 +254,8 @@ class Sampler:
 
         frames = self._denoise(x_u, predict)
         context = self._add_context_noise(frames, eps)
-        self.model.forward_cached(context[:, None], cond[-1][:, None], view)
-        return frames, context
+        tokens = self.model.tokens_cached(context[:, None], cond[-1][:, None], view)
+        return frames, context, tokens[:, 0]
 
     def _step_uncached(
         self, states: list[_SlotState], actions: Tensor, x_u: Tensor, eps: Tensor
@@ -265,6 +282,13 @@ class Sampler:
             return self.model(frames, levels, torch.cat((past, newest[:, None]), dim=1))[:, -1]
 
         return predict
+
+    def _read_window(self, state: _SlotState, action: Tensor) -> Tensor:
+        """Without a cache: outcome logits (1, K + 1) of an action (A,) at the newest frame."""
+        frames, actions = torch.stack([*state.frames])[None], torch.stack([*state.actions])[None]
+        levels = torch.full(frames.shape[:2], self.context_noise, device=frames.device)
+        next_actions = torch.cat((actions[:, 1:], action[None, None]), dim=1)
+        return self.model(frames, levels, actions, next_actions=next_actions)[1][:, -1]
 
     def _denoise(self, x_u: Tensor, predict: Callable[..., Tensor]) -> Tensor:
         """Pure noise (B, C, H, W) -> clean frames.
@@ -305,21 +329,10 @@ class Sampler:
             actions = torch.stack([torch.stack([*self._states[slot].actions]) for slot in batch])
             levels = torch.full(frames.shape[:2], self.context_noise, device=frames.device)
             view = cache.view(batch, length)
-            self.model.forward_cached(frames, self.model.modulations(levels, actions), view)
+            tokens = self.model.tokens_cached(frames, self.model.modulations(levels, actions), view)
             view.commit()
-
-    def _validate_prompt(self, frames: Tensor, actions: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Check the shapes, and return the last frames and actions that fit the window, on the model's device."""
-        config = self.model.config
-        actions = validate_prompt(frames, actions, config)
-        max_context = max(1, config.window_frames - 1)
-        if frames.shape[1] > max_context:
-            warnings.warn(
-                f"prompt of {frames.shape[1]} frames: only its last {max_context} fit the window", stacklevel=3
-            )
-            frames, actions = frames[:, -max_context:], actions[:, -max_context:]
-        device = self.model.device
-        return frames.to(device, torch.float32), actions.to(device, torch.float32)
+            for slot, slot_tokens in zip(batch, tokens[:, -1], strict=True):
+                self._states[slot].tokens = slot_tokens
 
 
 def _input_sizes(config: ModelConfig) -> tuple:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -25,8 +26,8 @@ def validate_settings(num_steps: int, guidance: float) -> None:
         raise ValueError(f"guidance is {guidance}: it must lie in 0 to {MAX_GUIDANCE:g}")
 
 
-def validate_prompt(frames: Tensor, actions: Tensor | None, config: ModelConfig) -> Tensor:
-    """Check a prompt's frames and actions, and return the actions: zeros if they are None.
+def validate_prompt(frames: Tensor, actions: Tensor | None, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Check a prompt's frames and actions (None: zeros), and return the last ones that fit the window.
 
     Raises:
         ValueError: they are no tensors, do not fit the model, or hold other numbers than frames and actions have.
@@ -45,7 +46,11 @@ def validate_prompt(frames: Tensor, actions: Tensor | None, config: ModelConfig)
     if actions.shape != expected:
         raise ValueError(f"prompt actions of shape {tuple(actions.shape)}: expected {expected}")
     _validate_frames(frames)
-    return actions
+    max_context = max(1, config.window_frames - 1)
+    if frames.shape[1] > max_context:
+        message = f"prompt of {frames.shape[1]} frames: only its last {max_context} fit the window"
+        warnings.warn(message, stacklevel=4)  # where `Sampler.reset` is called, through inference_mode
+    return frames[:, -max_context:], actions[:, -max_context:]
 
 
 def _validate_frames(frames: Tensor) -> None:
@@ -64,6 +69,21 @@ def validate_actions(actions: Tensor) -> None:
         raise ValueError(f"actions are {type(actions).__name__}: expected a torch.Tensor")
     if actions.is_complex() or (not actions.is_cuda and not actions.isfinite().all()):
         raise ValueError("the actions are not finite real numbers: give zeros where an action is unknown")
+
+
+def validate_step(
+    actions: Tensor, slots: Sequence[int] | None, used_slots: list[int], config: ModelConfig
+) -> list[int]:
+    """The slots of a step; None: all used ones. Raises ValueError unless they have a prompt and the actions fit."""
+    validate_actions(actions)
+    slots = used_slots if slots is None else validate_slots(slots, len(actions))
+    if not slots or not set(slots) <= set(used_slots):
+        missing = sorted(set(slots) - set(used_slots))
+        raise ValueError(f"step before reset: give {f'slots {missing}' if missing else 'the sampler'} a prompt first")
+    expected = (len(slots), config.num_actions)
+    if actions.shape != expected:
+        raise ValueError(f"actions of shape {tuple(actions.shape)}: expected {expected}")
+    return slots
 
 
 def validate_seed(seed: int) -> int:

@@ -7,6 +7,7 @@ python -m scripts.benchmark train --preset nano --batch-size 8
 python -m scripts.benchmark train --preset small --batch-size 128 --clip-frames 32 --compile
 python -m scripts.benchmark play --players 4
 python -m scripts.benchmark importer --videos recordings
+python -m scripts.benchmark env --checkpoint checkpoints/pong-pico
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Annotated
 import tyro
 
 import cli
-from benchmarks import importer, loader, playing, rollout, steps
+from benchmarks import environment, importer, loader, playing, rollout, steps
 
 MEASURES = {
     rollout.RolloutConfig: rollout.measure,
@@ -25,6 +26,7 @@ MEASURES = {
     steps.StepConfig: steps.measure,
     playing.PlayingConfig: playing.measure,
     importer.ImporterConfig: importer.measure,
+    environment.EnvironmentConfig: environment.measure,
 }
 Benchmark = (
     Annotated[rollout.RolloutConfig, tyro.conf.subcommand("rollout")]
@@ -32,6 +34,7 @@ Benchmark = (
     | Annotated[steps.StepConfig, tyro.conf.subcommand("train")]
     | Annotated[playing.PlayingConfig, tyro.conf.subcommand("play")]
     | Annotated[importer.ImporterConfig, tyro.conf.subcommand("importer")]
+    | Annotated[environment.EnvironmentConfig, tyro.conf.subcommand("env")]
 )
 
 

@@ -19,7 +19,7 @@ GENERATED = {
     "checkpoints/mygame-nano",
     "checkpoints/coinrun-public",
 }
-FOLDERS = "model|data|training|evaluation|play|benchmarks|scripts|tests|docs|checkpoints|samples"
+FOLDERS = "model|data|training|evaluation|play|envs|benchmarks|scripts|tests|docs|checkpoints|samples"
 
 
 def commands(text: str) -> list[list[str]]:

@@ -1,7 +1,7 @@
 """Imports go one way, and no files import each other in a cycle.
 
-`model` and `data` import nothing local, `training` both, `evaluation` and `play` these three, `benchmarks` these and
-`play`, `web` the same, `scripts` all; nothing imports a script.
+`model` and `data` import nothing local, `training` both, `evaluation`, `play` and `envs` these three, `web` these and
+`play`, `benchmarks` these, `play` and `envs`, `scripts` all; nothing imports a script.
 """
 
 import ast
@@ -17,9 +17,10 @@ ALLOWED = {
     "training": {"training", "model", "data"},
     "evaluation": {"evaluation", "training", "model", "data"},
     "play": {"play", "training", "model", "data"},
-    "benchmarks": {"benchmarks", "play", "training", "model", "data"},
+    "envs": {"envs", "training", "model", "data"},
+    "benchmarks": {"benchmarks", "envs", "play", "training", "model", "data"},
     "web": {"web", "play", "training", "model", "data"},
-    "scripts": {"model", "data", "training", "evaluation", "play", "benchmarks", "web", "cli", "startup"},
+    "scripts": {"model", "data", "training", "evaluation", "play", "envs", "benchmarks", "web", "cli", "startup"},
     "train_world_model.py": {"training", "cli"},
     "cli.py": {"data", "startup"},
     "startup.py": set(),

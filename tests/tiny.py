@@ -38,7 +38,7 @@ SMALLEST = ModelConfig(patch_size=16, dim=32, num_blocks=1, num_heads=2, window_
 LITTLE = Sizes(
     num_clips=3, num_frames=6, num_states=3, branch_frames=4, inverse_dynamics_steps=4, train_records=8,
     num_long_rollouts=2, drift_frames=36, sweep_clips=2, sweep_frames=4, sweep_states=2, sweep_steps=(1, 2),
-    sweep_guidance=(1.5,), sweep_noise=(0.0, 0.1), timed_frames=2,
+    sweep_guidance=(1.5,), sweep_noise=(0.0, 0.1), timed_frames=2, outcome_clips=6,
 )  # fmt: skip
 
 
@@ -102,6 +102,8 @@ CONFIG_CLASSES = (
     "PlotScalingConfig",
     "ImportVideoConfig",
     "VisualizeConfig",
+    "TrainAgentConfig",
+    "ScoreAgentConfig",
     "TrainConfig",  # last, as others may use it
 )
 

@@ -58,6 +58,9 @@ class TrainConfig:
     noise_levels: NoiseLevels | None = None  # distribution of noise levels (training/loss.py); None: preset's recipe
     scheduled_sampling: float | None = None  # share of clips trained on predicted context frames; None: preset's recipe
     fill_share: float | None = None  # share of clips trained on filling in missing frames; None: preset's recipe
+    # "head": train an outcome head, which predicts reward and end, behind the network of --init-from, which stays as it
+    # is. "all": train the network too; the head sends no gradient into it.
+    outcomes: Literal["off", "head", "all"] = "off"
     action_dropout: float = 0.1  # share of clips whose actions are all hidden
     seed: int = 0  # of the initial weights, and of the order and the noise of the training clips
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -105,6 +108,8 @@ class TrainConfig:
         for name in ("ema_decay", *shares):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
+        if self.outcomes == "head" and not self.init_from:
+            raise ValueError("outcomes is 'head': name the checkpoint that gets the head with --init-from")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}: it must lie in 0 to {2**63 - 1}")
         if self.learning_rate is not None and self.learning_rate <= 0:
@@ -119,7 +124,17 @@ class TrainConfig:
 def with_recipe(config: TrainConfig) -> TrainConfig:
     """Replace the options that are None with those of the preset's recipe."""
     recipe = asdict(RECIPES.get(config.preset, PUBLISHED))
-    return replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
+    if config.outcomes != "off":
+        if config.fill_share:
+            raise ValueError("fill_share needs --outcomes off: an outcome head is trained on clips of play alone")
+        recipe["fill_share"] = 0.0
+    config = replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
+    if config.outcomes != "off" and not str(config.noise_levels).startswith("teacher-forcing"):
+        raise ValueError(
+            f"outcomes is {config.outcomes!r}, but noise_levels is {config.noise_levels!r}: the outcome head reads the "
+            "clean frames of --noise-levels teacher-forcing"
+        )
+    return config
 
 
 def num_training_steps(config: TrainConfig, batches_per_epoch: int) -> int:

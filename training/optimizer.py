@@ -21,9 +21,11 @@ def make_optimizer(model: WorldModel, name: str, learning_rate: float, weight_de
     """Make the optimizer `name`, "adamw" or "muon".
 
     Both skip a step if the flag `optimizer.found_inf`, a scalar on the device, is 1. They do not wait for the device.
+    An outcome head alone has no matrices for Muon.
     """
-    if name == "adamw":
-        return AdamW(list(model.parameters()), learning_rate, weight_decay)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if name == "adamw" or len(trained) < len(list(model.parameters())):
+        return AdamW(trained, learning_rate, weight_decay)
     return MuonAndAdamW(model, learning_rate, weight_decay)
 
 

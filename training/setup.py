@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 
 from data.actions import ActionSpace, unnamed_actions
@@ -36,7 +37,7 @@ def select_model_config(config: TrainConfig) -> ModelConfig:
         raise ValueError(f"unknown preset {config.preset!r}: choose {', '.join(PRESETS)}")
     options = {name: getattr(config, name) for name in _MODEL_OPTIONS}
     overrides = {name: value for name, value in options.items() if value is not None}
-    model_config = replace(PRESETS[config.preset], **overrides)
+    model_config = replace(PRESETS[config.preset], outcomes=config.outcomes != "off", **overrides)
     if config.clip_frames and config.clip_frames > model_config.window_frames:
         raise ValueError(f"clips of {config.clip_frames} frames do not fit a window of {model_config.window_frames}")
     return model_config
@@ -99,6 +100,8 @@ def _open_split(config: TrainConfig, split: str, clip_frames: int) -> ClipDatase
         world_size=world_size(),
         max_bad_fraction=config.max_bad_fraction,
         progress=lambda num_done, num_shards: _print_progress(split, num_done, num_shards),
+        outcomes=config.outcomes != "off",
+        choose_events=config.outcomes == "head" and split == "train",  # a network learns from all of play
     )
 
 
@@ -130,8 +133,17 @@ def fixed_validation_batches(data: ClipDataset, batch_size: int, max_batches: in
         return list(islice(batches, max_batches))
 
 
+def check_has_outcomes(batches: list[Batch], source: Path) -> None:
+    """Raises ValueError if batches of a data set with outcomes know neither a reward nor whether an episode ended."""
+    for outcomes in (batch.outcomes for batch in batches if batch.outcomes is not None):
+        if np.isfinite(outcomes.rewards).any() or np.isfinite(outcomes.ends).any():
+            return
+    raise ValueError(f"the records of {source}/val hold no rewards and no ends: train with --outcomes off")
+
+
 def load_initial_weights(config: TrainConfig, model_config: ModelConfig) -> dict[str, torch.Tensor] | None:
-    """The weights of the checkpoint `config.init_from`; None if it is empty.
+    """The weights of the checkpoint `config.init_from`, without its outcome head if this run has none; None if there is
+    no such checkpoint.
 
     Raises:
         ValueError: no checkpoint there, or one of another architecture.
@@ -144,7 +156,8 @@ def load_initial_weights(config: TrainConfig, model_config: ModelConfig) -> dict
         loaded, wanted = getattr(model.config, name), getattr(model_config, name)
         if loaded != wanted:
             raise ValueError(f"cannot start from {config.init_from}: its {name} is {loaded}, this run's is {wanted}")
-    return model.state_dict()
+    weights = model.state_dict()
+    return {name: weights[name] for name in weights if model_config.outcomes or not name.startswith("outcome_head.")}
 
 
 def check_model_fits_data(model: WorldModel, metadata: Metadata, source: Path | str, any_game: bool = False) -> None:

@@ -99,7 +99,11 @@ def create_train_state(
     model = WorldModel(replace(model_config, can_fill=bool(config.fill_share)), game)
     weights = load_initial_weights(config, model_config)
     if weights:
-        model.load_state_dict(weights)
+        model.load_state_dict({**model.state_dict(), **weights})  # a new outcome head keeps its initial weights
+    if config.outcomes == "head":
+        model.requires_grad_(False)
+        assert model.outcome_head is not None
+        model.outcome_head.requires_grad_(True)
     model.to(device)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     assert config.optimizer and config.learning_rate, "apply with_recipe first"

@@ -5,8 +5,9 @@ Shapes: B clips, T frames, H x W pixels, C channels, A action vector.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,7 +24,17 @@ from training.distributed import all_reduce_mean
 from training.fill_loss import choose_fill_clips, draw_fill_task, fill_loss
 from training.loss import Noise, apply_scheduled_sampling, diffusion_loss, draw_noise, drop_actions
 from training.optimizer import learning_rate
+from training.outcomes import OutcomeReader, OutcomeTargets, mean_outcome_loss, read_outcomes
 from training.state import TrainState
+
+
+class MicroBatch(NamedTuple):
+    """B clips on the device."""
+
+    frames: Tensor  # uint8 (B, T, H, W, C)
+    actions: Tensor  # (B, T, A)
+    seeds: np.ndarray  # uint64 (B,)
+    targets: OutcomeTargets | None  # for the outcome head
 
 
 def train_step(state: TrainState, batch: Batch, config: TrainConfig, max_steps: int) -> Tensor:
@@ -43,7 +54,7 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig, max_steps: 
         # DDP averages gradients over ranks once a step, in the last backward pass.
         sync = number == len(micro_batches) or state.network is state.model
         with nullcontext() if sync else cast(DistributedDataParallel, state.network).no_sync():
-            loss = training_loss(state, *micro_batch, config) / len(micro_batches)
+            loss = training_loss(state, micro_batch, config) / len(micro_batches)
             loss.backward()
         total_loss += loss.detach()
 
@@ -68,37 +79,39 @@ def training_flop(config: ModelConfig, options: dict[str, Any]) -> float:
         options: of the run, as in train_config.json, without scheduled sampling, which takes more.
     """
     frames = options["batch_size"] * (options["clip_frames"] or config.window_frames)
-    copies = 2 if options["noise_levels"] == "teacher-forcing" else 1  # a clean copy of each clip, and a noisy one
+    copies = 2 if options["noise_levels"].startswith("teacher-forcing") else 1  # a clean and a noisy copy of each clip
     return 3 * config.flops_per_pass * frames * (copies + (1 - copies) * options["fill_share"])
 
 
-def split_batch(batch: Batch, num_parts: int, device: torch.device) -> list[tuple[Tensor, Tensor, np.ndarray]]:
-    """Move a batch to the device, as bytes, and split it into micro-batches.
-
-    Returns:
-        uint8 frames (B, T, H, W, C), actions (B, T, A) and seeds (B,) of each micro-batch.
-    """
+def split_batch(batch: Batch, num_parts: int, device: torch.device) -> list[MicroBatch]:
+    """Move a batch to the device, as bytes, and split it into micro-batches."""
     tensors = (torch.as_tensor(array).to(device, non_blocking=True) for array in (batch.frames, batch.actions))
     frames, actions = (tensor.chunk(num_parts) for tensor in tensors)
     seeds = np.split(batch.seeds, np.cumsum([len(part) for part in frames])[:-1])
-    return list(zip(frames, actions, seeds, strict=True))
+    targets: Sequence[OutcomeTargets | None] = [None] * len(frames)
+    if batch.outcomes is not None:
+        targets = OutcomeTargets.from_batch(batch.outcomes, device).chunk(num_parts)
+    return [MicroBatch(*parts) for parts in zip(frames, actions, seeds, targets, strict=True)]
 
 
-def training_loss(state: TrainState, frames: Tensor, actions: Tensor, seeds: np.ndarray, config: TrainConfig) -> Tensor:
-    """Mean loss of clips, a scalar. Arguments as `split_batch` returns them.
+def training_loss(state: TrainState, batch: MicroBatch, config: TrainConfig) -> Tensor:
+    """Mean loss of clips, a scalar: the diffusion loss, and the losses of the outcome head if there are targets.
 
     A share of the clips is trained on filling in frames, the others on play. A loss is that of one clip, so that a clip
     counts the same in every micro-batch and rank.
     """
     assert config.noise_levels and config.fill_share is not None, "apply with_recipe first"
-    x0 = to_float(frames)
-    noise = draw_noise(x0.shape, seeds, x0.device, config.noise_levels)
-    is_fill = choose_fill_clips(seeds, config.fill_share)
+    x0 = to_float(batch.frames)
+    noise = draw_noise(x0.shape, batch.seeds, x0.device, config.noise_levels)
+    if batch.targets is not None:
+        return _loss_with_outcomes(state, x0, batch.actions, batch.targets, noise, config)
+    is_fill = choose_fill_clips(batch.seeds, config.fill_share)
     losses = []
     for clips, clip_losses in ((~is_fill, _play_losses), (is_fill, _fill_losses)):
         if clips.any():
             rows = torch.from_numpy(np.flatnonzero(clips)).to(x0.device, non_blocking=True)
-            losses.append(clip_losses(state, x0[rows], actions[rows], noise.select(rows), seeds[clips], config))
+            part = x0[rows], batch.actions[rows], noise.select(rows), batch.seeds[clips]
+            losses.append(clip_losses(state, *part, config))
     return torch.cat(losses).mean()
 
 
@@ -106,16 +119,41 @@ def _play_losses(
     state: TrainState, x0: Tensor, actions: Tensor, noise: Noise, seeds: np.ndarray, config: TrainConfig
 ) -> Tensor:
     """Loss of each clip (B,) of predicting frames from those before them."""
-    assert config.noise_levels and config.scheduled_sampling is not None, "apply with_recipe first"
     actions = drop_actions(actions, config.action_dropout, noise.clip_uniform)
-    # Separate blocks, because autocast caches weights without gradients in the first one and forgets them at its end.
-    with autocast(x0.device, config.bf16):
-        context_frames = apply_scheduled_sampling(
-            state.model, state.model.config, x0, actions, noise, config.noise_levels, config.scheduled_sampling
-        )
+    context_frames = _context_frames(state, x0, actions, noise, config)
     with autocast(x0.device, config.bf16):
         losses, _ = diffusion_loss(state.network, state.model.config, x0, actions, noise, context_frames)
     return losses.mean(dim=1)
+
+
+def _loss_with_outcomes(
+    state: TrainState, x0: Tensor, actions: Tensor, targets: OutcomeTargets, noise: Noise, config: TrainConfig
+) -> Tensor:
+    """Mean loss of clips, a scalar, of the outcome head, and of the network too unless the head alone is trained."""
+    actions = drop_actions(actions, config.action_dropout, noise.clip_uniform)
+    next_actions = drop_actions(targets.next_actions, config.action_dropout, noise.clip_uniform)
+    context_frames = _context_frames(state, x0, actions, noise, config)
+    with autocast(x0.device, config.bf16):
+        if config.outcomes == "head":
+            logits = read_outcomes(state.network, state.model.config, context_frames, actions, noise, next_actions)
+            return mean_outcome_loss(logits, targets)
+        reader = OutcomeReader(state.network, next_actions)
+        losses, _ = diffusion_loss(reader, state.model.config, x0, actions, noise, context_frames)
+        assert reader.logits is not None
+        return losses.mean() + mean_outcome_loss(reader.logits, targets)
+
+
+def _context_frames(state: TrainState, x0: Tensor, actions: Tensor, noise: Noise, config: TrainConfig) -> Tensor:
+    """The frames that noisy ones attend to, shaped as x0: scheduled sampling replaces some.
+
+    It has an autocast block of its own, because autocast caches weights without gradients in the first one and forgets
+    them at its end.
+    """
+    assert config.noise_levels and config.scheduled_sampling is not None, "apply with_recipe first"
+    with autocast(x0.device, config.bf16):
+        return apply_scheduled_sampling(
+            state.model, state.model.config, x0, actions, noise, config.noise_levels, config.scheduled_sampling
+        )
 
 
 def _fill_losses(

@@ -31,7 +31,14 @@ from training.distributed import (
 from training.logging import PlainProgress, Throughput, print_summary
 from training.optimizer import learning_rate
 from training.outputs import RunOutputs
-from training.setup import fit_config_to_data, fixed_validation_batches, game_info, open_splits, select_model_config
+from training.setup import (
+    check_has_outcomes,
+    fit_config_to_data,
+    fixed_validation_batches,
+    game_info,
+    open_splits,
+    select_model_config,
+)
 from training.state import create_train_state, parallelize
 from training.validation import validate, validate_epoch, validation_rollout
 
@@ -47,7 +54,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig):
         self._chose_fill_share = config.fill_share is not None
-        self.config = config = with_recipe(config)
+        self.config = config = raise_on_all_ranks(lambda: with_recipe(config))
         self.device = raise_on_all_ranks(lambda: choose_device(config.device))
         preset = raise_on_all_ranks(lambda: select_model_config(config))
         # Rank 0 goes first: it writes the index of the data set that the other ranks read.
@@ -88,6 +95,8 @@ class Trainer:
         self.outputs = raise_on_all_ranks(lambda: RunOutputs(config, self.state, self.resumed_from, command))
         print_summary(config, self.state.model, self.data, self.max_steps)
         self.val_batches = fixed_validation_batches(self.val_data, config.batch_size, config.val_batches)
+        if config.outcomes != "off":
+            raise_on_all_ranks(lambda: check_has_outcomes(self.val_batches, config.data))
 
     def close(self) -> None:
         """Stop loading, and finish what is being written."""
@@ -126,7 +135,7 @@ class Trainer:
             self._plain_progress.print(state.step, self.max_steps, summary.mean_loss, metrics["train/clips_per_sec"])
 
     def validate(self) -> float:
-        """Log and return the validation loss of the averaged weights."""
+        """Log and return the validation loss of the averaged weights: of the outcome head if it alone is trained."""
         metrics = validate(self.state.ema, self.val_batches, self.config.bf16)
         self.outputs.log(self.state.step, metrics)
         loss, action_ratio = metrics["val/loss"], metrics["val/action_ratio"]
@@ -135,7 +144,13 @@ class Trainer:
             f"step {self.state.step}: val loss {loss:.4f} on {num_clips} fixed clips, "
             f"{action_ratio:.2f} times as high under wrong actions"
         )
-        return loss
+        if "val/outcome_loss" in metrics:
+            _write0(
+                f"step {self.state.step}: val outcome loss {metrics['val/outcome_loss']:.4f}, mean reward error "
+                f"{metrics['val/reward_error']:.4f}, rewards with precision {metrics['val/reward_precision']:.2f} and "
+                f"recall {metrics['val/reward_recall']:.2f}"
+            )
+        return metrics["val/outcome_loss"] if self.config.outcomes == "head" else loss
 
     def validate_epoch(self) -> None:
         """Log loss, PSNR and SSIM over the val split."""

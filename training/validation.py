@@ -28,6 +28,7 @@ from training.distributed import all_gather_object, all_reduce_mean, raise_on_al
 from training.fill_loss import draw_fill_task, fill_loss
 from training.loss import diffusion_loss, draw_noise, validation_noise
 from training.metrics import batched_ssim, metrics_by_frame, psnr_from_mse
+from training.outcomes import outcome_metrics, outcome_sums
 from training.rollout import rollout
 
 NOISE_BINS = 8  # the validation loss is also logged for each of these equal ranges of noise levels
@@ -38,13 +39,15 @@ GRID_FRAMES = 8  # at most so many time steps of a rollout are in its grid
 def validate(model: WorldModel, batches: list[Batch], bf16: bool | None = None) -> dict[str, float]:
     """Validation loss over all ranks' batches; see `validation_metrics`.
 
-    `val/fill_loss` is the loss of filling in frames, if the model learns it.
+    `val/fill_loss` is the loss of filling in frames, if the model learns it. For an outcome head see `outcome_metrics`.
     """
     with autocast(model.device, bf16):
         metrics = validation_metrics(all_reduce_mean(validation_sums(model, batches)))
         if model.config.can_fill:
             total, num_clips = all_reduce_mean(fill_sums(model, batches)).tolist()
             metrics["val/fill_loss"] = total / num_clips
+        if model.config.outcomes:
+            metrics |= outcome_metrics(all_reduce_mean(outcome_sums(model, batches)))
     return metrics
 
 

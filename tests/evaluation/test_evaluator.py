@@ -53,11 +53,12 @@ def test_two_evaluations_are_identical_and_the_page_loads_no_other_file(run, tmp
     report = read_figures(tmp_path / "a")
     for name in ("fidelity", "single_step", "counterfactuals", "inverse_dynamics", "drift", "sweep", "cost"):
         assert "not_measured" not in report[name], report[name]
+    assert "no outcome head" in report["outcomes"]["not_measured"]
     assert [(row["num_steps"], row["guidance"], row["context_noise"]) for row in report["sweep"]] == [
         (1, 1, 0.02), (2, 1, 0.0), (2, 1, 0.02), (2, 1, 0.1), (2, 1.5, 0.02)
     ]  # fmt: skip
     plain, guided = report["sweep"][2], report["sweep"][4]
-    assert guided["gflop_per_frame"] == pytest.approx(plain["gflop_per_frame"] * 5 / 3)
+    assert 5 / 3 < guided["gflop_per_frame"] / plain["gflop_per_frame"] < 2  # five passes, not three; one is shorter
     assert guided["psnr_4"] != plain["psnr_4"]
     page = (tmp_path / "a" / "report.html").read_text()
     assert page.count("<svg") == 6 and page.count("data:image/webp") == 5

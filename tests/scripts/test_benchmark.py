@@ -70,6 +70,18 @@ def test_benchmark_importer_ends_in_json(run_script, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["videos"]
 
 
+def test_benchmark_env_ends_in_json(run_script, pong_set, monkeypatch):
+    monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
+    options = ("--preset", "smallest", "--data", pong_set, "--num-envs", 1, 2, "--num-steps", 1, "--steps", 2)
+    code, out, err = run_script("benchmark", "env", *options)
+    assert code == 0, err
+    results = json.loads(out.splitlines()[-1])
+    assert results["num_steps"] == 1
+    for num_envs in (1, 2):
+        dream, real = (results[f"{name}_frames_per_sec_{num_envs}"] for name in ("dream", "real"))
+        assert results[f"real_over_dream_{num_envs}"] == pytest.approx(real / dream) and dream > 0
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -82,6 +94,7 @@ def test_benchmark_importer_ends_in_json(run_script, tmp_path):
         (("rollout", "--num-steps", 0), ("num_steps is 0",)),
         (("loader", "--data", "nowhere"), ("no data set at nowhere",)),
         (("loader", "--data", "nowhere", "--batch-size", 0), ("batch_size is 0",)),
+        (("env", "--steps", 0), ("steps is 0",)),
         (("flight",), ("flight",)),
     ],
 )

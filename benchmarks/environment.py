@@ -1,0 +1,82 @@
+"""Speed of the dream as an environment, beside the real game."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.machine import random_model
+from data.games.factory import check_recorded_options, make_environment
+from data.metadata import read_metadata
+from envs.dream import DreamVectorEnv
+from model import PRESETS, WorldModel
+from training.device import choose_device, describe_device
+from training.setup import fit_config_to_data
+
+WARM_UP_STEPS = 20  # the window of pico and nano fills
+
+
+@dataclass(frozen=True)
+class EnvironmentConfig:
+    """Environment steps a second by number of games, in the dream and in the real game."""
+
+    preset: str = "pico"  # network with random weights, as fast as a trained one
+    checkpoint: Path | None = None  # with an outcome head; used instead of a preset
+    data: Path = Path("samples/pong")  # data set with the prompts
+    split: str = "test"
+    num_envs: tuple[int, ...] = (1, 4, 16)  # games stepped together; one measurement each
+    num_steps: int | None = None  # denoising steps per frame; None: the default of the network
+    steps: int = 30  # steps to measure, of all games together
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self):
+        if self.steps < 1 or not self.num_envs or min(self.num_envs) < 1:
+            raise ValueError(f"steps is {self.steps} and num_envs {self.num_envs}: they must be at least 1")
+        if not self.checkpoint and self.preset not in PRESETS:
+            raise ValueError(f"unknown preset {self.preset!r}: choose {', '.join(PRESETS)}")
+
+
+def measure(config: EnvironmentConfig) -> dict[str, Any]:
+    """Game frames a second, over all games, and how many times as many the real game gives."""
+    metadata = read_metadata(config.data)
+    if config.checkpoint:
+        model = WorldModel.from_pretrained(config.checkpoint)
+    else:
+        preset = replace(PRESETS[config.preset], outcomes=True)
+        model = random_model(fit_config_to_data(preset, metadata))
+    print(f"device: {describe_device(choose_device(config.device))}")
+    results: dict[str, Any] = {"num_steps": config.num_steps or model.config.num_steps}
+    for num_envs in config.num_envs:
+        dream = DreamVectorEnv(
+            model, config.data, num_envs, config.split, num_steps=config.num_steps, device=config.device
+        )
+        game_options = check_recorded_options(metadata.environment_options)
+        real = make_environment(metadata.environment, num_envs, **game_options)
+        rates = [_frames_per_sec(games, config.steps) for games in (dream, real)]
+        results |= {
+            f"dream_frames_per_sec_{num_envs}": rates[0],
+            f"real_frames_per_sec_{num_envs}": rates[1],
+            f"real_over_dream_{num_envs}": rates[1] / rates[0],
+        }
+    return results
+
+
+def _frames_per_sec(games: gymnasium.vector.VectorEnv, num_steps: int) -> float:
+    games.reset(seed=0)
+    games.action_space.seed(0)
+    actions = [games.action_space.sample() for _ in range(num_steps)]
+    for action in (actions * WARM_UP_STEPS)[:WARM_UP_STEPS]:
+        games.step(action)
+    times = []
+    for action in tqdm(actions, f"{games.num_envs} games", leave=False):
+        start = time.perf_counter()
+        games.step(action)
+        times.append(time.perf_counter() - start)
+    games.close()
+    return games.num_envs / float(np.median(times))

@@ -1,0 +1,211 @@
+"""Train a PPO agent in the dream or in the real game. Its folder holds agent.json, agent.pt and metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import gymnasium
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.atomic import atomic_file
+from data.games.base import SPLIT_LEVELS
+from data.games.factory import MAX_FRAME_SKIP, check_recorded_options, make_environment
+from data.json_file import read_json
+from data.metadata import read_metadata
+from envs.dream import MAX_EPISODE_STEPS, DreamVectorEnv
+from training.logging import MetricsLog
+from training.run_lock import RunLock
+
+if TYPE_CHECKING:
+    from stable_baselines3 import PPO
+
+AGENT_FILE, WEIGHTS_FILE = "agent.json", "agent.pt"
+FRAME_SKIP = 1  # in real Pong, holding actions for 4 frames taught nothing in 74 000 frames
+NOT_SETTINGS = ("out", "steps", "device", "wandb", "wandb_project", "wandb_entity")  # may differ when training goes on
+
+
+@dataclass(frozen=True)
+class TrainAgentConfig:
+    """Options of `scripts.train_agent`."""
+
+    env: Literal["dream", "real"] = "dream"  # where the agent learns
+    out: Path = Path("runs/agent")  # the agent's folder; the same command continues there
+    checkpoint: str = ""  # dream: folder of a checkpoint with an outcome head, or "user/name" on the Hub
+    data: Path | None = None  # data set folder: prompts of the dream (train split), and the name of the game
+    game: str = ""  # real, without data: pong, one of Procgen's sixteen games, gym:ID or ale:GAME
+    steps: int = 100_000  # game frames to learn from, over all games
+    num_envs: int = 16  # games played at a time
+    frame_skip: int = FRAME_SKIP  # game frames for which the agent holds an action
+    num_steps: int | None = None  # dream: denoising steps per frame; None: the checkpoint's default
+    max_episode_steps: int = MAX_EPISODE_STEPS  # dream: steps after which an episode is cut off, as long rollouts drift
+    seed: int = 0  # of the agent, the prompts and the noise, or the levels
+    save_every: int = 10_240  # game frames between saves
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # of the dream; the agent is so small that it stays on the CPU
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"  # auto: online if logged in, else off
+    wandb_project: str = "dreamrun"
+    wandb_entity: str | None = None
+
+    def __post_init__(self):
+        for name in ("steps", "num_envs", "frame_skip", "max_episode_steps", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed is {self.seed}: it must lie in 0 to {2**31 - 1}")
+        if self.env == "dream" and not (self.checkpoint and self.data):
+            raise ValueError("env is dream: give --checkpoint DIR, and --data DIR with the prompts")
+        if self.env == "real" and not (self.game or self.data):
+            raise ValueError("env is real: give --game NAME, or --data DIR of that game")
+
+
+def import_ppo() -> Any:
+    """The module `envs.stable_baselines`. Raises ValueError if Stable-Baselines3 is not installed."""
+    try:
+        from envs import stable_baselines
+    except ModuleNotFoundError as error:
+        raise ValueError(f"agents need Stable-Baselines3 ({error}): run ./setup.sh --rl") from None
+    return stable_baselines
+
+
+def real_games(game: str, options: dict[str, Any], split: str, num_envs: int, seed: int) -> gymnasium.vector.VectorEnv:
+    """N copies of the real game in levels of a split."""
+    return make_environment(game, num_envs, SPLIT_LEVELS[split], seed, **check_recorded_options(options))
+
+
+def training_games(config: TrainAgentConfig) -> tuple[gymnasium.vector.VectorEnv, dict[str, Any]]:
+    """The games that an agent learns in, and the name and the options of the real game.
+
+    Raises:
+        ValueError: as `DreamVectorEnv` and `make_environment` do.
+    """
+    game, options = config.game, {}
+    if config.data is not None:
+        metadata = read_metadata(config.data)
+        game, options = game or metadata.environment, dict(metadata.environment_options)
+    description = {"game": game, "game_options": options}
+    if config.env == "real":
+        return real_games(game, options, "train", config.num_envs, config.seed), description
+    games = DreamVectorEnv(
+        config.checkpoint, config.data or "", config.num_envs, max_episode_steps=config.max_episode_steps,
+        num_steps=config.num_steps, device=config.device,
+    )  # fmt: skip
+    return games, description
+
+
+def train_agent(config: TrainAgentConfig) -> None:
+    """Train an agent, or continue to train it, up to `config.steps`.
+
+    A training that is killed loses what it learned since the last save. The games begin anew when it continues, so a
+    continued training is not the same to the bit as one that was never stopped.
+
+    Raises:
+        ValueError: an option, a checkpoint or data that cannot be used; the folder holds another agent.
+        KeyboardInterrupt: it was stopped, after the agent was saved.
+    """
+    module = import_ppo()
+    with RunLock(config.out):
+        games, description = training_games(config)
+        settings = {
+            **{name: value for name, value in asdict(config).items() if name not in NOT_SETTINGS},
+            **description,
+        }
+        settings = json.loads(json.dumps(settings, default=str))
+        continued, wandb_id = (config.out / WEIGHTS_FILE).is_file(), None
+        if continued and read_agent(config.out) != settings:
+            raise ValueError(f"{config.out} holds an agent of other settings: choose another --out")
+        frames = module.stack_frames(games, config.frame_skip)
+        frames.seed(config.seed)
+        ppo = module.make_ppo(frames, config.seed)
+        if continued:
+            wandb_id = load_weights(ppo, config.out)
+            print(f"continues at frame {ppo.num_timesteps * config.frame_skip} of {config.steps}")
+        with atomic_file(config.out / AGENT_FILE) as path:
+            path.write_text(json.dumps(settings, indent=2) + "\n")
+        wandb_options = (config.wandb, config.wandb_project, config.wandb_entity)
+        log = MetricsLog(config.out, ppo.num_timesteps * config.frame_skip, *wandb_options, settings, wandb_id)
+        try:
+            _learn(ppo, module, config, log)
+        finally:
+            save_weights(ppo, config.out, log.wandb_id)
+            log.close()
+            frames.close()
+
+
+def _learn(ppo: PPO, module: Any, config: TrainAgentConfig, log: MetricsLog) -> None:
+    """PPO up to `config.steps`, with a progress bar, metrics after each rollout, and saves."""
+    first = saved = ppo.num_timesteps * config.frame_skip
+    if first >= config.steps:
+        print(f"nothing left to do: {first} of {config.steps} frames are done")
+        return
+    with tqdm(desc=f"agent in the {config.env} game", total=config.steps, initial=first, unit=" frames") as progress:
+
+        def after_rollout() -> None:
+            nonlocal saved
+            num_frames = ppo.num_timesteps * config.frame_skip
+            metrics = {name: value for name, value in episode_metrics(ppo).items() if math.isfinite(value)}
+            log.log(num_frames, metrics)
+            progress.set_postfix({name.split("/")[1]: f"{value:.3g}" for name, value in metrics.items()}, refresh=False)
+            progress.update(num_frames - progress.n)
+            if num_frames - saved >= config.save_every:
+                saved = num_frames
+                save_weights(ppo, config.out, log.wandb_id)
+
+        callback = module.after_each_rollout(after_rollout)
+        ppo.learn((config.steps - first) // config.frame_skip, callback=callback, reset_num_timesteps=False)
+
+
+def episode_metrics(ppo: PPO) -> dict[str, float]:
+    """Mean return and length of the last hundred episodes; NaN before the first one has ended."""
+    episodes = ppo.ep_info_buffer or []
+    return {
+        "agent/return": float(np.mean([episode["r"] for episode in episodes])) if episodes else math.nan,
+        "agent/episode_steps": float(np.mean([episode["l"] for episode in episodes])) if episodes else math.nan,
+    }
+
+
+def save_weights(ppo: PPO, folder: Path, wandb_id: str | None) -> None:
+    """Write agent.pt atomically: weights, optimizer and steps. It holds tensors and plain values alone, no code."""
+    state = {
+        "policy": ppo.policy.state_dict(),
+        "optimizer": ppo.policy.optimizer.state_dict(),
+        "num_timesteps": ppo.num_timesteps,
+        "wandb_id": wandb_id,
+    }
+    with atomic_file(folder / WEIGHTS_FILE, fsync=True) as path:
+        torch.save(state, path)
+
+
+def load_weights(ppo: PPO, folder: Path) -> str | None:
+    """Restore what `save_weights` wrote, and return the ID of the Weights & Biases run.
+
+    Raises:
+        ValueError: agent.pt is damaged, or it is of an agent of other frames or actions.
+    """
+    try:
+        state = torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True)
+        ppo.policy.load_state_dict(state["policy"])
+        ppo.policy.optimizer.load_state_dict(state["optimizer"])
+        ppo.num_timesteps = int(state["num_timesteps"])
+        return state["wandb_id"]
+    except Exception as error:  # a damaged file can raise anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{folder / WEIGHTS_FILE} cannot be used: {reason:.200}") from None
+
+
+def read_agent(folder: Path) -> dict[str, Any]:
+    """The settings of an agent. Raises ValueError if the folder holds none."""
+    path = folder / AGENT_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no agent: train one with python -m scripts.train_agent")
+    settings = read_json(path)
+    expected = {"game": str, "game_options": dict, "frame_skip": int}
+    if not isinstance(settings, dict) or any(type(settings.get(name)) is not kind for name, kind in expected.items()):
+        raise ValueError(f"{path} does not describe an agent")
+    if not 1 <= settings["frame_skip"] <= MAX_FRAME_SKIP:
+        raise ValueError(f"frame_skip in {path} is {settings['frame_skip']}: it must lie in 1 to {MAX_FRAME_SKIP}")
+    return settings

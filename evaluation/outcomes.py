@@ -1,0 +1,103 @@
+"""The outcome head on held-out play: does it see rewards and ends, and are its probabilities right?
+
+Shapes: S clips, T frames.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.dataset import ClipDataset
+from data.pixels import to_float
+from evaluation.inputs import EvaluationInputs
+from evaluation.statistics import estimate
+from model.dit import WorldModel
+from model.outcomes import to_outcome
+from training.device import autocast
+from training.loss import validation_noise
+from training.outcomes import OutcomeTargets, read_outcomes
+
+# Edges of the bins of predictions that the calibration is shown for. Those of rewards are shares of the largest reward.
+REWARD_EDGES = (-0.9, -0.5, -0.1, -0.01, 0.01, 0.1, 0.5, 0.9)
+END_EDGES = (0.01, 0.05, 0.2, 0.4, 0.6, 0.8)
+
+
+def outcomes_section(inputs: EvaluationInputs) -> dict[str, Any]:
+    """`measure_outcomes` on held-out clips as long as the model's window.
+
+    Raises:
+        ValueError: the model has no outcome head.
+    """
+    if not inputs.model.config.outcomes:
+        raise ValueError("the checkpoint has no outcome head (--outcomes in training)")
+    window = inputs.model.config.window_frames
+    clips = ClipDataset(inputs.data, inputs.split, window, seed=inputs.config.seed, outcomes=True)
+    model = inputs.model.to(inputs.device)
+    num_context = min(inputs.config.num_prompt_frames, window) - 1
+    return measure_outcomes(model, clips, inputs.sizes.outcome_clips, inputs.config.batch_size, num_context)
+
+
+@torch.inference_mode()
+def measure_outcomes(
+    model: WorldModel, dataset: ClipDataset, num_clips: int, batch_size: int, num_context: int
+) -> dict[str, Any]:
+    """Predicted and real rewards and ends, at frames with at least `num_context` frames before them in the clip.
+
+    A reward counts as predicted if the expected reward is at least half of the smallest real one that is not 0; it is
+    right if a reward of the same sign came. An end counts as predicted from a probability of 1/2 on.
+
+    Returns:
+        For `reward` and `end`, unless the records do not know them: estimates of `precision` and `recall` (None if
+        nothing was predicted, or nothing happened), of `error`, the mean absolute error, and of `trivial_error`, that
+        of always predicting 0; the number of `events`; and `calibration`, rows of what was predicted and what came.
+    """
+    parts: list[tuple[np.ndarray, ...]] = []
+    for batch in dataset.sequential_batches(batch_size, num_clips):
+        assert batch.outcomes is not None
+        frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
+        x0, targets = to_float(frames), OutcomeTargets.from_batch(batch.outcomes, model.device)
+        noise = validation_noise(x0.shape, batch.seeds, model.device)
+        with autocast(model.device):
+            outcome = to_outcome(read_outcomes(model, model.config, x0, actions, noise, targets.next_actions))
+        values = (outcome.reward, targets.rewards, outcome.end, targets.ends)
+        parts.append(tuple(value[:, num_context:].float().cpu().numpy() for value in values))
+    rewards, real_rewards, ends, real_ends = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    sizes = np.abs(real_rewards[np.nan_to_num(real_rewards) != 0])
+    edges = np.array(REWARD_EDGES) * (sizes.max() if len(sizes) else 1.0)
+    return {
+        "reward": compare_with_truth(rewards, real_rewards, 0.5 * (sizes.min() if len(sizes) else 1.0), edges),
+        "end": compare_with_truth(ends, real_ends, 0.5, np.array(END_EDGES)),
+    }
+
+
+def compare_with_truth(
+    predicted: np.ndarray, real: np.ndarray, threshold: float, edges: np.ndarray
+) -> dict[str, Any] | None:
+    """Figures of predictions (S, T) of real values (S, T), NaN where unknown; None if all are. Clips are the units."""
+    known = np.isfinite(real)
+    if not known.any():
+        return None
+    real = np.nan_to_num(real)
+    is_predicted, is_event = (np.abs(predicted) >= threshold) & known, (real != 0) & known
+    is_right = is_predicted & is_event & (np.sign(predicted) == np.sign(real))
+    bins, rows = np.digitize(predicted, edges), []
+    for number in range(len(edges) + 1):
+        chosen = known & (bins == number)
+        if chosen.any():
+            means = float(predicted[chosen].mean()), float(real[chosen].mean())
+            rows.append({"predicted": means[0], "real": means[1], "num_frames": int(chosen.sum())})
+
+    def ratio(numerator: np.ndarray, denominator: np.ndarray) -> dict[str, Any] | None:
+        return estimate(numerator.sum(1), denominator.sum(1))
+
+    return {
+        "precision": ratio(is_right, is_predicted),
+        "recall": ratio(is_right, is_event),
+        "error": ratio(np.abs(predicted - real) * known, known),
+        "trivial_error": ratio(np.abs(real) * known, known),
+        "events": int(is_event.sum()),
+        "calibration": rows,
+    }

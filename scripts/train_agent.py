@@ -1,0 +1,22 @@
+"""Train a PPO agent in the dream or in the real game; needs ./setup.sh --rl. The same command continues.
+
+python -m scripts.train_agent --env dream --checkpoint checkpoints/pong-pico --data datasets/pong --out runs/agent
+python -m scripts.train_agent --env real --game pong --out runs/agent-real
+"""
+
+from __future__ import annotations
+
+import cli
+from data.atomic import check_output
+from envs.agent import TrainAgentConfig, train_agent
+
+
+def main(config: TrainAgentConfig) -> None:
+    """Train, then say how to score the agent."""
+    check_output(config.out, is_folder=True)
+    train_agent(config)
+    print(f"score it in the real game: python -m scripts.score_agent --agent {config.out}")
+
+
+if __name__ == "__main__":
+    cli.run(main, TrainAgentConfig, __doc__)

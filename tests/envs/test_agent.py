@@ -1,0 +1,111 @@
+"""Agents of Stable-Baselines3, which ./setup.sh --rl installs: train, continue, score."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from tiny import assert_one_line
+
+pytest.importorskip("stable_baselines3")
+
+from test_dream import dream_model
+
+import envs
+from envs import DreamVectorEnv, stable_baselines
+from envs.stable_baselines import GymnasiumVecEnv, stack_frames
+
+
+@pytest.fixture
+def train(run_script, pong_set, tmp_path, monkeypatch):
+    """train(*options): an agent in a dream whose episodes end soon."""
+    settings = {**stable_baselines.PPO_SETTINGS, "n_steps": 4, "batch_size": 8, "n_epochs": 1}
+    monkeypatch.setattr(stable_baselines, "PPO_SETTINGS", settings)
+    dream_model(0.2).save_pretrained(tmp_path / "head")
+    fixed = ("--checkpoint", tmp_path / "head", "--data", pong_set, "--num-envs", 2, "--wandb", "off")
+    fixed += ("--frame-skip", 2, "--save-every", 16)
+    return lambda *options: run_script("train_agent", *fixed, *options)
+
+
+def test_agents_are_trained_continued_and_scored(train, run_script, tmp_path, pong_set):
+    assert train("--out", "a", "--steps", 32)[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [16, 32] and "agent/return" in lines[-1]
+    code, out, _ = train("--out", "a", "--steps", 48)
+    assert code == 0 and "continues at frame 32 of 48" in out
+    code, out, _ = train("--out", "a", "--steps", 48)
+    assert code == 0 and "nothing left to do" in out
+    code, _, err = train("--out", "a", "--steps", 64, "--seed", 1)
+    assert_one_line(code, err, "holds an agent of other settings")
+
+    score = ("score_agent", "--agent", "a", "--episodes", 4, "--num-envs", 2)
+    code, out, err = run_script(*score)
+    assert code == 0, err
+    results = json.loads(out.splitlines()[-1])
+    assert results["return"]["n"] == 4 and -3 <= results["return"]["value"] <= 3
+    assert results["episode_steps"]["value"] > 60  # three points of the real game
+    dream = ("--env", "dream", "--checkpoint", tmp_path / "head", "--data", pong_set)
+    code, out, err = run_script(*score, *dream)
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["episode_steps"]["value"] < 60
+    (tmp_path / "a" / "agent.pt").write_bytes(b"no agent")
+    code, _, err = run_script(*score)
+    assert_one_line(code, err, "agent.pt cannot be used")
+    for content in ("[]", '{"game": "pong", "game_options": {}, "frame_skip": true}'):
+        (tmp_path / "a" / "agent.json").write_text(content)
+        code, _, err = run_script(*score)
+        assert_one_line(code, err, "does not describe an agent")
+
+
+def test_the_same_seed_gives_the_same_score(run_script):
+    random = ("score_agent", "--agent", "random", "--game", "pong", "--episodes", 4, "--num-envs", 4)
+    first, again, other = (run_script(*random, "--seed", seed)[1].splitlines()[-1] for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_an_agent_sees_the_last_frames_and_the_end_of_an_episode(pong_set):
+    games = stack_frames(DreamVectorEnv(dream_model(), pong_set, num_envs=2, max_episode_steps=3))
+    games.seed(0)
+    first = games.reset()
+    assert first.shape == (2, 12, 64, 64) and not first[:, :9].any()
+    for _ in range(2):
+        frames, _, dones, _ = games.step(np.zeros(2, int))
+    assert np.array_equal(frames[:, 3:6], first[:, 9:]) and not dones.any()
+    after, _, dones, infos = games.step(np.zeros(2, int))
+    assert dones.all() and infos[0]["TimeLimit.truncated"] and infos[0]["episode"]["l"] == 3
+    assert np.array_equal(infos[0]["terminal_observation"][6:9], frames[0, 9:])
+    assert not after[:, :9].any()  # a new episode begins without a past
+    assert isinstance(games.venv.venv, GymnasiumVecEnv)
+
+
+def test_an_action_is_held_and_the_rewards_of_its_frames_are_added(pong_set):
+    model = dream_model()
+    games, held = (DreamVectorEnv(model, pong_set, num_envs=2, max_episode_steps=5) for _ in range(2))
+    adapter = GymnasiumVecEnv(held, frame_skip=3)
+    adapter.seed(7)
+    games.reset(seed=7)
+    adapter.reset()
+    rewards = [games.step(np.array([1, 2]))[1] for _ in range(6)]
+    first = adapter.step(np.array([1, 2]))
+    np.testing.assert_allclose(first[1], sum(rewards[:3]), rtol=1e-5)
+    second = adapter.step(np.array([1, 2]))  # the episodes end after two of the three frames
+    assert second[2].all() and second[3][0]["episode"]["l"] == 5
+    np.testing.assert_allclose(second[1], sum(rewards[3:5]), rtol=1e-5)
+    assert np.array_equal(second[0], games.frames)
+    following = games.step(np.array([0, 0]))[1] + games.step(np.array([0, 0]))[1] + games.step(np.array([0, 0]))[1]
+    np.testing.assert_allclose(adapter.step(np.array([0, 0]))[1], rewards[5] + following, rtol=1e-5)
+
+
+def test_mistakes_are_one_line(run_script, train, monkeypatch, pong_set):
+    code, _, err = run_script("train_agent", "--env", "dream")
+    assert_one_line(code, err, "--checkpoint")
+    code, _, err = run_script("train_agent", "--env", "real")
+    assert_one_line(code, err, "--game")
+    code, _, err = run_script("score_agent", "--agent", "nowhere")
+    assert_one_line(code, err, "nowhere holds no agent")
+    code, _, err = run_script("score_agent", "--agent", "random", "--game", "pong", "--episodes", 7, "--num-envs", 2)
+    assert_one_line(code, err, "episodes is 7")
+    monkeypatch.setitem(sys.modules, "envs.stable_baselines", None)
+    monkeypatch.delattr(envs, "stable_baselines")
+    code, _, err = train("--out", "b", "--steps", 8)
+    assert_one_line(code, err, "./setup.sh --rl")
