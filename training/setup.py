@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
 
 from data.actions import ActionSpace, unnamed_actions
 from data.dataset import Batch, ClipDataset
@@ -141,9 +140,8 @@ def check_has_outcomes(batches: list[Batch], source: Path) -> None:
     raise ValueError(f"the records of {source}/val hold no rewards and no ends: train with --outcomes off")
 
 
-def load_initial_weights(config: TrainConfig, model_config: ModelConfig) -> dict[str, torch.Tensor] | None:
-    """The weights of the checkpoint `config.init_from`, without its outcome head if this run has none; None if there is
-    no such checkpoint.
+def load_initial_model(config: TrainConfig, model_config: ModelConfig) -> WorldModel | None:
+    """The model of the checkpoint `config.init_from`; None if there is none.
 
     Raises:
         ValueError: no checkpoint there, or one of another architecture.
@@ -156,8 +154,7 @@ def load_initial_weights(config: TrainConfig, model_config: ModelConfig) -> dict
         loaded, wanted = getattr(model.config, name), getattr(model_config, name)
         if loaded != wanted:
             raise ValueError(f"cannot start from {config.init_from}: its {name} is {loaded}, this run's is {wanted}")
-    weights = model.state_dict()
-    return {name: weights[name] for name in weights if model_config.outcomes or not name.startswith("outcome_head.")}
+    return model
 
 
 def check_model_fits_data(model: WorldModel, metadata: Metadata, source: Path | str, any_game: bool = False) -> None:

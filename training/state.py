@@ -19,7 +19,7 @@ from training.checkpoint import load_state
 from training.config import TrainConfig
 from training.distributed import print0, world_size
 from training.optimizer import AdamW, MuonAndAdamW, make_optimizer, optimizer_name
-from training.setup import load_initial_weights
+from training.setup import load_initial_model
 from training.step_stats import StepStats
 
 
@@ -97,10 +97,13 @@ def create_train_state(
     """
     torch.manual_seed(config.seed)
     model = WorldModel(replace(model_config, can_fill=bool(config.fill_share)), game)
-    weights = load_initial_weights(config, model_config)
-    if weights:
-        model.load_state_dict({**model.state_dict(), **weights})  # a new outcome head keeps its initial weights
+    initial = load_initial_model(config, model_config)
+    if initial is not None:
+        own = model.state_dict()  # a new outcome head keeps its initial weights
+        model.load_state_dict({name: initial.state_dict().get(name, own[name]) for name in own})
     if config.outcomes == "head":
+        assert initial is not None, "TrainConfig demands --init-from"
+        model.config = replace(model.config, can_fill=initial.config.can_fill)  # the network stays as it is
         model.requires_grad_(False)
         assert model.outcome_head is not None
         model.outcome_head.requires_grad_(True)
