@@ -76,8 +76,8 @@ class TemporalAttention(Attention):
         x = rearrange(x, "b t p d -> (b p) t d")  # one copy of x, in place of one each of q, k and v
         qkv = rearrange(self.to_qkv(x), "bp t (qkv n k) -> qkv bp n t k", qkv=3, n=self.num_heads)
         q, k = apply_rotary_emb(qkv[:2], cos_sin)
-        causal = isinstance(mask, str)
-        out = attention(q, k, qkv[2], None if causal else mask, causal)
+        frame_mask, causal = (None, True) if isinstance(mask, str) else (mask, False)
+        out = attention(q, k, qkv[2], frame_mask, causal)
         return rearrange(self.to_out(rearrange(out, "bp n t k -> bp t (n k)")), "(b p) t d -> b t p d", b=batch)
 
     def _forward_cached(self, x: Tensor, cache: CacheView) -> Tensor:

@@ -22,7 +22,7 @@ from model.dit import WorldModel
 from model.kv_cache import CacheView, KVCache
 from model.modulation_table import ModulationTable
 from model.outcomes import Outcome, to_outcome
-from model.sampler_inputs import validate_prompt, validate_seed, validate_settings, validate_slots, validate_step
+from model.sampler_inputs import prompt_window, validate_seed, validate_settings, validate_slots, validate_step
 
 
 @dataclass
@@ -129,7 +129,7 @@ class Sampler:
             ValueError: shapes that do not fit the model, frames that are no floats in [-1, 1], actions that are not
                 finite, or slots or seeds that do not fit the prompt.
         """
-        frames, actions = validate_prompt(frames, actions, self.model.config)
+        frames, actions = prompt_window(frames, actions, self.model.config)
         frames, actions = (tensor.to(self.model.device, torch.float32) for tensor in (frames, actions))
         replace_all = slots is None
         slots = list(range(len(frames))) if slots is None else validate_slots(slots, len(frames))

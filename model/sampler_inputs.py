@@ -26,8 +26,8 @@ def validate_settings(num_steps: int, guidance: float) -> None:
         raise ValueError(f"guidance is {guidance}: it must lie in 0 to {MAX_GUIDANCE:g}")
 
 
-def validate_prompt(frames: Tensor, actions: Tensor | None, config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """Check a prompt's frames and actions (None: zeros), and return the last ones that fit the window.
+def validate_prompt(frames: Tensor, actions: Tensor | None, config: ModelConfig) -> Tensor:
+    """Check a prompt's frames and actions, and return the actions: zeros if they are None.
 
     Raises:
         ValueError: they are no tensors, do not fit the model, or hold other numbers than frames and actions have.
@@ -46,6 +46,12 @@ def validate_prompt(frames: Tensor, actions: Tensor | None, config: ModelConfig)
     if actions.shape != expected:
         raise ValueError(f"prompt actions of shape {tuple(actions.shape)}: expected {expected}")
     _validate_frames(frames)
+    return actions
+
+
+def prompt_window(frames: Tensor, actions: Tensor | None, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Check a prompt as `validate_prompt` does, and return its last frames and actions that fit beside a new frame."""
+    actions = validate_prompt(frames, actions, config)
     max_context = max(1, config.window_frames - 1)
     if frames.shape[1] > max_context:
         message = f"prompt of {frames.shape[1]} frames: only its last {max_context} fit the window"

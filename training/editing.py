@@ -86,11 +86,13 @@ def _draft(space: ActionSpace, parts: list[tuple[np.ndarray, np.ndarray] | int])
     shape = next(part[0].shape[1:] for part in parts if not isinstance(part, int))
     all_frames, all_actions, known = [], [], []
     for part in parts:
-        unknown = (np.zeros((part, *shape), np.uint8), space.unknown(part)) if isinstance(part, int) else None
-        frames, actions = unknown or part
+        if isinstance(part, int):
+            frames, actions = np.zeros((part, *shape), np.uint8), space.unknown(part)
+        else:
+            frames, actions = part
         all_frames.append(frames)
         all_actions.append(actions)
-        known.append(np.full(len(frames), unknown is None))
+        known.append(np.full(len(frames), not isinstance(part, int)))
     draft = Draft(np.concatenate(all_frames), np.concatenate(all_actions), np.concatenate(known))
     if len(draft.frames) > MAX_FRAMES:
         raise ValueError(f"the result would have {len(draft.frames)} frames: at most {MAX_FRAMES} are possible")

@@ -58,8 +58,9 @@ def draw_fill_task(seeds: np.ndarray, num_frames: int, device: torch.device) -> 
 def draw_known_frames(rng: np.random.Generator, num_frames: int) -> np.ndarray:
     """A random pattern of known frames, bool (T,), of the kinds in PATTERNS. At least one frame is unknown."""
     kind = rng.choice(list(PATTERNS), p=list(PATTERNS.values()))
-    num_unknown = rng.integers(1, num_frames + 1)
-    starts = {"prefix": num_frames - num_unknown, "suffix": 0, "ends": rng.integers(num_frames - num_unknown + 1)}
+    num_unknown = int(rng.integers(1, num_frames + 1))
+    start = int(rng.integers(num_frames - num_unknown + 1))
+    starts = {"prefix": num_frames - num_unknown, "suffix": 0, "ends": start}
     known = np.ones(num_frames, bool)
     if kind in starts:
         known[starts[kind] : starts[kind] + num_unknown] = False

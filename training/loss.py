@@ -6,7 +6,7 @@ Shapes: B clips, T frames, C channels, H x W pixels, A action vector.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,8 +42,8 @@ class Noise:
 
     def select(self, clips: Tensor) -> Noise:
         """The noise of some clips: (B,) bool, or their indices."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Noise(**{name: None if value is None else value[clips] for name, value in values.items()})
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value[clips] for name, value in values.items() if value is not None})
 
 
 def draw_noise(shape: torch.Size, seeds: np.ndarray, device: torch.device, kind: NoiseLevels = "uniform") -> Noise:
