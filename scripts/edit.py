@@ -43,7 +43,7 @@ class Edit:
     """What all tasks share."""
 
     checkpoint: str = (
-        "checkpoints/pong-pico"  # folder of a checkpoint that has learnt to fill in, or user/name on the Hub
+        "checkpoints/pong-fill"  # folder of a checkpoint that has learnt to fill in, or user/name on the Hub
     )
     output: Path = Path("edit.mp4")  # the video to write, .mp4 or .gif
     actions: str = "unknown"  # of the generated frames: unknown; gt, those recorded; or names, repeated: up,up,noop

@@ -20,7 +20,7 @@ measure() { # name steps options...: train, then evaluate the three checkpoints
   local run="$out/$1" last="$2" first=$(($2 / 9)) step report
   if [ ! -d "$run/checkpoints/step_$(printf %07d "$last")" ]; then
     "$python" train_world_model.py --data "$data" --out "$run" --max-steps "$last" --batch-size 8 --warmup-steps 50 \
-      --decay-fraction 0 --ema-decay 0.99 --fill-share 0 --checkpoint-every "$first" --keep-checkpoints 9 --val-every "$first" \
+      --decay-fraction 0 --ema-decay 0.99 --fill-share 0 --checkpoint-every "$first" --keep-checkpoints 1000 --val-every "$first" \
       --rollout-every 1000000 --epoch-clips 100 --wandb off --resume auto "${@:3}"
   fi
   for step in "$first" $((3 * first)) "$last"; do
