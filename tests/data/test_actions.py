@@ -150,5 +150,6 @@ def test_held_actions_are_those_with_the_fewest_keys():
 
 def test_held_actions_of_buttons_and_axes_are_each_alone():
     held = CONTROLS.held_actions()  # fire has no effect
-    assert [CONTROLS.format(vector) for vector in held] == ["noop", "left", "right", "jump", "dx=1", "dx=-1"]
+    names = [CONTROLS.format(vector) for vector in held]
+    assert names == ["noop", "left", "right", "jump", "dx=1", "dx=-1", "dy=1", "dy=-1"]
     assert all(np.array_equal(CONTROLS.parse(CONTROLS.format(vector)), vector) for vector in held)

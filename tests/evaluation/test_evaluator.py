@@ -227,8 +227,8 @@ def test_wrong_checkpoints_and_reports_are_explained(run, tmp_path, monkeypatch,
 
 def test_a_report_without_any_measurement_can_be_written_figures(tmp_path):
     missing = {"not_measured": "there was nothing"}
-    names = ("fidelity", "single_step", "counterfactuals", "inverse_dynamics", "drift", "sweep", "pictures")
-    report = dict.fromkeys((*names, "perceptual"), missing) | {
+    names = ("fidelity", "single_step", "counterfactuals", "inverse_dynamics", "drift", "outcomes", "sweep", "editing")
+    report = dict.fromkeys((*names, "pictures", "perceptual"), missing) | {
         "checkpoint": {"name": "x", "weights_sha256": "0" * 64, "parameters": 1, "config": {}},
         "data": {"folder": "d", "split": "test", "environment": "pong", "environment_options": {}, "records": 0},
         "settings": {
@@ -239,4 +239,4 @@ def test_a_report_without_any_measurement_can_be_written_figures(tmp_path):
         "timings": {"device": "CPU", "frame_ms": {"2 steps, guidance 1": 10.0}, "section_secs": {}},
     }  # fmt: skip
     write_report(tmp_path, report)
-    assert (tmp_path / "report.md").read_text().count("Not measured: there was nothing.") == 7
+    assert (tmp_path / "report.md").read_text().count("Not measured: there was nothing.") == 9
