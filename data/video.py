@@ -194,8 +194,13 @@ def comparison(truth: np.ndarray | None, rollouts: np.ndarray, actions: np.ndarr
     if truth is not None:
         tops = [titled(upscale(real), "real game") for real in truth]
         columns = [np.concatenate(pair, axis=1) for pair in zip(tops, columns, strict=True)]
-    gap = np.full((*columns[0].shape[:2], 6, 3), _BACKGROUND, np.uint8)
-    return np.concatenate([part for column in columns for part in (gap, column)][1:], axis=2)
+    return side_by_side(columns)
+
+
+def side_by_side(videos: list[np.ndarray]) -> np.ndarray:
+    """Videos of equal length and height next to each other, with gaps: each (T, H, W, 3) -> (T, H, width, 3)."""
+    gap = np.full((*videos[0].shape[:2], 6, 3), _BACKGROUND, np.uint8)
+    return np.concatenate([part for video in videos for part in (gap, video)][1:], axis=2)
 
 
 def grid(truth: np.ndarray, rollouts: np.ndarray, moments: list[int], factor: int = 2) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from model.diffusion import CONTEXT_NOISE
 from model.sampler_inputs import MAX_SEED
 
 
@@ -90,7 +91,7 @@ class EvaluateConfig:
     num_prompt_frames: int = 4  # real frames that a rollout starts from
     num_steps: int | None = None  # denoising steps per frame; None: the checkpoint's default
     guidance: float = 1.0  # above 1: follow actions more strongly, at twice the cost per step
-    context_noise: float = 0.02  # noise level of the context frames
+    context_noise: float = CONTEXT_NOISE  # noise level of the context frames
     seed: int = 0  # seed of the clips, the game states and the noise
     batch_size: int = 16  # rollouts generated in parallel
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one

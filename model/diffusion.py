@@ -15,6 +15,7 @@ from torch import Tensor
 Schedule = Literal["sigmoid", "linear"]
 Prediction = Literal["v", "x0", "velocity"]
 
+CONTEXT_NOISE = 0.02  # noise level of the frames that new frames attend to, unless another is chosen
 _START, _END = -3.0, 3.0  # range of the sigmoid schedule; its tau is 1
 
 

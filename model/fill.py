@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import check_finite
-from model.diffusion import add_noise, alpha_sigma, ddim_step, x0_from_prediction
+from model.diffusion import CONTEXT_NOISE, add_noise, alpha_sigma, ddim_step, x0_from_prediction
 from model.dit import WorldModel
 from model.sampler_inputs import validate_prompt, validate_seed, validate_settings
-
-CONTEXT_NOISE = 0.02  # noise level of the known frames, as in `Sampler`
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import check_finite
+from model.diffusion import CONTEXT_NOISE
 from model.dit import WorldModel
 from model.modulation_table import ModulationTable
 from model.onnx import MASKED, FramePass, context_pass, context_scales, denoising_passes, export_onnx
@@ -51,7 +52,7 @@ class OnnxSampler:
         file: bytes,
         model: WorldModel,
         num_steps: int | None = None,
-        context_noise: float = 0.02,
+        context_noise: float = CONTEXT_NOISE,
         seed: int = 0,
         num_threads: int = 1,
     ):

@@ -17,7 +17,7 @@ from torch import Tensor
 from model.checkpoint import check_finite
 from model.config import ModelConfig
 from model.cuda_graph import CUDAGraphRunner
-from model.diffusion import AlphaSigma, add_noise, alpha_sigma, ddim_step, x0_from_prediction
+from model.diffusion import CONTEXT_NOISE, AlphaSigma, add_noise, alpha_sigma, ddim_step, x0_from_prediction
 from model.dit import WorldModel
 from model.kv_cache import CacheView, KVCache
 from model.modulation_table import ModulationTable
@@ -63,7 +63,7 @@ class Sampler:
         self,
         model: WorldModel,
         num_steps: int | None = None,
-        context_noise: float = 0.02,
+        context_noise: float = CONTEXT_NOISE,
         seed: int = 0,
         cache: bool = True,
         guidance: float = 1.0,

@@ -22,10 +22,11 @@ from data.json_file import read_json
 from data.pixels import to_uint8
 from data.printable import check_name
 from model import ModelConfig, Sampler, WorldModel
+from model.diffusion import CONTEXT_NOISE
 from model.sampler_inputs import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 from play.actions import actions_from_json, actions_to_json, playable_actions
 from play.recording import MAX_REPLAY_FRAMES, rollout_video
-from play.rollout_pool import CONTEXT_NOISE, Prompt, Rollout, RolloutSettings, prompt_tensors
+from play.rollout_pool import Prompt, Rollout, RolloutSettings, prompt_tensors
 
 FORMAT = "dreamrun-replay-1"
 MAX_CHECKPOINT_CHARS = 1000  # of the checkpoint's name

@@ -20,8 +20,6 @@ from play.actions import playable_actions
 from play.real_game import RealGame
 from training.editing import Draft, complete_by_windows
 
-CONTEXT_NOISE = 0.02  # noise level of the context frames
-
 
 @dataclass(frozen=True)
 class Prompt:
@@ -94,7 +92,7 @@ class RolloutPool:
         """
         if settings not in self._samplers:
             guidance = settings.guidance
-            self._samplers[settings] = Sampler(self._model, settings.num_steps, CONTEXT_NOISE, guidance=guidance)
+            self._samplers[settings] = Sampler(self._model, settings.num_steps, guidance=guidance)
             self._rollouts[settings] = {}
         slots = self._rollouts[settings]
         recent = deque(prompt.frames, maxlen=max(1, self.config.window_frames // 2))

@@ -24,6 +24,7 @@ from data.importing.prompt_video import read_clip
 from data.index import held_out_split
 from data.video import comparison, grid, write_mp4, write_png
 from model import Sampler, WorldModel
+from model.diffusion import CONTEXT_NOISE
 from model.sampler_inputs import MAX_SEED
 from play.replay import Replay
 from training.checkpoint import hash_weights
@@ -49,7 +50,7 @@ class InferConfig:
     num_frames: int = 64  # frames per sample, the prompt included
     actions: str = "gt"  # gt: recorded (noop after --clip); random; or names, repeated until the end: right,right+jump
     num_steps: int | None = None  # denoising steps per frame; None: the checkpoint's default
-    context_noise: float = 0.02  # noise level of the context frames
+    context_noise: float = CONTEXT_NOISE  # noise level of the context frames
     guidance: float = 1.0  # classifier-free guidance scale for actions; above 1 follows them more, at twice the cost
     cache: bool = True  # KV cache; --no-cache: recompute the whole window at every step (slow, for reference)
     fps: float | None = None  # frame rate of the mp4; None: the game's own

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.clips import held_out_clips
 from data.dataset import ClipDataset
-from data.video import titled, upscale
+from data.video import side_by_side, titled, upscale
 from model.dit import WorldModel
 from model.sampler import Sampler
 from training.distributed import all_gather_object, rank, world_size
@@ -50,6 +50,4 @@ def action_rollouts(model: WorldModel, dataset: ClipDataset) -> tuple[np.ndarray
 
 def action_strip(rollouts: np.ndarray, names: list[str]) -> np.ndarray:
     """`action_rollouts` side by side with their names: uint8 (T, height, width, 3)."""
-    columns = [titled(upscale(frames, _SCALE), name) for frames, name in zip(rollouts, names, strict=True)]
-    gap = np.zeros((*columns[0].shape[:2], 4, 3), np.uint8)
-    return np.concatenate([part for column in columns for part in (gap, column)][1:], axis=2)
+    return side_by_side([titled(upscale(frames, _SCALE), name) for frames, name in zip(rollouts, names, strict=True)])

@@ -23,6 +23,7 @@ from PIL import Image
 from data.actions import ActionSpace
 from data.index import held_out_split
 from model import WorldModel
+from model.diffusion import CONTEXT_NOISE
 from model.modulation_table import ModulationTable
 from model.onnx import MASKED, context_pass, context_scales, denoising_passes
 from model.onnx_graph import Weights
@@ -30,7 +31,7 @@ from model.onnx_sampler import export_checked
 from play.actions import actions_to_json, key_labels, parse_action, playable_actions, step_actions
 from play.gallery import NUM_THUMBNAILS, Gallery
 from play.replay import FORMAT
-from play.rollout_pool import CONTEXT_NOISE, Prompt
+from play.rollout_pool import Prompt
 from training.checkpoint import hash_weights
 from web.runtime import ALL_FILES, FILES
 

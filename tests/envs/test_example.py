@@ -20,8 +20,8 @@ def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch):
     examples = [block for block in blocks if DREAM_ID in block]
     assert examples
     for example in examples:
-        assert '"checkpoints/pong-pico"' in example
-        code = example.replace('"checkpoints/pong-pico"', repr(str(tmp_path / "head"))).replace(
+        assert '"runs/heads/checkpoints/latest"' in example
+        code = example.replace('"runs/heads/checkpoints/latest"', repr(str(tmp_path / "head"))).replace(
             "range(100)", "range(5)"
         )
         names = {}

@@ -31,7 +31,7 @@ def test_columns_differ_by_their_actions_alone(model, pong_set, monkeypatch):
     )
     alone = rollout(Sampler(model), rollouts[2:3], actions[None], space, STRIP_PROMPT, seeds=[0])
     assert np.abs(alone.astype(int) - rollouts[2:3]).max() <= 1
-    assert action_strip(rollouts, names).shape == (8, 128 + 18, 4 * 128 + 3 * 4, 3)
+    assert action_strip(rollouts, names).shape == (8, 128 + 18, 4 * 128 + 3 * 6, 3)
 
 
 def test_short_records_have_no_strip(model, pong_set, monkeypatch):
