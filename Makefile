@@ -1,7 +1,7 @@
 PYTHON := .venv/bin/python
 DEMO_STEPS := 60
-# A test process for each core, but at most four: each loads all libraries and starts its own servers and browser.
-TEST_PROCESSES := -n auto --maxprocesses 4 --dist worksteal
+# One test process more than cores, as many tests wait for servers and browsers; at most four, as each takes 2 GB.
+TEST_PROCESSES := -n $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4))) --dist worksteal
 
 .PHONY: setup test test-slow lint demo play site
 

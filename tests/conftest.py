@@ -125,14 +125,21 @@ def play(address):
 
 @pytest.fixture
 def train_command(monkeypatch, capsys, pong_set, tmp_path):
-    """train_command(*more options): train a network that trains in no time on Pong, with few steps of everything."""
+    """train_command(*more options): train a network that trains in no time on Pong, with few steps of everything.
+
+    It draws no plot, which would take longer than the training.
+    """
+    from training import action_strip, plots  # here, as matplotlib takes a second
+
     monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
     monkeypatch.setattr(validation, "ROLLOUT_FRAMES", 8)
+    monkeypatch.setattr(action_strip, "STRIP_FRAMES", 8)
+    monkeypatch.setattr(plots, "draw_metrics", lambda run_folder: None)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)  # nobody's account
 
     def run(*options):
         few = ("--preset", "smallest", "--batch-size", 4, "--log-every", 2, "--val-every", 4, "--rollout-every", 8)
-        few += ("--val-batches", 2, "--checkpoint-every", 4, "--warmup-steps", 2)
+        few += ("--val-batches", 2, "--checkpoint-every", 4, "--warmup-steps", 2, "--epoch-clips", 8)
         out = ("--out", tmp_path / "run") if "--out" not in options else ()
         data = ("--data", pong_set) if "--data" not in options else ()
         return command(monkeypatch, capsys, "train_world_model", *data, *out, *few, *options)

@@ -68,7 +68,8 @@ class MetricsPlot:
 def draw_metrics(run_folder: Path) -> None:
     """Draw the `metrics.jsonl` of a run into its `metrics.png`, atomically."""
     lines = read_metrics(run_folder / METRICS_FILE)
-    figure = Figure(figsize=(15, 7), layout="constrained")
+    figure = Figure(figsize=(15, 7))  # a layout that fits the labels would take as long as the drawing
+    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.07, top=0.95, wspace=0.22, hspace=0.28)
     for axes, (title, names) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]

@@ -104,7 +104,7 @@ def test_loss_is_printed_where_there_is_no_progress_bar(train_command, monkeypat
 
 
 def test_both_validation_losses_of_a_step_say_what_they_are_of(train_command):
-    _, out, _ = train_command("--max-steps", 4)
+    _, out, _ = train_command("--max-steps", 4, "--epoch-clips", 100_000)
     val = re.search(r"step 4: val loss [\d.]+ on (\d+) fixed clips, ", out)
     epoch = re.search(r"epoch [\d.]+: val loss [\d.]+ on all (\d+) clips of val, ", out)
     assert val and epoch and int(val[1]) == 8 < int(epoch[1])

@@ -13,13 +13,17 @@ from training import loop
 from training.checkpoint import load_state
 from training.logging import read_metrics
 
+# Full attention and rectified flow, in play and in filling in
+FULL_FLOW = ("--attention", "full", "--schedule", "linear", "--prediction", "velocity", "--fill-share", "0.3")
+FULL_FLOW += ("--dim", "64", "--noise-levels", "teacher-forcing-logit-normal", "--scheduled-sampling", "0.5")
+
 # The same run again
 
 
-@pytest.mark.parametrize("stop", [4, 7, 11])
-def test_stopped_run_resumes_bit_for_bit(train_command, tmp_path, monkeypatch, stop):
+@pytest.mark.parametrize(("stop", "more"), [(4, ()), (7, ()), (11, ()), (7, FULL_FLOW)])
+def test_stopped_run_resumes_bit_for_bit(train_command, tmp_path, monkeypatch, stop, more):
     """Stopped at a checkpoint and between two, between two log lines, and before the end of an epoch."""
-    options = ("--max-steps", 12, "--batch-size", 8, "--clip-stride", 64)
+    options = ("--max-steps", 12, "--batch-size", 8, "--clip-stride", 64, *more)
     assert ClipDataset(train_command.data, "train", 6, stride=64).num_batches(8) < 11
     assert train_command(*options, "--out", tmp_path / "unbroken")[0] == 0
     train_step = loop.train_step
@@ -89,6 +93,16 @@ def test_two_ranks_train_as_one_process_does(train_command, tmp_path, monkeypatc
     data = ClipDataset(train_command.data, "train", 6, stride=10)
     assert len(seen) == len(set(seen)) == data.num_batches(4) * 4 > 50 * 4 + 100
     assert data.num_clips - len(seen) < 4  # the partial batch that is dropped
+
+
+def test_two_ranks_train_full_attention_as_one_process_does(train_command, tmp_path):
+    options = (*FEW, *FULL_FLOW, "--max-steps", "6", "--bf16", "False", "--rollout-every", "100", "--epoch-clips", "4")
+    two = start(tmp_path / "two", train_command.data, *options, ranks=2)
+    assert train_command(*options, "--out", tmp_path / "one")[0] == 0
+    finish(two)
+    for name in ("train/loss", "val/loss", "val/fill_loss"):
+        one, both = (values(tmp_path / run, name) for run in ("one", "two"))
+        assert one.keys() == both.keys() != set() and max(abs(one[step] - both[step]) for step in one) < 1e-3
 
 
 @pytest.mark.parametrize(

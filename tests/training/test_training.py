@@ -10,13 +10,15 @@ from tiny import assert_one_line
 
 from data.dataset import ClipDataset
 from model import WorldModel
-from training import loop, trainer
+from training import loop, plots, trainer
 from training.checkpoint import list_checkpoints, load_state
 from training.config import TrainConfig, num_training_steps
 from training.logging import read_metrics
+from training.plots import draw_metrics
 
 
-def test_short_run_writes_all_files(train_command, tmp_path, pong_set):
+def test_short_run_writes_all_files(train_command, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "draw_metrics", draw_metrics)
     code, out, err = train_command("--max-steps", 8)
     assert code == 0, err
     assert "device: CPU" in out and "no GPU in use" in out
