@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from einops import reduce
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -18,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecTranspose
 from torch import Tensor, nn
 
 STACKED_FRAMES = 4  # that the agent sees, of as many steps: one frame does not show motion
+MIN_SIDE = 32  # pixels: frames are halved while their shorter side has at least twice as many
 FEATURES = 128  # that the CNN gives to policy and value
 # Chosen on real Pong: updates of 1024 steps with 16 games, and a horizon of some thirty steps.
 PPO_SETTINGS = {
@@ -41,13 +43,16 @@ class GymnasiumVecEnv(VecEnv):
     def __init__(self, games: gymnasium.vector.VectorEnv, frame_skip: int = 1):
         assert games.metadata["autoreset_mode"] == gymnasium.vector.AutoresetMode.SAME_STEP
         self.games, self.frame_skip = games, frame_skip
-        super().__init__(games.num_envs, games.single_observation_space, games.single_action_space)
+        shape = shrink(np.zeros((1, *games.single_observation_space.shape), np.uint8)).shape[1:]
+        observations = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+        super().__init__(games.num_envs, observations, games.single_action_space)
         # Of the current episode; `_rewards` are those that no step has given yet.
         self._rewards, self._returns, self._lengths = np.zeros((3, self.num_envs))
 
     def reset(self) -> np.ndarray:
-        """Frames, uint8 (N, H, W, C)."""
-        self._frames, _ = self.games.reset(seed=self._seeds[0])
+        """Frames as `shrink` makes them."""
+        frames, _ = self.games.reset(seed=self._seeds[0])
+        self._frames = shrink(frames)
         for values in (self._rewards, self._returns, self._lengths):
             values[:] = 0
         return self._frames
@@ -57,7 +62,7 @@ class GymnasiumVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Step the games: frames (N, H, W, C), rewards (N,), ends (N,) and infos."""
+        """Step the games: frames as `shrink` makes them, rewards (N,), ends (N,) and infos."""
         rewards, ended = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for _ in range(self.frame_skip):
@@ -68,14 +73,16 @@ class GymnasiumVecEnv(VecEnv):
             for game in np.flatnonzero((terminations | truncations) & ~ended):
                 rewards[game], self._rewards[game] = self._rewards[game], 0
                 infos[game] = {
-                    "terminal_observation": info["final_obs"][game] if "final_obs" in info else self._frames[game],
+                    "terminal_observation": (
+                        shrink(info["final_obs"][game][None])[0] if "final_obs" in info else self._frames[game]
+                    ),
                     "TimeLimit.truncated": bool(truncations[game]),
                     "episode": {"r": float(self._returns[game]), "l": int(self._lengths[game]), "t": 0.0},
                 }
             for game in np.flatnonzero(terminations | truncations):
                 self._returns[game] = self._lengths[game] = 0
             ended |= terminations | truncations
-            self._frames = frames
+            self._frames = shrink(frames)
         rewards = np.where(ended, rewards, self._rewards).astype(np.float32)
         self._rewards[~ended] = 0
         return self._frames, rewards, ended, infos
@@ -101,14 +108,25 @@ class GymnasiumVecEnv(VecEnv):
         return [False] * self.num_envs
 
 
+def shrink(frames: np.ndarray) -> np.ndarray:
+    """Grey frames of fewer pixels, from which an agent learns faster (as in arXiv 1312.5602, section 4.1).
+
+    uint8 (N, H, W, C) -> (N, h, w, 1). Sides are halved while the shorter one keeps MIN_SIDE pixels.
+    """
+    factor, (height, width) = 1, frames.shape[1:3]
+    while min(height, width) // (2 * factor) >= MIN_SIDE and not (height % (2 * factor) or width % (2 * factor)):
+        factor *= 2
+    return reduce(frames.astype(np.float32), "n (h p) (w q) c -> n h w 1", "mean", p=factor, q=factor).astype(np.uint8)
+
+
 class SmallCNN(BaseFeaturesExtractor):
-    """Three convolutions that shrink each side 16 times, then a linear map; about 1.3 M multiply-adds at 64x64."""
+    """Three convolutions that halve each side, then a linear map; about 0.6 M multiply-adds at 32x32."""
 
     def __init__(self, observation_space: gymnasium.spaces.Box, features_dim: int = FEATURES):
         super().__init__(observation_space, features_dim)
         channels, height, width = observation_space.shape
         convolutions = nn.Sequential(
-            nn.Conv2d(channels, 16, kernel_size=4, stride=4), nn.ReLU(),
+            nn.Conv2d(channels, 16, kernel_size=3, stride=2, padding=1), nn.ReLU(),
             nn.Conv2d(16, 32, kernel_size=3, stride=2, padding=1), nn.ReLU(),
             nn.Conv2d(32, 32, kernel_size=3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
         )  # fmt: skip

@@ -13,7 +13,7 @@ from test_dream import dream_model
 
 import envs
 from envs import DreamVectorEnv, stable_baselines
-from envs.stable_baselines import GymnasiumVecEnv, stack_frames
+from envs.stable_baselines import GymnasiumVecEnv, shrink, stack_frames
 
 
 @pytest.fixture
@@ -67,15 +67,22 @@ def test_an_agent_sees_the_last_frames_and_the_end_of_an_episode(pong_set):
     games = stack_frames(DreamVectorEnv(dream_model(), pong_set, num_envs=2, max_episode_steps=3))
     games.seed(0)
     first = games.reset()
-    assert first.shape == (2, 12, 64, 64) and not first[:, :9].any()
+    assert first.shape == (2, 4, 32, 32) and not first[:, :3].any()
     for _ in range(2):
         frames, _, dones, _ = games.step(np.zeros(2, int))
-    assert np.array_equal(frames[:, 3:6], first[:, 9:]) and not dones.any()
+    assert np.array_equal(frames[:, 1], first[:, 3]) and not dones.any()
     after, _, dones, infos = games.step(np.zeros(2, int))
     assert dones.all() and infos[0]["TimeLimit.truncated"] and infos[0]["episode"]["l"] == 3
-    assert np.array_equal(infos[0]["terminal_observation"][6:9], frames[0, 9:])
-    assert not after[:, :9].any()  # a new episode begins without a past
+    assert np.array_equal(infos[0]["terminal_observation"][2], frames[0, 3])
+    assert not after[:, :3].any()  # a new episode begins without a past
     assert isinstance(games.venv.venv, GymnasiumVecEnv)
+
+
+def test_frames_are_shrunk_to_their_mean_brightness():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 64, 128, 3), np.uint8)
+    small = shrink(frames)
+    assert small.shape == (2, 32, 64, 1) and small[1, 3, 5, 0] == int(frames[1, 6:8, 10:12].mean())
+    assert shrink(frames[:, :63]).shape == (2, 63, 128, 1)  # it cannot be halved
 
 
 def test_an_action_is_held_and_the_rewards_of_its_frames_are_added(pong_set):
@@ -91,7 +98,7 @@ def test_an_action_is_held_and_the_rewards_of_its_frames_are_added(pong_set):
     second = adapter.step(np.array([1, 2]))  # the episodes end after two of the three frames
     assert second[2].all() and second[3][0]["episode"]["l"] == 5
     np.testing.assert_allclose(second[1], sum(rewards[3:5]), rtol=1e-5)
-    assert np.array_equal(second[0], games.frames)
+    assert np.array_equal(second[0], shrink(games.frames))
     following = games.step(np.array([0, 0]))[1] + games.step(np.array([0, 0]))[1] + games.step(np.array([0, 0]))[1]
     np.testing.assert_allclose(adapter.step(np.array([0, 0]))[1], rewards[5] + following, rtol=1e-5)
 
