@@ -6,6 +6,7 @@ A checkpoint folder holds `config.json` (`ModelConfig`), `game.json` (`GameInfo`
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ class PretrainedModule(nn.Module, PyTorchModelHubMixin):
         save_config(directory, self.config, self.game)
         weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         safetensors.torch.save_file(weights, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        shutil.copymode(directory / CONFIG_FILE, directory / WEIGHTS_FILE)  # safetensors lets only the owner read
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub_options) -> Self:

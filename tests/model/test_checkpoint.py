@@ -21,6 +21,7 @@ def test_save_and_load(tmp_path):
     )
     model = random_model(TINY, game=game)
     model.save_pretrained(tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # whoever may read one file may read all
     plain = json.loads((tmp_path / "game.json").read_text())
     assert plain["environment"] == "pong" and plain["fps"] == 12.0 and plain["action_keys"] == [[], ["UP"], ["DOWN"]]
     loaded = WorldModel.from_pretrained(tmp_path)
