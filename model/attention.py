@@ -25,21 +25,20 @@ TemporalMask = Tensor | Literal["causal"] | None
 class Attention(nn.Module):
     """Multi-head attention with one fused qkv projection (no bias) and an output projection (bias)."""
 
-    def __init__(self, dim: int, num_heads: int, rotary: RotaryTable):
+    def __init__(self, dim: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
         self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.to_out = nn.Linear(dim, dim)
-        self.rotary = rotary
 
 
 class SpatialAttention(Attention):
     """Every patch of a frame attends to every patch of the same frame."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, P, D) -> (B, T, P, D)."""
+    def forward(self, x: Tensor, places: Tensor) -> Tensor:
+        """(B, T, P, D) -> (B, T, P, D), with the rotary table (P, K/2, 2) of the patches."""
         qkv = rearrange(self.to_qkv(x), "b t p (qkv n k) -> qkv (b t) n p k", qkv=3, n=self.num_heads)
-        q, k = apply_rotary_emb(qkv[:2], self.rotary.cos_sin)
+        q, k = apply_rotary_emb(qkv[:2], places)
         out = attention(q, k, qkv[2])
         return self.to_out(rearrange(out, "(b t) n p k -> b t p (n k)", b=x.shape[0]))
 
@@ -52,8 +51,8 @@ class TemporalAttention(Attention):
     """
 
     def __init__(self, dim: int, num_heads: int, rotary: RotaryTable, block_index: int):
-        super().__init__(dim, num_heads, rotary)
-        self.block_index = block_index
+        super().__init__(dim, num_heads)
+        self.rotary, self.block_index = rotary, block_index
 
     def forward(
         self,

@@ -114,6 +114,11 @@ class ModelConfig:
         return self.num_channels, self.frame_height, self.frame_width
 
     @property
+    def input_sizes(self) -> tuple:
+        """Sizes of what goes in: networks that agree in them can continue each other's rollouts."""
+        return self.frame_shape, self.num_actions, self.window_frames
+
+    @property
     def num_modulation_vectors(self) -> int:
         """M, modulation vectors of the network: six in a DiT block (shift, scale and gate, twice), two at the end."""
         dit_blocks = self.num_blocks if self.attention == "full" else 2 * self.num_blocks
@@ -143,6 +148,20 @@ class ModelConfig:
         passes_per_step = 1 if guidance == 1.0 else 2
         pixels = 2.0 * self.num_patches * self.patch_size**2 * self.num_channels * self.dim
         return (num_steps * passes_per_step + 1) * self.flops_per_pass - pixels
+
+    def resized(self, height: int, width: int) -> ModelConfig:
+        """The same network for frames of another size, in pixels.
+
+        Raises:
+            ValueError: a side is no multiple of the patch, or there is an outcome head, which knows one size alone.
+        """
+        if (height, width) == (self.frame_height, self.frame_width):
+            return self
+        if self.outcomes:
+            raise ValueError(
+                f"frames of {width}x{height}: the outcome head reads frames of {self.frame_width}x{self.frame_height}"
+            )
+        return replace(self, frame_height=height, frame_width=width)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain fields, ready for JSON."""

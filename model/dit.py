@@ -23,7 +23,7 @@ from model.full_attention import FullAttention, token_mask
 from model.game_info import GameInfo
 from model.kv_cache import CacheView
 from model.outcomes import OutcomeHead
-from model.rotary import RotaryTable, spatial_cos_sin, temporal_cos_sin
+from model.rotary import PlaceTables, RotaryTable, temporal_cos_sin
 
 
 def timestep(noise_level: Tensor) -> Tensor:
@@ -102,13 +102,11 @@ class SpatioTemporalBlock(nn.Module):
 
     num_vectors = 12  # shift, scale and gate of attention and MLP, in each of two DiT blocks
 
-    def __init__(
-        self, config: ModelConfig, block_index: int, spatial_rotary: RotaryTable, temporal_rotary: RotaryTable
-    ):
+    def __init__(self, config: ModelConfig, block_index: int, rotary: RotaryTable):
         super().__init__()
         dim, num_heads = config.dim, config.num_heads
-        self.spatial = DiTBlock(SpatialAttention(dim, num_heads, spatial_rotary), dim)
-        self.temporal = DiTBlock(TemporalAttention(dim, num_heads, temporal_rotary, block_index), dim)
+        self.spatial = DiTBlock(SpatialAttention(dim, num_heads), dim)
+        self.temporal = DiTBlock(TemporalAttention(dim, num_heads, rotary, block_index), dim)
 
     def modulations(self, c: Tensor) -> Tensor:
         """(..., D) -> (..., 12, D)."""
@@ -118,13 +116,17 @@ class SpatioTemporalBlock(nn.Module):
         self,
         x: Tensor,
         vectors: Tensor,
+        places: Tensor,
         mask: TemporalMask = "causal",
         positions: Tensor | None = None,
         cache: CacheView | None = None,
     ) -> Tensor:
-        """x (B, T, P, D), modulation vectors (B, T, 12, D) -> (B, T, P, D). The rest is for `TemporalAttention`."""
+        """x (B, T, P, D), modulation vectors (B, T, 12, D) -> (B, T, P, D).
+
+        The table of the places is for `SpatialAttention`, the rest for `TemporalAttention`.
+        """
         spatial_vectors, temporal_vectors = vectors.chunk(2, dim=-2)
-        x = self.spatial(x, spatial_vectors)
+        x = self.spatial(x, spatial_vectors, places)
         return self.temporal(x, temporal_vectors, mask, positions, cache)
 
 
@@ -133,12 +135,9 @@ class FullBlock(nn.Module):
 
     num_vectors = 6  # shift, scale and gate of attention and MLP
 
-    def __init__(
-        self, config: ModelConfig, block_index: int, spatial_rotary: RotaryTable, temporal_rotary: RotaryTable
-    ):
+    def __init__(self, config: ModelConfig, block_index: int, rotary: RotaryTable):
         super().__init__()
-        attention = FullAttention(config.dim, config.num_heads, spatial_rotary, temporal_rotary, block_index)
-        self.full = DiTBlock(attention, config.dim)
+        self.full = DiTBlock(FullAttention(config.dim, config.num_heads, rotary, block_index), config.dim)
 
     def modulations(self, c: Tensor) -> Tensor:
         """(..., D) -> (..., 6, D)."""
@@ -148,12 +147,13 @@ class FullBlock(nn.Module):
         self,
         x: Tensor,
         vectors: Tensor,
+        places: Tensor,
         mask: Tensor | BlockMask | None = None,
         positions: Tensor | None = None,
         cache: CacheView | None = None,
     ) -> Tensor:
         """x (B, T, P, D), modulation vectors (B, T, 6, D) -> (B, T, P, D). The rest is for `FullAttention`."""
-        return self.full(x, vectors, mask, positions, cache)
+        return self.full(x, vectors, places, mask, positions, cache)
 
 
 Block = SpatioTemporalBlock | FullBlock
@@ -187,12 +187,10 @@ class WorldModel(PretrainedModule):
         self.noise_level_embedding = NoiseLevelEmbedding(dim)
         self.action_embedding = nn.Linear(config.num_actions, dim)
         # All blocks share these tables.
+        self._places = PlaceTables(config.rotary_dim)
+        rotary = RotaryTable(temporal_cos_sin(config.rotary_dim, config.window_frames))
         block_class = FullBlock if config.attention == "full" else SpatioTemporalBlock
-        spatial_rotary = RotaryTable(spatial_cos_sin(config.rotary_dim, config.grid))
-        temporal_rotary = RotaryTable(temporal_cos_sin(config.rotary_dim, config.window_frames))
-        self.blocks = nn.ModuleList(
-            block_class(config, index, spatial_rotary, temporal_rotary) for index in range(config.num_blocks)
-        )
+        self.blocks = nn.ModuleList(block_class(config, index, rotary) for index in range(config.num_blocks))
         self.final_layer = FinalLayer(dim, patch * patch * config.num_channels)
         self.outcome_head = OutcomeHead(dim, config.num_patches, config.num_actions) if config.outcomes else None
         self.reset_parameters()
@@ -225,9 +223,9 @@ class WorldModel(PretrainedModule):
         # A convolution whose stride is its kernel size is a linear map of patches, which is faster.
         return F.linear(patches, conv.weight.flatten(1), conv.bias)
 
-    def unpatchify(self, patches: Tensor) -> Tensor:
+    def unpatchify(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, T, P, patch * patch * C), each patch laid out (row, column, channel) -> (B, T, C, H, W) float32."""
-        (rows, columns), patch = self.config.grid, self.config.patch_size
+        (rows, columns), patch = grid, self.config.patch_size
         return rearrange(patches.float(), "b t (h w) (p q c) -> b t c (h p) (w q)", h=rows, w=columns, p=patch, q=patch)
 
     def condition(self, noise_level: Tensor, actions: Tensor) -> Tensor:
@@ -246,6 +244,8 @@ class WorldModel(PretrainedModule):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict v or x0, according to `config.prediction`.
 
+        Frames may have another size than `config` names, with sides that are multiples of the patch.
+
         Args:
             frames: (B, T, C, H, W) float, noised to `noise_level`; without `positions` T is at most `window_frames`.
             noise_level: (B, T) float in [0, 1], one for each frame.
@@ -260,19 +260,19 @@ class WorldModel(PretrainedModule):
             pass no gradient on to the network: frames are as good as without a head.
         """
         batch, num_frames = frames.shape[:2]
-        assert frames.shape[2:] == self.config.frame_shape, f"frames {tuple(frames.shape)}"
+        grid = self._grid(frames)
         assert noise_level.shape == (batch, num_frames), f"noise_level {tuple(noise_level.shape)}"
         assert actions.shape == (batch, num_frames, self.config.num_actions), f"actions {tuple(actions.shape)}"
-        x, c = self.patchify(frames), self.condition(noise_level, actions)
+        x, c, places = self.patchify(frames), self.condition(noise_level, actions), self._places(grid, frames.device)
         mask: TemporalMask | BlockMask = temporal_mask
         if self.config.attention == "full":
-            mask = token_mask(temporal_mask, num_frames, self.config.num_patches, frames.device)
+            mask = token_mask(temporal_mask, num_frames, len(places), frames.device)
         for block in self.blocks:
             assert isinstance(block, Block)
-            inputs = (x, block.modulations(c), mask, positions)
+            inputs = (x, block.modulations(c), places, mask, positions)
             checkpointing = self.activation_checkpointing and torch.is_grad_enabled()
             x = activation_checkpoint(block, *inputs) if checkpointing else block(*inputs)
-        prediction = self.unpatchify(self.final_layer(x, self.final_layer.modulation(c)))
+        prediction = self.unpatchify(self.final_layer(x, self.final_layer.modulation(c)), grid)
         if next_actions is None:
             return prediction
         return prediction, self.outcome_logits(x[:, : next_actions.shape[1]].detach(), next_actions)
@@ -308,13 +308,20 @@ class WorldModel(PretrainedModule):
             (B, T, C, H, W) float32.
         """
         tokens = self.tokens_cached(frames, modulations, cache)
-        return self.unpatchify(self.final_layer(tokens, modulations[..., -2:, :]))
+        return self.unpatchify(self.final_layer(tokens, modulations[..., -2:, :]), self._grid(frames))
 
     def tokens_cached(self, frames: Tensor, modulations: Tensor, cache: CacheView) -> Tensor:
         """`forward_cached` up to the last block: the frames' tokens (B, T, P, D)."""
-        x = self.patchify(frames)
+        x, places = self.patchify(frames), self._places(self._grid(frames), frames.device)
         for block in self.blocks:
             assert isinstance(block, Block)
             vectors, modulations = modulations.tensor_split((block.num_vectors,), dim=-2)
-            x = block(x, vectors, cache=cache)
+            x = block(x, vectors, places, cache=cache)
         return x
+
+    def _grid(self, frames: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches in frames (B, T, C, H, W)."""
+        channels, *sides = frames.shape[2:]
+        patch = self.config.patch_size
+        assert channels == self.config.num_channels and not any(side % patch for side in sides), tuple(frames.shape)
+        return sides[0] // patch, sides[1] // patch

@@ -25,21 +25,18 @@ class FullAttention(Attention):
     """Every patch attends to all patches of its own frame and of those frames that the mask allows.
 
     Args:
-        spatial_rotary: for rows and columns, (P, K/4, 2).
-        temporal_rotary: for frames, (positions, K/4, 2).
+        rotary: for frames, (positions, K/4, 2).
         block_index: index of the block, for the KV cache.
     """
 
-    def __init__(
-        self, dim: int, num_heads: int, spatial_rotary: RotaryTable, temporal_rotary: RotaryTable, block_index: int
-    ):
-        super().__init__(dim, num_heads, temporal_rotary)
-        self.spatial_rotary = spatial_rotary
-        self.block_index = block_index
+    def __init__(self, dim: int, num_heads: int, rotary: RotaryTable, block_index: int):
+        super().__init__(dim, num_heads)
+        self.rotary, self.block_index = rotary, block_index
 
     def forward(
         self,
         x: Tensor,
+        places: Tensor,
         mask: Tensor | BlockMask | None,
         positions: Tensor | None = None,
         cache: CacheView | None = None,
@@ -47,6 +44,7 @@ class FullAttention(Attention):
         """(B, T, P, D) -> (B, T, P, D).
 
         Args:
+            places: for rows and columns, (P, K/4, 2).
             mask: from `token_mask`.
             positions: (T,) int64, position of each frame in time; None: 0 to T - 1.
             cache: earlier frames, whose keys and values it holds; replaces `mask` and `positions`.
@@ -55,7 +53,7 @@ class FullAttention(Attention):
             return self._forward_cached(x, cache)
         num_frames = x.shape[1]
         temporal = self.rotary.cos_sin[:num_frames] if positions is None else self.rotary.cos_sin[positions]
-        cos_sin = space_time_cos_sin(temporal, self.spatial_rotary.cos_sin).flatten(0, 1)  # (T * P, K/2, 2)
+        cos_sin = space_time_cos_sin(temporal, places).flatten(0, 1)  # (T * P, K/2, 2)
         qkv = rearrange(self.to_qkv(x), "b t p (qkv n k) -> qkv b n (t p) k", qkv=3, n=self.num_heads)
         q, k = apply_rotary_emb(qkv[:2], cos_sin)
         out = _masked_attention(q, k, qkv[2], mask)

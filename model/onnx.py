@@ -49,6 +49,7 @@ from model.dit import (
 )
 from model.full_attention import FullAttention
 from model.onnx_graph import GraphBuilder, Weights, array
+from model.rotary import spatial_cos_sin
 
 _VECTORS_PER_SPLIT = 6  # a GPU's program may have few outputs
 MASKED = -1e9  # added to the attention scores of frames that are not attended to
@@ -238,6 +239,7 @@ class _AttentionNodes:
         self._heads = (config.num_patches, 3, config.num_heads, config.head_dim)
         self._order = np.r_[0 : config.head_dim : 2, 1 : config.head_dim : 2]
         self._temporal_cos_sin = graph.split("cos_sin", [1, 1], axis=0)
+        self._places = spatial_cos_sin(config.rotary_dim, config.grid)
         self._mask = graph.reshape("mask", config.window_frames + 1, 1, 1, 1)
         self._numbers = (config.num_patches, config.num_heads, config.head_dim)
         self._new_keys: list[str] = []
@@ -246,7 +248,7 @@ class _AttentionNodes:
     def spatial(self, x: str, attention: Attention) -> str:
         """(P, D) -> (P, D): every patch attends to every patch."""
         graph = self._graph
-        cos_sin = [graph.constant(array(part)) for part in attention.rotary.cos_sin.unbind(-1)]  # (P, K/2)
+        cos_sin = [graph.constant(array(part)) for part in self._places.unbind(-1)]  # (P, K/2)
         qkv = graph.transpose(self._qkv(x, attention), 1, 2, 0, 3)  # (3, N, P, K)
         qk, v = graph.split(qkv, [2, 1], axis=0)
         q, k = graph.split(self._rotate(qk, *cos_sin), [1, 1], axis=0)
@@ -278,9 +280,7 @@ class _AttentionNodes:
                 graph.reshape(graph.constant(array(spatial)), *half),
                 axis=-1,
             )
-            for temporal, spatial in zip(
-                self._temporal_cos_sin, attention.spatial_rotary.cos_sin.unbind(-1), strict=True
-            )
+            for temporal, spatial in zip(self._temporal_cos_sin, self._places.unbind(-1), strict=True)
         ]
         q, k, v, keys, values = self._with_ring(x, attention, *angles)
         keys, values = (

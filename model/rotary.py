@@ -57,6 +57,21 @@ def apply_rotary_emb_real(pairs: Tensor, cos_sin: Tensor) -> Tensor:
     return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
+class PlaceTables:
+    """`spatial_cos_sin` of any grid of patches, on any device. A table is made when it is first needed."""
+
+    def __init__(self, rotary_dim: int):
+        self._rotary_dim = rotary_dim
+        self._tables: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
+
+    def __call__(self, grid: tuple[int, int], device: torch.device) -> Tensor:
+        """(rows, columns) -> float32 (P, K/2, 2)."""
+        if (grid, device) not in self._tables:
+            with torch.inference_mode(False):  # training may need what a rollout has made
+                self._tables[grid, device] = spatial_cos_sin(self._rotary_dim, grid).to(device)
+        return self._tables[grid, device]
+
+
 class RotaryTable(nn.Module):
     """A float32 table of cosines and sines, (positions, K/2, 2), as a buffer outside the state dict."""
 

@@ -14,15 +14,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from model import sampler_inputs
 from model.checkpoint import check_finite
-from model.config import ModelConfig
 from model.cuda_graph import CUDAGraphRunner
 from model.diffusion import CONTEXT_NOISE, AlphaSigma, add_noise, alpha_sigma, ddim_step, x0_from_prediction
 from model.dit import WorldModel
 from model.kv_cache import CacheView, KVCache
 from model.modulation_table import ModulationTable
 from model.outcomes import Outcome, to_outcome
-from model.sampler_inputs import prompt_window, validate_seed, validate_settings, validate_slots, validate_step
+from model.sampler_inputs import validate_seed, validate_settings, validate_slots, validate_step
 
 
 @dataclass
@@ -46,6 +46,8 @@ class Sampler:
 
     Each rollout has a slot with its own position and random stream. Slots are reset, stepped and freed independently.
     Rollouts that are stepped together share a batch.
+
+    All rollouts have frames of one size, `config.frame_shape`: that of the prompt of the last `reset` of all slots.
 
     Args:
         model: in eval mode, on any device, in any float dtype.
@@ -71,7 +73,7 @@ class Sampler:
         if not 0.0 <= context_noise < 1.0:
             raise ValueError(f"context_noise is {context_noise}: it must lie in [0, 1)")
         seed = validate_seed(seed)
-        self.model = model
+        self.model, self.config = model, model.config
         self.num_steps = model.config.num_steps if num_steps is None else num_steps
         self.guidance = guidance
         self.context_noise, self.seed, self.use_cache = context_noise, seed, cache
@@ -99,9 +101,10 @@ class Sampler:
         guidance = self.guidance if guidance is None else guidance
         validate_settings(num_steps, guidance)
         check_finite(model)
-        if self._states and _input_sizes(model.config) != _input_sizes(self.model.config):
+        if self._states and model.config.input_sizes != self.model.config.input_sizes:
             raise ValueError("the new model's frames, actions or window are of other sizes: start a new sampler")
         self.model, self.num_steps, self.guidance = model, num_steps, guidance
+        self.config = model.config.resized(*self.config.frame_shape[1:]) if self._states else model.config
         self._levels = torch.linspace(1.0, 0.0, num_steps + 1)
         self._modulation_table = ModulationTable(model, [*self._levels[:-1].tolist(), self.context_noise])
         self._graph = None
@@ -120,7 +123,7 @@ class Sampler:
 
         Args:
             frames: (B, T, C, H, W) in [-1, 1]; the last ones that fit the window are used. With T = 0 the first frame
-                is generated from noise alone.
+                is generated from noise alone. H and W are those of `config`; without `slots` any multiples of the patch.
             actions: (B, T, A); `actions[:, t]` leads into frame t, zeros where unknown. None: all unknown.
             slots: where the rollouts go, replacing what was there; None: slots 0 to B - 1, and all others are freed.
             seeds: of the rollouts' noise; None: `seed + slot`.
@@ -129,7 +132,7 @@ class Sampler:
             ValueError: shapes that do not fit the model, frames that are no floats in [-1, 1], actions that are not
                 finite, or slots or seeds that do not fit the prompt.
         """
-        frames, actions = prompt_window(frames, actions, self.model.config)
+        frames, actions, self.config = sampler_inputs.fit_prompt(frames, actions, self.config, resize=slots is None)
         frames, actions = (tensor.to(self.model.device, torch.float32) for tensor in (frames, actions))
         replace_all = slots is None
         slots = list(range(len(frames))) if slots is None else validate_slots(slots, len(frames))
@@ -139,7 +142,7 @@ class Sampler:
         seeds = [validate_seed(seed) for seed in seeds]
         if replace_all:
             self._states.clear()
-        max_context = max(1, self.model.config.window_frames - 1)
+        max_context = max(1, self.config.window_frames - 1)
         for slot, seed, slot_frames, slot_actions in zip(slots, seeds, frames, actions, strict=True):
             generator = torch.Generator(frames.device).manual_seed(seed)
             context = self._add_context_noise(slot_frames, _randn(slot_frames.shape, generator))
@@ -170,9 +173,9 @@ class Sampler:
         Raises:
             ValueError: a slot without a prompt, or actions of another shape or that are not finite.
         """
-        slots = validate_step(actions, slots, self.slots, self.model.config)
+        slots = validate_step(actions, slots, self.slots, self.config)
         states = [self._states[slot] for slot in slots]
-        noise_shape = (2, *self.model.config.frame_shape)
+        noise_shape = (2, *self.config.frame_shape)
         x_u, eps = torch.stack([_randn(noise_shape, state.generator) for state in states]).unbind(1)
         actions = actions.float()
         tokens: Tensor | None = None
@@ -198,7 +201,7 @@ class Sampler:
         Raises:
             ValueError: as `step`; the model has no outcome head; or a rollout has no frame yet.
         """
-        slots = validate_step(actions, slots, self.slots, self.model.config)
+        slots = validate_step(actions, slots, self.slots, self.config)
         states, actions = [self._states[slot] for slot in slots], actions.to(self.model.device, torch.float32)
         if not all(state.frames for state in states):
             raise ValueError("a rollout has no frame yet: give it a prompt, or step it once")
@@ -263,7 +266,7 @@ class Sampler:
         """As `_step_cached`, but without a cache. Rollouts with equally many context frames share a batch."""
         frames = torch.empty_like(x_u)
         actions = actions.to(x_u)
-        max_context = self.model.config.window_frames - 1
+        max_context = self.config.window_frames - 1
         for length in {len(state.frames) for state in states}:
             rows = [row for row, state in enumerate(states) if len(state.frames) == length]
             context = torch.stack([_stack_last(states[row].frames, max_context, x_u[row]) for row in rows])
@@ -295,7 +298,7 @@ class Sampler:
 
         `predict(x_u, step, conditional)` calls the network with the action, or with the zero action.
         """
-        prediction = self.model.config.prediction
+        prediction = self.config.prediction
         for step, (u, u_next) in enumerate(pairwise(self._levels)):
             level = self._alpha_sigma(u)
             if self.guidance == 1.0:
@@ -312,12 +315,12 @@ class Sampler:
         return add_noise(frames, eps, self._alpha_sigma(torch.tensor(self.context_noise)))
 
     def _alpha_sigma(self, noise_level: Tensor) -> AlphaSigma:
-        return alpha_sigma(noise_level, self.model.config.schedule)
+        return alpha_sigma(noise_level, self.config.schedule)
 
     def _rebuild_cache(self, num_slots: int) -> None:
         weight = self.model.action_embedding.weight
         self._graph = None  # it was captured with the old cache
-        self._cache = KVCache(self.model.config, num_slots, weight.device, weight.dtype)
+        self._cache = KVCache(self.config, num_slots, weight.device, weight.dtype)
         self._fill_cache(self._cache, self.slots)
 
     def _fill_cache(self, cache: KVCache, slots: list[int]) -> None:
@@ -333,10 +336,6 @@ class Sampler:
             view.commit()
             for slot, slot_tokens in zip(batch, tokens[:, -1], strict=True):
                 self._states[slot].tokens = slot_tokens
-
-
-def _input_sizes(config: ModelConfig) -> tuple:
-    return config.frame_shape, config.num_actions, config.window_frames
 
 
 def _stack_last(tensors: deque[Tensor], max_length: int, like: Tensor) -> Tensor:

@@ -49,13 +49,26 @@ def validate_prompt(frames: Tensor, actions: Tensor | None, config: ModelConfig)
     return actions
 
 
+def fit_prompt(
+    frames: Tensor, actions: Tensor | None, config: ModelConfig, resize: bool
+) -> tuple[Tensor, Tensor, ModelConfig]:
+    """As `prompt_window`, with the config for the prompt's frame size.
+
+    Args:
+        resize: take frames of any size that the network can have; False: that of the config alone.
+    """
+    if resize and isinstance(frames, Tensor) and frames.ndim == 5 and frames.shape[2] == config.num_channels:
+        config = config.resized(*frames.shape[-2:])
+    return *prompt_window(frames, actions, config), config
+
+
 def prompt_window(frames: Tensor, actions: Tensor | None, config: ModelConfig) -> tuple[Tensor, Tensor]:
     """Check a prompt as `validate_prompt` does, and return its last frames and actions that fit beside a new frame."""
     actions = validate_prompt(frames, actions, config)
     max_context = max(1, config.window_frames - 1)
     if frames.shape[1] > max_context:
         message = f"prompt of {frames.shape[1]} frames: only its last {max_context} fit the window"
-        warnings.warn(message, stacklevel=4)  # where `Sampler.reset` is called, through inference_mode
+        warnings.warn(message, stacklevel=5)  # where `Sampler.reset` is called, through inference_mode
     return frames[:, -max_context:], actions[:, -max_context:]
 
 

@@ -156,9 +156,7 @@ class RolloutPool:
         Raises:
             ValueError: the model does not fit; the pool is unchanged.
         """
-        if (model.config.frame_shape, model.config.num_actions, model.config.window_frames) != (
-            self.config.frame_shape, self.config.num_actions, self.config.window_frames,
-        ):  # fmt: skip
+        if model.config.input_sizes != self.config.input_sizes:
             raise ValueError("its frame size, number of actions or window is different")
         for settings, sampler in self._samplers.items():
             sampler.rebuild(model)

@@ -51,4 +51,4 @@ def test_unpatchify_puts_patches_where_patchify_reads_them():
     frames = random_inputs()[0]
     patch, (rows, columns) = TINY.patch_size, TINY.grid
     as_patches = frames.unflatten(-1, (columns, patch)).unflatten(-3, (rows, patch)).permute(0, 1, 3, 5, 4, 6, 2)
-    torch.testing.assert_close(model.unpatchify(as_patches.flatten(2, 3).flatten(3)), frames)
+    torch.testing.assert_close(model.unpatchify(as_patches.flatten(2, 3).flatten(3), TINY.grid), frames)

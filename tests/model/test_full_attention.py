@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model import ModelConfig, Sampler, WorldModel
 from model.attention import plain_attention
 from model.full_attention import block_mask, token_mask
+from model.rotary import spatial_cos_sin
 from training.loss import teacher_forcing_mask
 
 CPU = torch.device("cpu")
@@ -62,9 +63,10 @@ def test_rows_columns_and_time_are_told_apart():
     attention = random_model(FULL).blocks[0].full.attention
     x = torch.randn(1, 3, FULL.num_patches, FULL.dim, generator=torch.Generator().manual_seed(0))
     mask = token_mask(torch.ones(3, 3, dtype=torch.bool), 3, FULL.num_patches, CPU)
-    out = attention(x, mask)
+    places = spatial_cos_sin(FULL.rotary_dim, FULL.grid)
+    out = attention(x, places, mask)
     for axis in (1, 2):
-        rolled = attention(x.roll(1, axis), mask).roll(-1, axis)
+        rolled = attention(x.roll(1, axis), places, mask).roll(-1, axis)
         assert (rolled - out).abs().max() > 1e-3
 
 

@@ -118,9 +118,11 @@ def test_errors_name_the_value():
     sampler = Sampler(model)
     with pytest.raises(ValueError, match="step before reset"):
         sampler.step(torch.zeros(1, 3))
-    for shape in ((1, 2, 3, 64, 64), (0, 1, *TINY.frame_shape), TINY.frame_shape):
+    for shape in ((1, 2, 1, 64, 64), (0, 1, *TINY.frame_shape), TINY.frame_shape):
         with pytest.raises(ValueError, match="prompt of shape"):
             sampler.reset(torch.zeros(shape))
+    with pytest.raises(ValueError, match="frame_height is 20: it must be a multiple of patch_size, 8"):
+        sampler.reset(torch.zeros(1, 2, 3, 20, 24))
     with pytest.raises(ValueError, match="prompt actions of shape"):
         sampler.reset(torch.zeros(1, 2, *TINY.frame_shape), torch.zeros(1, 2, 4))
     sampler.reset(torch.zeros(1, 2, *TINY.frame_shape))
