@@ -2,6 +2,7 @@
 
 python train_world_model.py --data datasets/coinrun --out runs/first --preset nano --max-steps 2000
 python train_world_model.py --data datasets/coinrun --out runs/first --resume auto
+python train_world_model.py --data datasets/pong datasets/bigfish --out runs/games --mix 1,2
 torchrun --standalone --nproc-per-node=8 --max-restarts=3 train_world_model.py --data datasets/coinrun --out runs/first
 """
 
@@ -26,7 +27,7 @@ def main(config: TrainConfig) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     print0(f"done: {checkpoint}")
-    options = shlex.join(["--checkpoint", str(checkpoint), "--data", str(config.data)])
+    options = shlex.join(["--checkpoint", str(checkpoint), "--data", str(config.folders[0])])
     print0(f"dream with it: python -m scripts.infer {options}")
 
 

@@ -7,7 +7,7 @@ import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,31 +15,78 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from data.dataset import ClipDataset, clip_start, count_clips, cut_clip
+from data.dataset import POOL_RECORDS, ClipDataset, clip_start, count_clips, cut_clip
+from data.mixture import Folders, Mixture
 from data.shards import ShardReader
+
+REPETITIONS = 3  # of the measurement of a mixture
 
 
 @dataclass(frozen=True)
 class LoaderConfig:
     """Speed of reading training clips, compared with a conventional loader."""
 
-    data: Path  # data set folder
+    data: Folders  # data set folder; several: batches of a mixture, compared with those of each alone
     clip_frames: int = 32
     batch_size: int = 128
     num_batches: int = 120  # batches to measure; start-up distorts the result of a small number
 
     def __post_init__(self):
+        if self.data == ():
+            raise ValueError("data names no data set")
         for name in ("batch_size", "num_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
 
 
 def measure(config: LoaderConfig) -> dict:
-    """Clips per cpu-second of ClipDataset, and of a loader that sends float32 clips from worker processes."""
-    dataset = ClipDataset(config.data, "train", config.clip_frames)
+    """Clips per cpu-second of our loader, and of one that sends float32 clips from worker processes."""
+    if isinstance(config.data, tuple) and len(config.data) > 1:
+        return _measure_mixture(config, config.data)
+    folder = config.data[0] if isinstance(config.data, tuple) else config.data
+    return _measure_one(replace(config, data=folder), folder)
+
+
+def _measure_mixture(config: LoaderConfig, folders: tuple[Path, ...]) -> dict:
+    """Clips per cpu-second of a mixture, and of as many clips of each of its data sets alone.
+
+    The parts are measured in turn, several times, and the medians are compared: shared machines are noisy.
+    """
+    sets = [ClipDataset(folder, "train", config.clip_frames) for folder in folders]
+    small_pools = [
+        ClipDataset(folder, "train", config.clip_frames, pool_records=POOL_RECORDS // len(folders))
+        for folder in folders
+    ]
+    mixture = Mixture(small_pools)
+    counts = np.bincount(mixture.schedule(config.batch_size, 0)[: config.num_batches], minlength=len(sets))
+
+    def run(source: ClipDataset | Mixture, num_batches: int) -> tuple[float, float]:
+        """Cpu-seconds and seconds."""
+        batches = islice(source.batches(config.batch_size), num_batches)
+        per_cpu_sec, per_sec = _time_clips(len(batch.frames) for batch in batches)
+        return num_batches * config.batch_size / per_cpu_sec, num_batches * config.batch_size / per_sec
+
+    mixed, alone = [], []
+    for _ in range(REPETITIONS):
+        mixed.append(run(mixture, int(counts.sum())))
+        alone.append(np.sum([run(*part) for part in zip(sets, counts.tolist(), strict=True) if part[1]], axis=0))
+    clips = int(counts.sum()) * config.batch_size
+    (mixed_cpu, mixed_secs), (alone_cpu, alone_secs) = np.median(mixed, axis=0), np.median(alone, axis=0)
+    return {
+        "clips": clips,
+        "mixture_clips_per_cpu_sec": clips / mixed_cpu,
+        "alone_clips_per_cpu_sec": clips / alone_cpu,
+        "mixture_clips_per_sec": clips / mixed_secs,
+        "alone_clips_per_sec": clips / alone_secs,
+        "ratio": alone_cpu / mixed_cpu,
+    }
+
+
+def _measure_one(config: LoaderConfig, folder: Path) -> dict:
+    dataset = ClipDataset(folder, "train", config.clip_frames)
     num_batches = min(config.num_batches, dataset.num_batches(config.batch_size))
     if not num_batches:
-        raise ValueError(f"{config.data} has fewer clips than batch_size {config.batch_size}")
+        raise ValueError(f"{folder} has fewer clips than batch_size {config.batch_size}")
     different = []
 
     def ours() -> Iterator[int]:
@@ -50,7 +97,7 @@ def measure(config: LoaderConfig) -> dict:
     measured = {"ours": _time_clips(ours())}
     # In a process that has no shard open: its workers are forked, and array_record's threads do not survive a fork.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
-        measured["usual"] = fresh.submit(_time_usual, config, num_batches).result()
+        measured["usual"] = fresh.submit(_time_usual, config, folder, num_batches).result()
     height, width, channels = dataset.metadata.frame_shape
     clip_bytes = config.clip_frames * height * width * channels
     results = {"clips": num_batches * config.batch_size, "different_records_median": float(np.median(different))}
@@ -61,9 +108,9 @@ def measure(config: LoaderConfig) -> dict:
     return results
 
 
-def _time_usual(config: LoaderConfig, num_batches: int) -> tuple[float, float]:
+def _time_usual(config: LoaderConfig, folder: Path, num_batches: int) -> tuple[float, float]:
     """`_time_clips` of the conventional loader."""
-    clips = ConventionalClips(ClipDataset(config.data, "train", config.clip_frames))
+    clips = ConventionalClips(ClipDataset(folder, "train", config.clip_frames))
     batches = torch.utils.data.DataLoader(clips, config.batch_size, num_workers=2)
     return _time_clips(len(frames) for frames, _ in islice(batches, num_batches))
 

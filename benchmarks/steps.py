@@ -62,7 +62,7 @@ def measure(config: StepConfig) -> dict:
 
 def _time_steps(trainer: Trainer, config: StepConfig) -> dict:
     device, bf16 = trainer.device, uses_bf16(trainer.device, config.bf16)
-    clip_frames = trainer.data.clip_frames
+    clip_frames = trainer.data.sets[0].clip_frames
     print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")
     times, wait_secs = [], []
     for _ in tqdm(range(WARM_UP_STEPS + config.steps), "training"):

@@ -55,6 +55,8 @@ class Batch:
     starts: np.ndarray  # int64 (B,), index of each clip's first frame in its record
     seeds: np.ndarray  # uint64 (B,), of all randomness of each clip; depends on (seed, epoch, record, start) alone
     outcomes: Outcomes | None = None  # of a `ClipDataset` with outcomes
+    captions: tuple[str, ...] = ()  # (B,) what is played in each clip, in words; "" if nobody said so
+    number: int = 0  # of the data set, in a `Mixture`
 
 
 def count_clips(num_frames: np.ndarray | int, clip_frames: int, stride: int) -> np.ndarray:
@@ -104,6 +106,7 @@ class ClipDataset:
         progress: called with (shards done, shards to read) while new shards are indexed.
         outcomes: give batches their outcomes too.
         choose_events: take half of the clips of `batches` from those with a reward or an end. Reads all records once.
+        pool_records: records in a pool.
 
     Raises:
         ValueError: there is no data, no record is long enough for a clip, or too many records are bad.
@@ -123,6 +126,7 @@ class ClipDataset:
         progress: Callable[[int, int], None] | None = None,
         outcomes: bool = False,
         choose_events: bool = False,
+        pool_records: int = POOL_RECORDS,
     ):
         folder = Path(folder)
         if not _as_int("clip_frames", clip_frames) >= 1 or not _as_int("stride", stride) >= 1:
@@ -135,7 +139,7 @@ class ClipDataset:
             raise ValueError(f"max_bad_fraction is {max_bad_fraction}: it must lie in 0 to 1")
         self.folder, self.split, self.clip_frames, self.stride = folder, split, clip_frames, stride
         self.seed, self.rank, self.world_size, self.num_threads = seed, rank, world_size, num_threads
-        self.has_outcomes = outcomes
+        self.has_outcomes, self.pool_records = outcomes, pool_records
         self.metadata = read_metadata(folder)
         self.index = index_split(folder, split, self.metadata, num_threads, progress)
         if rank == 0:
@@ -229,7 +233,7 @@ class ClipDataset:
         """For each pool the record ids and starts of this rank's clips, both (batches, B / world_size)."""
         order = np.random.default_rng((self.seed, epoch)).permutation(np.flatnonzero(self._clips_per_record))
         ends = np.cumsum(self._clips_per_record[order])
-        num_batches, pool_records = self.num_batches(batch_size), max(POOL_RECORDS, LANE_RECORDS * batch_size)
+        num_batches, pool_records = self.num_batches(batch_size), max(self.pool_records, LANE_RECORDS * batch_size)
         pool_batches = pool_records * self.num_clips / len(order) / batch_size
         num_pools = max(1, round(num_batches / pool_batches))  # of equal size, as a small one would mix badly
         share = batch_size // self.world_size
@@ -308,6 +312,7 @@ class ClipDataset:
             starts=starts,
             seeds=seeds,
             outcomes=outcomes,
+            captions=tuple(record.caption or self.metadata.caption for record in batch_records),
         )
 
 

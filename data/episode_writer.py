@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
 from data.actions import ActionSpace
+from data.captions import check_caption
 from data.index import check_split_name, is_split_name
 from data.metadata import METADATA_FILE, Metadata, check_fps, check_frame_shape, read_metadata, write_metadata
 from data.printable import check_name
@@ -76,6 +78,7 @@ class EpisodeWriter:
         fps: frames per second of the game.
         split: "train", "val" or "test". Training needs the first two.
         environment: the game's name.
+        caption: what is played, in words; each record keeps it.
         shard_name: file name of the shards before their number.
         min_frames: the end of an episode is dropped if it is shorter.
 
@@ -93,6 +96,7 @@ class EpisodeWriter:
         environment: str = "",
         shard_name: str = "data",
         min_frames: int = 1,
+        caption: str = "",
     ):
         if not isinstance(actions, ActionSpace):
             raise ValueError(f"actions are {actions!r:.40}: expected an ActionSpace")
@@ -105,7 +109,7 @@ class EpisodeWriter:
             )
         check_name("environment", environment)
         self.folder, self.actions, self.fps, self.environment = Path(folder), actions, check_fps(fps), environment
-        self.shard_name, self.min_frames = shard_name, min_frames
+        self.shard_name, self.min_frames, self.caption = shard_name, min_frames, check_caption(caption)
         self.num_records = self.num_frames = 0  # written by this object
         self.shards: list[Path] = []  # complete ones, written by this object
         self._split_folder = self.folder / split
@@ -207,7 +211,7 @@ class EpisodeWriter:
         if self._shard is None:
             self._split_folder.mkdir(exist_ok=True)
             self._shard = ShardWriter(self._next_path(), ZSTD_FAST)
-        self._shard.write(encode_record(record))
+        self._shard.write(encode_record(replace(record, caption=self.caption)))
         self.num_records, self.num_frames = self.num_records + 1, self.num_frames + len(record)
         self._records_in_shard += 1
         if self._records_in_shard == RECORDS_PER_SHARD:

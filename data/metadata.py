@@ -10,6 +10,7 @@ from typing import Any
 
 from data.actions import MAX_NAMES, ActionSpace, unnamed_actions
 from data.atomic import atomic_file
+from data.captions import check_caption
 from data.games.procgen_actions import PROCGEN_GAMES, procgen_actions
 from data.json_file import read_json
 from data.printable import check_name
@@ -29,6 +30,7 @@ class Metadata:
     frame_shape: tuple[int, int, int] = (64, 64, 3)  # (H, W, C)
     fps: float = 15.0  # frames per second
     actions: ActionSpace = field(default_factory=lambda: procgen_actions("coinrun"))
+    caption: str = ""  # what is played, in words; a record may have its own
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields of metadata.json."""
@@ -39,6 +41,7 @@ class Metadata:
             "fps": self.fps,
             "num_actions": len(self.actions.names),
             **self.actions.to_dict(),
+            **({"caption": self.caption} if self.caption else {}),
         }
 
 
@@ -94,6 +97,7 @@ def _parse_metadata(values: Any) -> Metadata:
         frame_shape=check_frame_shape(values.get("frame_shape", default.frame_shape)),
         fps=check_fps(values.get("fps", default.fps)),
         actions=actions,
+        caption=check_caption(values.get("caption", "")),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data.actions import ActionSpace, unknown_action_value
+from data.captions import check_caption
 
 MAX_FRAMES = 2**31 - 1  # of a record
 MAX_PREFIX_ACTIONS = 10**6  # from the start of the level to the record
@@ -52,6 +53,7 @@ class Record:
     level_seed: int | None = None  # the number that the game gives to the level; None: unknown
     start_step: int = 0  # steps from the start of the level to frame 0
     prefix_actions: np.ndarray | None = None  # actions of those steps; None: there are none
+    caption: str = ""  # what is played, in words; empty: what the data set's metadata say
 
     def __post_init__(self):
         if self.prefix_actions is None:
@@ -81,6 +83,8 @@ def encode_record(record: Record) -> bytes:
         fields["level_seed"] = int(record.level_seed)
         fields["start_step"] = int(record.start_step)
         fields["prefix_actions"] = _to_stored_dtype(record.prefix_actions)
+    if record.caption:
+        fields["caption"] = check_caption(record.caption)
     return pickle.dumps(fields, protocol=4)
 
 
@@ -176,6 +180,8 @@ def _decode_extras(record: Record, fields: dict, space: ActionSpace) -> None:
             record.rewards = rewards.astype(np.float32)
     if "terminal" in fields:
         record.terminal = fields["terminal"] is True
+    if "caption" in fields:
+        record.caption = check_caption(fields["caption"])
     if type(fields.get("level_seed")) is int:
         record.level_seed, record.start_step = fields["level_seed"], fields.get("start_step")
         if abs(record.level_seed) > MAX_LEVEL_SEED:

@@ -81,6 +81,7 @@ class EvaluateConfig:
 
     checkpoint: str = ""  # required, except with compare: folder of a checkpoint, or "user/name" on the Hub
     data: Path | None = None  # data set folder with held-out play; None: collect play of the checkpoint's game
+    game: str = ""  # of a checkpoint of several; none: that of the data, else the first
     output: Path = Path("report")  # folder for report.html, report.json and report.md
     split: Literal["test", "val"] | None = None  # held-out split; None: test, or val if there is no test split
     quick: bool = False  # measure less: a first impression in two minutes on two cores

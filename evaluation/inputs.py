@@ -19,6 +19,7 @@ from data.actions import ActionSpace
 from data.clips import Clips, draw_clips, draw_records, scripted_actions
 from data.dataset import ClipDataset
 from data.index import held_out_split
+from data.metadata import read_metadata
 from data.records import Record
 from evaluation.config import EvaluateConfig
 from evaluation.counterfactuals import Counterfactuals, collect_counterfactuals, make_game, to_rollouts
@@ -29,6 +30,7 @@ from model.checkpoint import check_finite
 from model.dit import WorldModel
 from training.checkpoint import hash_weights
 from training.device import choose_device, has_native_bf16, prepare_for_inference
+from training.games import choose_game
 from training.setup import check_model_fits_data
 
 PARTS_FOLDER = "parts"  # beside the report: cached results and collected play
@@ -55,7 +57,8 @@ class EvaluationInputs:
     def __init__(self, config: EvaluateConfig):
         self.config, self.sizes = config, config.sizes
         self.device = choose_device(config.device)
-        self.model = WorldModel.from_pretrained(config.checkpoint)
+        metadata = read_metadata(config.data) if config.data else None
+        self.model = choose_game(WorldModel.from_pretrained(config.checkpoint), config.game, metadata)
         check_finite(self.model)
         max_prompt = max(1, self.model.config.window_frames - 1)
         if config.num_prompt_frames > max_prompt:

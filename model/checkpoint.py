@@ -100,6 +100,8 @@ def load_config(folder: Path) -> tuple[ModelConfig, GameInfo]:
     with _name_damaged_file(game_path):
         game = GameInfo.from_dict(old_game_values if game_path == config_path else read_json_object(game_path))
         game.check(config.num_actions)
+        for part in game.games:
+            config.resized(part.frame_height, part.frame_width)
     return config, game
 
 

@@ -46,6 +46,7 @@ class ModelConfig:
     num_steps: int = 10  # default number of denoising steps per generated frame
     can_fill: bool = False  # trained to fill in missing frames too (--fill-share), which `model.fill` needs
     outcomes: bool = False  # whether it has an outcome head, which predicts reward and end
+    words: bool = False  # whether it has a text encoder, and can be told in words what is played
 
     def __post_init__(self):
         for name, maximum in _MAX_SIZES.items():
@@ -72,8 +73,9 @@ class ModelConfig:
             )
         if type(self.can_fill) is not bool:
             raise ValueError(f"can_fill is {self.can_fill!r:.40}: it must be true or false")
-        if type(self.outcomes) is not bool:
-            raise ValueError(f"outcomes is {self.outcomes!r:.40}: expected true or false")
+        for name in ("outcomes", "words"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} is {getattr(self, name)!r:.40}: expected true or false")
         if self.num_patches > MAX_PATCHES:
             raise ValueError(f"a frame has {self.num_patches} patches: at most {MAX_PATCHES} are possible")
         if self.cache_numbers > MAX_CACHE_NUMBERS:

@@ -24,6 +24,7 @@ from model.game_info import GameInfo
 from model.kv_cache import CacheView
 from model.outcomes import OutcomeHead
 from model.rotary import PlaceTables, RotaryTable, temporal_cos_sin
+from model.text import TextEncoder
 
 
 def timestep(noise_level: Tensor) -> Tensor:
@@ -179,6 +180,8 @@ class WorldModel(PretrainedModule):
     `save_pretrained(folder)` writes a checkpoint, and `WorldModel.from_pretrained(folder or "user/name")` reads one.
     """
 
+    words: Tensor | None  # (D,), what `model.games.tell` tells the network at every frame
+
     def __init__(self, config: ModelConfig, game: GameInfo | None = None):
         super().__init__(config, game)
         self.activation_checkpointing = False  # in training, save only the input of each block
@@ -193,6 +196,8 @@ class WorldModel(PretrainedModule):
         self.blocks = nn.ModuleList(block_class(config, index, rotary) for index in range(config.num_blocks))
         self.final_layer = FinalLayer(dim, patch * patch * config.num_channels)
         self.outcome_head = OutcomeHead(dim, config.num_patches, config.num_actions) if config.outcomes else None
+        self.text_encoder = TextEncoder(dim) if config.words else None
+        self.register_buffer("words", None, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -210,6 +215,8 @@ class WorldModel(PretrainedModule):
         nn.init.zeros_(self.final_layer.linear.weight)
         if self.outcome_head is not None:
             self.outcome_head.reset_parameters()
+        if self.text_encoder is not None:
+            self.text_encoder.reset_parameters()
 
     @property
     def device(self) -> torch.device:
@@ -228,10 +235,11 @@ class WorldModel(PretrainedModule):
         (rows, columns), patch = grid, self.config.patch_size
         return rearrange(patches.float(), "b t (h w) (p q c) -> b t c (h p) (w q)", h=rows, w=columns, p=patch, q=patch)
 
-    def condition(self, noise_level: Tensor, actions: Tensor) -> Tensor:
-        """(B, T) levels, (B, T, A) actions -> (B, T, D)."""
+    def condition(self, noise_level: Tensor, actions: Tensor, words: Tensor | None = None) -> Tensor:
+        """(B, T) levels, (B, T, A) actions, words that broadcast to (B, T, D) -> (B, T, D)."""
         weight = self.action_embedding.weight
-        return self.noise_level_embedding(noise_level) + self.action_embedding(actions.to(weight.dtype))
+        c = self.noise_level_embedding(noise_level) + self.action_embedding(actions.to(weight.dtype))
+        return c if words is None else c + words
 
     def forward(
         self,
@@ -241,6 +249,7 @@ class WorldModel(PretrainedModule):
         temporal_mask: TemporalMask = "causal",
         positions: Tensor | None = None,
         next_actions: Tensor | None = None,
+        text: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict v or x0, according to `config.prediction`.
 
@@ -254,6 +263,7 @@ class WorldModel(PretrainedModule):
                 all, as in filling in. (T, T) bool: True where frame `row` attends to frame `column`.
             positions: (T,) int64, position of each frame in time, below `config.window_frames`; None: 0 to T - 1.
             next_actions: (B, S, A) float, the action taken at each of the first S frames, for the outcome head.
+            text: (B, L) uint8, words for each clip (`model.text.encode_bytes`); None: those of `model.games.tell`.
 
         Returns:
             (B, T, C, H, W) float32. With `next_actions` also the outcome logits of these frames, (B, S, K + 1), which
@@ -263,7 +273,9 @@ class WorldModel(PretrainedModule):
         grid = self._grid(frames)
         assert noise_level.shape == (batch, num_frames), f"noise_level {tuple(noise_level.shape)}"
         assert actions.shape == (batch, num_frames, self.config.num_actions), f"actions {tuple(actions.shape)}"
-        x, c, places = self.patchify(frames), self.condition(noise_level, actions), self._places(grid, frames.device)
+        words = self.words if text is None else self._read_text(text)
+        x, c = self.patchify(frames), self.condition(noise_level, actions, words)
+        places = self._places(grid, x.device)
         mask: TemporalMask | BlockMask = temporal_mask
         if self.config.attention == "full":
             mask = token_mask(temporal_mask, num_frames, len(places), frames.device)
@@ -289,7 +301,7 @@ class WorldModel(PretrainedModule):
 
     def modulations(self, noise_level: Tensor, actions: Tensor) -> Tensor:
         """All modulation vectors: (B, T) levels, (B, T, A) actions -> (B, T, M, D)."""
-        c = self.condition(noise_level, actions)
+        c = self.condition(noise_level, actions, self.words)
         vectors = []
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -318,6 +330,12 @@ class WorldModel(PretrainedModule):
             vectors, modulations = modulations.tensor_split((block.num_vectors,), dim=-2)
             x = block(x, vectors, places, cache=cache)
         return x
+
+    def _read_text(self, text: Tensor) -> Tensor:
+        """(B, L) uint8 -> (B, 1, D), the same words for all frames of a clip."""
+        if self.text_encoder is None:
+            raise ValueError("this network has no text encoder: train one with --words True")
+        return self.text_encoder(text)[:, None]
 
     def _grid(self, frames: Tensor) -> tuple[int, int]:
         """Rows and columns of patches in frames (B, T, C, H, W)."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model.dit import WorldModel
+from model.games import hide_words
 
 MAX_CACHED_ACTIONS = 64  # actions other than one-hot whose modulation is cached; 1 MB each for preset `small`
 
@@ -31,6 +32,10 @@ class ModulationTable:
         num_actions = model.config.num_actions
         actions = torch.cat((torch.zeros(1, num_actions), torch.eye(num_actions)))
         self._one_hot = self._compute(actions)  # (L, 1 + A, M, D), the zero action first
+        self._hidden = self._one_hot[:, 0]  # (L, M, D), for the zero action without words
+        if model.words is not None:
+            levels, no_action = self._noise_levels[None], actions[:1].expand(1, len(noise_levels), -1)
+            self._hidden = hide_words(model).modulations(levels, no_action.to(levels))[0]
         self._recent: OrderedDict[bytes, Tensor] = OrderedDict()  # action vector -> (L, M, D), oldest first
 
     def lookup(self, actions: Tensor) -> Tensor:
@@ -51,6 +56,10 @@ class ModulationTable:
         while len(self._recent) > MAX_CACHED_ACTIONS:
             self._recent.popitem(last=False)
         return modulations
+
+    def unconditional(self, batch: int) -> Tensor:
+        """(L, batch, M, D) for guidance: without action and without words."""
+        return self._hidden[:, None].expand(-1, batch, -1, -1)
 
     def _compute(self, actions: Tensor) -> Tensor:
         """(B, A) -> (L, B, M, D)."""

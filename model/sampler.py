@@ -14,15 +14,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from model import sampler_inputs
 from model.checkpoint import check_finite
 from model.cuda_graph import CUDAGraphRunner
 from model.diffusion import CONTEXT_NOISE, AlphaSigma, add_noise, alpha_sigma, ddim_step, x0_from_prediction
 from model.dit import WorldModel
+from model.games import hide_words
 from model.kv_cache import CacheView, KVCache
 from model.modulation_table import ModulationTable
 from model.outcomes import Outcome, to_outcome
-from model.sampler_inputs import validate_seed, validate_settings, validate_slots, validate_step
+from model.sampler_inputs import fit_prompt, validate_seed, validate_settings, validate_slots, validate_step
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Sampler:
         context_noise: noise level u in [0, 1) of the frames that new frames attend to.
         seed: slot i draws its noise from seed `seed + i`, unless `reset` gets seeds.
         cache: use the KV cache; False: the slow reference.
-        guidance: classifier-free guidance scale, against the zero action; doubles the cost unless it is 1.
+        guidance: classifier-free guidance scale, against no action and no words; doubles the cost unless it is 1.
 
     Raises:
         ValueError: a setting out of its range, or weights that are not finite.
@@ -123,7 +123,7 @@ class Sampler:
 
         Args:
             frames: (B, T, C, H, W) in [-1, 1]; the last ones that fit the window are used. With T = 0 the first frame
-                is generated from noise alone. H and W are those of `config`; without `slots` any multiples of the patch.
+                is generated from noise alone. H and W are those of `config`; without `slots` any that patches tile.
             actions: (B, T, A); `actions[:, t]` leads into frame t, zeros where unknown. None: all unknown.
             slots: where the rollouts go, replacing what was there; None: slots 0 to B - 1, and all others are freed.
             seeds: of the rollouts' noise; None: `seed + slot`.
@@ -132,7 +132,7 @@ class Sampler:
             ValueError: shapes that do not fit the model, frames that are no floats in [-1, 1], actions that are not
                 finite, or slots or seeds that do not fit the prompt.
         """
-        frames, actions, self.config = sampler_inputs.fit_prompt(frames, actions, self.config, resize=slots is None)
+        frames, actions, self.config = fit_prompt(frames, actions, self.config, resize=slots is None)
         frames, actions = (tensor.to(self.model.device, torch.float32) for tensor in (frames, actions))
         replace_all = slots is None
         slots = list(range(len(frames))) if slots is None else validate_slots(slots, len(frames))
@@ -235,7 +235,7 @@ class Sampler:
         """
         view = cache.view(slots)
         cond = self._modulation_table.lookup(actions)
-        uncond = cond if self.guidance == 1.0 else self._modulation_table.lookup(torch.zeros_like(actions))
+        uncond = cond if self.guidance == 1.0 else self._modulation_table.unconditional(len(actions))
         inputs = (x_u, eps, cond, uncond, view)
         if x_u.device.type == "cuda" and view.covers_all_slots:
             if self._graph is None:
@@ -282,7 +282,8 @@ class Sampler:
             levels = torch.full(frames.shape[:2], self.context_noise, device=frames.device)
             levels[:, -1] = self._levels[step]
             newest = actions if conditional else torch.zeros_like(actions)
-            return self.model(frames, levels, torch.cat((past, newest[:, None]), dim=1))[:, -1]
+            model = self.model if conditional else hide_words(self.model, frames.shape[1])
+            return model(frames, levels, torch.cat((past, newest[:, None]), dim=1))[:, -1]
 
         return predict
 

@@ -10,7 +10,8 @@ import numpy as np
 from data.video import write_mp4
 from play.actions import parse_action
 from play.messages import MAX_ACTION_CHARS, MAX_SEED, parse_float, parse_int
-from play.player import MAX_GUIDANCE, MAX_NUM_STEPS
+from play.played_game import MAX_NUM_STEPS
+from play.player import MAX_GUIDANCE
 from play.recording import rollout_video
 from play.rollout_pool import RolloutSettings
 from play.server import PlayServer

@@ -17,7 +17,7 @@ from play.messages import BadMessage, parse
 
 SEND_TIMEOUT_SECS = 10.0  # a browser that receives nothing for so long is disconnected
 MESSAGES_PER_SEC, MESSAGE_BURST = 100.0, 200.0  # far more than a person who presses keys sends
-MESSAGE_COSTS = {"start": 20.0, "real": 20.0, "record": 20.0, "image": 20.0}  # other messages cost 1
+MESSAGE_COSTS = {"start": 20.0, "real": 20.0, "record": 20.0, "image": 20.0, "game": 20.0}  # other messages cost 1
 
 
 class Connection:

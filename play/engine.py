@@ -151,6 +151,17 @@ class Engine:
         finally:
             await self.run_on_model_thread(self.pool.end, rollout)
 
+    async def dream_prompt(self, seed: int, settings: RolloutSettings) -> Prompt:
+        """A prompt of one frame that is dreamt too: from noise, and from the words if the model has learnt any.
+
+        Raises:
+            ValueError: as `start_rollout`.
+        """
+        channels, height, width = self.config.frame_shape
+        nothing = Prompt(np.zeros((0, height, width, channels), np.uint8), self.space.unknown(0))
+        steps = await self.generate(nothing, seed, settings, [self.space.unknown(1)[0]])
+        return Prompt(steps[0].frame[None], self.space.unknown(1))
+
     async def complete(self, draft: Draft, num_frames: int, seed: int, num_steps: int) -> bytes:
         """Fill in a clip, window by window between two frames of the players: an mp4 of its first `num_frames` frames.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import ipaddress
+import math
 import os
 import signal
 import socket
@@ -22,15 +23,19 @@ from starlette.middleware import Middleware
 
 from data.games.factory import import_environment_module
 from data.index import held_out_split
+from data.metadata import read_metadata
+from data.mixture import Folders
 from play.auth import MAX_UPLOAD_BYTES, AccessRules, AuthMiddleware, password_check
 from play.engine import Engine
 from play.follow import CheckpointFollower, latest_checkpoint, load_checkpoint
 from play.gallery import Gallery
 from play.limits import AddressLimit, limit_connections
 from play.memory import check_memory
+from play.played_game import PlayedGame
 from play.rollout_pool import RolloutPool
 from play.server import PlayServer
 from training.device import choose_device, describe_device
+from training.games import find_game
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -42,7 +47,9 @@ class PlayConfig:
     """What to play, and who may play."""
 
     checkpoint: str = "checkpoints/coinrun-nano"  # checkpoint folder, or user/name on the Hub
-    data: Path = Path("samples/coinrun")  # data set with the prompts that dreams start from
+    # Data set with the prompts that dreams start from; one for each game to play, of a checkpoint of several.
+    data: Folders = Path("samples/coinrun")
+    game: str = ""  # of a checkpoint of several: play this one alone
     split: str | None = None  # None: test, or val if there is no test split
     port: int = 7860  # 0: any free port
     host: str = "127.0.0.1"  # 0.0.0.0: other machines can connect; needs a password
@@ -60,6 +67,8 @@ class PlayConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
+        if not self.folders:
+            raise ValueError("data names no data set")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}: it must lie in 0 to 65535")
         if self.fps is not None and not 0 < self.fps <= 120:
@@ -70,6 +79,11 @@ class PlayConfig:
             raise ValueError(f"max_players is {self.max_players}: it must lie in 1 to 64")
         if self.no_password and self.password_env:
             raise ValueError("--no-password and --password-env contradict each other")
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The data sets."""
+        return self.data if isinstance(self.data, tuple) else (self.data,)
 
 
 def launch(config: PlayConfig) -> None:
@@ -100,13 +114,14 @@ def running_app(config: PlayConfig) -> Iterator[RunningApp]:
     """
     password = find_password(config)
     port = find_port(config.host, config.port)
-    engine, gallery = load_engine(config)
-    memory = check_memory(engine.pool, config.max_players, choose_device(config.device))
+    games = load_games(config)
+    largest = max((game.engine.pool for game in games.values()), key=lambda pool: pool.bytes_per_rollout(1))
+    memory = check_memory(largest, config.max_players, choose_device(config.device))
     print(f"{memory}; at most {config.max_players} play at the same time")
     with tempfile.TemporaryDirectory(prefix="dreamrun-", ignore_cleanup_errors=True) as folder:
         # Gradio reads both variables; the first one when it is imported.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
-        server = PlayServer(engine, gallery, config.max_players, Path(folder))
+        server = PlayServer(games, config.max_players, Path(folder))
         rules = access_rules(config, password)
         demo, routes, public_address = launch_gradio(config, server, rules, port, password)
         try:
@@ -128,7 +143,7 @@ def launch_gradio(
     from play.ui import CSS, build_page, theme  # imported here: Gradio takes seconds to import
 
     demo = build_page(server, public_api=password is None)
-    channels, height, width = server.engine.config.frame_shape
+    most_pixels = max(math.prod(game.engine.config.frame_shape) for game in server.games.values())
     middleware = [Middleware(AuthMiddleware, rules=rules)]
     if not config.public_host:  # otherwise all players have the proxy's address
         middleware.insert(0, Middleware(AddressLimit, max_requests=server.max_connections // 2))
@@ -155,7 +170,7 @@ def launch_gradio(
     )
     rules.launched = True
     demo.share = False  # otherwise the page loads Gradio's front end from a foreign host
-    limit_connections(demo.server.config, height * width * channels, server.max_connections)
+    limit_connections(demo.server.config, most_pixels, server.max_connections)
     return demo, app.routes, public_address
 
 
@@ -168,27 +183,31 @@ def access_rules(config: PlayConfig, password: str | None) -> AccessRules:
     return rules
 
 
-def load_engine(config: PlayConfig) -> tuple[Engine, Gallery]:
-    """Load the checkpoint and the data set.
+def load_games(config: PlayConfig) -> dict[str, PlayedGame]:
+    """Load the checkpoint and the data sets. The games by name, in the order of the data sets.
 
     Raises:
         ValueError: there is no checkpoint or no data set, or they are of different games.
     """
     import_environment_module(config.env_module)
     device = choose_device(config.device)
-    follower, checkpoint = None, config.checkpoint
-    if config.follow:
-        link = latest_checkpoint(Path(config.checkpoint))
-        checkpoint = link.resolve()
-        follower = CheckpointFollower(link, checkpoint, device)
+    link = latest_checkpoint(Path(config.checkpoint)) if config.follow else None
+    checkpoint = link.resolve() if link else config.checkpoint
     model_thread = ThreadPoolExecutor(1, "model")
     loaded = model_thread.submit(load_checkpoint, checkpoint, device).result()
-    pool = RolloutPool(loaded.model, loaded.weights_hash)
-    gallery = Gallery(config.data, config.split or held_out_split(config.data), loaded.model, config.any_game)
-    num_steps = config.num_steps or pool.config.num_steps
-    fps = config.fps or pool.game.fps
-    print(f"device: {describe_device(device)}; {loaded.name}, {num_steps} denoising steps, {fps:g} frames/s")
-    return Engine(pool, model_thread, loaded.name, fps, num_steps, follower), gallery
+    print(f"device: {describe_device(device)}")
+    games: dict[str, PlayedGame] = {}
+    for folder in config.folders:
+        name = find_game(loaded.model, config.game, read_metadata(folder))
+        if name in games:
+            raise ValueError(f"{folder} is of the same game as another data set: give one for each game")
+        pool = RolloutPool(loaded.model, loaded.weights_hash, name)
+        gallery = Gallery(folder, config.split or held_out_split(folder), pool.model, config.any_game)
+        num_steps, fps = config.num_steps or pool.config.num_steps, config.fps or pool.game.fps
+        print(f"{name or loaded.name}: {num_steps} denoising steps, {fps:g} frames/s")
+        follower = CheckpointFollower(link, Path(checkpoint), device) if link else None
+        games[name] = PlayedGame(Engine(pool, model_thread, loaded.name, fps, num_steps, follower), gallery)
+    return games
 
 
 def find_password(config: PlayConfig) -> str | None:

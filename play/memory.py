@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from play.player import MAX_NUM_STEPS
+from play.played_game import MAX_NUM_STEPS
 from play.recording import max_recording_bytes
 from play.rollout_pool import RolloutPool
 from training.device import free_memory

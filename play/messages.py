@@ -5,7 +5,9 @@ page scales it, so the server never decodes an image file), and pictures that th
 (little-endian) with the length of a JSON object, the object, then H * W * C bytes for each of its "pictures".
 
 Browser to server:
-    start   new rollout: record and moment, or the image; seed, num_steps, guidance, real (with the real game)
+    start   new rollout: record and moment, or the image, or dream (the first frame is dreamt too); seed, num_steps,
+            guidance, words (what the model is told, null: the game's caption), real (with the real game)
+    game    name: play another game of the checkpoint; "hello" follows
     keys    held: names of the held keys; number: counts key messages, frames return it
     pause   on
     step    one frame: under the held keys while paused, or under an action (pauses first)

@@ -6,16 +6,16 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
 
-from play.actions import actions_to_json, key_labels, parse_action
+from model.text import MAX_TEXT_CHARS, check_words
+from play.actions import actions_to_json, parse_action
 from play.connection import Connection
 from play.edits import TASKS, make_draft
 from play.engine import Engine
-from play.gallery import Gallery
 from play.messages import (
     MAX_ACTION_CHARS,
     MAX_SEED,
@@ -27,13 +27,13 @@ from play.messages import (
     parse_names,
     parse_text,
 )
+from play.played_game import MAX_NUM_STEPS, PlayedGame
 from play.recording import MAX_REPLAY_FRAMES, Recording
 from play.replay import Replay
 from play.rollout_pool import Prompt, Rollout, RolloutSettings, StepResult, prompt_from_image
-from training.editing import Draft
 from training.metrics import psnr_from_mse
 
-MAX_NUM_STEPS, MAX_GUIDANCE = 32, 8.0
+MAX_GUIDANCE = 8.0
 MAX_TICKS_PER_FRAME = 8  # at the lowest speed
 MAX_WAITING_STEPS = 4  # single steps asked for but not done yet
 MAX_PSNR = 99.0  # dB; sent for identical pictures, as JSON has no infinity
@@ -46,20 +46,21 @@ class Player:
     A new player waits. `admit` gives it a place and `leave` frees everything that it holds.
 
     Args:
-        engine: generates the frames.
-        gallery: prompts to start from.
+        games: by name; each has an engine, which generates the frames, and a gallery of prompts to start from.
         connection: to the player's browser.
         server_id: of the server that the player is connected to.
     """
 
-    def __init__(self, engine: Engine, gallery: Gallery, connection: Connection, server_id: str):
+    def __init__(self, games: dict[str, PlayedGame], connection: Connection, server_id: str):
         self.connection = connection
         self.rollout: Rollout | None = None
         self.keys_number = 0  # number of the newest key message; frames return it
         self.recording_id: str | None = None  # random, so that nobody else can ask for the files
         self.recorded_files: dict[str, bytes] = {}  # of the newest recording, by name
-        self._engine, self._gallery, self._server_id = engine, gallery, server_id
-        self._held_action = engine.space.action_for_keys(())  # the recorded action that the held keys mean
+        self._games, self._server_id = games, server_id
+        self._game = next(iter(games.values()))
+        self._engine, self._gallery = self._game.engine, self._game.gallery
+        self._held_action = self._engine.space.action_for_keys(())  # the recorded action that the held keys mean
         self._admitted = False
         self._admission_time = 0.0
         self._paused, self._ticks_per_frame = True, 1
@@ -78,7 +79,7 @@ class Player:
         """Let the player play, and send what its page needs to know of the game."""
         self._admitted, self._admission_time = True, time.monotonic()
         self._engine.add_player(self)
-        self.connection.send("hello", **self._describe_game())
+        self._say_hello()
 
     def leave(self) -> None:
         """Free everything that the player holds, in the background."""
@@ -146,6 +147,7 @@ class Player:
             "real": self._switch_real_game,
             "record": self._switch_recording,
             "edit": self._edit,
+            "game": self._choose_game,
         }
         handler = handlers.get(message["type"])
         if handler is None:
@@ -179,14 +181,30 @@ class Player:
             self._single_steps.append(action)
             self._engine.wake()
 
+    async def _choose_game(self, message: dict) -> None:
+        """Play another game of the checkpoint: the page gets its description, and starts a dream of it."""
+        name = parse_text(message, "name", MAX_ACTION_CHARS)
+        if name not in self._games:
+            raise BadMessage(f"unknown game {name!r:.40}")
+        await self._end_rollout()
+        self._engine.remove_player(self)
+        self._game = self._games[name]
+        self._engine, self._gallery = self._game.engine, self._game.gallery
+        self._image_prompt, self._held_action = None, self._engine.space.action_for_keys(())
+        self._engine.add_player(self)
+        self._say_hello()
+
     async def _start_rollout(self, message: dict) -> None:
+        has_words = message.get("words") is not None
         settings = RolloutSettings(
             num_steps=parse_int(message, "num_steps", 1, MAX_NUM_STEPS, self._engine.num_steps),
             guidance=parse_float(message, "guidance", 0.0, MAX_GUIDANCE, 1.0),
+            words=check_words(parse_text(message, "words", MAX_TEXT_CHARS)) if has_words else None,
         )
         seed = parse_int(message, "seed", 0, MAX_SEED)
         seed = secrets.randbelow(MAX_SEED + 1) if seed is None else seed
-        prompt = await self._find_prompt(message)
+        dreamt = message.get("dream") is True
+        prompt = await self._engine.dream_prompt(seed, settings) if dreamt else await self._find_prompt(message)
         unavailable_reason = await asyncio.to_thread(self._gallery.real_game_unavailable_reason, prompt)
         with_real_game = bool(message.get("real")) and unavailable_reason is None
         await self._end_rollout()
@@ -272,19 +290,20 @@ class Player:
     def _stop_recording(self) -> None:
         self._recording, recording = None, self._recording
         if recording is not None:
-            self._engine.run_in_background(self._publish_recording(recording))
+            self._engine.run_in_background(self._publish_recording(recording, self._engine))
 
-    async def _publish_recording(self, recording: Recording) -> None:
+    async def _publish_recording(self, recording: Recording, engine: Engine) -> None:
         """Write a recording's files, and tell the browser where they are. They replace those of the one before."""
         files, note = {}, ""
         if recording.steps:
             try:
                 first, last = recording.steps[0].frame_index, recording.steps[-1].frame_index
-                replay = Replay.from_rollout(recording.rollout, first, last + 1, self._engine.checkpoint_name)
+                name = engine.checkpoint_name
+                replay = Replay.from_rollout(recording.rollout, first, last + 1, name, engine.pool.name)
                 files["dream.json"] = replay.to_json().encode()
             except ValueError as error:
                 note = str(error)
-            files["dream.mp4"] = await self._engine.encode_mp4(recording)
+            files["dream.mp4"] = await engine.encode_mp4(recording)
         self.recording_id, self.recorded_files = secrets.token_urlsafe(16), files
         self.connection.send(
             "recorded", place=self.recording_id, files=sorted(files), frames=len(recording.steps), note=note
@@ -300,32 +319,20 @@ class Player:
         if self.rollout is not None and not self._editing:
             draft, num_frames = make_draft(task, self.rollout, engine.space, engine.config.window_frames)
             self._editing = True
-            engine.run_in_background(self._publish_edit(task, draft, num_frames, self.rollout.settings.num_steps))
+            editing = engine.complete(
+                draft, num_frames, secrets.randbelow(MAX_SEED + 1), self.rollout.settings.num_steps
+            )
+            engine.run_in_background(self._publish_edit(task, editing, num_frames))
 
-    async def _publish_edit(self, task: str, draft: Draft, num_frames: int, num_steps: int) -> None:
+    async def _publish_edit(self, task: str, editing: Awaitable[bytes], num_frames: int) -> None:
         """Fill in a clip, and tell the browser where its video is. It replaces the files of the last recording."""
         try:
-            mp4 = await self._engine.complete(draft, num_frames, secrets.randbelow(MAX_SEED + 1), num_steps)
+            mp4 = await editing
         finally:
             self._editing = False
         self.recording_id, self.recorded_files = secrets.token_urlsafe(16), {"dream.mp4": mp4}
         self.connection.send("edited", task=task, place=self.recording_id, frames=num_frames)
 
-    def _describe_game(self) -> dict[str, Any]:
-        """Fields of the "hello" message."""
-        engine, space, (channels, height, width) = self._engine, self._engine.space, self._engine.config.frame_shape
-        return {
-            "server": self._server_id,
-            "game": engine.game.environment or "a game",
-            "checkpoint": engine.checkpoint_name,
-            "height": height,
-            "width": width,
-            "channels": channels,
-            "fps": engine.fps,
-            "actions": space.names,
-            "keys": key_labels(space),
-            "aliases": space.key_aliases,
-            "num_steps": engine.num_steps,
-            "most_steps": MAX_NUM_STEPS,
-            "num_records": len(self._gallery),
-        }
+    def _say_hello(self) -> None:
+        """Describe the game that is played to the page."""
+        self.connection.send("hello", server=self._server_id, **self._game.describe())

@@ -23,10 +23,12 @@ from data.pixels import to_uint8
 from data.printable import check_name
 from model import ModelConfig, Sampler, WorldModel
 from model.diffusion import CONTEXT_NOISE
+from model.games import select_game
 from model.sampler_inputs import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
+from model.text import check_words
 from play.actions import actions_from_json, actions_to_json, playable_actions
 from play.recording import MAX_REPLAY_FRAMES, rollout_video
-from play.rollout_pool import Prompt, Rollout, RolloutSettings, prompt_tensors
+from play.rollout_pool import Prompt, Rollout, RolloutSettings, prompt_tensors, told_model
 
 FORMAT = "dreamrun-replay-1"
 MAX_CHECKPOINT_CHARS = 1000  # of the checkpoint's name
@@ -44,9 +46,10 @@ class Replay:
     actions: np.ndarray  # recorded actions since the prompt, (T,) or (T, names)
     first_recorded: int  # index of the recording's first frame; actions[i] leads into frame i
     checkpoint: str = ""  # name of the checkpoint, for people
+    game: str = ""  # which one, of a checkpoint of several
 
     @classmethod
-    def from_rollout(cls, rollout: Rollout, first_recorded: int, end: int, checkpoint: str) -> Replay:
+    def from_rollout(cls, rollout: Rollout, first_recorded: int, end: int, checkpoint: str, game: str = "") -> Replay:
         """A replay of frames `first_recorded` to `end` (exclusive) of a rollout.
 
         Raises:
@@ -63,6 +66,7 @@ class Replay:
             actions=np.array(rollout.actions[:end]),
             first_recorded=first_recorded,
             checkpoint=checkpoint,
+            game=game,
         )
 
     def to_json(self) -> str:
@@ -86,12 +90,14 @@ class Replay:
             "first_recorded": self.first_recorded,
             "actions": actions_to_json(self.actions),
             "prompt": prompt,
+            **({"game": self.game} if self.game else {}),
+            **({"words": self.settings.words} if self.settings.words is not None else {}),
         }
         return json.dumps(fields) + "\n"
 
     @classmethod
     def read(cls, path: Path, model: WorldModel) -> Replay:
-        """Read a replay for this model.
+        """Read a replay for this model, which may be of several games.
 
         Raises:
             ValueError: the file is not a replay, or it is from another game.
@@ -104,9 +110,11 @@ class Replay:
     @classmethod
     def _from_json(cls, fields: Any, model: WorldModel) -> Replay:
         """A replay from the parsed file. It checks sizes before it works: the file may come from a stranger."""
-        space = playable_actions(model)
         if not isinstance(fields, dict):
             raise ValueError("it is not an object")
+        game, words = check_name("game", fields.get("game", "")), fields.get("words")
+        model = select_game(model, game)
+        space = playable_actions(model)
         if fields["format"] != FORMAT:
             raise ValueError(f"its format is {fields['format']!r:.40}, not {FORMAT}")
         num_steps = _parse_int(fields, "num_steps", 1, MAX_STEPS)
@@ -122,12 +130,13 @@ class Replay:
         return cls(
             prompt=_prompt_from_json(fields["prompt"], model.config, space),
             seed=_parse_int(fields, "seed", 0, MAX_SEED),
-            settings=RolloutSettings(num_steps, guidance),
+            settings=RolloutSettings(num_steps, guidance, None if words is None else check_words(words)),
             context_noise=context_noise,
             weights_hash=check_name("weights_sha256", fields["weights_sha256"]),
             actions=actions,
             first_recorded=_parse_int(fields, "first_recorded", 0, len(actions) - 1),
             checkpoint=check_name("checkpoint", fields["checkpoint"], MAX_CHECKPOINT_CHARS),
+            game=game,
         )
 
     def check_weights(self, weights_hash: str, checkpoint: str) -> None:
@@ -152,6 +161,7 @@ class Replay:
         Returns:
             uint8 (T, H, W, C). They differ by at most one grey level if other players shared the batch.
         """
+        model = told_model(select_game(model, self.game), self.settings)
         space = playable_actions(model)
         sampler = Sampler(
             model, self.settings.num_steps, self.context_noise, cache=cache, guidance=self.settings.guidance
@@ -164,7 +174,9 @@ class Replay:
     def video(self, model: WorldModel, cache: bool = True) -> np.ndarray:
         """The recorded frames with the pressed keys, uint8 (T, height, width, 3). Arguments as `generate_frames`."""
         frames = self.generate_frames(model, cache)
-        return rollout_video(frames, self.actions[self.first_recorded :], playable_actions(model))
+        return rollout_video(
+            frames, self.actions[self.first_recorded :], playable_actions(select_game(model, self.game))
+        )
 
 
 def _parse_int(fields: dict[str, Any], name: str, minimum: int, maximum: int) -> int:

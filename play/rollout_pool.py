@@ -15,6 +15,7 @@ import torch
 from data.actions import ActionSpace
 from data.pixels import to_float, to_uint8
 from model import ModelConfig, Sampler, WorldModel
+from model.games import select_game, tell
 from model.modulation_table import MAX_CACHED_ACTIONS
 from play.actions import playable_actions
 from play.real_game import RealGame
@@ -37,6 +38,7 @@ class RolloutSettings:
 
     num_steps: int  # denoising steps per frame
     guidance: float = 1.0  # classifier-free guidance scale
+    words: str | None = None  # what the network is told; None: the caption of its game, if it has learnt words
 
 
 @dataclass
@@ -76,11 +78,13 @@ class RolloutPool:
     Args:
         model: as `prepare_for_inference` returns it.
         weights_hash: as `training.checkpoint.hash_weights` returns it.
+        name: of the game that is played, of a model of several.
     """
 
-    def __init__(self, model: WorldModel, weights_hash: str):
-        self.config, self.game, self.space = model.config, model.game, playable_actions(model)
-        self._model, self._weights_hash = model, weights_hash
+    def __init__(self, model: WorldModel, weights_hash: str, name: str = ""):
+        self.name, self.caption = name, next((g.caption for g in model.game.games if g.name == name), "")
+        self._model, self._weights_hash = select_game(model, name), weights_hash
+        self.config, self.game, self.space = self._model.config, self._model.game, playable_actions(self._model)
         self._samplers: dict[RolloutSettings, Sampler] = {}
         self._rollouts: dict[RolloutSettings, dict[int, Rollout]] = {}  # by slot
 
@@ -91,8 +95,8 @@ class RolloutPool:
             ValueError: a setting is out of range, or the prompt does not fit the model.
         """
         if settings not in self._samplers:
-            guidance = settings.guidance
-            self._samplers[settings] = Sampler(self._model, settings.num_steps, guidance=guidance)
+            told = told_model(self._model, settings)
+            self._samplers[settings] = Sampler(told, settings.num_steps, guidance=settings.guidance)
             self._rollouts[settings] = {}
         slots = self._rollouts[settings]
         recent = deque(prompt.frames, maxlen=max(1, self.config.window_frames // 2))
@@ -156,13 +160,19 @@ class RolloutPool:
         Raises:
             ValueError: the model does not fit; the pool is unchanged.
         """
+        model = select_game(model, self.name)
         if model.config.input_sizes != self.config.input_sizes:
             raise ValueError("its frame size, number of actions or window is different")
         for settings, sampler in self._samplers.items():
-            sampler.rebuild(model)
+            sampler.rebuild(told_model(model, settings))
             for rollout in self._rollouts[settings].values():
                 rollout.weights_changed = True
         self._model, self._weights_hash = model, weights_hash
+
+    @property
+    def model(self) -> WorldModel:
+        """The model of the game that is played."""
+        return self._model
 
     def __len__(self) -> int:
         return sum(map(len, self._rollouts.values()))
@@ -177,6 +187,11 @@ class RolloutPool:
         num_cached = 1 + config.num_actions + (0 if self.space.discrete else MAX_CACHED_ACTIONS)
         numbers = 2 * config.cache_numbers + (num_steps + 1) * num_cached * config.num_modulation_vectors * config.dim
         return window_bytes + numbers * weight.element_size()
+
+
+def told_model(model: WorldModel, settings: RolloutSettings) -> WorldModel:
+    """A model that is told the words of a rollout. Raises ValueError if it has learnt none."""
+    return model if settings.words is None else tell(model, settings.words)
 
 
 def prompt_tensors(prompt: Prompt, space: ActionSpace) -> tuple[torch.Tensor, torch.Tensor]:

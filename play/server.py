@@ -16,8 +16,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from play.connection import Connection
-from play.engine import Engine
-from play.gallery import Gallery
+from play.played_game import PlayedGame
 from play.player import Player
 
 MAX_WAITING = 32  # players in the waiting list; more are rejected
@@ -33,19 +32,20 @@ class PlayServer:
     """Places and the websocket route.
 
     Args:
-        engine: generates frames for the players.
-        gallery: prompts that players start from.
+        games: by name; players begin with the first.
         max_players: number of places; further players wait.
         folder: Gradio's folder for uploads and downloads. Old files in it are deleted.
     """
 
-    def __init__(self, engine: Engine, gallery: Gallery, max_players: int, folder: Path):
-        self.engine, self.gallery, self.max_players, self.folder = engine, gallery, max_players, folder
+    def __init__(self, games: dict[str, PlayedGame], max_players: int, folder: Path):
+        self.games, self.max_players, self.folder = games, max_players, folder
+        first = next(iter(games.values()))
+        self.engine, self.gallery = first.engine, first.gallery
         self.server_id = secrets.token_urlsafe(8)  # a page of an older server notices that it must reload
         self._players: list[Player] = []  # those with a place
         self._waiting: deque[Player] = deque()
         self._idle_message = "Paused: you have not pressed a key for a while. Press one to continue."
-        if engine.space.unconditional:
+        if self.engine.space.unconditional:
             self._idle_message = "Paused: your browser has sent nothing for a while."
 
     @property
@@ -72,7 +72,9 @@ class PlayServer:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Any) -> AsyncIterator[None]:
-        async with self.engine.running():
+        async with contextlib.AsyncExitStack() as stack:
+            for game in self.games.values():
+                await stack.enter_async_context(game.engine.running())
             self.engine.run_in_background(self._check_idle_players())
             self.engine.run_in_background(self._delete_old_files())
             yield
@@ -85,7 +87,7 @@ class PlayServer:
 
     async def _serve_player(self, socket: WebSocket) -> None:
         await socket.accept()
-        player = Player(self.engine, self.gallery, Connection(socket), self.server_id)
+        player = Player(self.games, Connection(socket), self.server_id)
         if len(self._players) < self.max_players:
             self._admit(player)
         elif len(self._waiting) < MAX_WAITING:

@@ -7,11 +7,13 @@ Keys and frames do not pass Gradio's queue, because late frames must be dropped.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
 
 from data.printable import markdown
+from model.text import MAX_TEXT_CHARS
 from play.actions import step_actions
 from play.api import add_endpoints
 from play.messages import MAX_SEED
@@ -30,11 +32,12 @@ CSS = """
 .gradio-container { max-width: 1240px !important }
 .gradio-container > main { padding-top: 14px !important }
 #stage, #stage .html-container { padding: 0 }
-#gallery .gallery-container, #gallery .grid-wrap { height: auto; min-height: 0; max-height: none }
-#gallery .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); grid-template-rows: auto;
+:is(#gallery, .moments) .gallery-container { height: auto; min-height: 0; max-height: none }
+:is(#gallery, .moments) .grid-wrap { height: auto; min-height: 0; max-height: none }
+:is(#gallery, .moments) .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); grid-template-rows: auto;
   grid-auto-rows: auto; padding: 0 }
-#gallery .thumbnail-item { width: 100%; min-width: 0; height: auto; aspect-ratio: 1 }
-#gallery img { image-rendering: pixelated; aspect-ratio: 1 }
+:is(#gallery, .moments) .thumbnail-item { width: 100%; min-width: 0; height: auto; aspect-ratio: 1 }
+:is(#gallery, .moments) img { image-rendering: pixelated; aspect-ratio: 1 }
 .bar { gap: 8px; align-items: stretch }
 .bar button { white-space: nowrap; padding: 0 8px; min-height: 42px; font-size: 14px }
 .bar > .form { border: 0; background: none; box-shadow: none }
@@ -68,11 +71,14 @@ def build_page(server: PlayServer, public_api: bool) -> gr.Blocks:
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=340):
                 stage = _stage()
-                _add_controls(stage, server)
+                steps = _add_controls(stage, server)
                 _add_recording(stage, server)
             with gr.Column(scale=1, min_width=296):
-                _add_prompts(stage, server)
+                chosen = _add_games(server)
+                _add_words(stage, server, chosen)
+                _add_prompts(stage, server, chosen)
                 _add_sampling_settings(stage, server)
+        _show_chosen(chosen, steps)
         if server.engine.run_folder is not None:
             _add_run(server, server.engine.run_folder)
         add_endpoints(server, public_api)
@@ -90,8 +96,8 @@ def _stage() -> gr.HTML:
     )
 
 
-def _add_controls(stage: gr.HTML, server: PlayServer) -> None:
-    """Start over, pause, single steps, speed and the real game."""
+def _add_controls(stage: gr.HTML, server: PlayServer) -> list[gr.Accordion]:
+    """Start over, pause, single steps, speed and the real game. Returns the single steps of each game."""
     with gr.Row(elem_classes="bar"):
         restart = gr.Button("Start over (R)", min_width=128, elem_id="restart")
         pause = gr.Button("Pause (P)", min_width=128, elem_id="pause")
@@ -107,9 +113,12 @@ def _add_controls(stage: gr.HTML, server: PlayServer) -> None:
             [("Full speed", 1), ("Half speed", 2), ("Quarter speed", 4)],
             value=1, label="Speed", show_label=False, min_width=120, filterable=False, elem_id="speed",
         )  # fmt: skip
-    if not server.engine.space.unconditional:
-        with gr.Accordion("Step by step: one frame per click", open=True), gr.Row(elem_classes="steps"):
-            for name in step_actions(server.engine.space):
+    steps = []
+    for game in server.games.values():
+        is_shown = game.engine is server.engine and not game.engine.space.unconditional
+        steps.append(gr.Accordion("Step by step: one frame per click", open=True, visible=is_shown))
+        with steps[-1], gr.Row(elem_classes="steps"):
+            for name in step_actions(game.engine.space):
                 button = gr.Button(name, size="sm", min_width=72, elem_classes="step-action")
                 button.click(js=f"() => dreamrun.step({json.dumps(name)})")
     restart.click(js="() => dreamrun.start()")
@@ -123,6 +132,7 @@ def _add_controls(stage: gr.HTML, server: PlayServer) -> None:
     stage.real(None, None, real_game, js="() => dreamrun.state.real")
 
     stage.started(_allow_real_game, None, real_game, **_private())
+    return steps
 
 
 def _add_recording(stage: gr.HTML, server: PlayServer) -> None:
@@ -145,19 +155,57 @@ def _add_recording(stage: gr.HTML, server: PlayServer) -> None:
     stage.recorded(show_recording, None, [video, mp4, replay], **_private())
 
 
-def _add_prompts(stage: gr.HTML, server: PlayServer) -> None:
+def _add_games(server: PlayServer) -> gr.Dropdown | None:
+    """The choice between the checkpoint's games; None if there is one alone."""
+    if len(server.games) == 1:
+        return None
+    names = list(server.games)
+    chosen = gr.Dropdown(names, value=names[0], label="Game", filterable=False, elem_id="game")
+    chosen.input(None, chosen, js="(name) => dreamrun.chooseGame(name)")
+    return chosen
+
+
+def _show_chosen(chosen: gr.Dropdown | None, parts: Sequence[gr.Accordion | gr.Gallery]) -> None:
+    """Show of some parts of the page, one for each game, that of the chosen game alone."""
+    if chosen is not None:
+        names = [value for _, value in chosen.choices]
+
+        def show(name: str) -> list[dict]:
+            return [gr.update(visible=name == part_name) for part_name in names]
+
+        chosen.input(show, chosen, list(parts), **_private())
+
+
+def _add_words(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None) -> None:
+    """What the model is told, and a dream that begins with nothing else."""
+    if not server.engine.config.words:
+        return
+    words = gr.Textbox(
+        server.engine.pool.caption, label="Words: what to dream of", max_length=MAX_TEXT_CHARS, elem_id="words"
+    )
+    dream = gr.Button("Dream from words alone", elem_id="dream-words")
+    words.change(None, words, js="(words) => dreamrun.set({words})")
+    words.submit(js="() => dreamrun.start()")
+    dream.click(js="() => dreamrun.start({record: null, moment: null, dream: true})")
+    if chosen is not None:
+        chosen.input(lambda name: server.games[name].engine.pool.caption, chosen, words, **_private())
+
+
+def _add_prompts(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None) -> None:
     """What a dream starts from: a thumbnail, any frame of any record, or the player's own picture."""
     gallery = server.gallery
     gr.Markdown("### Start from")
-    thumbnails = gr.Gallery(
-        [(frame, None) for _, frame in gallery.thumbnails],
-        label="Recorded moments", show_label=False, format="png", columns=4, allow_preview=False, selected_index=0,
-        buttons=[], container=False, interactive=False, object_fit="contain", min_width=100, elem_id="gallery",
-    )  # fmt: skip
-    last_record = len(gallery) - 1
-    record = gr.Number(
-        0, label=f"Record, 0 to {last_record}", precision=0, minimum=0, maximum=last_record, elem_id="record-number"
-    )
+    galleries = [
+        gr.Gallery(
+            [(frame, None) for _, frame in game.gallery.thumbnails], visible=game.gallery is gallery,
+            label="Recorded moments", show_label=False, format="png", columns=4, allow_preview=False, selected_index=0,
+            buttons=[], container=False, interactive=False, object_fit="contain", min_width=100,
+            elem_id="gallery" if game.gallery is gallery else None, elem_classes="moments",
+        )
+        for game in server.games.values()
+    ]  # fmt: skip
+    _show_chosen(chosen, galleries)
+    record = _record_number(len(gallery))
     moment = gr.Slider(
         0,
         max(1, gallery.num_frames(0) - 1),
@@ -181,12 +229,20 @@ def _add_prompts(stage: gr.HTML, server: PlayServer) -> None:
         return gr.Slider(value=event.moment, maximum=max(1, event.last_moment), interactive=True)
 
     start_record = "(record) => dreamrun.start({record, moment: null})"
-    thumbnails.select(chosen_record, None, record, **_private()).then(None, record, js=start_record)
+    for thumbnails in galleries:
+        thumbnails.select(chosen_record, None, record, **_private()).then(None, record, js=start_record)
+    if chosen is not None:
+        chosen.input(lambda name: _record_number(len(server.games[name].gallery)), chosen, record, **_private())
     record.input(None, record, js="(record) => dreamrun.startSoon({record, moment: null})")
     moment.input(None, [record, moment], js="(record, moment) => dreamrun.startSoon({record, moment})")
     image.upload(None, image, js="(file) => dreamrun.startFromImage(file)")
     image.clear(None, record, js=start_record)
     stage.started(show_moment, None, moment, **_private())
+
+
+def _record_number(num_records: int) -> gr.Number:
+    last = num_records - 1
+    return gr.Number(0, label=f"Record, 0 to {last}", precision=0, minimum=0, maximum=last, elem_id="record-number")
 
 
 def _add_sampling_settings(stage: gr.HTML, server: PlayServer) -> None:

@@ -3,6 +3,7 @@
 python -m scripts.benchmark rollout --preset nano
 python -m scripts.benchmark rollout --preset small --num-steps 10 --compare reference
 python -m scripts.benchmark loader --data datasets/coinrun
+python -m scripts.benchmark loader --data datasets/pong datasets/coinrun
 python -m scripts.benchmark train --preset nano --batch-size 8
 python -m scripts.benchmark train --preset small --batch-size 128 --clip-frames 32 --compile
 python -m scripts.benchmark play --players 4

@@ -34,6 +34,7 @@ from model.sampler_inputs import MAX_SEED
 from training import editing
 from training.device import choose_device, describe_device, prepare_for_inference
 from training.editing import MAX_FRAMES, Draft, complete, cross_fade, nearest_known, seam_steps, step_sizes
+from training.games import choose_game
 from training.metrics import psnr, ssim
 from training.setup import action_space, check_model_fits_data
 
@@ -45,6 +46,7 @@ class Edit:
     checkpoint: str = (
         "checkpoints/pong-fill"  # folder of a checkpoint that has learnt to fill in, or user/name on the Hub
     )
+    game: str = ""  # of a checkpoint of several; none: the first
     output: Path = Path("edit.mp4")  # the video to write, .mp4 or .gif
     actions: str = "unknown"  # of the generated frames: unknown; gt, those recorded; or names, repeated: up,up,noop
     metrics: Path | None = None  # write a JSON with what is measured
@@ -127,7 +129,8 @@ def main(config: EditConfig) -> None:
         if path:
             check_output(path)
     device = choose_device(config.device)
-    model = prepare_for_inference(WorldModel.from_pretrained(config.checkpoint), device)
+    model = choose_game(WorldModel.from_pretrained(config.checkpoint), config.game)
+    model = prepare_for_inference(model, device)
     check_can_fill(model)
     if model.config.num_channels != 3:
         raise ValueError(f"the model's frames have {model.config.num_channels} channels: only RGB frames can be shown")

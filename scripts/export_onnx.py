@@ -14,6 +14,7 @@ from pathlib import Path
 import cli
 from data.atomic import atomic_file, check_output
 from model import WorldModel
+from model.games import fold_words, select_game
 from model.onnx_graph import Weights
 from model.onnx_sampler import export_checked
 
@@ -24,13 +25,15 @@ class ExportOnnxConfig:
 
     checkpoint: str  # a checkpoint folder, or "user/name" on the Hub
     out: Path  # the ONNX file; one that is there is replaced
+    game: str = ""  # of a checkpoint of several; none: the first
     weights: Weights = "fp32"  # fp16: half the size, computed in float32; int8: a quarter of the size, less exact
 
 
 def main(config: ExportOnnxConfig) -> None:
     """Export, compare with the original, and write the file."""
     check_output(config.out)
-    file = export_checked(WorldModel.from_pretrained(config.checkpoint), config.weights)
+    model = fold_words(select_game(WorldModel.from_pretrained(config.checkpoint), config.game))
+    file = export_checked(model, config.weights)
     with atomic_file(config.out) as temporary:
         temporary.write_bytes(file)
     print(f"{config.out}: {len(file) / 1e6:.1f} MB")

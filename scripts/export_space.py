@@ -19,6 +19,7 @@ from data.index import held_out_split
 from data.metadata import METADATA_FILE, read_metadata
 from model import WorldModel
 from model.hub import check_logged_in, upload_folder
+from training.games import choose_game
 from training.setup import check_model_fits_data
 
 ROOT = Path(__file__).parent.parent
@@ -102,7 +103,8 @@ def main(config: ExportSpaceConfig) -> None:
     if config.push:
         check_logged_in()
     checkpoint = config.checkpoint.resolve()  # `latest` is a link
-    check_model_fits_data(WorldModel.from_pretrained(checkpoint), read_metadata(config.data), config.data)
+    metadata = read_metadata(config.data)
+    check_model_fits_data(choose_game(WorldModel.from_pretrained(checkpoint), "", metadata), metadata, config.data)
     split = held_out_split(config.data)
     if config.out.exists() and any(config.out.iterdir()):
         raise ValueError(f"{config.out} is not empty: give a new folder with --out")

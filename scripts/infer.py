@@ -5,6 +5,7 @@ python -m scripts.infer --actions right,right,jump --num-frames 32
 python -m scripts.infer --replay dream.json --output again.mp4
 python -m scripts.infer --clip mine.mp4 --actions right
 python -m scripts.infer --num-prompt-frames 0 --actions random
+python -m scripts.infer --checkpoint checkpoints/games --prompt-text "pong, two paddles and a ball" --actions up
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from data.clips import Clips, choose_actions, held_out_clips, prompt_clips
 from data.dataset import ClipDataset
 from data.importing.prompt_video import read_clip
 from data.index import held_out_split
+from data.metadata import read_metadata
 from data.video import comparison, grid, write_mp4, write_png
 from model import Sampler, WorldModel
 from model.diffusion import CONTEXT_NOISE
+from model.games import select_game, with_size
 from model.sampler_inputs import MAX_SEED
 from play.replay import Replay
 from training.checkpoint import hash_weights
 from training.device import choose_device, describe_device, prepare_for_inference
+from training.games import choose_game
 from training.rollout import rollout, rollout_metrics
 from training.setup import action_space, check_model_fits_data
 
@@ -44,6 +48,9 @@ class InferConfig:
     checkpoint: str = "checkpoints/coinrun-nano"  # checkpoint folder, or user/name on the Hub
     data: Path | None = None  # data set with prompts and true frames; None: samples/coinrun
     clip: Path | None = None  # video whose last frames are the prompt, in place of a data set
+    game: str = ""  # of a checkpoint of several; none: that of the data or of the words, else the first
+    # What to dream of, in words, if the checkpoint has learnt any; without data or clip the first frame is dreamt too.
+    prompt_text: str | None = None
     split: str | None = None  # split of the data set; None: test, or val if there is no test split
     num_samples: int = 4  # rollouts to generate and measure; at most 8 are shown
     num_prompt_frames: int = 4  # true frames to start from; 0: noise; --data then only adds true frames to compare
@@ -64,6 +71,8 @@ class InferConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
+        if self.prompt_text is not None and not self.data and not self.clip:
+            object.__setattr__(self, "num_prompt_frames", 0)
         if self.num_prompt_frames < 0:
             raise ValueError(f"num_prompt_frames is {self.num_prompt_frames}: it must not be negative")
         if self.data and self.clip:
@@ -94,12 +103,23 @@ def main(config: InferConfig) -> None:
             check_output(path)
     device = choose_device(config.device)
     checkpoint = WorldModel.from_pretrained(config.checkpoint)
-    model = prepare_for_inference(checkpoint, device)
     print(f"device: {describe_device(device)}")
     if config.replay:
-        write_replay(config, checkpoint, model)
+        write_replay(config, checkpoint, prepare_for_inference(checkpoint, device))
     else:
-        write_rollouts(config, model)
+        write_rollouts(config, prepare_for_inference(choose_model(config, checkpoint), device))
+
+
+def choose_model(config: InferConfig, checkpoint: WorldModel) -> WorldModel:
+    """The checkpoint for the game, the words and the frame size that are asked for."""
+    metadata = read_metadata(config.truth) if config.truth else None
+    model = choose_game(checkpoint, config.game, metadata, config.prompt_text)
+    if metadata is None or metadata.frame_shape[:2] == model.config.frame_shape[1:]:
+        return model
+    (height, width, _), (_, own_height, own_width) = metadata.frame_shape, model.config.frame_shape
+    resized = with_size(model, height, width)
+    print(f"frames of {width}x{height}, as in {config.truth}; the model has learnt {own_width}x{own_height}")
+    return resized
 
 
 def write_replay(config: InferConfig, checkpoint: WorldModel, model: WorldModel) -> None:
@@ -107,7 +127,7 @@ def write_replay(config: InferConfig, checkpoint: WorldModel, model: WorldModel)
     replay = Replay.read(config.replay, model)
     replay.check_weights(hash_weights(checkpoint), config.checkpoint)
     video = replay.video(model, config.cache)
-    write_mp4(config.output, video, config.fps or model.game.fps)
+    write_mp4(config.output, video, config.fps or select_game(model, replay.game).game.fps)
     print(f"wrote {config.output}: {len(video)} frames")
 
 
@@ -181,6 +201,7 @@ def write_metrics(config: InferConfig, model: WorldModel, clips: Clips, report: 
         "seed": config.seed,
         "guidance": config.guidance,
         "cache": config.cache,
+        **({"prompt_text": config.prompt_text} if config.prompt_text is not None else {}),
         "record_ids": clips.record_ids.tolist(),
     }
     with atomic_file(config.metrics) as temporary:

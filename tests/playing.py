@@ -9,7 +9,7 @@ import os
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,10 +20,12 @@ from websockets.sync.client import connect
 
 from data import EpisodeWriter
 from data.actions import ActionSpace
+from data.games.collect import CollectConfig, collect
 from data.metadata import read_metadata
 from play.launch import PlayConfig, RunningApp, running_app
 from play.messages import unpack_pictures
-from training.setup import fit_config_to_data, game_info
+from training.games import describe_games, game_info
+from training.setup import fit_config_to_data
 
 TIMEOUT_SECS = 20.0
 _apps: dict[str, RunningApp] = {}  # by address
@@ -47,6 +49,15 @@ def make_custom_game(folder: Path, space: ActionSpace) -> tuple[Path, Path]:
                 vector = [speed < 0, speed > 0, step % 5 == 0, 0, speed / 20, 0]
                 writer.add(frame, np.array(vector, np.float32) if not space.discrete else 0)
     return folder / "set", random_checkpoint(folder / "random", folder / "set")
+
+
+def config_of_several_games(folder: Path, pong_set: Path) -> PlayConfig:
+    """Options to play random weights of two games that are told in words: Pong, and Pong at 48x32."""
+    settings = {"records": 1, "val_records": 0, "test_records": 2, "workers": 1}
+    collect(CollectConfig(env="pong", size="48x32", out=folder / "wide", **settings), lambda _: None)
+    game, _ = describe_games([read_metadata(data) for data in (pong_set, folder / "wide")], words=True)
+    random_model(replace(SMALLEST, num_actions=3, words=True), game=game).save_pretrained(folder / "random")
+    return PlayConfig(str(folder / "random"), (pong_set, folder / "wide"), port=0, num_steps=2, fps=30.0)
 
 
 @contextlib.contextmanager

@@ -93,6 +93,7 @@ CONFIG_CLASSES = (
     "EditConfig",
     "EvaluateConfig",
     "InferConfig",
+    "JudgeWordsConfig",
     "PlayConfig",
     "ImportConfig",
     "ExportConfig",

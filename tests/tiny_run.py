@@ -28,7 +28,7 @@ plots.draw_metrics = lambda run_folder: None
 def note_clips(state, batch, *args):
     with open(f"{os.environ['SEEN']}.{rank()}", "a") as file:
         for clip in zip(batch.record_ids, batch.starts, strict=True):
-            print(*clip, file=file)
+            print(batch.number, *clip, file=file)
     return train_step(state, batch, *args)
 
 

@@ -9,19 +9,20 @@ from typing import Any, cast
 
 import torch
 
-from data.dataset import Batch, ClipDataset
+from data.dataset import Batch
+from data.mixture import Mixture
 from data.prefetch import prefetch
 
 
 class BatchLoader:
-    """This rank's part of the batches of a data set.
+    """This rank's part of the batches of a mixture of data sets.
 
     Args:
         batch_size: clips of a batch, over all ranks.
         device: for a GPU, batches are in pinned memory, from which it copies while it computes.
     """
 
-    def __init__(self, dataset: ClipDataset, batch_size: int, device: torch.device):
+    def __init__(self, dataset: Mixture, batch_size: int, device: torch.device):
         self.batches_per_epoch = dataset.num_batches(batch_size)
         self.wait_secs = 0.0  # time that `load` took, in total
         self._dataset, self._batch_size, self._pin = dataset, batch_size, device.type == "cuda"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from data.mixture import MAX_SETS, Folders
 from model.diffusion import Prediction, Schedule
 from training.loss import NoiseLevels
 
@@ -33,8 +35,12 @@ RECIPES = {"pico": _FILLING, "nano": _FILLING, "toy": _MEASURED}
 class TrainConfig:
     """Options of `train_world_model.py`, saved as `train_config.json` in the run folder."""
 
-    data: Path  # data set folder with train and val splits, from scripts.collect or scripts.import_video
+    # Folder of a data set with train and val splits, from scripts.collect or scripts.import_video. Of several, one
+    # network learns all, each at its own frame size and with its own actions.
+    data: Folders
     out: Path  # run folder, for checkpoints, metrics.jsonl and rollouts
+    mix: str | None = None  # how often each data set comes, such as 1,2,1; None: as often as it has clips
+    words: bool | None = None  # learn the captions of the data; None: if there are several data sets with captions
     preset: str = "nano"  # pico (2.5 M parameters), nano (9.8 M), toy (15 M), small (57.8 M) or base (119.7 M)
     attention: Literal["axial", "full"] | None = None  # over space and time in turn, or at once; None: the preset's
     schedule: Schedule | None = None  # of the noise; linear is rectified flow; None: the preset's
@@ -108,12 +114,42 @@ class TrainConfig:
         for name in ("ema_decay", *shares):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
+        if isinstance(self.data, tuple) and len(self.data) == 1:
+            object.__setattr__(self, "data", self.data[0])
+        if not 1 <= len(self.folders) <= MAX_SETS:
+            raise ValueError(f"data names {len(self.folders)} data sets: expected 1 to {MAX_SETS}")
+        if self.shares is not None and len(self.shares) != len(self.folders):
+            raise ValueError(f"mix is {self.mix}: expected one number for each of {len(self.folders)} data sets")
+        if self.words and self.outcomes != "off":
+            raise ValueError("words need --outcomes off: an outcome head is trained without words")
         if self.outcomes == "head" and not self.init_from:
             raise ValueError("outcomes is 'head': name the checkpoint that gets the head with --init-from")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}: it must lie in 0 to {2**63 - 1}")
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}: it must be positive")
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The data sets."""
+        return self.data if isinstance(self.data, tuple) else (self.data,)
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """The numbers of `mix`.
+
+        Raises:
+            ValueError: they are no positive numbers.
+        """
+        if self.mix is None:
+            return None
+        try:
+            shares = tuple(map(float, self.mix.split(",")))
+        except ValueError:
+            shares = ()
+        if not shares or not all(0 < share < math.inf for share in shares):
+            raise ValueError(f"mix is {self.mix!r:.40}: expected positive numbers separated by commas, such as 1,2,1")
+        return shares
 
     def _check_at_least(self, name: str, minimum: int) -> None:
         value = getattr(self, name)

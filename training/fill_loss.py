@@ -79,6 +79,7 @@ def fill_loss(
     noise: Noise,
     task: FillTask,
     kind: NoiseLevels,
+    text: Tensor | None = None,
 ) -> Tensor:
     """Mean loss of the unknown frames of each clip, (B,); the loss of a frame is that of `diffusion_loss`.
 
@@ -88,12 +89,13 @@ def fill_loss(
         actions: (B, T, A).
         noise: its eps are used, and its levels are not: the unknown frames of a clip share one level.
         kind: distribution of this level.
+        text: (B, L) uint8, words for each clip; None: the network is told none.
     """
     unknown_level = to_noise_levels(task.level_uniform, kind)[:, None]
     levels = torch.where(task.known, task.known_levels, unknown_level)
     fill_noise = replace(noise, levels=levels, context_levels=None, context_eps=None)
     actions = actions * task.has_action[..., None]
-    losses, _ = diffusion_loss(model, config, x0, actions, fill_noise, temporal_mask=None)
+    losses, _ = diffusion_loss(model, config, x0, actions, fill_noise, temporal_mask=None, text=text)
     unknown = ~task.known
     return (losses * unknown).sum(1) / unknown.sum(1)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.atomic import atomic_file
-from data.dataset import ClipDataset
+from data.mixture import Mixture
 from model.dit import WorldModel
 from training.config import TrainConfig
 from training.device import describe_device, uses_bf16
@@ -161,7 +161,7 @@ class PlainProgress:
             print0(f"step {step} of {max_steps}: loss {loss:.4f}, {clips_per_sec:.1f} clips/s")
 
 
-def print_summary(config: TrainConfig, model: WorldModel, data: ClipDataset, max_steps: int) -> None:
+def print_summary(config: TrainConfig, model: WorldModel, data: Mixture, max_steps: int) -> None:
     """Print what runs: device, ranks, model, data and length, on rank 0."""
     num_parameters = sum(p.numel() for p in model.parameters())
     precision = "bfloat16" if uses_bf16(model.device, config.bf16) else "float32"
@@ -169,12 +169,16 @@ def print_summary(config: TrainConfig, model: WorldModel, data: ClipDataset, max
     if world_size() > 1:
         print0(f"ranks: {world_size()}, each with {config.batch_size // world_size()} clips of a batch")
     print0(f"model: {config.preset}, {num_parameters / 1e6:.2f} M parameters, {model.config.prediction} prediction")
-    print0(
-        f"data: {config.data}: {len(data.index.lengths)} records, {data.num_clips} clips of {data.clip_frames} frames, "
-        f"{data.num_batches(config.batch_size)} batches of {config.batch_size} an epoch"
-    )
-    if data.metadata.actions.unconditional:
-        print0("this data has no actions: the model learns to continue play, but nobody can steer it")
+    for part in data.sets:
+        print0(
+            f"data: {part.folder}: {len(part.index.lengths)} records, {part.num_clips} clips of {part.clip_frames} "
+            f"frames, {part.num_batches(config.batch_size)} batches of {config.batch_size} an epoch"
+        )
+        if part.metadata.actions.unconditional:
+            print0("this data has no actions: the model learns to continue play, but nobody can steer it")
+    if model.game.games:
+        names = ", ".join(game.name for game in model.game.games)
+        print0(f"games: {names}; {'told in words' if model.config.words else 'without words'}")
     print0(f"run: {config.out}, {max_steps} steps")
 
 

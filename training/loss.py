@@ -117,6 +117,7 @@ def diffusion_loss(
     noise: Noise,
     context_frames: Tensor | None = None,
     temporal_mask: TemporalMask = "causal",
+    text: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss `|v_hat - v|^2`, or `|velocity_hat - velocity|^2` on the linear schedule, whatever the network predicts.
 
@@ -128,13 +129,14 @@ def diffusion_loss(
         actions: (B, T, A).
         context_frames: (B, T, C, H, W) the network attends to these in place of x0; None: x0 itself.
         temporal_mask: which frames a frame attends to. Teacher forcing has a mask of its own.
+        text: (B, L) uint8, words for each clip; None: the network is told none.
 
     Returns:
         Loss of each frame (B, T), a mean over its pixels and channels; and the predicted x0, shaped as x0.
     """
     level = frame_alpha_sigma(noise.levels, config.schedule)
     context_frames = x0 if context_frames is None else context_frames
-    x_u, prediction = _predict(model, config, x0, actions, noise, context_frames, temporal_mask)
+    x_u, prediction = _predict(model, config, x0, actions, noise, context_frames, temporal_mask, text)
     x0_hat = x0_from_prediction(prediction, x_u, level, config.prediction)
     if config.prediction != "x0" and context_frames is x0:
         squared_error = (prediction - target(x0, noise.eps, level, config.prediction)).square()
@@ -151,19 +153,21 @@ def _predict(
     noise: Noise,
     context_frames: Tensor,
     temporal_mask: TemporalMask = "causal",
+    text: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add noise and run the network: the noisy frames and the prediction, both shaped as x0."""
+    told = {} if text is None else {"text": text}
     level = frame_alpha_sigma(noise.levels, config.schedule)
     if noise.context_levels is None or noise.context_eps is None:  # diffusion forcing: the noisy frames are the context
         x_u = add_noise(context_frames, noise.eps, level)
-        return x_u, model(x_u, noise.levels, actions, temporal_mask)
+        return x_u, model(x_u, noise.levels, actions, temporal_mask, **told)
     x_u = add_noise(x0, noise.eps, level)
     context_level = frame_alpha_sigma(noise.context_levels, config.schedule)
     context = add_noise(context_frames, noise.context_eps, context_level)
     # One forward pass over both copies of the clip. Both copies of a frame have the same position in time.
     mask, positions = teacher_forcing_mask(x0.shape[1], x0.device)
     frames, levels = torch.cat((context, x_u), dim=1), torch.cat((noise.context_levels, noise.levels), dim=1)
-    prediction = model(frames, levels, torch.cat((actions, actions), dim=1), mask, positions)
+    prediction = model(frames, levels, torch.cat((actions, actions), dim=1), mask, positions, **told)
     return x_u, prediction[:, x0.shape[1] :]
 
 
@@ -190,6 +194,7 @@ def apply_scheduled_sampling(
     noise: Noise,
     kind: NoiseLevels,
     share: float,
+    text: Tensor | None = None,
 ) -> Tensor:
     """Replace the frames of a share of the clips with the network's own predictions of them.
 
@@ -199,7 +204,7 @@ def apply_scheduled_sampling(
     errors build on errors without a frame-by-frame rollout (parallel scheduled sampling, arXiv 1906.04331).
 
     Args:
-        x0, actions, noise: as for `diffusion_loss`, which takes the result as `context_frames`.
+        x0, actions, noise, text: as for `diffusion_loss`, which takes the result as `context_frames`.
         kind: the kind of `noise`.
         share: of the clips, in [0, 1]. Clips with the highest `clip_uniform` are chosen, so that few clips get both
             this and action dropout. A third of the chosen clips gets one pass, a third two, a third three.
@@ -217,7 +222,10 @@ def apply_scheduled_sampling(
         rotated_uniform = (noise.level_uniform[chosen] + (number + 1) / (SCHEDULED_SAMPLING_PASSES + 1)) % 1
         levels = to_noise_levels(rotated_uniform, kind)
         pass_noise = replace(noise.select(chosen), levels=levels, level_uniform=rotated_uniform)
-        x_u, prediction = _predict(model, config, x0[chosen], actions[chosen], pass_noise, context_frames[chosen])
+        chosen_text = None if text is None else text[chosen]
+        x_u, prediction = _predict(
+            model, config, x0[chosen], actions[chosen], pass_noise, context_frames[chosen], text=chosen_text
+        )
         level = frame_alpha_sigma(pass_noise.levels, config.schedule)
         x0_hat = x0_from_prediction(prediction, x_u, level, config.prediction)
         context_frames[chosen] = to_levels(x0_hat) / 127.5 - 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data.json_file import read_json
 from data.metadata import METADATA_FILE
+from data.mixture import MAX_SETS
 from data.printable import markdown, printable
 from model.dit import WorldModel
 from training.config import TRAIN_CONFIG_FILE
@@ -44,13 +45,17 @@ def model_card(name: str, model: WorldModel, checkpoint: Path, report: str = "")
         "fills in missing frames": "yes" if config.can_fill else "no",
         "actions": markdown(", ".join(game.action_names)) or config.num_actions,
     }
+    if game.games:
+        architecture["frames"] = markdown(", ".join(f"{g.frame_width}x{g.frame_height} ({g.name})" for g in game.games))
+        architecture["learnt words"] = "yes" if config.words else "no"
+    names = markdown(", ".join(part.name for part in game.games) or game.environment)
     options = ", ".join(f"{markdown(name)}={markdown(value)}" for name, value in game.environment_options)
     metrics = last_metrics(checkpoint)
     made_by = commands(checkpoint)
     parts = [
         f"---\n{LIBRARY}\ntags: [world-model, diffusion, reinforcement-learning]\n---",
         f"# {name.split('/')[-1]}",
-        f"A world model of {markdown(game.environment) or 'a game'}{f' ({options})' if options else ''}, trained with "
+        f"A world model of {names or 'a game'}{f' ({options})' if options else ''}, trained with "
         f"Dreamrun ({markdown(checkpoint.name)}): given frames and the keys you press, it dreams the next frame.",
         _fenced(
             "python",
@@ -101,8 +106,10 @@ def commands(checkpoint: Path) -> list[str]:
     all_commands = []
     for run_checkpoint in _checkpoints_of_runs(checkpoint):
         if train_commands := _train_commands(run_checkpoint):
-            data = Path(_train_config(run_checkpoint)["data"])
-            all_commands += [*_data_commands(data), *train_commands]
+            data = _train_config(run_checkpoint)["data"]
+            for folder in data if isinstance(data, list) else [data]:
+                all_commands += _data_commands(Path(folder))
+            all_commands += train_commands
     return list(dict.fromkeys(all_commands))
 
 
@@ -153,14 +160,21 @@ def _train_config(checkpoint: Path) -> dict:
     if not checkpoint.name or not path.is_file():
         return {}
     values = read_json(path)
-    kinds = {"init_from": str, "data": str, "batch_size": int}
+    kinds = {"init_from": str, "batch_size": int}
     if (
         not isinstance(values, dict)
         or not all(type(values.get(name)) is kind for name, kind in kinds.items())
+        or not _is_data(values.get("data"))
         or not 0 < values["batch_size"] <= MAX_BATCH_SIZE
     ):
         raise ValueError(f"{path} does not hold the options of a run")
     return values
+
+
+def _is_data(value: object) -> bool:
+    """Whether it names a data set, or several in a list."""
+    folders = value if isinstance(value, list) else [value]
+    return 1 <= len(folders) <= MAX_SETS and all(isinstance(folder, str) for folder in folders)
 
 
 def _metrics(checkpoint: Path) -> list[dict]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -60,29 +61,32 @@ class RunOutputs:
         if self._is_writer:
             self._plot.draw(last)
 
-    def write_rollout(self, step: int, rollout: ValidationRollout, fps: float) -> None:
-        """Log the metrics of a rollout, and write its video and grid. Warn if the disk is full."""
+    def write_rollout(self, step: int, rollout: ValidationRollout, fps: float, game: str = "") -> None:
+        """Write the video and the grid of a rollout. Warn if the disk is full.
+
+        Args:
+            game: its name, if there are several.
+        """
         if not self._is_writer:
             return
-        self._log.log(step, rollout.metrics)
-        path = self._folder / "rollouts" / f"step_{step:07d}.mp4"
+        path = self._folder / "rollouts" / f"step_{step:07d}{_suffix(game)}.mp4"
         try:
             write_mp4(path, rollout.video, fps)
-            self._log.log_media(step, "rollout/video", path)
+            self._log.log_media(step, f"rollout/video{_suffix(game)}", path)
             path = path.with_suffix(".png")
             write_png(path, rollout.grid)
-            self._log.log_media(step, "rollout/grid", path)
+            self._log.log_media(step, f"rollout/grid{_suffix(game)}", path)
         except OSError as error:
             print(f"warning: {path} could not be written: {error}", file=sys.stderr)
 
-    def write_action_strip(self, step: int, strip: np.ndarray, fps: float) -> None:
-        """Write the video of an action strip. Warn if the disk is full."""
+    def write_action_strip(self, step: int, strip: np.ndarray, fps: float, game: str = "") -> None:
+        """Write the video of an action strip; see `write_rollout`."""
         if not self._is_writer:
             return
-        path = self._folder / ACTION_STRIPS.replace("*", f"{step:07d}")
+        path = self._folder / ACTION_STRIPS.replace("*", f"{step:07d}{_suffix(game)}")
         try:
             write_mp4(path, strip, fps)
-            self._log.log_media(step, "rollout/actions", path)
+            self._log.log_media(step, f"rollout/actions{_suffix(game)}", path)
         except OSError as error:
             print(f"warning: {path} could not be written: {error}", file=sys.stderr)
 
@@ -104,3 +108,8 @@ class RunOutputs:
         if self._is_writer:
             self._checkpoints.close()
             self._log.close()
+
+
+def _suffix(game: str) -> str:
+    """The name of a game in the name of a file."""
+    return "_" + re.sub(r"[^A-Za-z0-9.]+", "-", game) if game else ""

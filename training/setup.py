@@ -13,16 +13,19 @@ from typing import cast
 import numpy as np
 
 from data.actions import ActionSpace, unnamed_actions
-from data.dataset import Batch, ClipDataset
+from data.dataset import POOL_RECORDS, Batch, ClipDataset
 from data.games.factory import game_of
 from data.metadata import Metadata
+from data.mixture import Mixture
 from model.config import PRESETS, ModelConfig
 from model.dit import WorldModel
 from model.game_info import GameInfo
 from training.config import TrainConfig
 from training.distributed import rank, world_size
+from training.games import action_slice, describe_games
 
 _MODEL_OPTIONS = ("attention", "schedule", "prediction", "dim", "patch_size", "window_frames")  # of the command line
+SPLITS = ("train", "val")
 VAL_SEED = 1_000_000  # for order and noise of the validation clips: the same at every step and in every run
 
 
@@ -50,18 +53,29 @@ def fit_config_to_data(config: ModelConfig, metadata: Metadata) -> ModelConfig:
     )
 
 
-def game_info(metadata: Metadata) -> GameInfo:
-    """The data set's game, as a checkpoint describes it."""
-    return GameInfo(
-        environment=metadata.environment,
-        environment_options=metadata.environment_options,
-        action_names=metadata.actions.names,
-        action_keys=metadata.actions.keys,
-        acting_actions=metadata.actions.acting,
-        action_kinds=metadata.actions.kinds,
-        action_scales=metadata.actions.scales,
-        fps=metadata.fps,
-    )
+def fit_config_to_mixture(config: ModelConfig, mixture: Mixture, words: bool) -> ModelConfig:
+    """The same architecture for the action vectors of a mixture, and for the frame size of its first data set.
+
+    Raises:
+        ValueError: the patch does not fit the frames of a data set; or outcomes are asked for of several.
+    """
+    if config.outcomes and len(mixture.sets) > 1:
+        raise ValueError("--outcomes needs a single data set: the outcome head knows one frame size and one game")
+    fitted = fit_config_to_data(config, mixture.sets[0].metadata)
+    for data in mixture.sets:
+        height, width, _ = data.metadata.frame_shape
+        try:
+            fitted.resized(height, width)
+        except ValueError as error:
+            raise ValueError(f"{data.folder}: {error}") from None
+    return replace(fitted, num_actions=mixture.num_actions, words=words)
+
+
+def uses_words(config: TrainConfig, mixture: Mixture) -> bool:
+    """Whether the network learns words: as the config says, else if there are several data sets, one with a caption."""
+    if config.words is not None:
+        return config.words
+    return len(mixture.sets) > 1 and any(data.metadata.caption for data in mixture.sets)
 
 
 def action_space(model: WorldModel) -> ActionSpace:
@@ -75,32 +89,40 @@ def action_space(model: WorldModel) -> ActionSpace:
     return unnamed_actions(model.config.num_actions)
 
 
-def open_splits(config: TrainConfig, clip_frames: int) -> tuple[ClipDataset, ClipDataset]:
-    """This rank's part of the train and val splits.
+def open_splits(config: TrainConfig, clip_frames: int) -> tuple[Mixture, Mixture]:
+    """This rank's part of the train and val splits of all data sets.
 
     Raises:
         ValueError: as `ClipDataset` does; the batch size does not fit; val has fewer clips than there are ranks.
     """
-    train, val = (_open_split(config, split, clip_frames) for split in ("train", "val"))
-    check_batch_size(config, train.num_clips)
-    if val.num_clips < world_size():
-        raise ValueError(f"{config.data}/val has {val.num_clips} clips, fewer than there are ranks ({world_size()})")
-    return train, val
+    train, val = ([_open_split(config, n, split, clip_frames) for n in range(len(config.folders))] for split in SPLITS)
+    check_batch_size(config, min(data.num_clips for data in train))
+    for data in val:
+        if data.num_clips < world_size():
+            raise ValueError(
+                f"{data.folder}/val has {data.num_clips} clips, fewer than there are ranks ({world_size()})"
+            )
+    sets = [data.metadata for data in train]
+    game, names = describe_games(sets)
+    slices = [action_slice(game, name, metadata) for name, metadata in zip(names, sets, strict=True)]
+    return Mixture(train, slices, config.shares), Mixture(val, slices)
 
 
-def _open_split(config: TrainConfig, split: str, clip_frames: int) -> ClipDataset:
+def _open_split(config: TrainConfig, number: int, split: str, clip_frames: int) -> ClipDataset:
+    """A split of the data set of that number, with a seed of its own: the clips of two sets differ in their noise."""
     return ClipDataset(
-        config.data,
+        config.folders[number],
         split,
         clip_frames,
         stride=config.clip_stride,
-        seed=config.seed if split == "train" else VAL_SEED,
+        seed=number + (config.seed if split == "train" else VAL_SEED),
         rank=rank(),
         world_size=world_size(),
         max_bad_fraction=config.max_bad_fraction,
         progress=lambda num_done, num_shards: _print_progress(split, num_done, num_shards),
         outcomes=config.outcomes != "off",
         choose_events=config.outcomes == "head" and split == "train",  # a network learns from all of play
+        pool_records=max(1, POOL_RECORDS // len(config.folders)),
     )
 
 
@@ -125,11 +147,14 @@ def check_batch_size(config: TrainConfig, num_clips: int) -> None:
         raise ValueError(f"batch_size {config.batch_size} is more than the {num_clips} clips there are")
 
 
-def fixed_validation_batches(data: ClipDataset, batch_size: int, max_batches: int) -> list[Batch]:
-    """This rank's part of the first `max_batches` batches of a split. If it has few clips, batches are smaller."""
-    batch_size = min(batch_size, data.num_clips // world_size() * world_size())
-    with closing(cast(Generator, data.batches(batch_size))) as batches:
-        return list(islice(batches, max_batches))
+def fixed_validation_batches(mixture: Mixture, batch_size: int, max_batches: int) -> list[Batch]:
+    """This rank's part of the first `max_batches` batches, as many of each set. Those of few clips are smaller."""
+    fixed, per_set = [], -(-max_batches // len(mixture.sets))
+    for number, data in enumerate(mixture.sets):
+        size = min(batch_size, data.num_clips // world_size() * world_size())
+        with closing(cast(Generator, data.batches(size))) as batches:
+            fixed += [mixture.widen(batch, number) for batch in islice(batches, per_set)]
+    return fixed
 
 
 def check_has_outcomes(batches: list[Batch], source: Path) -> None:
@@ -140,11 +165,11 @@ def check_has_outcomes(batches: list[Batch], source: Path) -> None:
     raise ValueError(f"the records of {source}/val hold no rewards and no ends: train with --outcomes off")
 
 
-def load_initial_model(config: TrainConfig, model_config: ModelConfig) -> WorldModel | None:
+def load_initial_model(config: TrainConfig, model_config: ModelConfig, game: GameInfo) -> WorldModel | None:
     """The model of the checkpoint `config.init_from`; None if there is none.
 
     Raises:
-        ValueError: no checkpoint there, or one of another architecture.
+        ValueError: no checkpoint there, or one of another architecture, or of other games than this run's several.
     """
     if not config.init_from:
         return None
@@ -154,6 +179,9 @@ def load_initial_model(config: TrainConfig, model_config: ModelConfig) -> WorldM
         loaded, wanted = getattr(model.config, name), getattr(model_config, name)
         if loaded != wanted:
             raise ValueError(f"cannot start from {config.init_from}: its {name} is {loaded}, this run's is {wanted}")
+    own, wanted = ([(part.name, part.action_offset) for part in info.games] for info in (model.game, game))
+    if own and wanted and own != wanted:  # the slices of their actions would be mixed up
+        raise ValueError(f"cannot start from {config.init_from}: its games are {own}, this run's are {wanted}"[:400])
     return model
 
 

@@ -59,7 +59,8 @@ class TrainState:
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
         self.wandb_id = state["wandb_id"]
         saved = state["order"]
-        changes = [f"{name} {saved[name]} -> {value}" for name, value in self.order.items() if saved[name] != value]
+        names = list(dict.fromkeys((*saved, *self.order)))
+        changes = [f"{n} {saved.get(n)} -> {self.order.get(n)}" for n in names if saved.get(n) != self.order.get(n)]
         if changes:
             print0(f"warning: the order of batches has changed ({', '.join(changes)}): a new epoch begins", sys.stderr)
             self.epoch, self.batch = self.epoch + 1, 0
@@ -77,7 +78,9 @@ class TrainState:
         now = {**config, **game, "optimizer": optimizer_name(self.optimizer.state_dict())}
         now.pop("can_fill")  # a run may begin to fill in frames, or cease to, at any step
         differences = [
-            f"its {name} is {saved[name]}, this run's is {now[name]}" for name in now if saved[name] != now[name]
+            f"its {name} is {saved.get(name)}, this run's is {now[name]}"
+            for name in now
+            if saved.get(name) != now[name]
         ]
         if differences:
             raise ValueError(f"cannot resume from {checkpoint}: {'; '.join(differences)}")
@@ -97,7 +100,7 @@ def create_train_state(
     """
     torch.manual_seed(config.seed)
     model = WorldModel(replace(model_config, can_fill=bool(config.fill_share)), game)
-    initial = load_initial_model(config, model_config)
+    initial = load_initial_model(config, model_config, game)
     if initial is not None:
         own = model.state_dict()  # a new outcome head keeps its initial weights
         model.load_state_dict({name: initial.state_dict().get(name, own[name]) for name in own})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from training.config import TrainConfig
 from training.device import autocast
 from training.distributed import all_reduce_mean
 from training.fill_loss import choose_fill_clips, draw_fill_task, fill_loss
+from training.games import choose_image_clips, text_of
 from training.loss import Noise, apply_scheduled_sampling, diffusion_loss, draw_noise, drop_actions
 from training.optimizer import learning_rate
 from training.outcomes import OutcomeReader, OutcomeTargets, mean_outcome_loss, read_outcomes
@@ -35,6 +37,7 @@ class MicroBatch(NamedTuple):
     actions: Tensor  # (B, T, A)
     seeds: np.ndarray  # uint64 (B,)
     targets: OutcomeTargets | None  # for the outcome head
+    text: Tensor | None  # uint8 (B, L), what the network is told of each clip
 
 
 def train_step(state: TrainState, batch: Batch, config: TrainConfig, max_steps: int) -> Tensor:
@@ -48,7 +51,8 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig, max_steps: 
     Returns:
         The gradient norm before clipping, a scalar on the device. Nothing here waits for the device.
     """
-    micro_batches = split_batch(batch, config.accumulate, state.model.device)
+    text = text_of(batch.captions, batch.seeds) if state.model.config.words else None
+    micro_batches = split_batch(batch, config.accumulate, state.model.device, text)
     total_loss = torch.zeros((), device=state.model.device)
     for number, micro_batch in enumerate(micro_batches, start=1):
         # DDP averages gradients over ranks once a step, in the last backward pass.
@@ -83,7 +87,7 @@ def training_flop(config: ModelConfig, options: dict[str, Any]) -> float:
     return 3 * config.flops_per_pass * frames * (copies + (1 - copies) * options["fill_share"])
 
 
-def split_batch(batch: Batch, num_parts: int, device: torch.device) -> list[MicroBatch]:
+def split_batch(batch: Batch, num_parts: int, device: torch.device, text: Tensor | None = None) -> list[MicroBatch]:
     """Move a batch to the device, as bytes, and split it into micro-batches."""
     tensors = (torch.as_tensor(array).to(device, non_blocking=True) for array in (batch.frames, batch.actions))
     frames, actions = (tensor.chunk(num_parts) for tensor in tensors)
@@ -91,14 +95,15 @@ def split_batch(batch: Batch, num_parts: int, device: torch.device) -> list[Micr
     targets: Sequence[OutcomeTargets | None] = [None] * len(frames)
     if batch.outcomes is not None:
         targets = OutcomeTargets.from_batch(batch.outcomes, device).chunk(num_parts)
-    return [MicroBatch(*parts) for parts in zip(frames, actions, seeds, targets, strict=True)]
+    texts: Sequence[Tensor | None] = [None] * len(frames) if text is None else text.to(device).chunk(num_parts)
+    return [MicroBatch(*parts) for parts in zip(frames, actions, seeds, targets, texts, strict=True)]
 
 
 def training_loss(state: TrainState, batch: MicroBatch, config: TrainConfig) -> Tensor:
     """Mean loss of clips, a scalar: the diffusion loss, and the losses of the outcome head if there are targets.
 
-    A share of the clips is trained on filling in frames, the others on play. A loss is that of one clip, so that a clip
-    counts the same in every micro-batch and rank.
+    A share of the clips is trained on filling in frames, a share on frames without context if words are learnt, and the
+    others on play. A loss is that of one clip, so that a clip counts the same in every micro-batch and rank.
     """
     assert config.noise_levels and config.fill_share is not None, "apply with_recipe first"
     x0 = to_float(batch.frames)
@@ -106,23 +111,35 @@ def training_loss(state: TrainState, batch: MicroBatch, config: TrainConfig) -> 
     if batch.targets is not None:
         return _loss_with_outcomes(state, x0, batch.actions, batch.targets, noise, config)
     is_fill = choose_fill_clips(batch.seeds, config.fill_share)
+    is_image = ~is_fill & (choose_image_clips(batch.seeds) if batch.text is not None else False)
     losses = []
-    for clips, clip_losses in ((~is_fill, _play_losses), (is_fill, _fill_losses)):
+    for clips, clip_losses in (
+        (~is_fill & ~is_image, _play_losses),
+        (is_fill, _fill_losses),
+        (is_image, _image_losses),
+    ):
         if clips.any():
             rows = torch.from_numpy(np.flatnonzero(clips)).to(x0.device, non_blocking=True)
-            part = x0[rows], batch.actions[rows], noise.select(rows), batch.seeds[clips]
+            text = None if batch.text is None else batch.text[rows]
+            part = x0[rows], batch.actions[rows], noise.select(rows), batch.seeds[clips], text
             losses.append(clip_losses(state, *part, config))
     return torch.cat(losses).mean()
 
 
 def _play_losses(
-    state: TrainState, x0: Tensor, actions: Tensor, noise: Noise, seeds: np.ndarray, config: TrainConfig
+    state: TrainState,
+    x0: Tensor,
+    actions: Tensor,
+    noise: Noise,
+    seeds: np.ndarray,
+    text: Tensor | None,
+    config: TrainConfig,
 ) -> Tensor:
     """Loss of each clip (B,) of predicting frames from those before them."""
     actions = drop_actions(actions, config.action_dropout, noise.clip_uniform)
-    context_frames = _context_frames(state, x0, actions, noise, config)
+    context_frames = _context_frames(state, x0, actions, noise, config, text)
     with autocast(x0.device, config.bf16):
-        losses, _ = diffusion_loss(state.network, state.model.config, x0, actions, noise, context_frames)
+        losses, _ = diffusion_loss(state.network, state.model.config, x0, actions, noise, context_frames, text=text)
     return losses.mean(dim=1)
 
 
@@ -143,7 +160,9 @@ def _loss_with_outcomes(
         return losses.mean() + mean_outcome_loss(reader.logits, targets)
 
 
-def _context_frames(state: TrainState, x0: Tensor, actions: Tensor, noise: Noise, config: TrainConfig) -> Tensor:
+def _context_frames(
+    state: TrainState, x0: Tensor, actions: Tensor, noise: Noise, config: TrainConfig, text: Tensor | None = None
+) -> Tensor:
     """The frames that noisy ones attend to, shaped as x0: scheduled sampling replaces some.
 
     It has an autocast block of its own, because autocast caches weights without gradients in the first one and forgets
@@ -152,18 +171,43 @@ def _context_frames(state: TrainState, x0: Tensor, actions: Tensor, noise: Noise
     assert config.noise_levels and config.scheduled_sampling is not None, "apply with_recipe first"
     with autocast(x0.device, config.bf16):
         return apply_scheduled_sampling(
-            state.model, state.model.config, x0, actions, noise, config.noise_levels, config.scheduled_sampling
+            state.model, state.model.config, x0, actions, noise, config.noise_levels, config.scheduled_sampling, text
         )
 
 
 def _fill_losses(
-    state: TrainState, x0: Tensor, actions: Tensor, noise: Noise, seeds: np.ndarray, config: TrainConfig
+    state: TrainState,
+    x0: Tensor,
+    actions: Tensor,
+    noise: Noise,
+    seeds: np.ndarray,
+    text: Tensor | None,
+    config: TrainConfig,
 ) -> Tensor:
     """Loss of each clip (B,) of filling in missing frames."""
     assert config.noise_levels, "apply with_recipe first"
     task = draw_fill_task(seeds, x0.shape[1], x0.device)
     with autocast(x0.device, config.bf16):
-        return fill_loss(state.network, state.model.config, x0, actions, noise, task, config.noise_levels)
+        return fill_loss(state.network, state.model.config, x0, actions, noise, task, config.noise_levels, text)
+
+
+def _image_losses(
+    state: TrainState,
+    x0: Tensor,
+    actions: Tensor,
+    noise: Noise,
+    seeds: np.ndarray,
+    text: Tensor | None,
+    config: TrainConfig,
+) -> Tensor:
+    """Loss of each clip (B,) of predicting each frame from words alone: it attends to no other frame."""
+    alone = torch.eye(x0.shape[1], dtype=torch.bool, device=x0.device)
+    noise = replace(noise, context_levels=None, context_eps=None)
+    with autocast(x0.device, config.bf16):
+        losses, _ = diffusion_loss(
+            state.network, state.model.config, x0, torch.zeros_like(actions), noise, temporal_mask=alone, text=text
+        )
+    return losses.mean(dim=1)
 
 
 def update_ema(ema: WorldModel, model: WorldModel, max_decay: float, step: int) -> None:

@@ -6,12 +6,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from data.dataset import Batch
 from model.checkpoint import load_config
+from model.games import select_game
 from training.action_strip import action_rollouts, action_strip
 from training.batch_loader import BatchLoader
 from training.checkpoint import find_start
@@ -28,16 +30,17 @@ from training.distributed import (
     rank_zero_first,
     world_size,
 )
+from training.games import describe_games
 from training.logging import PlainProgress, Throughput, print_summary
 from training.optimizer import learning_rate
 from training.outputs import RunOutputs
 from training.setup import (
     check_has_outcomes,
-    fit_config_to_data,
+    fit_config_to_mixture,
     fixed_validation_batches,
-    game_info,
     open_splits,
     select_model_config,
+    uses_words,
 )
 from training.state import create_train_state, parallelize
 from training.validation import validate, validate_epoch, validation_rollout
@@ -63,7 +66,9 @@ class Trainer:
         self.loader = BatchLoader(self.data, config.batch_size, self.device)
         self.max_steps = num_training_steps(config, self.loader.batches_per_epoch)
 
-        model_config, game = fit_config_to_data(preset, self.data.metadata), game_info(self.data.metadata)
+        words = uses_words(config, self.data)
+        game, self.names = describe_games([data.metadata for data in self.data.sets], words)
+        model_config = raise_on_all_ranks(lambda: fit_config_to_mixture(preset, self.data, words))
         order = self.data.order_fingerprint(config.batch_size)
         self.state = raise_on_all_ranks(lambda: create_train_state(config, model_config, game, order, self.device))
         self.state.network = parallelize(config, self.state.model)
@@ -96,7 +101,7 @@ class Trainer:
         print_summary(config, self.state.model, self.data, self.max_steps)
         self.val_batches = fixed_validation_batches(self.val_data, config.batch_size, config.val_batches)
         if config.outcomes != "off":
-            raise_on_all_ranks(lambda: check_has_outcomes(self.val_batches, config.data))
+            raise_on_all_ranks(lambda: check_has_outcomes(self.val_batches, config.folders[0]))
 
     def close(self) -> None:
         """Stop loading, and finish what is being written."""
@@ -136,7 +141,7 @@ class Trainer:
 
     def validate(self) -> float:
         """Log and return the validation loss of the averaged weights: of the outcome head if it alone is trained."""
-        metrics = validate(self.state.ema, self.val_batches, self.config.bf16)
+        metrics = validate(self.state.ema, self.val_batches, self.config.bf16, self.names)
         self.outputs.log(self.state.step, metrics)
         loss, action_ratio = metrics["val/loss"], metrics["val/action_ratio"]
         num_clips = sum(len(batch.frames) for batch in self.val_batches) * world_size()
@@ -156,32 +161,55 @@ class Trainer:
         """Log loss, PSNR and SSIM over the val split."""
         config, state = self.config, self.state
         batch_size = config.batch_size // (world_size() * config.accumulate)
-        metrics = validate_epoch(state.ema, self.val_data, batch_size, config.epoch_clips, config.bf16)
-        self.outputs.log(state.step, metrics)
+        metrics = self._log_by_game(
+            [
+                validate_epoch(select_game(state.ema, name), data, batch_size, config.epoch_clips, config.bf16)
+                for name, data in zip(self.names, self.val_data.sets, strict=True)
+            ]
+        )
         loss, psnr, ssim = metrics.values()
         num_epochs = state.epoch + state.batch / self.loader.batches_per_epoch
         num_clips = self.val_data.num_clips
-        clips = f"{min(config.epoch_clips or num_clips, num_clips)} of the {num_clips} clips of val"
-        if not config.epoch_clips or config.epoch_clips >= num_clips:
+        num_seen = sum(min(config.epoch_clips or data.num_clips, data.num_clips) for data in self.val_data.sets)
+        clips = f"{num_seen} of the {num_clips} clips of val"
+        if num_seen == num_clips:
             clips = f"all {num_clips} clips of val"
         _write0(f"epoch {num_epochs:.4g}: val loss {loss:.4f} on {clips}, PSNR {psnr:.2f} dB, SSIM {ssim:.3f}")
 
     def rollout(self) -> None:
         """Continue held-out play with the averaged weights; log PSNR and write videos."""
-        state = self.state
-        try:
-            model = prepare_for_inference(state.ema, self.device, self.config.bf16)
-            result = validation_rollout(model, self.val_data)
-            by_action = action_rollouts(model, self.val_data)
-        except RuntimeError as error:
-            if world_size() > 1:  # the other ranks wait for this rank's frames
-                raise
-            print(f"warning: the rollout at step {state.step} failed: {error}", file=sys.stderr)
-            return
-        if result is not None:
-            self.outputs.write_rollout(state.step, result, self.val_data.metadata.fps)
-        if by_action is not None:
-            self.outputs.write_action_strip(state.step, action_strip(*by_action), self.val_data.metadata.fps)
+        state, results = self.state, []
+        for name, data in zip(self.names, self.val_data.sets, strict=True):
+            try:
+                model = prepare_for_inference(select_game(state.ema, name), self.device, self.config.bf16)
+                result = validation_rollout(model, data)
+                by_action = action_rollouts(model, data)
+            except RuntimeError as error:
+                if world_size() > 1:  # the other ranks wait for this rank's frames
+                    raise
+                print(f"warning: the rollout at step {state.step} failed: {error}", file=sys.stderr)
+                return
+            results.append({} if result is None else result.metrics)
+            shown_name = name if len(self.names) > 1 else ""
+            if result is not None:
+                self.outputs.write_rollout(state.step, result, data.metadata.fps, shown_name)
+            if by_action is not None:
+                self.outputs.write_action_strip(state.step, action_strip(*by_action), data.metadata.fps, shown_name)
+        if any(results):
+            self._log_by_game(results)
+
+    def _log_by_game(self, by_game: list[dict[str, float]]) -> dict[str, float]:
+        """Log and return the mean of each metric over games; of several games, log those of each too."""
+        found = list(dict.fromkeys(name for metrics in by_game for name in metrics))
+        mean = {name: float(np.mean([metrics[name] for metrics in by_game if name in metrics])) for name in found}
+        of_each = {
+            f"{name}_{game}": metrics[name]
+            for game, metrics in zip(self.names, by_game, strict=True)
+            for name in metrics
+            if len(by_game) > 1
+        }
+        self.outputs.log(self.state.step, mean | of_each)
+        return mean
 
     def save_checkpoint(self, val_loss: float | None = None) -> None:
         """Save the state. Fail if too many steps were bad or a weight is not finite."""

@@ -5,7 +5,7 @@ Shapes: S samples, T frames, C channels, H x W pixels, A action vector.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import cast
@@ -26,6 +26,7 @@ from model.sampler import Sampler
 from training.device import autocast
 from training.distributed import all_gather_object, all_reduce_mean, raise_on_all_ranks, rank, world_size
 from training.fill_loss import draw_fill_task, fill_loss
+from training.games import text_of
 from training.loss import diffusion_loss, draw_noise, validation_noise
 from training.metrics import batched_ssim, metrics_by_frame, psnr_from_mse
 from training.outcomes import outcome_metrics, outcome_sums
@@ -36,13 +37,26 @@ ROLLOUT_SAMPLES, ROLLOUT_PROMPT, ROLLOUT_FRAMES = 4, 4, 32
 GRID_FRAMES = 8  # at most so many time steps of a rollout are in its grid
 
 
-def validate(model: WorldModel, batches: list[Batch], bf16: bool | None = None) -> dict[str, float]:
+def validate(
+    model: WorldModel, batches: list[Batch], bf16: bool | None = None, names: Sequence[str] = ("",)
+) -> dict[str, float]:
     """Validation loss over all ranks' batches; see `validation_metrics`.
 
     `val/fill_loss` is the loss of filling in frames, if the model learns it. For an outcome head see `outcome_metrics`.
+
+    Args:
+        names: of the data sets, by `Batch.number`; of several, loss and action ratio are also given for each.
     """
     with autocast(model.device, bf16):
-        metrics = validation_metrics(all_reduce_mean(validation_sums(model, batches)))
+        by_set = [
+            all_reduce_mean(validation_sums(model, [batch for batch in batches if batch.number == number]))
+            for number in range(len(names))
+        ]
+        metrics = validation_metrics(torch.stack(by_set).sum(0))
+        if len(names) > 1:
+            for name, sums in zip(names, by_set, strict=True):
+                of_set = validation_metrics(sums)
+                metrics |= {f"{metric}_{name}": of_set[metric] for metric in ("val/loss", "val/action_ratio")}
         if model.config.can_fill:
             total, num_clips = all_reduce_mean(fill_sums(model, batches)).tolist()
             metrics["val/fill_loss"] = total / num_clips
@@ -63,14 +77,19 @@ def validation_sums(model: WorldModel, batches: list[Batch]) -> Tensor:
     for batch in batches:
         frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
         x0 = to_float(frames)
-        noise = validation_noise(x0.shape, batch.seeds, model.device)
-        losses = diffusion_loss(model, model.config, x0, actions, noise)[0]
-        wrong_action_losses = diffusion_loss(model, model.config, x0, actions.roll(1, dims=0), noise)[0]
+        noise, text = validation_noise(x0.shape, batch.seeds, model.device), _text_of(model, batch)
+        losses = diffusion_loss(model, model.config, x0, actions, noise, text=text)[0]
+        wrong_action_losses = diffusion_loss(model, model.config, x0, actions.roll(1, dims=0), noise, text=text)[0]
         bins = (noise.levels * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
         columns = (losses, wrong_action_losses, *(losses[bins == number] for number in range(NOISE_BINS)))
         for number, column in enumerate(columns):
             sums[:, number] += torch.tensor([column.sum().item(), column.numel()])
     return sums
+
+
+def _text_of(model: WorldModel, batch: Batch) -> Tensor | None:
+    """The captions of a batch on the model's device, if it has learnt words."""
+    return text_of(batch.captions).to(model.device) if model.config.words else None
 
 
 @torch.no_grad()
@@ -86,7 +105,7 @@ def fill_sums(model: WorldModel, batches: list[Batch]) -> Tensor:
         x0 = to_float(frames)
         noise = draw_noise(x0.shape, batch.seeds, model.device)
         task = draw_fill_task(batch.seeds, x0.shape[1], model.device)
-        losses = fill_loss(model, model.config, x0, actions, noise, task, "uniform")
+        losses = fill_loss(model, model.config, x0, actions, noise, task, "uniform", _text_of(model, batch))
         sums += torch.tensor([losses.sum().item(), len(losses)])
     return sums
 
@@ -133,7 +152,7 @@ def epoch_sums(model: WorldModel, batches: Iterable[Batch]) -> Tensor:
         frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
         x0 = to_float(frames)
         noise = validation_noise(x0.shape, batch.seeds, model.device)
-        losses, x0_hat = diffusion_loss(model, model.config, x0, actions, noise)
+        losses, x0_hat = diffusion_loss(model, model.config, x0, actions, noise, text=_text_of(model, batch))
         predicted = rearrange(to_levels(x0_hat), "b t c h w -> (b t) c h w")
         truth = rearrange(frames, "b t h w c -> (b t) c h w").float()
         squared_error = (predicted - truth).square().mean(dim=(1, 2, 3))

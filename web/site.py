@@ -22,8 +22,10 @@ from PIL import Image
 
 from data.actions import ActionSpace
 from data.index import held_out_split
+from data.metadata import read_metadata
 from model import WorldModel
 from model.diffusion import CONTEXT_NOISE
+from model.games import fold_words
 from model.modulation_table import ModulationTable
 from model.onnx import MASKED, context_pass, context_scales, denoising_passes
 from model.onnx_graph import Weights
@@ -33,6 +35,7 @@ from play.gallery import NUM_THUMBNAILS, Gallery
 from play.replay import FORMAT
 from play.rollout_pool import Prompt
 from training.checkpoint import hash_weights
+from training.games import choose_game
 from web.runtime import ALL_FILES, FILES
 
 ROOT = Path(__file__).parent.parent
@@ -118,7 +121,7 @@ def write_site(folder: Path, games: list[Game], title: str, weights: Weights, ru
 
 def _write_game(folder: Path, game: Game, title: str, weights: Weights, runtime: Path, runtime_folder: str) -> str:
     """Write the page of one game, and return its title."""
-    model = WorldModel.from_pretrained(game.checkpoint)
+    model = fold_words(choose_game(WorldModel.from_pretrained(game.checkpoint), metadata=read_metadata(game.data)))
     config = model.config
     if np.prod(config.frame_shape) < MIN_FRAME_NUMBERS:
         raise ValueError(f"{game.checkpoint}: frames of {config.frame_width}x{config.frame_height} are too small")

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from data.captions import game_caption
 from data.dataset_folder import begin_partial, finish_partial
 from data.episode_writer import MAX_FRAMES, Episode
 from data.games.base import SPLIT_LEVELS, GameVectorEnv
@@ -45,7 +46,7 @@ class CollectConfig:
     seed: int = 0  # of the levels and the actions: the same seed gives the same data set
     distribution_mode: Literal["easy", "hard"] = "easy"  # Procgen's levels
     simple: bool = False  # Procgen without backgrounds, monochrome, one theme: easier to learn
-    size: str | None = None  # width x height of a frame, such as 96x64 (gym: and ale:); None: 64x64
+    size: str | None = None  # width x height of a frame, such as 96x64 (pong, gym: and ale:); None: 64x64
     frame_skip: int | None = None  # steps for which an action is held (gym: and ale:); None: 4 for Atari, else 1
     min_frames: int = 32  # the end of an episode is dropped if it is shorter than this
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes
@@ -114,9 +115,10 @@ def _environment_options(config: CollectConfig) -> dict:
 
 def _collection_metadata(config: CollectConfig, command: str | None) -> dict:
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "workers", "overwrite")}
+    game = _game_metadata(config)
     levels = {split: {"first": first, "count": count} for split, (first, count) in SPLIT_LEVELS.items()}
     return {
-        **_game_metadata(config).to_dict(),
+        **replace(game, caption=game_caption(game.environment, dict(game.environment_options))).to_dict(),
         "policy": config.policy,
         "seed": config.seed,
         "levels": levels,

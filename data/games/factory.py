@@ -20,12 +20,13 @@ from data.games.gymnasium import GymVectorEnv
 from data.games.pong import PongVectorEnv
 from data.games.procgen import ProcgenVectorEnv
 from data.games.procgen_actions import PROCGEN_GAMES, procgen_actions
-from data.metadata import Metadata
+from data.metadata import Metadata, parse_size
 
 # ID of Gymnasium: [namespace/]name[-version]. A colon would separate a module from it.
 _GYM_NAME = re.compile(r"gym:(?:(?P<module>[A-Za-z_][\w.]{0,199}):)?(?P<id>(?:[\w-]{1,100}/)?[\w.-]{1,100})", re.ASCII)
 _ATARI_NAME = re.compile(r"ale:[A-Za-z0-9_]{1,64}")
 MAX_FRAME_SKIP = 100
+MIN_PONG_SIDE = 32  # pixels
 MAX_LEVELS = 2**31
 OPTIONS = ("distribution_mode", "simple", "frame_skip", "size")  # what `environment_options` may hold
 _typed_modules: set[str] = set()  # that the user has named
@@ -123,7 +124,7 @@ def make_environment(
         distribution_mode: "easy" or "hard" levels (Procgen).
         simple: no backgrounds, monochrome assets, one theme (Procgen).
         frame_skip: steps of the game for which an action is held (gym and ale); None: 4 for Atari, else 1.
-        size: width x height of a frame (gym and ale); None: "64x64".
+        size: width x height of a frame (pong, gym and ale); None: "64x64".
         import_modules: import MODULE for "gym:MODULE:ID". Only if the user typed the name; it may not be from a file.
 
     Raises:
@@ -166,11 +167,12 @@ def describe_environment(
     if name.startswith(("gym:", "ale:")):
         env_class = AtariVectorEnv if name.startswith("ale:") else GymVectorEnv
         return env_class.describe(name, frame_skip or env_class.default_frame_skip, size or "64x64")
-    if frame_skip is not None or size is not None:
-        raise ValueError(f"frame_skip and size are for gym: and ale: games only: {name} always has 64x64 frames")
+    if frame_skip is not None:
+        raise ValueError(f"frame_skip is for gym: and ale: games only, and {name} is none")
     if name == "pong":
-        actions = ActionSpace(names=("noop", "up", "down"), keys=((), ("UP",), ("DOWN",)), acting=(0, 1, 2))
-        return Metadata(environment=name, actions=actions)
+        return _describe_pong(size)
+    if size is not None:
+        raise ValueError(f"size is for pong, gym: and ale: games only: {name} always has 64x64 frames")
     if name not in PROCGEN_GAMES:
         games = ", ".join(PROCGEN_GAMES)
         raise ValueError(
@@ -180,6 +182,16 @@ def describe_environment(
         raise ValueError("Procgen is not installed: run ./setup.sh, or choose env pong")
     options = (("distribution_mode", distribution_mode), ("simple", simple))
     return Metadata(environment=name, environment_options=options, actions=procgen_actions(name))
+
+
+def _describe_pong(size: str | None) -> Metadata:
+    actions = ActionSpace(names=("noop", "up", "down"), keys=((), ("UP",), ("DOWN",)), acting=(0, 1, 2))
+    if size is None:
+        return Metadata(environment="pong", actions=actions)
+    width, height = parse_size(size)
+    if min(width, height) < MIN_PONG_SIDE:
+        raise ValueError(f"size is {size!r:.40}: Pong needs at least {MIN_PONG_SIDE}x{MIN_PONG_SIDE}")
+    return Metadata("pong", (("size", size),), (height, width, 3), actions=actions)
 
 
 def _import_typed_module(name: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from data.captions import check_caption
 from data.episode_writer import MAX_FRAMES
 from data.importing.resizing import Fit
 from data.metadata import parse_size
@@ -27,12 +28,14 @@ class ImportVideoConfig:
     describe: Path | None = None  # the description of the actions; None: VIDEOS/actions.toml
     source_fps: float = 15.0  # pictures per second of folders and arrays, which do not store it
     environment: str | None = None  # the game's name; None: the name of the folder
+    caption: str = ""  # what is played, in words, for recordings without a text file of the same name beside them
     min_frames: int = 8  # the end of a recording is dropped if it is shorter than this
     overwrite: bool = False  # replace the folder, if it is a data set and holds nothing else
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes; each imports one recording
 
     def __post_init__(self):
         parse_size(self.size)
+        check_caption(self.caption)
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}: at least one process is needed")
         if self.fps is not None and not 0 < self.fps < float("inf"):

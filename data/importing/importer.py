@@ -19,7 +19,7 @@ from data.importing.journal import append_to_journal, read_journal
 from data.importing.recorded_actions import find_action_file, has_actions
 from data.importing.recording_shards import ensure_validation_split
 from data.importing.single_recording import RecordingImporter
-from data.importing.sources import Source, estimate_frame_rate, file_stamp, find_sources
+from data.importing.sources import Source, caption_file, estimate_frame_rate, file_stamp, find_sources
 from data.importing.splits import SPLITS, plan_splits
 from data.metadata import Metadata, parse_size
 from data.printable import MAX_NAME_CHARS, printable
@@ -84,7 +84,8 @@ class Importer:
         metadata = self._initial_metadata(command)
         partial = begin_partial(self.config.out, self.config.overwrite, metadata, key="import")
         stamps = {
-            source.name: file_stamp(source, find_action_file(source, self.config.actions)) for source in self.sources
+            source.name: file_stamp(source, find_action_file(source, self.config.actions), caption_file(source))
+            for source in self.sources
         }
         journal = read_journal(partial)
         entries = {name: entry for name, entry in journal.items() if entry.get("stamp") == stamps.get(name)}
@@ -115,7 +116,7 @@ class Importer:
         config, space = self.config, self.description.space
         environment = printable(config.environment or config.videos.resolve().name)[:MAX_NAME_CHARS]
         width, height = parse_size(config.size)
-        metadata = Metadata(environment, (), (height, width, 3), self.fps, space)
+        metadata = Metadata(environment, (), (height, width, 3), self.fps, space, config.caption)
         settings = {name: getattr(config, name) for name in ("size", "fit", "actions", "source_fps", "min_frames")}
         settings |= {"videos": str(config.videos), "fps": self.fps, "sources": [source.name for source in self.sources]}
         settings |= {"ignored": self.description.ignored, "recorded": self.description.recorded}

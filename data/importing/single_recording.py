@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.captions import MAX_CAPTION_CHARS, check_caption
 from data.episode_writer import MAX_FRAMES, EpisodeWriter
 from data.importing.config import ImportVideoConfig
 from data.importing.description import Description
@@ -16,7 +17,7 @@ from data.importing.recorded_actions import load_actions
 from data.importing.recording_shards import remove_shards, shard_name
 from data.importing.resampling import pictures_at_ticks
 from data.importing.resizing import Fitter
-from data.importing.sources import Source, decode_pictures, frame_times
+from data.importing.sources import Source, caption_file, decode_pictures, frame_times
 from data.importing.splits import split_ranges
 from data.metadata import parse_size
 from data.prefetch import prefetch
@@ -89,6 +90,7 @@ class RecordingImporter:
             split,
             shard_name=shard_name(source.name),
             min_frames=self.config.min_frames,
+            caption=read_caption(caption_file(source)),
         )
 
     def _frames(self, source: Source, shown: np.ndarray, times: np.ndarray) -> Iterator[np.ndarray]:
@@ -114,6 +116,23 @@ class RecordingImporter:
             raise ValueError(f"only {num_decoded} of its {len(times)} pictures can be decoded")
         for _ in range(tick, len(shown)):  # some decoders drop the last pictures
             yield frame
+
+
+def read_caption(path: Path | None) -> str:
+    """The caption in a text file, with spaces in place of line breaks; "" if there is none.
+
+    Raises:
+        ValueError: it is too long, or no text.
+    """
+    if path is None:
+        return ""
+    with path.open("rb") as file:
+        content = file.read(4 * MAX_CAPTION_CHARS + 1)
+    try:
+        return check_caption(" ".join(content.decode().split()))
+    except ValueError as error:
+        reason = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
+        raise ValueError(f"{path.name}: {reason} (at most {MAX_CAPTION_CHARS} characters)") from None
 
 
 def _chunks(frames: Iterator[np.ndarray]) -> Iterator[list[np.ndarray]]:

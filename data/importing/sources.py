@@ -180,10 +180,17 @@ def _decode_video(path: Path) -> Iterator[av.VideoFrame]:
         yield from container.decode(stream)
 
 
-def file_stamp(source: Source, action_file: Path | None) -> list[int]:
-    """A fingerprint of a recording and its action file: number of files, their bytes, newest modification."""
+def caption_file(source: Source) -> Path | None:
+    """The text file of the same name beside a recording, "run.txt" for "run.mp4"; None if there is none."""
+    name = source.path.name if source.is_folder else source.path.stem
+    path = source.path.with_name(f"{name}.txt")
+    return path if path.is_file() else None
+
+
+def file_stamp(source: Source, *files: Path | None) -> list[int]:
+    """A fingerprint of a recording and the files beside it: number of files, their bytes, newest modification."""
     paths = _picture_files(source.path) if source.is_folder else [source.path]
-    stats = [path.stat() for path in (*paths, *([action_file] if action_file else []))]
+    stats = [path.stat() for path in (*paths, *filter(None, files))]
     return [len(stats), sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)]
 
 

@@ -16,7 +16,8 @@ const state = { paused: false, recording: false, real: false }; // what Gradio's
 let socket = null;
 let game = null; // the server's "hello" message
 let phase = "connecting"; // or waiting, ready, playing, paused, idle (paused by the server), lost
-let settings = { record: 0, moment: null, seed: null, num_steps: null, guidance: 1 }; // record null: the player's own image
+// record null: the player's own image, or with dream a first frame that is dreamt too; words null: the game's caption
+let settings = { record: 0, moment: null, seed: null, num_steps: null, guidance: 1 };
 let imagePixels = null;
 let startNotice = ""; // shown when the dream has started
 let ticksPerFrame = 1;
@@ -25,7 +26,15 @@ let startTimer = null;
 // What Gradio's controls call.
 window.dreamrun = {
   state,
-  set(changes) { settings = { ...settings, ...changes }; },
+  set(changes) {
+    if ("record" in changes) delete settings.dream;
+    settings = { ...settings, ...changes };
+  },
+  chooseGame(name) {
+    settings = { ...settings, record: 0, moment: null, words: null };
+    delete settings.dream;
+    send("game", { name }); // the server answers "hello", then a dream starts
+  },
   start(changes = {}) {
     clearTimeout(startTimer);
     this.set(changes);
@@ -158,7 +167,7 @@ function onHello(hello) {
   makePad();
   fitCanvases();
   send("speed", { every: ticksPerFrame });
-  if (settings.record === null) socket.send(imagePixels); // a new connection starts without it
+  if (settings.record === null && !settings.dream) socket.send(imagePixels); // a new connection starts without it
   else window.dreamrun.start();
 }
 
@@ -250,7 +259,7 @@ async function startFromImage(file) {
   for (let i = 0, j = 0; i < rgba.length; i += 4) {
     for (let channel = 0; channel < game.channels; channel++) imagePixels[j++] = rgba[i + Math.min(channel, 2)];
   }
-  settings = { ...settings, record: null, moment: null };
+  window.dreamrun.set({ record: null, moment: null });
   startNotice = `${bitmap.width}×${bitmap.height} pixels were scaled to ${game.width}×${game.height}. One still picture does not show the model what moves.`;
   socket.send(imagePixels); // the server answers "image", then the dream starts
 }

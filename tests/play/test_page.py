@@ -16,7 +16,7 @@ from browsing import (
     start_playing,
     wait_until,
 )  # fmt: skip
-from playing import Client, make_custom_game, serving
+from playing import Client, config_of_several_games, make_custom_game, serving
 from screenshots import DESKTOP, PHONE, wait_for_phase
 from tiny import CONTROLS
 
@@ -283,3 +283,20 @@ def test_pictures_are_scaled_by_a_whole_number_of_device_pixels(visit):
         assert width >= 64 and abs(width / 64 - round(width / 64)) < 0.01
         assert page.evaluate(f"getComputedStyle({canvas}).imageRendering") == "pixelated"
         page.close()
+
+
+def test_the_menu_chooses_the_game_and_a_button_dreams_from_words(visit, pong_set, tmp_path):
+    with serving(config_of_several_games(tmp_path, pong_set)) as address:
+        page = visit(address)
+        words = page.locator("#words").locator("textarea, input")
+        assert words.input_value() == "pong, two paddles and a ball"
+        page.click("#game input")
+        page.get_by_role("option", name="pong-48x32").click()
+        page.wait_for_function("document.querySelector('.dream-canvas').width === 48")
+        wait_for_phase(page, "ready")
+        page.wait_for_function("document.querySelector('#words textarea, #words input').value.endsWith('wide picture')")
+        wait_until(lambda: "Record, 0 to 1" in page.locator("#record-number").inner_text())
+        words.fill("a fish")
+        page.click("#dream-words")
+        page.wait_for_function("document.querySelector('#details').innerText.includes('from 1 frames')")
+        wait_for_phase(page, "ready")

@@ -12,7 +12,7 @@ from data.actions import UNKNOWN_ACTION, unnamed_actions
 from model import GameInfo, WorldModel
 from model.modulation_table import MAX_CACHED_ACTIONS
 from play.memory import check_memory
-from play.player import MAX_NUM_STEPS
+from play.played_game import MAX_NUM_STEPS
 from play.recording import max_recording_bytes
 from play.rollout_pool import Prompt, RolloutPool, RolloutSettings
 from training.device import free_memory

@@ -28,6 +28,14 @@ def test_benchmark_loader_ends_in_json(run_script, pong_set):
     assert results["clips"] == 24 and results["ratio"] > 0 and results["different_records_median"] > 1
 
 
+def test_benchmark_compares_a_mixture_with_its_parts(run_script, tmp_path, write_set, make_record):
+    sets = [write_set(tmp_path / f"set{n}", [make_record(40, seed=n), make_record(40, seed=n + 5)]) for n in range(2)]
+    code, out, err = run_script("benchmark", "loader", "--data", *sets, "--clip-frames", 8, "--batch-size", 5)
+    assert code == 0, err
+    results = json.loads(out.splitlines()[-1])
+    assert results["clips"] == 20 and results["ratio"] > 0  # 10 clips of each
+
+
 def test_benchmark_train_ends_in_json(run_script, pong_set, tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
     defaults = ("--preset", "smallest", "--batch-size", 4, "--steps", 3)

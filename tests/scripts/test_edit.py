@@ -12,7 +12,8 @@ from tiny import SMALLEST, assert_one_line, random_model
 
 import scripts.edit
 from data.metadata import read_metadata
-from training.setup import fit_config_to_data, game_info
+from training.games import game_info
+from training.setup import fit_config_to_data
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The command scripts.infer."""
 
 import json
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -141,10 +142,17 @@ def test_a_clip_is_continued(run_script, pong_checkpoint, tmp_path):
         assert_one_line(code, err, *words)
 
 
-def test_infer_with_a_checkpoint_of_another_game(run_script, tmp_path, pong_set):
+def test_frames_have_the_size_of_the_data(run_script, tmp_path, pong_set):
     random_model(TINY).save_pretrained(tmp_path / "small_frames")
-    code, _, err = run_script("infer", "--checkpoint", "small_frames", "--data", pong_set)
-    assert_one_line(code, err, "frames of 24x16", "64x64", "width x height")
+    few = ("--data", pong_set, "--num-samples", 1, "--num-frames", 6, "--num-steps", 1)
+    code, out, err = run_script("infer", "--checkpoint", "small_frames", *few)
+    assert code == 0 and f"frames of 64x64, as in {pong_set}; the model has learnt 24x16" in out, err
+    random_model(replace(TINY, outcomes=True)).save_pretrained(tmp_path / "outcomes")
+    code, _, err = run_script("infer", "--checkpoint", "outcomes", *few)
+    assert_one_line(code, err, "the outcome head reads frames of 24x16")
+
+
+def test_infer_with_a_checkpoint_of_another_game(run_script, tmp_path, pong_set):
     random_model(ModelConfig(dim=32, num_blocks=1, num_heads=2)).save_pretrained(tmp_path / "coinrun")
     code, _, err = run_script("infer", "--checkpoint", "coinrun", "--data", pong_set)
     assert_one_line(code, err, "knows 15 actions", "has 3")

@@ -17,7 +17,8 @@ from model import PRESETS, Sampler, WorldModel
 from play.launch import PlayConfig
 from play.replay import Replay
 from training import validation
-from training.setup import fit_config_to_data, game_info
+from training.games import game_info
+from training.setup import fit_config_to_data
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,9 @@ def test_two_ranks_train_as_one_process_does(train_command, tmp_path, monkeypatc
     train_step = loop.train_step
 
     def note_clips(state, batch, *args):
-        seen.extend(f"{clip} {first}" for clip, first in zip(batch.record_ids, batch.starts, strict=True))
+        seen.extend(
+            f"{batch.number} {clip} {first}" for clip, first in zip(batch.record_ids, batch.starts, strict=True)
+        )
         return train_step(state, batch, *args)
 
     monkeypatch.setattr(loop, "train_step", note_clips)

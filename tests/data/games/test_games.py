@@ -178,7 +178,7 @@ def test_pong_paddle_follows_its_keys_and_stays_inside():
     assert np.array_equal(rows(environment.step([up])[0]), middle - environment.player_speed)
     assert np.array_equal(rows(environment.step([noop])[0]), middle - environment.player_speed)
     assert np.array_equal(rows(environment.step([down])[0]), middle)
-    for action, edge in ((up, 0), (down, environment.size - environment.paddle_height)):
+    for action, edge in ((up, 0), (down, 64 - environment.paddle_height)):
         for _ in range(40):
             frames = environment.step([action])[0]
         assert rows(frames)[0] == edge and len(rows(frames)) == environment.paddle_height

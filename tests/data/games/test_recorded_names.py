@@ -18,7 +18,7 @@ from evaluation.config import EvaluateConfig
 from evaluation.real_play import collect_real_play
 from model import GameInfo
 from play.gallery import Gallery
-from play.launch import load_engine
+from play.launch import load_games
 
 SOURCE = """
 import pathlib
@@ -119,7 +119,8 @@ def test_evaluate_and_play_run_no_payload(payload, pong_set, tmp_path, monkeypat
     assert_one_line(code, err, "give --data", "set env_module to its name")
     code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--data", data)
     assert code == 0 and not payload.exists(), err
-    engine, gallery = load_engine(PlayConfig(checkpoint=str(checkpoint), data=data, num_steps=1))
+    (game,) = load_games(PlayConfig(checkpoint=str(checkpoint), data=data, num_steps=1)).values()
+    engine, gallery = game.engine, game.gallery
     assert "payload" in gallery.real_game_unavailable_reason(gallery.prompt(0, 5)) and not payload.exists()
     engine.close() if hasattr(engine, "close") else None
 
@@ -141,7 +142,8 @@ def test_a_module_that_the_user_typed_is_imported(payload, tmp_path, monkeypatch
     assert "cannot be saved and restored" in (tmp_path / "report" / "report.md").read_text()
     code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--env-module", "no_such_module")
     assert_one_line(code, err, "env_module 'no_such_module' cannot be imported")
-    _, gallery = load_engine(PlayConfig(checkpoint=str(checkpoint), data=out, num_steps=1, env_module="payload"))
+    (game,) = load_games(PlayConfig(checkpoint=str(checkpoint), data=out, num_steps=1, env_module="payload")).values()
+    gallery = game.gallery
     assert gallery.real_game_unavailable_reason(gallery.prompt(0, 5)) is None
 
 
@@ -167,9 +169,9 @@ def test_wrong_game_is_refused_unless_insisted(pong_set, tmp_path, monkeypatch, 
     assert_one_line(code, err, *words)
     play = PlayConfig(checkpoint=str(tmp_path / "leaper"), data=pong_set)
     with pytest.raises(ValueError, match="is of the game leaper"):
-        load_engine(play)
+        load_games(play)
     for options in (("--checkpoint", tmp_path / "leaper", "--any-game"), ("--checkpoint", tmp_path / "unknown")):
         code, _, err = command(monkeypatch, capsys, "scripts.infer", *options, *infer)
         assert code == 0, err
-    assert isinstance(load_engine(replace(play, any_game=True))[1], Gallery)
+    assert isinstance(load_games(replace(play, any_game=True))[""].gallery, Gallery)
     assert game_of("gym:module:Dot-v0") == game_of("gym:Dot-v0") == "gym:Dot-v0" and game_of("pong") == "pong"

@@ -1,0 +1,150 @@
+"""Networks of several games: views of one game, words, and how both are stored."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import TINY, random_inputs, random_model
+
+from model import GameInfo, Sampler, WorldModel
+from model.game_info import GameSlice
+from model.games import fold_words, game_names, hide_words, nearest_game, select_game, tell
+from model.text import MAX_BYTES, encode_bytes
+
+PONG = {"environment": "pong", "action_names": ("noop", "up", "down"), "action_keys": ((), ("UP",), ("DOWN",))}
+GAMES = GameInfo(
+    games=(
+        GameSlice(name="pong", **PONG, frame_height=16, frame_width=24, caption="pong, two paddles"),
+        GameSlice(name="wide", **PONG, frame_height=16, frame_width=32, caption="pong, wide picture"),
+        GameSlice(
+            name="fish", action_names=("left", "right"), action_offset=3, fps=20.0, frame_height=24, frame_width=16
+        ),
+    )
+)
+SEVERAL = replace(TINY, num_actions=5, words=True)
+
+
+def several(words: bool = True) -> WorldModel:
+    return random_model(replace(SEVERAL, words=words), game=GAMES)
+
+
+def test_a_view_has_the_size_and_the_actions_of_its_game():
+    model = several()
+    assert game_names(model) == ["pong", "wide", "fish"]
+    views = [select_game(model, name) for name in ("", *game_names(model))]
+    shapes = [(view.config.frame_shape, view.config.num_actions, view.game.fps) for view in views]
+    assert shapes == [((3, 16, 24), 3, 15)] * 2 + [((3, 16, 32), 3, 15), ((3, 24, 16), 2, 20)]
+    assert views[3].game.action_names == ("left", "right") and not views[3].game.games
+    with pytest.raises(ValueError, match="no game 'chess': choose pong, wide, fish"):
+        select_game(model, "chess")
+    with pytest.raises(ValueError, match="this checkpoint has one game"):
+        select_game(random_model(), "pong")
+    assert select_game(alone := random_model()) is alone
+
+
+def test_the_slices_of_games_never_mix():
+    """Weights of the other games' actions change nothing, and a view gives what the network gives for its slice."""
+    model = several()
+    frames, levels, _ = random_inputs(replace(TINY, frame_height=24, frame_width=16))
+    actions = torch.eye(2)[torch.randint(2, frames.shape[:2])]
+    wide = torch.zeros(*frames.shape[:2], 5)
+    wide[..., 3:] = actions
+    view = hide_words(select_game(model, "fish"))
+    expected = model(frames, levels, wide)
+    torch.testing.assert_close(view(frames, levels, actions), expected)
+    with torch.no_grad():
+        model.action_embedding.weight[:, :3] = torch.nan
+    torch.testing.assert_close(view(frames, levels, actions), expected)
+    assert (view(frames, levels, 1 - actions) - expected).abs().max() > 1e-3
+    assert torch.equal(select_game(several(), "wide").action_embedding.weight, several().action_embedding.weight[:, :3])
+
+
+def test_words_change_frames_and_no_words_change_none():
+    model = several()
+    frames, levels, actions = random_inputs(SEVERAL)
+    plain = model(frames, levels, actions)
+    texts = ["pong, two paddles", ""]
+    told = model(frames, levels, actions, text=encode_bytes(texts))
+    torch.testing.assert_close(told[1], plain[1])  # hidden words are zeros
+    assert (told[0] - plain[0]).abs().max() > 1e-3
+    view = tell(model, texts[0])
+    torch.testing.assert_close(view(frames, levels, actions)[0], told[0])
+    torch.testing.assert_close(tell(view, " ")(frames, levels, actions), plain)
+    torch.testing.assert_close(fold_words(view)(frames, levels, actions)[0], told[0])
+    assert (tell(model, "fish")(frames, levels, actions) - view(frames, levels, actions)).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="has learnt no words"):
+        tell(random_model(), "pong")
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_the_cached_sampler_is_told_words_as_the_reference_is(guidance):
+    view = tell(select_game(several(), "pong"), "two paddles")
+    frames, _, actions = random_inputs(TINY, num_frames=2)
+    cached, reference, untold = (
+        Sampler(model, 2, cache=cache, guidance=guidance)
+        for model, cache in ((view, True), (view, False), (hide_words(view), True))
+    )
+    for sampler in (cached, reference, untold):
+        sampler.reset(frames, actions)
+    for number in range(3):
+        new = [sampler.step(actions[:, number % 2]) for sampler in (cached, reference, untold)]
+        torch.testing.assert_close(new[0], new[1], atol=1e-3, rtol=1e-3)
+        assert (new[0] - new[2]).abs().max() > 1e-3
+
+
+def test_texts_are_bytes_of_any_language_and_any_length():
+    texts = ["", "pong", "Ünïcödé 卓球 🏓", "🏓" * 400, "a" * (MAX_BYTES - 1) + "é"]
+    encoded = encode_bytes(texts)
+    assert encoded.shape == (5, MAX_BYTES) and encoded.dtype == torch.uint8
+    lengths = (encoded > 0).sum(1).tolist()
+    assert lengths == [0, 4, len(texts[2].encode()), MAX_BYTES, MAX_BYTES - 1]  # no half of a character
+    model = several()
+    vectors = model.text_encoder(encoded)
+    assert vectors.isfinite().all() and not vectors[0].any() and torch.pdist(vectors).min() > 1e-3
+    torch.testing.assert_close(model.text_encoder(encode_bytes(["pong"]))[0], vectors[1])  # padding is not read
+    assert encode_bytes([""]).shape == (1, 1)
+    for bad in ("a\nb", "a" * 1001, "\ud800", None):
+        with pytest.raises(ValueError, match="the words are"):
+            tell(model, bad)
+
+
+def test_the_nearest_game_is_that_of_the_nearest_caption():
+    model = several()
+    assert nearest_game(model, "pong, wide picture") == "wide" and nearest_game(model, "pong, two paddles") == "pong"
+    assert nearest_game(several(words=False), "pong") == "" and nearest_game(random_model(), "pong") == ""
+
+
+def test_a_checkpoint_keeps_its_games(tmp_path):
+    several().save_pretrained(tmp_path)
+    loaded = WorldModel.from_pretrained(tmp_path)
+    assert loaded.game == GAMES and loaded.config.words
+    random_model(game=GameInfo(**PONG)).save_pretrained(tmp_path / "one")
+    assert "games" not in json.loads((tmp_path / "one" / "game.json").read_text())  # as before there were several
+
+
+def _games(**change) -> list:
+    first, *others = json.loads(json.dumps(GAMES.to_dict()))["games"]
+    return [{**first, **change}, *others]
+
+
+@pytest.mark.parametrize(
+    "games",
+    [
+        *("x", 5, {"a": 1}, [5], [None], [[]], [{}], [{"name": "x"}], _games() * 30),
+        *(_games(name=name) for name in ("wide", "", 5, "a\x1b", "a" * 1000)),
+        *(_games(action_offset=offset) for offset in (1, -1, 4, 10**9, 0.5, None)),
+        *(_games(frame_width=width) for width in (20, 0, -8, 10**9, 16.0, "16")),
+        *(_games(caption=caption) for caption in (5, "a" * 10**5, "a\nb")),
+        _games(games=_games()),
+        _games(action_names=[]),
+        _games(fps=0),
+    ],
+    ids=lambda games: repr(games)[:40],
+)
+def test_games_of_strangers_are_checked(tmp_path, games):
+    several().save_pretrained(tmp_path)
+    (tmp_path / "game.json").write_text(json.dumps({"games": games}))
+    with pytest.raises(ValueError, match=r"game\.json is not the description of a game: ") as error:
+        WorldModel.from_pretrained(tmp_path)
+    assert len(str(error.value)) < 400 and "\n" not in str(error.value)

@@ -1,0 +1,167 @@
+"""Training one network on several games of other sizes and actions, told in words which."""
+
+import json
+import signal
+from dataclasses import replace
+from itertools import chain
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from runs import assert_same_run, finish, start, values
+from tiny import SMALLEST, assert_one_line, random_model
+
+from data.games.collect import CollectConfig, collect
+from data.metadata import METADATA_FILE, read_metadata
+from data.pixels import to_float
+from model import WorldModel
+from model.games import game_names
+from model.text import encode_bytes
+from training import loop
+from training.config import TrainConfig, with_recipe
+from training.games import choose_game, choose_image_clips, describe_games, find_game, text_of
+from training.logging import read_metrics
+from training.loss import diffusion_loss, draw_noise
+from training.step import MicroBatch, training_loss
+
+
+@pytest.fixture(scope="module")
+def wide_set(tmp_path_factory):
+    """Pong at 48x32."""
+    out = tmp_path_factory.mktemp("sets") / "wide"
+    sizes = {"records": 8, "val_records": 2, "test_records": 2}
+    collect(CollectConfig(env="pong", size="48x32", out=out, workers=1, **sizes), lambda _: None)
+    return out
+
+
+def test_mixed_sizes_train_and_resume_bit_for_bit(train_command, wide_set, tmp_path, monkeypatch):
+    """Stopped in the middle of an epoch in which one set has begun again."""
+    options = ("--data", train_command.data, wide_set, "--mix", "1,2", "--max-steps", 12, "--batch-size", 8)
+    options += ("--clip-stride", 64, "--scheduled-sampling", 0.5, "--fill-share", 0.3)
+    code, out, err = train_command(*options, "--out", tmp_path / "unbroken")
+    assert code == 0 and "games: pong, pong-48x32; told in words" in out, err
+    train_step, sizes = loop.train_step, []
+
+    def interrupt(state, batch, *args):
+        sizes.append(batch.frames.shape[2:4])
+        if state.step == 6:
+            signal.raise_signal(signal.SIGTERM)
+        return train_step(state, batch, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", interrupt)
+        assert train_command(*options)[0] == 130
+    assert {*sizes} == {(64, 64), (32, 48)}
+    assert train_command(*options, "--resume", "auto")[0] == 0
+    assert_same_run(tmp_path / "run", tmp_path / "unbroken")
+
+    logged = set().union(*read_metrics(tmp_path / "run" / "metrics.jsonl"))
+    for game in ("pong", "pong-48x32"):
+        assert {f"val/loss_{game}", f"rollout/psnr_1_{game}", f"epoch/psnr_{game}"} <= logged
+        assert (tmp_path / "run" / "rollouts" / f"step_0000008_{game}.mp4").is_file()
+    model = WorldModel.from_pretrained(tmp_path / "run" / "checkpoints" / "latest")
+    assert game_names(model) == ["pong", "pong-48x32"] and model.config.words
+    assert model.config.num_actions == 3 and [game.action_offset for game in model.game.games] == [
+        0,
+        0,
+    ]  # the same keys
+    assert model.text_encoder.to_condition.weight.abs().sum() > 0
+    code, _, err = train_command(*options, "--max-steps", 13, "--mix", "1,1", "--resume", "auto")
+    assert code == 0 and "the order of batches has changed" in err
+    swapped = ("--data", wide_set, train_command.data, "--init-from", tmp_path / "run" / "checkpoints" / "latest")
+    code, _, err = train_command(*swapped, "--max-steps", 1, "--out", tmp_path / "other")
+    assert_one_line(code, err, "cannot start from", "its games are", "pong-48x32", "this run's are", "pong-64x64")
+    code, _, err = train_command("--max-steps", 14, "--resume", "auto")
+    assert_one_line(code, err, "cannot resume", "its words is True, this run's is False")
+
+
+@pytest.mark.slow
+def test_two_ranks_train_on_each_clip_once(pong_set, wide_set, tmp_path):
+    options = ("--data", pong_set, wide_set, "--epochs", 1, "--batch-size", 8, "--clip-stride", 64)
+    options += ("--checkpoint-every", 1000)
+    for name, ranks in (("one", 1), ("two", 2)):
+        finish(start(tmp_path / name, pong_set, *options, ranks=ranks, seen=tmp_path / f"seen-{name}"))
+    one = (tmp_path / "seen-one.0").read_text().splitlines()
+    parts = [(tmp_path / f"seen-two.{rank}").read_text().splitlines() for rank in range(2)]
+    assert sorted(chain(*parts)) == sorted(one) and len(set(one)) == len(one) > 0
+    assert {line.split()[0] for line in one} == {"0", "1"}
+    losses = [values(tmp_path / name, "train/loss") for name in ("one", "two")]
+    assert losses[0].keys() == losses[1].keys()
+    assert max(abs(losses[0][step] - losses[1][step]) for step in losses[0]) < 1e-3
+
+
+def test_games_of_data_sets(pong_set, wide_set, tiny_metadata):
+    pong, wide, tiny = read_metadata(pong_set), read_metadata(wide_set), tiny_metadata
+    assert describe_games([pong])[0].games == () and describe_games([pong])[1] == [""]
+    game, names = describe_games([pong, tiny, wide, pong, replace(tiny, fps=9.0)])
+    assert names == ["pong", "coinrun", "pong-48x32", "pong", "coinrun-8x8"]
+    assert [part.action_offset for part in game.games] == [0, 3, 0, 3]
+    assert describe_games([pong], words=True)[1] == ["pong"]
+    model = random_model(replace(SMALLEST, patch_size=8, num_actions=8, words=True), game=game)
+    for metadata, name in ((pong, "pong"), (wide, "pong-48x32"), (tiny, "coinrun")):
+        assert find_game(model, metadata=metadata) == name
+    assert find_game(model) == "pong" and find_game(model, "coinrun", pong) == "coinrun"
+    assert find_game(model, words=wide.caption) == "pong-48x32"
+    view = choose_game(model, words="anything")
+    assert not torch.equal(view.words, choose_game(model, find_game(model, words="anything")).words)
+
+
+def test_a_clip_is_told_a_phrasing_of_its_own_or_nothing():
+    seeds = np.arange(4000, dtype=np.uint64) * np.uint64(2**52)
+    text = text_of(["pong, two paddles"] * len(seeds), seeds)
+    told = {bytes(row[row > 0].tolist()).decode() for row in text}
+    assert {"", "pong", "two paddles", "play pong"} <= told and "I want to see pong now" not in told
+    assert 0.08 < (text == 0).all(1).float().mean() < 0.12
+    assert torch.equal(text_of(["pong, two paddles"] * 5, seeds[7:12])[:, :4], text[7:12, :4])  # by the clip's own seed
+    assert not text_of(["", ""], seeds[:2]).any()  # missing
+    assert text_of(["猫" * 1000], seeds[-1:]).shape[1] <= 128
+
+
+def test_frames_of_image_clips_are_predicted_from_words_alone(pong_set):
+    """Each is what a first frame is: neither other frames nor actions change its loss, and words do."""
+    model = random_model(replace(SMALLEST, patch_size=8, frame_height=16, frame_width=16, num_actions=3, words=True))
+    state, config = SimpleNamespace(model=model, network=model), with_recipe(TrainConfig(pong_set, pong_set))
+    seeds = np.array([next(seed for seed in range(99) if choose_image_clips(np.array([seed], np.uint64)))], np.uint64)
+    clip = np.random.default_rng(0).integers(0, 256, (1, 4, 16, 16, 3), np.uint8)
+
+    def loss(frames=clip, action=0, text="pong"):
+        actions = torch.eye(3)[torch.full((1, 4), action)]
+        parts = MicroBatch(torch.from_numpy(frames), actions, seeds, None, encode_bytes([text]))
+        return training_loss(state, parts, replace(config, fill_share=0.0, bf16=False)).item()
+
+    noise = draw_noise(torch.Size((1, 4, 3, 16, 16)), seeds, torch.device("cpu"), config.noise_levels)
+    alone = []
+    for t in range(4):
+        one = replace(noise, levels=noise.levels[:, [t]], eps=noise.eps[:, [t]], context_levels=None, context_eps=None)
+        x0 = to_float(clip[:, [t]])
+        alone.append(diffusion_loss(model, model.config, x0, torch.zeros(1, 1, 3), one, text=encode_bytes(["pong"]))[0])
+    assert loss() == pytest.approx(torch.cat(alone).mean().item(), rel=1e-4)
+    assert loss(action=1) == loss() != loss(text="fish")
+    seeds_of_many = np.arange(2000, dtype=np.uint64) * np.uint64(2**50)
+    assert 0.17 < choose_image_clips(seeds_of_many).mean() < 0.23
+
+
+def test_mistakes_with_several_data_sets(train_command, wide_set, tmp_path):
+    both = ("--data", train_command.data, wide_set)
+    for options, words in (
+        ((*both, "--mix", "1"), ("mix is 1", "2 data sets")),
+        ((*both, "--mix", "1,x"), ("mix is '1,x'", "such as 1,2,1")),
+        ((*both, "--mix", "1,-1"), ("expected positive numbers",)),
+        ((*both, "--patch-size", 32), ("wide", "multiple of patch_size")),
+        ((*both, "--outcomes", "all", "--noise-levels", "teacher-forcing"), ("needs a single data set",)),
+        ((*both, "--batch-size", 10**6), ("batch_size",)),
+    ):
+        code, _, err = train_command(*options, "--max-steps", 2)
+        assert_one_line(code, err, *words)
+    assert not (tmp_path / "run").exists()
+    assert TrainConfig((train_command.data,), tmp_path).data == train_command.data  # a list of one is that one
+
+
+def test_words_of_one_game(train_command, tmp_path):
+    """One data set has words only if asked, and is then a game with a name."""
+    assert train_command("--max-steps", 2, "--words", "True")[0] == 0
+    model = WorldModel.from_pretrained(tmp_path / "run" / "checkpoints" / "latest")
+    assert game_names(model) == ["pong"] and model.config.words
+    caption = json.loads((train_command.data / METADATA_FILE).read_text())["caption"]
+    assert model.game.games[0].caption == caption == "pong, two paddles and a ball"
