@@ -152,18 +152,14 @@ class ModelConfig:
         return (num_steps * passes_per_step + 1) * self.flops_per_pass - pixels
 
     def resized(self, height: int, width: int) -> ModelConfig:
-        """The same network for frames of another size, in pixels.
+        """The same network for frames of another size, in pixels, without its outcome head, which knows one size alone.
 
         Raises:
-            ValueError: a side is no multiple of the patch, or there is an outcome head, which knows one size alone.
+            ValueError: a side is no multiple of the patch.
         """
         if (height, width) == (self.frame_height, self.frame_width):
             return self
-        if self.outcomes:
-            raise ValueError(
-                f"frames of {width}x{height}: the outcome head reads frames of {self.frame_width}x{self.frame_height}"
-            )
-        return replace(self, frame_height=height, frame_width=width)
+        return replace(self, frame_height=height, frame_width=width, outcomes=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain fields, ready for JSON."""

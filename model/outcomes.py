@@ -85,3 +85,12 @@ def to_outcome(logits: Tensor) -> Outcome:
     # In double precision, as bins of opposite rewards must cancel out.
     rewards = logits[..., :-1].double().softmax(-1) @ reward_bins(logits.device).double()
     return Outcome(rewards.float(), logits[..., -1].sigmoid())
+
+
+def check_outcome_head(outcomes: bool, frame_shape: tuple[int, int, int]) -> None:
+    """Raises ValueError if there is no outcome head for frames of this shape (C, H, W)."""
+    if not outcomes:
+        raise ValueError(
+            f"there is no outcome head for frames of {frame_shape[2]}x{frame_shape[1]}: train one with --outcomes head "
+            "--init-from"
+        )

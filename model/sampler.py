@@ -21,7 +21,7 @@ from model.dit import WorldModel
 from model.games import hide_words
 from model.kv_cache import CacheView, KVCache
 from model.modulation_table import ModulationTable
-from model.outcomes import Outcome, to_outcome
+from model.outcomes import Outcome, check_outcome_head, to_outcome
 from model.sampler_inputs import fit_prompt, validate_seed, validate_settings, validate_slots, validate_step
 
 
@@ -132,14 +132,14 @@ class Sampler:
             ValueError: shapes that do not fit the model, frames that are no floats in [-1, 1], actions that are not
                 finite, or slots or seeds that do not fit the prompt.
         """
-        frames, actions, self.config = fit_prompt(frames, actions, self.config, resize=slots is None)
-        frames, actions = (tensor.to(self.model.device, torch.float32) for tensor in (frames, actions))
         replace_all = slots is None
+        *prompt, config = fit_prompt(frames, actions, self.model.config if replace_all else self.config, replace_all)
+        frames, actions = (tensor.to(self.model.device, torch.float32) for tensor in prompt)
         slots = list(range(len(frames))) if slots is None else validate_slots(slots, len(frames))
-        seeds = [self.seed + slot for slot in slots] if seeds is None else list(seeds)
+        seeds = [validate_seed(seed) for seed in ([self.seed + slot for slot in slots] if seeds is None else seeds)]
         if len(seeds) != len(slots):
             raise ValueError(f"{len(seeds)} seeds for {len(slots)} rollouts")
-        seeds = [validate_seed(seed) for seed in seeds]
+        self.config = config
         if replace_all:
             self._states.clear()
         max_context = max(1, self.config.window_frames - 1)
@@ -199,9 +199,10 @@ class Sampler:
             actions, slots: as for `step`.
 
         Raises:
-            ValueError: as `step`; the model has no outcome head; or a rollout has no frame yet.
+            ValueError: as `step`; the model has no outcome head for frames of this size; or a rollout has no frame yet.
         """
         slots = validate_step(actions, slots, self.slots, self.config)
+        check_outcome_head(self.config.outcomes, self.config.frame_shape)
         states, actions = [self._states[slot] for slot in slots], actions.to(self.model.device, torch.float32)
         if not all(state.frames for state in states):
             raise ValueError("a rollout has no frame yet: give it a prompt, or step it once")

@@ -52,5 +52,12 @@ def test_tables_of_places_serve_training_after_a_rollout():
 
 def test_an_outcome_head_knows_one_size_alone():
     sampler = Sampler(random_model(replace(TINY, outcomes=True)))
-    with pytest.raises(ValueError, match="the outcome head reads frames of 24x16"):
-        sampler.reset(torch.zeros(1, 1, 3, 24, 40))
+    actions = torch.zeros(1, TINY.num_actions)
+    for size in ((24, 40), TINY.frame_shape[1:]):
+        sampler.reset(torch.zeros(1, 1, 3, *size))
+        if size == (24, 40):
+            with pytest.raises(ValueError, match="no outcome head for frames of 40x24"):
+                sampler.outcome(actions)
+        else:
+            assert sampler.outcome(actions).reward.shape == (1,)
+        assert sampler.step(actions).shape == (1, 3, *size)

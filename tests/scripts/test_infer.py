@@ -148,8 +148,7 @@ def test_frames_have_the_size_of_the_data(run_script, tmp_path, pong_set):
     code, out, err = run_script("infer", "--checkpoint", "small_frames", *few)
     assert code == 0 and f"frames of 64x64, as in {pong_set}; the model has learnt 24x16" in out, err
     random_model(replace(TINY, outcomes=True)).save_pretrained(tmp_path / "outcomes")
-    code, _, err = run_script("infer", "--checkpoint", "outcomes", *few)
-    assert_one_line(code, err, "the outcome head reads frames of 24x16")
+    assert run_script("infer", "--checkpoint", "outcomes", *few)[0] == 0  # without the head, which knows one size
 
 
 def test_infer_with_a_checkpoint_of_another_game(run_script, tmp_path, pong_set):
