@@ -233,7 +233,10 @@ class ClipDataset:
         """For each pool the record ids and starts of this rank's clips, both (batches, B / world_size)."""
         order = np.random.default_rng((self.seed, epoch)).permutation(np.flatnonzero(self._clips_per_record))
         ends = np.cumsum(self._clips_per_record[order])
-        num_batches, pool_records = self.num_batches(batch_size), max(self.pool_records, LANE_RECORDS * batch_size)
+        num_batches, pool_records = (
+            self.num_batches(batch_size),
+            max(self.pool_records, LANE_RECORDS * batch_size * min(self.pool_records, POOL_RECORDS) // POOL_RECORDS),
+        )
         pool_batches = pool_records * self.num_clips / len(order) / batch_size
         num_pools = max(1, round(num_batches / pool_batches))  # of equal size, as a small one would mix badly
         share = batch_size // self.world_size

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from data.captions import phrasings
 from data.dataset import ClipDataset
 from data.index import held_out_split
+from data.metadata import read_metadata
 from data.pixels import to_float
 from model.dit import WorldModel
 from model.games import hide_words, select_game, tell
@@ -48,6 +49,9 @@ def read_frames(
         games: names of environments; a data set's index in it is its game.
         split: None: the held-out one.
     """
+    given = {read_metadata(folder).environment for folder in folders}
+    if given != set(games):
+        raise ValueError(f"the data sets are of {', '.join(sorted(given))}: give one of each of {', '.join(games)}")
     frames, labels = [], []
     for folder in folders:
         dataset = ClipDataset(folder, split or held_out_split(folder), clip_frames=1)
@@ -121,6 +125,8 @@ def judge_words(
     games = list(dict.fromkeys(game.environment for game in model.game.games))
     if not model.config.words or len(games) < 2:
         raise ValueError("words are judged of a checkpoint that has learnt them and plays several games")
+    if not all(game.caption for game in model.game.games):
+        raise ValueError("a game of this checkpoint has no caption: its data set needs one (metadata.json)")
     view = select_game(model)
     size = view.config.frame_shape[1:]
     train = read_frames(folders, games, "train", TRAIN_RECORDS, size)

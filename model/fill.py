@@ -15,6 +15,7 @@ from torch import Tensor
 from model.checkpoint import check_finite
 from model.diffusion import CONTEXT_NOISE, add_noise, alpha_sigma, ddim_step, x0_from_prediction
 from model.dit import WorldModel
+from model.games import hide_words
 from model.sampler_inputs import validate_prompt, validate_seed, validate_settings
 
 
@@ -179,18 +180,19 @@ def _denoise_window(
     schedule, kind = model.config.schedule, model.config.prediction
     context = add_noise(frames, eps, alpha_sigma(torch.tensor(CONTEXT_NOISE), schedule))
     x_u = add_noise(frames, eps, alpha_sigma(levels[0], schedule))
+    unconditional = hide_words(model) if guidance != 1.0 else model
     for u, u_next in pairwise(levels):
         level = alpha_sigma(u, schedule)
         given = torch.where(is_target[:, None, None, None], x_u, context)
         u_of_frames = torch.where(is_target, u.to(frames), CONTEXT_NOISE).expand(len(frames), -1)
 
-        def predict(given_actions: Tensor) -> Tensor:
-            prediction = model(given, u_of_frames, given_actions, None, positions)  # noqa: B023  called at once
+        def predict(network: WorldModel, given_actions: Tensor) -> Tensor:
+            prediction = network(given, u_of_frames, given_actions, None, positions)  # noqa: B023  called at once
             return x0_from_prediction(prediction, x_u, level, kind)  # noqa: B023
 
-        x0 = predict(actions)
+        x0 = predict(model, actions)
         if guidance != 1.0:
-            x0 = predict(torch.zeros_like(actions)).lerp(x0, guidance)
+            x0 = predict(unconditional, torch.zeros_like(actions)).lerp(x0, guidance)
         x_u = ddim_step(x_u, x0.clamp(-1.0, 1.0), level, alpha_sigma(u_next, schedule))
     return x_u[:, is_target]
 

@@ -148,9 +148,10 @@ def _check_slices(games: tuple[GameSlice, ...], num_actions: int) -> None:
     """Raises ValueError unless the names differ, and slices lie in the vector and are equal or apart."""
     if len({game.name for game in games}) < len(games):
         raise ValueError("two games have the same name")
-    owners: dict[int, tuple] = {}  # of each number of the vector
+    numbers: dict[tuple, int] = {}  # of each description, so that a long one is compared once
+    owners: dict[int, int] = {}  # of each number of the vector
     for game in games:
-        what = (game.action_offset, game.action_names, game.action_kinds)
+        number = numbers.setdefault((game.action_offset, game.action_names, game.action_kinds), len(numbers))
         for index in range(game.action_offset, game.action_offset + game.num_actions):
-            if index >= num_actions or owners.setdefault(index, what) != what:
+            if index >= num_actions or owners.setdefault(index, number) != number:
                 raise ValueError(f"the actions of {game.name} overlap those of another game, or end past {num_actions}")

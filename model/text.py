@@ -15,18 +15,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from model.attention import attention
+from model.game_info import MAX_CAPTION_CHARS, check_text
 
 WIDTH, NUM_BLOCKS, NUM_HEADS = 128, 2, 4  # E, and the encoder's blocks and heads
 MAX_BYTES = 128  # of a text; the rest of a longer one is not read
-MAX_TEXT_CHARS = 1000  # of a text that users give
 
 
 def check_words(text: str) -> str:
-    """Words for a network. Raises ValueError unless they are text of at most MAX_TEXT_CHARS that can be encoded."""
-    if not isinstance(text, str) or len(text) > MAX_TEXT_CHARS:
-        raise ValueError(f"the words are {text!r:.40}: expected text of at most {MAX_TEXT_CHARS} characters")
-    if not text.isprintable():
-        raise ValueError(f"the words are {text!r:.40}: control characters and surrogates say nothing")
+    """Words for a network, by the rules of a caption. Raises ValueError unless they can be one."""
+    check_text("the text of the words", text, MAX_CAPTION_CHARS)
     return text
 
 

@@ -31,7 +31,7 @@ from play.follow import CheckpointFollower, latest_checkpoint, load_checkpoint
 from play.gallery import Gallery
 from play.limits import AddressLimit, limit_connections
 from play.memory import check_memory
-from play.played_game import PlayedGame
+from play.played_game import MAX_NUM_STEPS, PlayedGame
 from play.rollout_pool import RolloutPool
 from play.server import PlayServer
 from training.device import choose_device, describe_device
@@ -115,7 +115,8 @@ def running_app(config: PlayConfig) -> Iterator[RunningApp]:
     password = find_password(config)
     port = find_port(config.host, config.port)
     games = load_games(config)
-    largest = max((game.engine.pool for game in games.values()), key=lambda pool: pool.bytes_per_rollout(1))
+    pools = [game.engine.pool for game in games.values()]
+    largest = max(pools, key=lambda pool: pool.bytes_per_rollout(MAX_NUM_STEPS))
     memory = check_memory(largest, config.max_players, choose_device(config.device))
     print(f"{memory}; at most {config.max_players} play at the same time")
     with tempfile.TemporaryDirectory(prefix="dreamrun-", ignore_cleanup_errors=True) as folder:

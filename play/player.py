@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from model.text import MAX_TEXT_CHARS, check_words
+from model.game_info import MAX_CAPTION_CHARS
+from model.text import check_words
 from play.actions import actions_to_json, parse_action
 from play.connection import Connection
 from play.edits import TASKS, make_draft
@@ -199,7 +200,7 @@ class Player:
         settings = RolloutSettings(
             num_steps=parse_int(message, "num_steps", 1, MAX_NUM_STEPS, self._engine.num_steps),
             guidance=parse_float(message, "guidance", 0.0, MAX_GUIDANCE, 1.0),
-            words=check_words(parse_text(message, "words", MAX_TEXT_CHARS)) if has_words else None,
+            words=check_words(parse_text(message, "words", MAX_CAPTION_CHARS)) if has_words else None,
         )
         seed = parse_int(message, "seed", 0, MAX_SEED)
         seed = secrets.randbelow(MAX_SEED + 1) if seed is None else seed

@@ -13,7 +13,7 @@ from pathlib import Path
 import gradio as gr
 
 from data.printable import markdown
-from model.text import MAX_TEXT_CHARS
+from model.game_info import MAX_CAPTION_CHARS
 from play.actions import step_actions
 from play.api import add_endpoints
 from play.messages import MAX_SEED
@@ -181,7 +181,7 @@ def _add_words(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None) -
     if not server.engine.config.words:
         return
     words = gr.Textbox(
-        server.engine.pool.caption, label="Words: what to dream of", max_length=MAX_TEXT_CHARS, elem_id="words"
+        server.engine.pool.caption, label="Words: what to dream of", max_length=MAX_CAPTION_CHARS, elem_id="words"
     )
     dream = gr.Button("Dream from words alone", elem_id="dream-words")
     words.change(None, words, js="(words) => dreamrun.set({words})")

@@ -179,7 +179,11 @@ def load_initial_model(config: TrainConfig, model_config: ModelConfig, game: Gam
         loaded, wanted = getattr(model.config, name), getattr(model_config, name)
         if loaded != wanted:
             raise ValueError(f"cannot start from {config.init_from}: its {name} is {loaded}, this run's is {wanted}")
-    own, wanted = ([(part.name, part.action_offset) for part in info.games] for info in (model.game, game))
+    if model.config.words and not model_config.words:
+        raise ValueError(f"cannot start from {config.init_from}: it has learnt words, so add --words True")
+    own, wanted = (
+        [(part.name, part.action_offset, part.action_names) for part in info.games] for info in (model.game, game)
+    )
     if own and wanted and own != wanted:  # the slices of their actions would be mixed up
         raise ValueError(f"cannot start from {config.init_from}: its games are {own}, this run's are {wanted}"[:400])
     return model

@@ -68,6 +68,8 @@ class Trainer:
 
         words = uses_words(config, self.data)
         game, self.names = describe_games([data.metadata for data in self.data.sets], words)
+        # In logs and files: two data sets of one game are told apart by their number.
+        self.labels = [n if self.names.count(n) == 1 else f"{n}-{i}" for i, n in enumerate(self.names, 1)]
         model_config = raise_on_all_ranks(lambda: fit_config_to_mixture(preset, self.data, words))
         order = self.data.order_fingerprint(config.batch_size)
         self.state = raise_on_all_ranks(lambda: create_train_state(config, model_config, game, order, self.device))
@@ -141,7 +143,7 @@ class Trainer:
 
     def validate(self) -> float:
         """Log and return the validation loss of the averaged weights: of the outcome head if it alone is trained."""
-        metrics = validate(self.state.ema, self.val_batches, self.config.bf16, self.names)
+        metrics = validate(self.state.ema, self.val_batches, self.config.bf16, self.labels)
         self.outputs.log(self.state.step, metrics)
         loss, action_ratio = metrics["val/loss"], metrics["val/action_ratio"]
         num_clips = sum(len(batch.frames) for batch in self.val_batches) * world_size()
@@ -179,7 +181,7 @@ class Trainer:
     def rollout(self) -> None:
         """Continue held-out play with the averaged weights; log PSNR and write videos."""
         state, results = self.state, []
-        for name, data in zip(self.names, self.val_data.sets, strict=True):
+        for name, label, data in zip(self.names, self.labels, self.val_data.sets, strict=True):
             try:
                 model = prepare_for_inference(select_game(state.ema, name), self.device, self.config.bf16)
                 result = validation_rollout(model, data)
@@ -190,7 +192,7 @@ class Trainer:
                 print(f"warning: the rollout at step {state.step} failed: {error}", file=sys.stderr)
                 return
             results.append({} if result is None else result.metrics)
-            shown_name = name if len(self.names) > 1 else ""
+            shown_name = label if len(self.names) > 1 else ""
             if result is not None:
                 self.outputs.write_rollout(state.step, result, data.metadata.fps, shown_name)
             if by_action is not None:
@@ -204,7 +206,7 @@ class Trainer:
         mean = {name: float(np.mean([metrics[name] for metrics in by_game if name in metrics])) for name in found}
         of_each = {
             f"{name}_{game}": metrics[name]
-            for game, metrics in zip(self.names, by_game, strict=True)
+            for game, metrics in zip(self.labels, by_game, strict=True)
             for name in metrics
             if len(by_game) > 1
         }

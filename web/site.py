@@ -35,7 +35,7 @@ from play.gallery import NUM_THUMBNAILS, Gallery
 from play.replay import FORMAT
 from play.rollout_pool import Prompt
 from training.checkpoint import hash_weights
-from training.games import choose_game
+from training.games import choose_game, find_game
 from web.runtime import ALL_FILES, FILES
 
 ROOT = Path(__file__).parent.parent
@@ -121,7 +121,9 @@ def write_site(folder: Path, games: list[Game], title: str, weights: Weights, ru
 
 def _write_game(folder: Path, game: Game, title: str, weights: Weights, runtime: Path, runtime_folder: str) -> str:
     """Write the page of one game, and return its title."""
-    model = fold_words(choose_game(WorldModel.from_pretrained(game.checkpoint), metadata=read_metadata(game.data)))
+    checkpoint = WorldModel.from_pretrained(game.checkpoint)
+    name = find_game(checkpoint, metadata=read_metadata(game.data))
+    model = fold_words(choose_game(checkpoint, name))
     config = model.config
     if np.prod(config.frame_shape) < MIN_FRAME_NUMBERS:
         raise ValueError(f"{game.checkpoint}: frames of {config.frame_width}x{config.frame_height} are too small")
@@ -149,7 +151,7 @@ def _write_game(folder: Path, game: Game, title: str, weights: Weights, runtime:
         "step_actions": {name: actions_to_json(parse_action(name, space)) for name in step_actions(space)},
         "prompts": _describe_prompts(prompts),
         "hello": _describe_game(model, game, space, len(prompts)),
-        "replay": {"format": FORMAT, "weights_sha256": hash_weights(model)},
+        "replay": {"format": FORMAT, "weights_sha256": hash_weights(checkpoint), **({"game": name} if name else {})},
     }
     (folder / "config.json").write_text(json.dumps(settings) + "\n")
     _write_page_files(folder, title, settings, space)

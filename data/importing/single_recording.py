@@ -129,7 +129,7 @@ def read_caption(path: Path | None) -> str:
     with path.open("rb") as file:
         content = file.read(4 * MAX_CAPTION_CHARS + 1)
     try:
-        return check_caption(" ".join(content.decode().split()))
+        return check_caption(" ".join(content.decode("utf-8-sig").split()))
     except ValueError as error:
         reason = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
         raise ValueError(f"{path.name}: {reason} (at most {MAX_CAPTION_CHARS} characters)") from None

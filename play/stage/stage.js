@@ -21,6 +21,7 @@ let settings = { record: 0, moment: null, seed: null, num_steps: null, guidance:
 let imagePixels = null;
 let startNotice = ""; // shown when the dream has started
 let ticksPerFrame = 1;
+let chosenGame = null; // of several; a new connection begins with the first one
 let startTimer = null;
 
 // What Gradio's controls call.
@@ -31,6 +32,7 @@ window.dreamrun = {
     settings = { ...settings, ...changes };
   },
   chooseGame(name) {
+    chosenGame = name;
     settings = { ...settings, record: 0, moment: null, words: null };
     delete settings.dream;
     send("game", { name }); // the server answers "hello", then a dream starts
@@ -162,6 +164,7 @@ function onPixels(data) {
 function onHello(hello) {
   if (game && game.server !== hello.server) return location.reload();
   game = hello;
+  if (chosenGame !== null && chosenGame !== game.game_name) return send("game", { name: chosenGame });
   showOrigin();
   for (const canvas of [dreamCanvas, realCanvas]) Object.assign(canvas, { width: game.width, height: game.height });
   makePad();

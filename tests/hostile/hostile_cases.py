@@ -99,6 +99,14 @@ def config_cases(folder: Path) -> Prepared:
             shutil.copytree(base, checkpoint)
             _change_json(checkpoint / file, change)
             prepared[name] = _infer(checkpoint, folder)
+    # Sixty-three games with the same long slice, and one that overlaps them.
+    games = [{"name": f"game {i}", "action_names": [f"a{n}" for n in range(4096)]} for i in range(63)]
+    checkpoint = folder / "many long slices"
+    shutil.copytree(base, checkpoint)
+    _change_json(checkpoint / "config.json", {"num_actions": 4097})
+    last = {"name": "last", "action_names": games[0]["action_names"], "action_offset": 1}
+    _change_json(checkpoint / "game.json", json.dumps({"games": [*games, last]}))
+    prepared[checkpoint.name] = _infer(checkpoint, folder)
     return prepared
 
 

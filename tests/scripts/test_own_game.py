@@ -63,7 +63,9 @@ def num_frames(path) -> int:
         return sum(1 for _ in video.decode(video=0))
 
 
-@pytest.mark.parametrize(("size", "patch_size"), [("96x64", 16), ("64x96", 8), ("128x128", 32)])
+@pytest.mark.parametrize(
+    ("size", "patch_size"), [("96x64", 16), ("64x96", 8), pytest.param("128x128", 32, marks=pytest.mark.slow)]
+)
 def test_a_model_trained_on_videos_follows_actions(run, recordings_folder, tmp_path, size, patch_size):
     width, height = map(int, size.split("x"))
     out = run("scripts.import_video", "--videos", recordings_folder, "--out", "set", "--size", size, "--fps", 15)

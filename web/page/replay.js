@@ -6,6 +6,7 @@ export async function replayFile(config, { prompt, seed, num_steps, actions }, f
     format: config.replay.format,
     checkpoint: config.hello.checkpoint,
     weights_sha256: config.replay.weights_sha256,
+    ...(config.replay.game ? { game: config.replay.game } : {}),
     seed,
     num_steps,
     guidance: 1,

@@ -183,7 +183,8 @@ def test_games_without_saved_states_raise():
     [
         (("--env", "gym:NoSuchGame-v9"), ("cannot play gym:NoSuchGame-v9", "NoSuchGame")),
         (("--env", "ale:NoSuchGame"), ("cannot play ale:NoSuchGame",)),
-        (("--env", "pong", "--size", "96x64"), ("frame_skip and size are for gym: and ale:",)),
+        (("--env", "coinrun", "--size", "96x64"), ("size is for pong, gym: and ale: games only",)),
+        (("--env", "pong", "--frame-skip", "2"), ("frame_skip is for gym: and ale:",)),
         (("--env", "gym:TestWalk-v0", "--size", "96"), ("size is '96': expected width x height",)),
         (("--env", "gym:TestWalk-v0", "--frame-skip", 0), ("frame_skip is 0",)),
         (("--env", "pong", "--policy", "nowhere:f"), ("policy 'nowhere:f' cannot be found", "nowhere")),

@@ -8,6 +8,7 @@ import torch
 from tiny import TINY, random_inputs, random_model
 
 from model import GameInfo, Sampler, WorldModel
+from model.fill import fill
 from model.game_info import GameSlice
 from model.games import fold_words, game_names, hide_words, nearest_game, select_game, tell
 from model.text import MAX_BYTES, encode_bytes
@@ -104,9 +105,20 @@ def test_texts_are_bytes_of_any_language_and_any_length():
     assert vectors.isfinite().all() and not vectors[0].any() and torch.pdist(vectors).min() > 1e-3
     torch.testing.assert_close(model.text_encoder(encode_bytes(["pong"]))[0], vectors[1])  # padding is not read
     assert encode_bytes([""]).shape == (1, 1)
+    tell(model, "卓球\u3000\u00a0👩\u200d💻")  # spaces and joined letters that Python calls unprintable
     for bad in ("a\nb", "a" * 1001, "\ud800", None):
-        with pytest.raises(ValueError, match="the words are"):
+        with pytest.raises(ValueError, match="the text of the words is"):
             tell(model, bad)
+
+
+def test_filling_in_without_guidance_knows_neither_words_nor_actions():
+    model = select_game(random_model(replace(SEVERAL, can_fill=True), game=GAMES), "pong")
+    frames, _, actions = random_inputs(model.config, batch=1, num_frames=4)
+    frames, known = frames.clamp(-1, 1), torch.tensor([True, False, False, True])
+    unguided = fill(model, frames, known, actions, num_steps=2, guidance=0.0)
+    hidden = fill(hide_words(model), frames, known, torch.zeros_like(actions), num_steps=2)
+    torch.testing.assert_close(unguided, hidden)
+    assert (unguided - fill(model, frames, known, torch.zeros_like(actions), num_steps=2)).abs().max() > 1e-3
 
 
 def test_the_nearest_game_is_that_of_the_nearest_caption():
