@@ -21,7 +21,6 @@ from tqdm import tqdm
 from data.captions import phrasings
 from data.dataset import ClipDataset
 from data.index import held_out_split
-from data.metadata import read_metadata
 from data.pixels import to_float
 from model.dit import WorldModel
 from model.games import hide_words, select_game, tell
@@ -49,12 +48,11 @@ def read_frames(
         games: names of environments; a data set's index in it is its game.
         split: None: the held-out one.
     """
-    given = {read_metadata(folder).environment for folder in folders}
-    if given != set(games):
-        raise ValueError(f"the data sets are of {', '.join(sorted(given))}: give one of each of {', '.join(games)}")
     frames, labels = [], []
     for folder in folders:
         dataset = ClipDataset(folder, split or held_out_split(folder), clip_frames=1)
+        if dataset.metadata.environment not in games:
+            raise ValueError(f"{folder} is of {dataset.metadata.environment}: the games are {', '.join(games)}")
         chosen = np.random.default_rng(0).permutation(len(dataset.index.lengths))[:num_records]
         pictures = np.concatenate(
             [
@@ -120,7 +118,8 @@ def judge_words(
         Plain values for JSON; and the held-out phrasings, each with its frames (N, C, H, W).
 
     Raises:
-        ValueError: the model has learnt no words, or its games are all of one environment.
+        ValueError: the model has learnt no words, its games are all of one environment or lack captions, or a data set
+            of one of them is missing.
     """
     games = list(dict.fromkeys(game.environment for game in model.game.games))
     if not model.config.words or len(games) < 2:
@@ -130,6 +129,9 @@ def judge_words(
     view = select_game(model)
     size = view.config.frame_shape[1:]
     train = read_frames(folders, games, "train", TRAIN_RECORDS, size)
+    missing = [name for number, name in enumerate(games) if number not in train.games]
+    if missing:
+        raise ValueError(f"there is no data set of {', '.join(missing)}: give one for each game (--data)")
     network = train_classifier(train, len(games))
     test = read_frames(folders, games, None, TEST_RECORDS, size)
     real_accuracy = (classify(network, test.frames) == test.games).float().mean().item()

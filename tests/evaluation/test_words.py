@@ -34,6 +34,8 @@ def test_real_frames_have_one_size_and_their_game(pong_set, tmp_path):
     real = read_frames([pong_set, config.out], ["other", "pong"], None, 2, (32, 32))
     assert real.frames.shape == (3 * words.FRAMES_PER_RECORD, 3, 32, 32) and (real.games == 1).all()
     assert real.frames.min() >= -1 and real.frames.max() <= 1
+    with pytest.raises(ValueError, match="is of pong: the games are chess"):
+        read_frames([pong_set], ["chess"], None, 2, (32, 32))
 
 
 def test_an_evaluation_is_of_the_game_of_its_data(pong_set, tmp_path):
@@ -76,6 +78,12 @@ def test_words_are_judged_by_what_the_frames_show(pong_set, run_script, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(words, "dream_first_frames", lambda model, text, *rest: painted(model, "", *rest))
         assert judge_words(model, [pong_set], 2)[0]["held-out phrasings"]["accuracy"] == 0.5
+
+    with monkeypatch.context() as patch:
+        real = RealFrames(torch.zeros(2, 3, 64, 64), torch.tensor([0, 0]))
+        patch.setattr(words, "read_frames", lambda *_: real)
+        with pytest.raises(ValueError, match="there is no data set of other"):
+            judge_words(model, [pong_set], 2)
 
     model.save_pretrained(tmp_path / "model")
     options = ("--data", pong_set, "--num-frames", 1, "--num-steps", 1)
