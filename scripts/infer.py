@@ -5,7 +5,7 @@ python -m scripts.infer --actions right,right,jump --num-frames 32
 python -m scripts.infer --replay dream.json --output again.mp4
 python -m scripts.infer --clip mine.mp4 --actions right
 python -m scripts.infer --num-prompt-frames 0 --actions random
-python -m scripts.infer --checkpoint checkpoints/games --prompt-text "pong, two paddles and a ball" --actions up
+python -m scripts.infer --checkpoint runs/games/checkpoints/latest --prompt-text "pong, two paddles" --actions up
 """
 
 from __future__ import annotations
