@@ -66,6 +66,15 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
+def gelu(x: Tensor) -> Tensor:
+    """`x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))` (arXiv 1606.08415, section 2)."""
+    if torch.compiler.is_compiling() and x.device.type == "cpu":
+        # (1 + tanh z) / 2 = sigmoid(2 z), whose compiled code is faster than that of tanh.
+        wide = x.float()
+        return (wide * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))).type_as(x)
+    return F.gelu(x, approximate="tanh")
+
+
 class MLP(nn.Module):
     """D -> 4 D -> GELU (tanh) -> D."""
 
@@ -79,7 +88,7 @@ class MLP(nn.Module):
         return selective_checkpoint(self._gelu_fc2, self.fc1(x))
 
     def _gelu_fc2(self, hidden: Tensor) -> Tensor:
-        return self.fc2(F.gelu(hidden, approximate="tanh"))
+        return self.fc2(gelu(hidden))
 
 
 class DiTBlock(nn.Module):

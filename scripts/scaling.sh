@@ -3,6 +3,7 @@
 # PSNR at frame 8 and controllability against the FLOP of training.
 #
 #   scripts/scaling.sh                 about three hours of a core for training, and one for the nine evaluations
+#   TRAIN=--compile scripts/scaling.sh       faster steps, after a minute of compiling in each run
 #   STEPS=18 RECORDS=60 OUT=runs/try scripts/scaling.sh      to try it: minutes
 #
 # It can be stopped at any time; the same command goes on where it stopped. Everything stays in OUT (default: runs/scaling):
@@ -21,7 +22,7 @@ measure() { # name steps options...: train, then evaluate the three checkpoints
   if [ ! -d "$run/checkpoints/step_$(printf %07d "$last")" ]; then
     "$python" train_world_model.py --data "$data" --out "$run" --max-steps "$last" --batch-size 8 --warmup-steps 50 \
       --decay-fraction 0 --ema-decay 0.99 --fill-share 0 --checkpoint-every "$first" --keep-checkpoints 1000 --val-every "$first" \
-      --rollout-every 1000000 --epoch-clips 100 --wandb off --resume auto "${@:3}"
+      --rollout-every 1000000 --epoch-clips 100 --wandb off --resume auto ${TRAIN:-} "${@:3}"
   fi
   for step in "$first" $((3 * first)) "$last"; do
     report="$run/report-$step"

@@ -3,6 +3,7 @@
 #
 #   scripts/train_games.sh                     collect, train, evaluate and export, on one CPU core; an hour or two
 #   SINGLE=1 scripts/train_games.sh            then also train networks of one game each, for comparison
+#   TRAIN=--compile scripts/train_games.sh     faster steps, after a minute of compiling in each run
 #   STEPS=20 RECORDS=4 scripts/train_games.sh  rehearse with a few steps
 #
 # The same command continues where it was stopped. Everything stays in datasets/games and runs/games; OUT (default:
@@ -27,7 +28,7 @@ sets=("$data"/{pong,pong-wide,bigfish,leaper})
 train() { # out steps options...
   "$python" train_world_model.py --out "$1" --max-steps "$2" --warmup-steps $(($2 / 20 + 1)) --preset pico --batch-size 8 \
     --fill-share 0 --decay-fraction 0.3 --ema-decay 0.998 --val-every 300 --val-batches 8 --rollout-every 1000000 \
-    --epoch-clips 16 --checkpoint-every 50 --wandb off --resume auto "${@:3}"
+    --epoch-clips 16 --checkpoint-every 50 --wandb off --resume auto ${TRAIN:-} "${@:3}"
 }
 evaluate() { # run data
   "$python" -m scripts.evaluate --checkpoint "$1/checkpoints/latest" --data "$2" --output "$1/report-$(basename "$2")" \
