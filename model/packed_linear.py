@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from model.attention import Attention
 from model.checkpoint import check_finite
-from model.dit import MLP, AdaLNModulation, FinalLayer, WorldModel
+from model.dit import AdaLNModulation, FinalLayer, WorldModel
+from model.mlp import MLP
 
 
 class PackedLinear(nn.Module):

@@ -121,6 +121,9 @@ def parallelize(config: TrainConfig, model: WorldModel) -> nn.Module:
     """Apply activation checkpointing, torch.compile and DDP, as the config and the number of ranks demand."""
     model.activation_checkpointing = config.activation_checkpointing
     if config.compile:
+        # Clips of play, filling and single images come in batches of any size, each with a mask of its own. After eight
+        # programs, the default, torch would run the others uncompiled.
+        torch._dynamo.config.recompile_limit = 64
         for block in model.blocks:
             block.compile()
     if world_size() == 1:

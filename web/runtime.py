@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -48,7 +49,11 @@ def find_runtime(folder: Path | None = None) -> Path:
         return candidates[0]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamrun" / f"{PACKAGE}-{VERSION}"
     if not cache.is_dir():
-        _download(cache)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with (cache.parent / f".{cache.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # wait for another process that is downloading it
+            if not cache.is_dir():
+                _download(cache)
     return cache
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import random_inputs, random_model
 
-from model import dit
+from model import dit, mlp
 from model.activation_checkpoint import activation_checkpoint
 
 
@@ -32,7 +32,8 @@ def test_activation_checkpointing_saves_memory_and_changes_no_gradient(monkeypat
     if kind == "full":
         model.activation_checkpointing = True
     else:  # as on a GPU
-        monkeypatch.setattr(dit, "selective_checkpoint", activation_checkpoint)
+        for module in (dit, mlp):
+            monkeypatch.setattr(module, "selective_checkpoint", activation_checkpoint)
     checkpointed = gradients(model)
     assert plain.keys() == checkpointed.keys() and all(torch.equal(plain[name], checkpointed[name]) for name in plain)
     assert saved_bytes(model) < (0.3 if kind == "full" else 0.8) * plain_bytes

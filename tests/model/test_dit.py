@@ -7,6 +7,7 @@ import torch
 from tiny import TINY, random_inputs, random_model
 
 from model import WorldModel
+from model.mlp import gelu
 
 
 def test_an_untrained_network_outputs_zero():
@@ -52,3 +53,11 @@ def test_unpatchify_puts_patches_where_patchify_reads_them():
     patch, (rows, columns) = TINY.patch_size, TINY.grid
     as_patches = frames.unflatten(-1, (columns, patch)).unflatten(-3, (rows, patch)).permute(0, 1, 3, 5, 4, 6, 2)
     torch.testing.assert_close(model.unpatchify(as_patches.flatten(2, 3).flatten(3), TINY.grid), frames)
+
+
+def test_compiled_gelu_is_gelu():
+    x = torch.linspace(-9, 9, 500, requires_grad=True)
+    outputs = [function(x) for function in (gelu, torch.compile(gelu, backend="aot_eager"))]
+    slopes = [torch.autograd.grad(output.sum(), x)[0] for output in outputs]
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=0, atol=1e-5)

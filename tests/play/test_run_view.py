@@ -48,11 +48,11 @@ def test_the_page_follows_the_run(tmp_path, pong_set, play_config, visit, monkey
     with serving(replace(play_config, checkpoint=str(run), follow=True)) as address:
         page = visit(address)
         wait_until(lambda: "log10 of the loss" in page.inner_text("#run"))
-        assert page.locator("#run canvas, #run svg.marks").count() >= 2
+        wait_until(lambda: page.locator("#run canvas, #run svg.marks").count() >= 2)
         assert not page.locator("#strip video").count()
         for number in (4, 8):
             write_mp4(run / "rollouts" / f"step_{number:07d}_actions.mp4", strip, 15.0)
             assert newest_strip(run).stem == f"step_{number:07d}_actions"
             wait_until(lambda number=number: f"step_{number:07d}" in page.inner_text("#strip"))
-            assert f"step_{number:07d}" in page.get_attribute("#strip video", "src")
+            wait_until(lambda number=number: f"step_{number:07d}" in page.get_attribute("#strip video", "src"))
         page.close()  # it would ask the stopped server

@@ -1,7 +1,10 @@
 """The command scripts.export_web: its files and its upload. Nothing is opened in a browser here."""
 
+import hashlib
 import json
 import re
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,6 +136,21 @@ def test_npm_is_asked_once_and_its_archive_is_checked(monkeypatch, tmp_path):
     assert not cache.exists()
     cache.mkdir(parents=True)
     assert runtime.find_runtime() == cache
+
+
+def test_exports_at_the_same_time_download_the_runtime_once(empty_runtime, monkeypatch, tmp_path):
+    archive, calls = tmp_path / "runtime.tgz", tmp_path / "calls"
+    with tarfile.open(archive, "w:gz") as files:
+        files.add(empty_runtime, "package/dist")
+    (tmp_path / "npm").write_text(f"#!/bin/sh\necho called >>{calls}\nsleep 0.5\ncp {archive} $5\n")
+    (tmp_path / "npm").chmod(0o755)
+    monkeypatch.setattr(runtime, "SHA512", hashlib.sha512(archive.read_bytes()).hexdigest())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with ThreadPoolExecutor(4) as threads:
+        folders = list(threads.map(lambda _: runtime.find_runtime(), range(4)))
+    assert calls.read_text().split() == ["called"]
+    assert len(set(folders)) == 1 and {path.name for path in folders[0].iterdir()} == set(runtime.ALL_FILES)
 
 
 def test_the_site_is_uploaded_as_a_static_space(export, hub):

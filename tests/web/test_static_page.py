@@ -63,7 +63,8 @@ def test_noise_and_actions_are_those_of_python(visit, page_address, custom_game,
 def test_a_page_isolates_itself_and_plays(visit, page_address):
     page = visit(f"{page_address}/plain/pong/?threads=2")
     assert page.evaluate("crossOriginIsolated") and "2 threads" in page.inner_text("#details")
-    assert page.title() == "My pong" and page.locator("#prompts img").count() == 3
+    assert page.title() == "My pong"
+    wait_until(lambda: page.locator("#prompts img").count() == 3)
     before = picture(page).astype(int)
     page.keyboard.down("ArrowUp")
     wait_until(lambda: frame_number(page) >= 3 and action(page) == "up", 60)
@@ -127,7 +128,7 @@ def test_a_picture_of_ones_own(visit, page_address, tmp_path):
     Image.new("RGB", (300, 200), (250, 40, 10)).save(tmp_path / "red.png")
     page.set_input_files("#image", tmp_path / "red.png")
     wait_until(lambda: picture(page)[32, 32].tolist() == [250, 40, 10, 255])
-    assert "your picture" in page.inner_text("#details")
+    wait_until(lambda: "your picture" in page.inner_text("#details"))
     start_playing(page)
     wait_until(lambda: frame_number(page) >= 2, 60)
 
