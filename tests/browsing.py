@@ -13,7 +13,7 @@ GALLERY = "#gallery button.thumbnail-item"
 REAL_GAME = "#real input[type=checkbox]"
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "timed out"

@@ -197,6 +197,7 @@ def visit(browser, page_address):
     def open_page(where=page_address, phase="ready", ignore_errors=False, **options):
         host = re.match("https?://[^/]*", where)[0]
         context = browser.new_context(**{"viewport": DESKTOP, "accept_downloads": True, **options})
+        context.set_default_timeout(60_000)  # several test processes share the cores
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: note_request(request.url, host))
