@@ -73,7 +73,7 @@ def held_out_clips(
             f"{dataset.folder}/{dataset.split} are that long (the longest has {longest})"
         )
     record_ids = np.random.default_rng(seed).choice(long_enough, num_samples, replace=False)
-    return _cut_clips(dataset, record_ids, np.zeros(num_samples, np.int64), num_frames)
+    return cut_clips(dataset, record_ids, np.zeros(num_samples, np.int64), num_frames)
 
 
 def draw_clips(dataset: ClipDataset, num_clips: int, num_frames: int, min_frames: int, seed: int) -> Clips:
@@ -94,10 +94,10 @@ def draw_clips(dataset: ClipDataset, num_clips: int, num_frames: int, min_frames
     rng = np.random.default_rng(seed)
     record_ids = rng.permutation(long_enough)[:num_clips]
     starts = rng.integers(0, np.maximum(0, lengths[record_ids] - num_frames) + 1)
-    return _cut_clips(dataset, record_ids, starts, num_frames)
+    return cut_clips(dataset, record_ids, starts, num_frames)
 
 
-def _cut_clips(dataset: ClipDataset, record_ids: np.ndarray, starts: np.ndarray, num_frames: int) -> Clips:
+def cut_clips(dataset: ClipDataset, record_ids: np.ndarray, starts: np.ndarray, num_frames: int) -> Clips:
     """A clip of up to `num_frames` frames from each record, beginning at `starts`."""
     space, fps = dataset.metadata.actions, dataset.metadata.fps
     lengths = np.minimum(dataset.index.lengths[record_ids] - starts, num_frames).astype(int)

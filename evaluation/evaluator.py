@@ -15,8 +15,10 @@ from evaluation.editing import editing_section
 from evaluation.fidelity import fidelity_section
 from evaluation.inputs import EvaluationInputs
 from evaluation.inverse_dynamics import inverse_dynamics_section
+from evaluation.objects import objects_section
 from evaluation.outcomes import outcomes_section
 from evaluation.pictures import pictures_section
+from evaluation.report_sections import SECTIONS
 from evaluation.result_cache import ResultCache
 from evaluation.single_step import single_step_section
 from evaluation.sweep import sweep_section
@@ -48,13 +50,19 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     }
     if config.onnx is not None:
         not_measured = {"not_measured": "an exported network is measured in fidelity and controllability only"}
-        others = ("single_step", "inverse_dynamics", "drift", "sweep", "cost", "pictures", "perceptual")
+        others = {name for _, name, _ in SECTIONS} - sections.keys()
         timings = {"device": describe_device(inputs.device), "section_secs": run.section_secs}
-        return {**_description(inputs), **sections, **dict.fromkeys(others, not_measured), "timings": timings}
+        return {
+            **_description(inputs),
+            **sections,
+            **dict.fromkeys(sorted(others | {"cost", "pictures"}), not_measured),
+            "timings": timings,
+        }
     sections |= {
         "single_step": run("single_step", single_step_section, inputs),
         "inverse_dynamics": run("inverse_dynamics", inverse_dynamics_section, inputs),
         "drift": run("drift", drift_section, inputs),
+        "objects": run("objects", objects_section, inputs),
         "outcomes": run("outcomes", outcomes_section, inputs),
     }
     has_counterfactuals = "not_measured" not in sections["counterfactuals"]

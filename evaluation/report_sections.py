@@ -43,6 +43,11 @@ INVERSE_DYNAMICS = (
     "held, the network predicts the combination, among the most frequent ones, and ignores the mouse. If there are "
     "only axes, it predicts their directions."
 )
+OBJECTS = (
+    "Small things decide a game and hardly count in PSNR. Of clips that show a {name} in the last prompt frame: kept is"
+    " the share of real ones near which (3 pixels of a 64x64 frame) the rollout has one; real, the share of the "
+    "rollout's that are near a real one."
+)
 SINGLE_STEP = (
     "One forward pass of the network, as in the validation of training: every frame of a clip has a random noise level "
     "of its own, and its context is nearly clean. The last figure is the loss under another clip's actions divided by "
@@ -147,6 +152,21 @@ def _drift(report: dict) -> Iterator[Block]:
     if "shown" in pictures:
         frames = ", ".join(map(str, pictures["drift_moments"]))
         yield Picture(f"Long rollouts, one per row, at frames {frames}", pictures["shown"]["long dreams"], wide=True)
+
+
+def _objects(report: dict) -> Iterator[Block]:
+    section, num_frames = report["objects"], report["settings"]["drift_frames"]
+    yield Text(OBJECTS.format(name=section["name"]))
+    measured = [row for row in section["by_frame"] if row["kept"]]
+    rows = [[name, *(format_percent(row[name]) for row in measured)] for name in ("kept", "real")]
+    counts = ["n clips", *(str(row["kept"]["n"]) for row in measured)]
+    yield Table([f"{section['name']}, generated frame", *(str(row["frame"]) for row in measured)], [*rows, counts])
+    if "alive" in section:
+        yield Text(
+            f"At the end of {format_percent(section['alive']['dream'])} of the rollouts of {num_frames} frames, a "
+            f"{section['name']} is in half of the frames of four seconds; of real play, in "
+            f"{format_percent(section['alive']['real'])}."
+        )
 
 
 def _window_ends(section: dict) -> list[int]:
@@ -255,6 +275,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict], Iterator[Block]]]] = [
     ("Controllability (counterfactual action accuracy)", "counterfactuals", _controllability),
     ("Inverse dynamics", "inverse_dynamics", _inverse_dynamics),
     ("Drift", "drift", _drift),
+    ("Key objects", "objects", _objects),
     ("Rewards and ends", "outcomes", _outcomes),
     ("Quality and cost", "sweep", _sweep),
     ("A single forward pass", "single_step", _single_step),

@@ -27,7 +27,7 @@ from play.messages import unpack_pictures
 from training.games import describe_games, game_info
 from training.setup import fit_config_to_data
 
-TIMEOUT_SECS = 20.0
+TIMEOUT_SECS = 60.0
 _apps: dict[str, RunningApp] = {}  # by address
 
 

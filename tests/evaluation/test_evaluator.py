@@ -10,8 +10,10 @@ from tiny import LITTLE, SMALLEST, TINY, assert_one_line, command, random_model
 from data.games.pong import PongVectorEnv
 from evaluation.compare import figures, read_report
 from evaluation.report import write_report
+from evaluation.report_sections import SECTIONS
 from evaluation.result_cache import ResultCache
-from model import GameInfo
+from model import GameInfo, WorldModel
+from model.onnx import export_onnx
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def test_two_evaluations_are_identical_and_the_page_loads_no_other_file(run, tmp
         assert "Controllability at frame 1" in printed and "Collapsed" in printed
     assert read_figures(tmp_path / "a") == read_figures(tmp_path / "b")
     report = read_figures(tmp_path / "a")
-    for name in ("fidelity", "single_step", "counterfactuals", "inverse_dynamics", "drift", "sweep", "cost"):
+    for name in ("fidelity", "single_step", "counterfactuals", "inverse_dynamics", "drift", "objects", "sweep", "cost"):
         assert "not_measured" not in report[name], report[name]
     assert "no outcome head" in report["outcomes"]["not_measured"]
     assert [(row["num_steps"], row["guidance"], row["context_noise"]) for row in report["sweep"]] == [
@@ -190,6 +192,17 @@ def test_a_game_that_is_not_available(run, tmp_path, monkeypatch, checkpoint):
     assert_one_line(code, err, "give --data DIR", "Procgen is not installed")
 
 
+def test_an_export_is_measured_in_place_of_its_checkpoint(run, tmp_path, checkpoint):
+    (tmp_path / "model.onnx").write_bytes(export_onnx(WorldModel.from_pretrained(checkpoint)))
+    code, printed, err = run("--output", "a", "--onnx", "model.onnx")
+    assert code == 0, err
+    assert "Controllability at frame 1" in printed
+    report = read_figures(tmp_path / "a")
+    assert report["settings"]["onnx"] == "model.onnx" and "dream" in report["fidelity"]
+    assert "an exported network" in report["drift"]["not_measured"] == report["objects"]["not_measured"]
+    assert "an exported network" in (tmp_path / "a" / "report.md").read_text()
+
+
 @pytest.mark.slow
 def test_frames_beyond_the_end_of_clips_do_not_count(run, tmp_path, monkeypatch):
     """Rollouts longer than the records: each frame is compared with the clips that reach it."""
@@ -238,8 +251,7 @@ def test_wrong_checkpoints_and_reports_are_explained(run, tmp_path, monkeypatch,
 
 def test_a_report_without_any_measurement_can_be_written_figures(tmp_path):
     missing = {"not_measured": "there was nothing"}
-    names = ("fidelity", "single_step", "counterfactuals", "inverse_dynamics", "drift", "outcomes", "sweep", "editing")
-    report = dict.fromkeys((*names, "pictures", "perceptual"), missing) | {
+    report = dict.fromkeys([*(name for _, name, _ in SECTIONS), "pictures"], missing) | {
         "checkpoint": {"name": "x", "weights_sha256": "0" * 64, "parameters": 1, "config": {}},
         "data": {"folder": "d", "split": "test", "environment": "pong", "environment_options": {}, "records": 0},
         "settings": {
@@ -250,4 +262,4 @@ def test_a_report_without_any_measurement_can_be_written_figures(tmp_path):
         "timings": {"device": "CPU", "frame_ms": {"2 steps, guidance 1": 10.0}, "section_secs": {}},
     }  # fmt: skip
     write_report(tmp_path, report)
-    assert (tmp_path / "report.md").read_text().count("Not measured: there was nothing.") == 9
+    assert (tmp_path / "report.md").read_text().count("Not measured: there was nothing.") == len(SECTIONS)
