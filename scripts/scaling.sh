@@ -2,7 +2,7 @@
 # Quality against compute: trains three sizes on Pong, evaluates each after a ninth, a third and all of its steps, and plots
 # PSNR at frame 8 and controllability against the FLOP of training.
 #
-#   scripts/scaling.sh                 about three hours of a core for training, and one for the nine evaluations
+#   scripts/scaling.sh                 some four hours of a core; with STEPS=900 and --compile, 71 minutes
 #   TRAIN=--compile scripts/scaling.sh       faster steps, after a minute of compiling in each run
 #   STEPS=18 RECORDS=60 OUT=runs/try scripts/scaling.sh      to try it: minutes
 #
