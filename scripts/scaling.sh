@@ -2,12 +2,12 @@
 # Quality against compute: trains three sizes on Pong, evaluates each after a ninth, a third and all of its steps, and plots
 # PSNR at frame 8 and controllability against the FLOP of training.
 #
-#   scripts/scaling.sh                 some four hours of a core; with STEPS=900 and --compile, 71 minutes
+#   scripts/scaling.sh                 some four hours of a core, an estimate; see docs/results.md
 #   TRAIN=--compile scripts/scaling.sh       faster steps, after a minute of compiling in each run
 #   STEPS=18 RECORDS=60 OUT=runs/try scripts/scaling.sh      to try it: minutes
 #
 # It can be stopped at any time; the same command goes on where it stopped. Everything stays in OUT (default: runs/scaling):
-# a run and three reports for each size, scaling.png and scaling.md, the table of docs/results.md.
+# a run and three reports for each size, and scaling.png. At the end it prints the table of docs/results.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
