@@ -1,0 +1,42 @@
+"""The shipped models and the samples that they start from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.clips import held_out_clips
+from data.dataset import ClipDataset
+from model import Sampler, WorldModel
+from training.device import prepare_for_inference
+from training.games import choose_game
+from training.metrics import frame_mse, psnr_from_mse
+from training.rollout import rollout
+from training.setup import check_model_fits_data
+
+ROOT = Path(__file__).parent.parent
+PROMPT = 4
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "samples", "least_psnr"),
+    [
+        ("coinrun-nano", "coinrun", 27),
+        ("pong-pico", "pong", 32),
+        ("pong-fill", "pong", 29),
+        ("coinrun-fill", "coinrun", 26),
+        ("games", "games/pong", 25),
+        ("games", "games/pong-wide", 26),
+        ("games", "games/bigfish", 27),
+        ("games", "games/leaper", 24),
+    ],
+)
+def test_a_shipped_model_continues_its_samples(checkpoint, samples, least_psnr):
+    data = ClipDataset(ROOT / "samples" / samples, "test", clip_frames=1)
+    model = choose_game(WorldModel.from_pretrained(ROOT / "checkpoints" / checkpoint), "", data.metadata)
+    check_model_fits_data(model, data.metadata, ROOT / "samples" / samples)
+    clips = held_out_clips(data, 4, PROMPT + 1)
+    sampler = Sampler(prepare_for_inference(model, torch.device("cpu"), bf16=False))
+    frames = rollout(sampler, clips.frames[:, :PROMPT], clips.actions, clips.space, PROMPT, "", list(range(4)))
+    mse = frame_mse(clips.frames[:, PROMPT:], frames[:, PROMPT:], clips.lengths - PROMPT)
+    assert psnr_from_mse(mse.mean()) > least_psnr
