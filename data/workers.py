@@ -33,6 +33,34 @@ SPAWN = _Spawn()  # a fork would copy locks that threads hold
 
 
 @contextmanager
+def _postponed_interrupt() -> Iterator[None]:
+    """Ctrl-C waits for the end of the context, whichever thread receives it.
+
+    Python runs the handler in the main thread: in the middle of starting a process, which would find half of its data.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    pressed = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if pressed.is_set():
+            signal.raise_signal(signal.SIGINT)
+
+
+class _Pool(ProcessPoolExecutor):
+    """A process pool that starts its processes whole: `shutdown` then knows all of them, and waits for them."""
+
+    def submit(self, *arguments, **options):
+        with _postponed_interrupt():
+            return super().submit(*arguments, **options)
+
+
+@contextmanager
 def worker_pool(num_workers: int, initializer: Callable | None = None, *shared) -> Iterator[ProcessPoolExecutor]:
     """A process pool whose workers ignore Ctrl-C, and end when the parent ends, even if it is killed.
 
@@ -44,7 +72,7 @@ def worker_pool(num_workers: int, initializer: Callable | None = None, *shared) 
     Raises:
         ValueError: a worker process was killed.
     """
-    pool = ProcessPoolExecutor(num_workers, SPAWN, _start_worker, (initializer, shared))
+    pool = _Pool(num_workers, SPAWN, _start_worker, (initializer, shared))
     try:
         yield pool
     except BrokenProcessPool:
