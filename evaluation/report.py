@@ -74,9 +74,14 @@ def to_markdown(title: str, blocks: list[Block]) -> str:
         elif isinstance(block, Text):
             parts.append(markdown(block.text))
         elif isinstance(block, Table):
-            head, *rows = ([markdown(cell) for cell in row] for row in (block.head, *block.rows))
-            parts.append("\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)))
+            parts.append(markdown_table(block))
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """The table in Markdown, a line a row."""
+    head, *rows = ([markdown(cell) for cell in row] for row in (table.head, *table.rows))
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
 def to_html(title: str, blocks: list[Block]) -> str:

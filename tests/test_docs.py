@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import tyro
-from tiny import CONFIG_CLASSES
+from tiny import config_class
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,10 +31,6 @@ def commands(text: str) -> list[list[str]]:
     return [line for line in words if line[:1] == ["python"] and "..." not in line and "NAME" not in line]
 
 
-def config_class(module: str) -> type:
-    return next(vars(import_module(module))[name] for name in CONFIG_CLASSES if name in vars(import_module(module)))
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_are_named_exist(page):
     text = page.read_text()
@@ -55,7 +51,7 @@ def test_commands_parse(page):
         else:
             assert (ROOT / words[1]).is_file(), words
             continue
-        tyro.cli(config_class(module), args=options)
+        tyro.cli(config_class(import_module(module)), args=options)
 
 
 def test_readme_is_a_page():

@@ -7,6 +7,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from types import ModuleType
+from typing import get_type_hints
 
 import torch
 
@@ -76,37 +78,19 @@ def command(monkeypatch, capsys, name: str, *arguments) -> tuple[int, str, str]:
     """Run a command as its module's `__main__` would; exit code, standard output, standard error."""
     module = importlib.import_module(name)
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    config_class = next(vars(module)[key] for key in CONFIG_CLASSES if key in vars(module))
     code = 0
     try:
-        cli.run(module.main, config_class)
+        cli.run(module.main, config_class(module))
     except SystemExit as stop:
         code = stop.code or 0
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
 
-CONFIG_CLASSES = (
-    "Benchmark",
-    "UploadConfig",
-    "CollectConfig",
-    "EditConfig",
-    "EvaluateConfig",
-    "InferConfig",
-    "JudgeWordsConfig",
-    "PlayConfig",
-    "ImportConfig",
-    "ExportConfig",
-    "ExportOnnxConfig",
-    "ExportSpaceConfig",
-    "ExportWebConfig",
-    "PlotScalingConfig",
-    "ImportVideoConfig",
-    "VisualizeConfig",
-    "TrainAgentConfig",
-    "ScoreAgentConfig",
-    "TrainConfig",  # last, as others may use it
-)
+def config_class(module: ModuleType) -> type:
+    """The dataclass of a command's options, which its `main` takes."""
+    (config,) = (hint for name, hint in get_type_hints(module.main, include_extras=True).items() if name != "return")
+    return config
 
 
 def assert_one_line(code: int, err: str, *words: str) -> None:

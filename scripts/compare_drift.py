@@ -1,0 +1,115 @@
+"""Compare how long rollouts drift: of several checkpoints, numbers of denoising steps and context noise.
+
+python -m scripts.compare_drift --checkpoints runs/a/checkpoints/latest runs/b/checkpoints/latest --data datasets/pong
+python -m scripts.compare_drift --checkpoints checkpoints/pong-pico --num-steps 1 2 4 --context-noise 0.02 0.1
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import cli
+from data.atomic import atomic_file, check_output
+from evaluation.config import FULL, EvaluateConfig
+from evaluation.drift import drift_section
+from evaluation.evaluator import SectionRunner
+from evaluation.inputs import EvaluationInputs
+from evaluation.objects import objects_section
+from evaluation.report import markdown_table
+from evaluation.report_blocks import Table, format_percent
+from model.diffusion import CONTEXT_NOISE
+
+
+@dataclass(frozen=True)
+class CompareDriftConfig:
+    """What is compared, every combination of it, and how much is dreamt."""
+
+    checkpoints: tuple[str, ...]  # folders of checkpoints, or "user/name" on the Hub
+    data: Path | None = None  # data set folder with held-out play; None: collect play of the checkpoint's game
+    num_steps: tuple[int, ...] = ()  # denoising steps per frame; none: the checkpoint's default
+    context_noise: tuple[float, ...] = (CONTEXT_NOISE,)  # noise levels of the context frames
+    num_rollouts: int = 24  # long rollouts of 900 frames
+    batch_size: int = 16  # rollouts generated in parallel
+    seed: int = 0  # of the clips, the actions and the noise
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
+    output: Path = Path("drift")  # folder for drift.md and drift.json
+
+    def __post_init__(self):
+        for name in ("checkpoints", "context_noise"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} names nothing to compare")
+        for name in ("num_rollouts", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+
+    def evaluations(self) -> Iterator[EvaluateConfig]:
+        """The evaluation that each row of the table is a part of, so that its rollouts are those of that report."""
+        combinations = product(self.checkpoints, self.num_steps or (None,), self.context_noise)
+        for number, (checkpoint, num_steps, context_noise) in enumerate(combinations, start=1):
+            yield EvaluateConfig(
+                checkpoint=checkpoint,
+                data=self.data,
+                output=self.output / f"row-{number}",
+                num_clips=max(FULL.num_clips, self.num_rollouts),
+                num_long_rollouts=self.num_rollouts,
+                num_steps=num_steps,
+                context_noise=context_noise,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                device=self.device,
+            )
+
+
+def main(config: CompareDriftConfig) -> None:
+    """Measure row after row, print the table, and write it. Finished rows are cached, as those of an evaluation are."""
+    check_output(config.output, is_folder=True)
+    results = [measure(evaluation) for evaluation in config.evaluations()]
+    table = markdown_table(make_table(results))
+    print(table)
+    for name, text in (("drift.md", table), ("drift.json", json.dumps(results, indent=2))):
+        with atomic_file(config.output / name) as temporary:
+            temporary.write_text(text + "\n")
+    print(f"wrote {config.output}/drift.md and drift.json")
+
+
+def measure(config: EvaluateConfig) -> dict[str, Any]:
+    """Drift and key objects of long rollouts, and the settings of the rollouts."""
+    inputs = EvaluationInputs(config)
+    print(f"{config.checkpoint}: {inputs.settings}")
+    drift, _ = inputs.cache.values("drift", lambda: drift_section(inputs))
+    result = {
+        "checkpoint": config.checkpoint,
+        "weights": inputs.weights_sha256,
+        "num_steps": inputs.settings.num_steps,
+        "context_noise": inputs.settings.context_noise,
+        "drift": drift,
+        "objects": SectionRunner(inputs.cache)("objects", objects_section, inputs),  # few games have any
+    }
+    inputs.cache.drop_arrays()
+    return result
+
+
+def make_table(results: list[dict[str, Any]]) -> Table:
+    """One row for each combination; a figure that could not be measured is a dash."""
+    head = ["checkpoint", "steps", "context noise", "collapsed after a quarter", "after half", "at the end"]
+    head += ["frozen", "flat", "blown out", "object alive", "n rollouts"]
+    return Table(head, [_row(result) for result in results])
+
+
+def _row(result: dict[str, Any]) -> list[str]:
+    drift = result["drift"]
+    by_window = drift["collapsed_by_window"]
+    shown = [by_window[len(by_window) // parts - 1] for parts in (4, 2, 1)]
+    shown += [*drift["collapsed_how"].values(), result["objects"].get("alive", {}).get("dream")]
+    figures = [format_percent(figure) for figure in shown]
+    settings = [result["checkpoint"], str(result["num_steps"]), f"{result['context_noise']:g}"]
+    return [*settings, *figures, str(drift["collapsed"]["n"])]
+
+
+if __name__ == "__main__":
+    cli.run(main, CompareDriftConfig, __doc__)
