@@ -63,6 +63,9 @@ class TrainConfig:
     ema_decay: float = 0.999  # decay of the weight average (EMA), which is saved; lower in the first steps
     noise_levels: NoiseLevels | None = None  # distribution of noise levels (training/loss.py); None: preset's recipe
     scheduled_sampling: float | None = None  # share of clips trained on predicted context frames; None: preset's recipe
+    # Share of clips trained on context frames that the sampler has generated, for the last leg of a run: long rollouts
+    # then hold. It takes two thirds more time at 0.5.
+    self_forcing: float = 0.0
     fill_share: float | None = None  # share of clips trained on filling in missing frames; None: preset's recipe
     # "head": train an outcome head, which predicts reward and end, behind the network of --init-from, which stays as it
     # is. "all": train the network too; the head sends no gradient into it.
@@ -110,8 +113,8 @@ class TrainConfig:
         ):
             self._check_at_least(name, 1)
         self._check_at_least("warmup_steps", 0)
-        shares = ("decay_fraction", "action_dropout", "scheduled_sampling", "fill_share", "max_bad_fraction")
-        for name in ("ema_decay", *shares):
+        shares = ("decay_fraction", "action_dropout", "scheduled_sampling", "self_forcing", "fill_share")
+        for name in ("ema_decay", "max_bad_fraction", *shares):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
         if isinstance(self.data, tuple) and len(self.data) == 1:
@@ -120,6 +123,10 @@ class TrainConfig:
             raise ValueError(f"data names {len(self.folders)} data sets: expected 1 to {MAX_SETS}")
         if self.shares is not None and len(self.shares) != len(self.folders):
             raise ValueError(f"mix is {self.mix}: expected one number for each of {len(self.folders)} data sets")
+        if self.self_forcing + (self.scheduled_sampling or 0) > 1:
+            raise ValueError("self_forcing and scheduled_sampling are shares of the clips: together at most 1")
+        if self.self_forcing and (self.words or len(self.folders) > 1):
+            raise ValueError("self_forcing needs a single data set without words")
         if self.words and self.outcomes != "off":
             raise ValueError("words need --outcomes off: an outcome head is trained without words")
         if self.outcomes == "head" and not self.init_from:

@@ -195,6 +195,7 @@ def apply_scheduled_sampling(
     kind: NoiseLevels,
     share: float,
     text: Tensor | None = None,
+    context_frames: Tensor | None = None,
 ) -> Tensor:
     """Replace the frames of a share of the clips with the network's own predictions of them.
 
@@ -208,13 +209,15 @@ def apply_scheduled_sampling(
         kind: the kind of `noise`.
         share: of the clips, in [0, 1]. Clips with the highest `clip_uniform` are chosen, so that few clips get both
             this and action dropout. A third of the chosen clips gets one pass, a third two, a third three.
+        context_frames: of the clips that are not chosen, shaped as x0; None: x0.
 
     Returns:
-        (B, T, C, H, W) in [-1, 1]; `x0` itself if `share` is 0.
+        (B, T, C, H, W) in [-1, 1]; if `share` is 0, the context frames themselves.
     """
+    context_frames = x0 if context_frames is None else context_frames
     if not share:
-        return x0
-    context_frames = x0.clone()
+        return context_frames
+    context_frames = context_frames.clone()
     for number in range(SCHEDULED_SAMPLING_PASSES):
         chosen = noise.clip_uniform >= 1 - share * (1 - number / SCHEDULED_SAMPLING_PASSES)
         if not chosen.any():

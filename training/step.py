@@ -27,6 +27,7 @@ from training.games import choose_image_clips, text_of
 from training.loss import Noise, apply_scheduled_sampling, diffusion_loss, draw_noise, drop_actions
 from training.optimizer import learning_rate
 from training.outcomes import OutcomeReader, OutcomeTargets, mean_outcome_loss, read_outcomes
+from training.self_forcing import generate_context
 from training.state import TrainState
 
 
@@ -109,7 +110,7 @@ def training_loss(state: TrainState, batch: MicroBatch, config: TrainConfig) -> 
     x0 = to_float(batch.frames)
     noise = draw_noise(x0.shape, batch.seeds, x0.device, config.noise_levels)
     if batch.targets is not None:
-        return _loss_with_outcomes(state, x0, batch.actions, batch.targets, noise, config)
+        return _loss_with_outcomes(state, x0, batch, batch.targets, noise, config)
     is_fill = choose_fill_clips(batch.seeds, config.fill_share)
     is_image = ~is_fill & (choose_image_clips(batch.seeds) if batch.text is not None else False)
     losses = []
@@ -137,19 +138,19 @@ def _play_losses(
 ) -> Tensor:
     """Loss of each clip (B,) of predicting frames from those before them."""
     actions = drop_actions(actions, config.action_dropout, noise.clip_uniform)
-    context_frames = _context_frames(state, x0, actions, noise, config, text)
+    context_frames = _context_frames(state, x0, actions, noise, seeds, config, text)
     with autocast(x0.device, config.bf16):
         losses, _ = diffusion_loss(state.network, state.model.config, x0, actions, noise, context_frames, text=text)
     return losses.mean(dim=1)
 
 
 def _loss_with_outcomes(
-    state: TrainState, x0: Tensor, actions: Tensor, targets: OutcomeTargets, noise: Noise, config: TrainConfig
+    state: TrainState, x0: Tensor, batch: MicroBatch, targets: OutcomeTargets, noise: Noise, config: TrainConfig
 ) -> Tensor:
     """Mean loss of clips, a scalar, of the outcome head, and of the network too unless the head alone is trained."""
-    actions = drop_actions(actions, config.action_dropout, noise.clip_uniform)
+    actions = drop_actions(batch.actions, config.action_dropout, noise.clip_uniform)
     next_actions = drop_actions(targets.next_actions, config.action_dropout, noise.clip_uniform)
-    context_frames = _context_frames(state, x0, actions, noise, config)
+    context_frames = _context_frames(state, x0, actions, noise, batch.seeds, config)
     with autocast(x0.device, config.bf16):
         if config.outcomes == "head":
             logits = read_outcomes(state.network, state.model.config, context_frames, actions, noise, next_actions)
@@ -161,17 +162,27 @@ def _loss_with_outcomes(
 
 
 def _context_frames(
-    state: TrainState, x0: Tensor, actions: Tensor, noise: Noise, config: TrainConfig, text: Tensor | None = None
+    state: TrainState,
+    x0: Tensor,
+    actions: Tensor,
+    noise: Noise,
+    seeds: np.ndarray,
+    config: TrainConfig,
+    text: Tensor | None = None,
 ) -> Tensor:
-    """The frames that noisy ones attend to, shaped as x0: scheduled sampling replaces some.
+    """The frames that noisy ones attend to, shaped as x0: self-forcing and scheduled sampling replace some.
 
-    It has an autocast block of its own, because autocast caches weights without gradients in the first one and forgets
-    them at its end.
+    Clips with the highest `clip_uniform` get scheduled sampling, and those below them self-forcing.
     """
     assert config.noise_levels and config.scheduled_sampling is not None, "apply with_recipe first"
+    kind, share, forced_share = config.noise_levels, config.scheduled_sampling, config.self_forcing
+    is_forced = (noise.clip_uniform < 1 - share) & (noise.clip_uniform >= 1 - share - forced_share)
+    context_frames = generate_context(state.ema, x0, actions, seeds, is_forced, config.bf16) if forced_share else x0
+    # An autocast block of its own, because autocast caches weights without gradients in the first one and forgets them
+    # at its end.
     with autocast(x0.device, config.bf16):
         return apply_scheduled_sampling(
-            state.model, state.model.config, x0, actions, noise, config.noise_levels, config.scheduled_sampling, text
+            state.model, state.model.config, x0, actions, noise, kind, share, text, context_frames
         )
 
 

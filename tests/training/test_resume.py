@@ -15,7 +15,8 @@ from training.logging import read_metrics
 
 # Full attention and rectified flow, in play and in filling in
 FULL_FLOW = ("--attention", "full", "--schedule", "linear", "--prediction", "velocity", "--fill-share", "0.3")
-FULL_FLOW += ("--dim", "64", "--noise-levels", "teacher-forcing-logit-normal", "--scheduled-sampling", "0.5")
+FULL_FLOW += ("--dim", "64", "--noise-levels", "teacher-forcing-logit-normal", "--scheduled-sampling", "0.4")
+FULL_FLOW += ("--self-forcing", "0.4")
 
 # The same run again
 
