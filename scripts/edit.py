@@ -43,9 +43,7 @@ from training.setup import action_space, check_model_fits_data
 class Edit:
     """What all tasks share."""
 
-    checkpoint: str = (
-        "checkpoints/pong-fill"  # folder of a checkpoint that has learnt to fill in, or user/name on the Hub
-    )
+    checkpoint: str = "checkpoints/pong-pico"  # folder of one that has learnt to fill in, or user/name on the Hub
     game: str = ""  # of a checkpoint of several; none: the first
     output: Path = Path("edit.mp4")  # the video to write, .mp4 or .gif
     actions: str = "unknown"  # of the generated frames: unknown; gt, those recorded; or names, repeated: up,up,noop

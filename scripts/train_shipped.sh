@@ -6,7 +6,7 @@
 #   scripts/train_shipped.sh coinrun 420 last     the last leg: the learning rate falls to 0; then evaluates
 #
 # The learning rate is constant until the last leg, so that nobody needs to know the length of the run in advance. The last
-# leg is a separate run with self-forcing, which keeps long rollouts from drifting. The seconds are for collecting and
+# leg is a separate run on the network's own frames, which keeps long rollouts from drifting. The seconds are for collecting and
 # training; the evaluation takes extra time, and if it fails, only its report is lost. Everything stays in datasets/ and
 # runs/. After every leg, OUT (default: shipped) holds the files to copy into checkpoints/NAME, none larger than 16 MB:
 # config.json, game.json, README.md and
@@ -19,8 +19,8 @@ game="${1:?which game? coinrun or pong}" secs="${2:?for how many seconds?}" last
 begun=$(date +%s)
 python="${PYTHON:-.venv/bin/python}" out="${OUT:-shipped}"
 case "$game" in
-  coinrun) preset="${PRESET:-nano}" records="${RECORDS:-60000}" batch="${BATCH:-256}" ;;
-  pong) preset="${PRESET:-pico}" records="${RECORDS:-6000}" batch="${BATCH:-128}" ;;
+  coinrun) preset="${PRESET:-nano}" records="${RECORDS:-60000}" batch="${BATCH:-256}" own=--self-forcing ;;
+  pong) preset="${PRESET:-pico}" records="${RECORDS:-6000}" batch="${BATCH:-128}" own=--scheduled-sampling ;;
   *) echo "error: unknown game $game: coinrun or pong" >&2; exit 2 ;;
 esac
 data="datasets/shipped-$game" run="runs/shipped-$game" exported="runs/$game-$preset"
@@ -73,7 +73,7 @@ else:
 PLAN
 )
 train $((left + 60)) "$final" --init-from "$before" --max-steps "$steps" --warmup-steps $((steps / 20 + 1)) \
-  --decay-fraction 0.8 --self-forcing 0.5
+  --decay-fraction 0.8 "$own" 0.5
 run="$final"
 export_to_out
 "$python" -m scripts.evaluate --checkpoint "$exported" --data "$data" --output "$run/report" ${EVALUATE:---quick}

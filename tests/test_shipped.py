@@ -22,8 +22,7 @@ PROMPT = 4
     ("checkpoint", "samples", "least_psnr"),
     [
         ("coinrun-nano", "coinrun", 27),
-        ("pong-pico", "pong", 32),
-        ("pong-fill", "pong", 29),
+        ("pong-pico", "pong", 30),
         ("coinrun-fill", "coinrun", 26),
         ("games", "games/pong", 25),
         ("games", "games/pong-wide", 26),

@@ -1,4 +1,7 @@
-"""Files of an earlier version still work. Those in `v1/` were made by the code before names and layouts changed."""
+"""Files of an earlier version still work. Those in `v1/` were made by the code before names and layouts changed.
+
+Only the frames of shipped models in `frames.npz` are made again, when a model is replaced.
+"""
 
 import json
 import shutil
