@@ -63,8 +63,8 @@ class TrainConfig:
     ema_decay: float = 0.999  # decay of the weight average (EMA), which is saved; lower in the first steps
     noise_levels: NoiseLevels | None = None  # distribution of noise levels (training/loss.py); None: preset's recipe
     scheduled_sampling: float | None = None  # share of clips trained on predicted context frames; None: preset's recipe
-    # Share of clips trained on context frames that the sampler has generated, for the last leg of a run: long rollouts
-    # then hold. It takes two thirds more time at 0.5.
+    # Share of clips trained on context frames that the sampler has generated, for the last part of a run: long rollouts
+    # then hold. At 0.5 a step takes two thirds more time.
     self_forcing: float = 0.0
     fill_share: float | None = None  # share of clips trained on filling in missing frames; None: preset's recipe
     # "head": train an outcome head, which predicts reward and end, behind the network of --init-from, which stays as it
