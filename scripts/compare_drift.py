@@ -1,4 +1,4 @@
-"""Compare how long rollouts drift: of several checkpoints, numbers of denoising steps and context noise.
+"""Compare how long rollouts drift: of several checkpoints, numbers of denoising steps, guidance and context noise.
 
 python -m scripts.compare_drift --checkpoints runs/a/checkpoints/latest runs/b/checkpoints/latest --data datasets/pong
 python -m scripts.compare_drift --checkpoints checkpoints/pong-pico --num-steps 1 2 4 --context-noise 0.02 0.1
@@ -32,6 +32,7 @@ class CompareDriftConfig:
     checkpoints: tuple[str, ...]  # folders of checkpoints, or "user/name" on the Hub
     data: Path | None = None  # data set folder with held-out play; None: collect play of the checkpoint's game
     num_steps: tuple[int, ...] = ()  # denoising steps per frame; none: the checkpoint's default
+    guidance: tuple[float, ...] = (1.0,)  # scales of guidance; above 1: follow actions more strongly, at twice the cost
     context_noise: tuple[float, ...] = (CONTEXT_NOISE,)  # noise levels of the context frames
     num_rollouts: int = 24  # long rollouts of 900 frames
     batch_size: int = 16  # rollouts generated in parallel
@@ -40,7 +41,7 @@ class CompareDriftConfig:
     output: Path = Path("drift")  # folder for drift.md and drift.json
 
     def __post_init__(self):
-        for name in ("checkpoints", "context_noise"):
+        for name in ("checkpoints", "guidance", "context_noise"):
             if not getattr(self, name):
                 raise ValueError(f"{name} names nothing to compare")
         for name in ("num_rollouts", "batch_size"):
@@ -49,8 +50,8 @@ class CompareDriftConfig:
 
     def evaluations(self) -> Iterator[EvaluateConfig]:
         """The evaluation that each row of the table is a part of, so that its rollouts are those of that report."""
-        combinations = product(self.checkpoints, self.num_steps or (None,), self.context_noise)
-        for number, (checkpoint, num_steps, context_noise) in enumerate(combinations, start=1):
+        combinations = product(self.checkpoints, self.num_steps or (None,), self.guidance, self.context_noise)
+        for number, (checkpoint, num_steps, guidance, context_noise) in enumerate(combinations, start=1):
             yield EvaluateConfig(
                 checkpoint=checkpoint,
                 data=self.data,
@@ -58,6 +59,7 @@ class CompareDriftConfig:
                 num_clips=max(FULL.num_clips, self.num_rollouts),
                 num_long_rollouts=self.num_rollouts,
                 num_steps=num_steps,
+                guidance=guidance,
                 context_noise=context_noise,
                 seed=self.seed,
                 batch_size=self.batch_size,
@@ -86,6 +88,7 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
         "checkpoint": config.checkpoint,
         "weights": inputs.weights_sha256,
         "num_steps": inputs.settings.num_steps,
+        "guidance": inputs.settings.guidance,
         "context_noise": inputs.settings.context_noise,
         "drift": drift,
         "objects": SectionRunner(inputs.cache)("objects", objects_section, inputs),  # few games have any
@@ -96,7 +99,7 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
 
 def make_table(results: list[dict[str, Any]]) -> Table:
     """One row for each combination; a figure that could not be measured is a dash."""
-    head = ["checkpoint", "steps", "context noise", "collapsed after a quarter", "after half", "at the end"]
+    head = ["checkpoint", "steps", "guidance", "context noise", "collapsed after a quarter", "after half", "at the end"]
     head += ["frozen", "flat", "blown out", "object alive", "n rollouts"]
     return Table(head, [_row(result) for result in results])
 
@@ -107,7 +110,7 @@ def _row(result: dict[str, Any]) -> list[str]:
     shown = [by_window[len(by_window) // parts - 1] for parts in (4, 2, 1)]
     shown += [*drift["collapsed_how"].values(), result["objects"].get("alive", {}).get("dream")]
     figures = [format_percent(figure) for figure in shown]
-    settings = [result["checkpoint"], str(result["num_steps"]), f"{result['context_noise']:g}"]
+    settings = [result["checkpoint"], *(f"{result[name]:g}" for name in ("num_steps", "guidance", "context_noise"))]
     return [*settings, *figures, str(drift["collapsed"]["n"])]
 
 

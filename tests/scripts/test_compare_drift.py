@@ -24,16 +24,18 @@ def save(folder, seed):
     model.save_pretrained(folder)
 
 
-def test_a_row_for_every_combination(run, monkeypatch, tmp_path, pong_set):
+@pytest.mark.parametrize("setting", ["num_steps", "guidance"])
+def test_a_row_for_every_combination(run, monkeypatch, tmp_path, pong_set, setting):
     save("a", 0)
     save("b", 1)
-    options = ("--checkpoints", "a", "b", "--data", pong_set, "--num-steps", "1", "2", "--num-rollouts", "3")
+    option = f"--{setting.replace('_', '-')}"
+    options = ("--checkpoints", "a", "b", "--data", pong_set, option, "1", "2", "--num-rollouts", "3")
     code, printed, err = run(*options)
     assert code == 0, err
     results = json.loads((tmp_path / "drift" / "drift.json").read_text())
-    assert [(row["checkpoint"], row["num_steps"]) for row in results] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    assert [(row["checkpoint"], row[setting]) for row in results] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
     brightness = [row["drift"]["statistics"]["brightness"][-1]["value"] for row in results]
-    assert len(set(brightness)) == 4  # each row is of its own checkpoint and steps
+    assert len(set(brightness)) == 4  # each row is of its own checkpoint and setting
     assert all(row["drift"]["collapsed"]["n"] == 3 and "alive" in row["objects"] for row in results)
     table = (tmp_path / "drift" / "drift.md").read_text()
     assert table in printed and len(table.splitlines()) == 2 + 4
@@ -50,6 +52,7 @@ def test_a_row_for_every_combination(run, monkeypatch, tmp_path, pong_set):
         (("--checkpoints",), "checkpoints names nothing to compare"),
         (("--checkpoints", "a", "--num-rollouts", "0"), "num_rollouts is 0"),
         (("--checkpoints", "a", "--num-steps", "0"), "num_steps is 0"),
+        (("--checkpoints", "a", "--guidance", "-1"), "guidance is -1"),
         (("--checkpoints", "a", "--context-noise", "1"), "context_noise is 1"),
         (("--checkpoints", "missing"), "missing"),
     ],
