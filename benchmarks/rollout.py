@@ -31,7 +31,7 @@ class RolloutConfig:
     bf16: bool | None = None  # bfloat16 weights; None: if the device multiplies bfloat16 natively
     batch_size: int = 1  # rollouts in a batch
     num_steps: int | None = None  # denoising steps per frame; None: the network's default
-    guidance: float = 1.0  # classifier-free guidance scale; unless it is 1, each step takes two passes
+    guidance: float | None = None  # classifier-free guidance scale; unless it is 1, each step takes two passes
     frames: int = 100  # frames to measure, all with a full window
     compare: Literal["reference"] | None = None  # also measure the sampler without KV cache, and print the ratio
 
@@ -50,13 +50,14 @@ def measure(config: RolloutConfig) -> dict:
     bf16 = has_native_bf16(device) if config.bf16 is None else config.bf16
     model = WorldModel.from_pretrained(config.checkpoint) if config.checkpoint else random_model(PRESETS[config.preset])
     num_steps = model.config.num_steps if config.num_steps is None else config.num_steps
+    guidance = model.config.guidance if config.guidance is None else config.guidance
     print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")
-    samplers = {"cached": Sampler(prepare_for_inference(model, device, bf16), num_steps, guidance=config.guidance)}
+    samplers = {"cached": Sampler(prepare_for_inference(model, device, bf16), num_steps, guidance=guidance)}
     if config.compare:
         # Both run over the whole window; the packed one shows what the cache alone gains.
         for name, packed in (("reference", False), ("packed_reference", True)):
             prepared = prepare_for_inference(model, device, bf16, packed)
-            samplers[name] = Sampler(prepared, num_steps, cache=False, guidance=config.guidance)
+            samplers[name] = Sampler(prepared, num_steps, cache=False, guidance=guidance)
     actions = torch.eye(model.config.num_actions)[torch.arange(config.batch_size) % model.config.num_actions]
     prompt = torch.zeros(config.batch_size, max(1, model.config.window_frames - 1), *model.config.frame_shape)
     times = {}
@@ -70,13 +71,13 @@ def measure(config: RolloutConfig) -> dict:
     cached_ms = times["cached"]
     median = float(np.median(cached_ms))
     matmul = matmul_flops_per_sec(device, torch.bfloat16 if bf16 else torch.float32)
-    flops_per_frame = model.config.flops_per_frame(num_steps, config.guidance)
+    flops_per_frame = model.config.flops_per_frame(num_steps, guidance)
     frames_per_sec = 1000.0 * config.batch_size / median
     results = {
         "network": str(config.checkpoint or config.preset),
         "batch_size": config.batch_size,
         "num_steps": num_steps,
-        "guidance": config.guidance,
+        "guidance": guidance,
         "frames_per_sec": frames_per_sec,
         "ms_per_frame_median": median,
         **{f"ms_per_frame_p{p}": float(np.percentile(cached_ms, p)) for p in (95, 99)},
@@ -88,7 +89,7 @@ def measure(config: RolloutConfig) -> dict:
         "share_of_matmul_rate": flops_per_frame * frames_per_sec / matmul,
     }
     if config.frames >= 4 * EARLY_FRAME:  # measured in turn, so that noise of the machine affects both
-        early = Sampler(samplers["cached"].model, num_steps, guidance=config.guidance)
+        early = Sampler(samplers["cached"].model, num_steps, guidance=guidance)
         early.reset(prompt)
         pairs = []
         for _ in range(2 * EARLY_FRAME):

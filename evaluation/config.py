@@ -91,7 +91,8 @@ class EvaluateConfig:
     num_long_rollouts: int | None = None  # long rollouts of 900 frames (90 with quick); None: 32, or 4 with quick
     num_prompt_frames: int = 4  # real frames that a rollout starts from
     num_steps: int | None = None  # denoising steps per frame; None: the checkpoint's default
-    guidance: float = 1.0  # above 1: follow actions more strongly, at twice the cost per step
+    # Above 1: follow actions more closely, at twice the cost per step; None: the checkpoint's default, 1 with onnx.
+    guidance: float | None = None
     context_noise: float = CONTEXT_NOISE  # noise level of the context frames
     seed: int = 0  # seed of the clips, the game states and the noise
     batch_size: int = 16  # rollouts generated in parallel
@@ -109,9 +110,9 @@ class EvaluateConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")
-        if self.onnx is not None and self.guidance != 1:
+        if self.onnx is not None and self.guidance not in (None, 1):
             raise ValueError(f"guidance is {self.guidance}: an exported network has none")
-        if not self.guidance >= 0:
+        if self.guidance is not None and not self.guidance >= 0:
             raise ValueError(f"guidance is {self.guidance}: it must not be negative")
         if not 0.0 <= self.context_noise < 1.0:
             raise ValueError(f"context_noise is {self.context_noise}: it must be in [0, 1)")

@@ -66,7 +66,8 @@ class EvaluationInputs:
                 f"num_prompt_frames is {config.num_prompt_frames}: this model's window has room for {max_prompt}"
             )
         num_steps = config.num_steps or self.model.config.num_steps
-        self.settings = SamplerSettings(num_steps, config.guidance, config.context_noise)
+        guidance = self.model.config.guidance if config.guidance is None and config.onnx is None else config.guidance
+        self.settings = SamplerSettings(num_steps, 1.0 if guidance is None else guidance, config.context_noise)
         parts = config.output / PARTS_FOLDER
         self.data = config.data or collect_real_play(config, self.model.game, parts)
         self.split = config.split or held_out_split(self.data)

@@ -91,7 +91,7 @@ def classify(network: nn.Module, frames: Tensor) -> Tensor:
 
 
 def dream_first_frames(
-    model: WorldModel, text: str, num_frames: int, seed: int, num_steps: int | None, guidance: float
+    model: WorldModel, text: str, num_frames: int, seed: int, num_steps: int | None, guidance: float | None
 ) -> Tensor:
     """First frames from words alone, under an unknown action: float32 (N, C, H, W) in [-1, 1]."""
     sampler = Sampler(tell(model, text) if text else hide_words(model), num_steps, guidance=guidance)
@@ -105,7 +105,7 @@ def judge_words(
     num_frames: int,
     seed: int = 0,
     num_steps: int | None = None,
-    guidance: float = 1.0,
+    guidance: float | None = None,
 ) -> tuple[dict[str, Any], list[tuple[str, Tensor]]]:
     """How often words name the right game.
 

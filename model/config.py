@@ -23,6 +23,7 @@ _MAX_SIZES = {
     "num_steps": 1000,
 }
 _CHOICES = {"attention": ("axial", "full"), "schedule": get_args(Schedule), "prediction": get_args(Prediction)}
+MAX_GUIDANCE = 100.0
 MAX_PATCHES = 65536  # in a frame
 MAX_CACHE_NUMBERS = 2**34
 
@@ -44,6 +45,7 @@ class ModelConfig:
     schedule: Schedule = "sigmoid"  # of the noise: variance-preserving, or the straight line of rectified flow
     prediction: Prediction = "v"  # what the network predicts; "v" goes with "sigmoid", "velocity" with "linear"
     num_steps: int = 10  # default number of denoising steps per generated frame
+    guidance: float = 1.0  # default scale of classifier-free guidance in rollouts; above 1, a step takes two passes
     can_fill: bool = False  # trained to fill in missing frames too (--fill-share), which `model.fill` needs
     outcomes: bool = False  # whether it has an outcome head, which predicts reward and end
     words: bool = False  # whether it has a text encoder, and can be told in words what is played
@@ -71,6 +73,8 @@ class ModelConfig:
                 f"prediction {self.prediction} does not go with schedule {self.schedule}: "
                 "choose v or x0 with sigmoid, velocity or x0 with linear"
             )
+        if type(self.guidance) not in (int, float) or not 0 <= self.guidance <= MAX_GUIDANCE:  # false for NaN
+            raise ValueError(f"guidance is {self.guidance!r:.40}: it must lie in 0 to {MAX_GUIDANCE:g}")
         if type(self.can_fill) is not bool:
             raise ValueError(f"can_fill is {self.can_fill!r:.40}: it must be true or false")
         for name in ("outcomes", "words"):

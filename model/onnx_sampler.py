@@ -174,7 +174,7 @@ def export_checked(model: WorldModel, weights: Weights, with_table: bool = False
     prompt = coarse.repeat_interleave(config.patch_size, -1).repeat_interleave(config.patch_size, -2)[None]
     prompt = prompt[:, : max(1, config.window_frames - 1)]
     actions = torch.eye(config.num_actions)[torch.arange(2 * CHECKED_FRAMES) % config.num_actions][None]
-    samplers = (Sampler(model, num_steps=2), OnnxSampler(file, model, num_steps=2))
+    samplers = (Sampler(model, num_steps=2, guidance=1.0), OnnxSampler(file, model, num_steps=2))
     for sampler in samplers:
         sampler.reset(prompt, actions[:, : prompt.shape[1]])
     for t in range(CHECKED_FRAMES):

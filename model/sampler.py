@@ -55,7 +55,8 @@ class Sampler:
         context_noise: noise level u in [0, 1) of the frames that new frames attend to.
         seed: slot i draws its noise from seed `seed + i`, unless `reset` gets seeds.
         cache: use the KV cache; False: the slow reference.
-        guidance: classifier-free guidance scale, against no action and no words; doubles the cost unless it is 1.
+        guidance: classifier-free guidance scale, against no action and no words; doubles the cost unless it is 1;
+            None: the model's default.
 
     Raises:
         ValueError: a setting out of its range, or weights that are not finite.
@@ -68,19 +69,19 @@ class Sampler:
         context_noise: float = CONTEXT_NOISE,
         seed: int = 0,
         cache: bool = True,
-        guidance: float = 1.0,
+        guidance: float | None = None,
     ):
         if not 0.0 <= context_noise < 1.0:
             raise ValueError(f"context_noise is {context_noise}: it must lie in [0, 1)")
         seed = validate_seed(seed)
         self.model, self.config = model, model.config
         self.num_steps = model.config.num_steps if num_steps is None else num_steps
-        self.guidance = guidance
+        self.guidance = model.config.guidance if guidance is None else guidance
         self.context_noise, self.seed, self.use_cache = context_noise, seed, cache
         self._states: dict[int, _SlotState] = {}  # by slot
         self._cache: KVCache | None = None
         self._graph: CUDAGraphRunner | None = None
-        self.rebuild(model, self.num_steps, guidance)
+        self.rebuild(model, self.num_steps, self.guidance)
 
     @torch.inference_mode()
     def rebuild(

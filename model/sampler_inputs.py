@@ -9,10 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import MAX_GUIDANCE, ModelConfig
 
 MAX_STEPS = 1000  # denoising steps per frame
-MAX_GUIDANCE = 100.0
 MAX_SEED = 2**63 - 1
 MAX_SLOTS = 4096  # the KV cache has room for all slots up to the highest one
 MAX_PIXEL = 1.01  # 1, and some room for resizing and bfloat16

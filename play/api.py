@@ -45,7 +45,7 @@ def add_endpoints(server: PlayServer, public: bool) -> None:
         moment: int = -1,
         actions: list[str] = ["noop"],  # noqa: B006 (Gradio reads the default as a value)
         steps: int = 0,
-        guidance: float = 1.0,
+        guidance: float = -1.0,
         seed: int = 0,
     ) -> gr.FileData:
         """Continue a record under given actions; returns an mp4.
@@ -55,7 +55,7 @@ def add_endpoints(server: PlayServer, public: bool) -> None:
             moment: index of the frame to continue from; -1: the record's default.
             actions: the names of the actions, one per frame.
             steps: denoising steps per frame; 0: the default.
-            guidance: classifier-free guidance scale.
+            guidance: classifier-free guidance scale; -1: the default.
             seed: of the noise.
         """
         try:
@@ -63,7 +63,9 @@ def add_endpoints(server: PlayServer, public: bool) -> None:
             moment = parse_int({"moment": moment}, "moment", -1, gallery.num_frames(record) - 1)
             settings = RolloutSettings(
                 num_steps=parse_int({"steps": steps}, "steps", 0, MAX_NUM_STEPS) or engine.num_steps,
-                guidance=parse_float({"guidance": guidance}, "guidance", 0.0, MAX_GUIDANCE, 1.0),
+                guidance=parse_float(
+                    {"guidance": None if guidance == -1 else guidance}, "guidance", 0.0, MAX_GUIDANCE, engine.guidance
+                ),
             )
             seed = parse_int({"seed": seed}, "seed", 0, MAX_SEED)
             parsed_actions = _parse_actions(actions, server)

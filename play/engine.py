@@ -76,6 +76,7 @@ class Engine:
     ):
         self.pool, self.checkpoint_name, self.fps, self.num_steps = pool, checkpoint_name, fps, num_steps
         self.config, self.game, self.space = pool.config, pool.game, pool.space
+        self.guidance = pool.config.guidance  # unless a player asks for another scale
         self._model_thread, self._follower = model_thread, follower
         self._players: list[FrameReceiver] = []
         self._encoding = asyncio.Semaphore(1)  # one mp4 at a time

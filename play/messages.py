@@ -101,12 +101,14 @@ def parse_int(message: dict, name: str, min_value: int, max_value: int, default:
 
 
 def parse_float(message: dict, name: str, min_value: float, max_value: float, default: float) -> float:
-    """A number field; `default` if it is missing.
+    """A number field; `default` if it is missing or null.
 
     Raises:
         BadMessage: the field is not a finite number from `min_value` to `max_value`.
     """
-    value = message.get(name, default)
+    value = message.get(name)
+    if value is None:
+        return default
     if type(value) not in (int, float) or not math.isfinite(value) or not min_value <= value <= max_value:
         raise BadMessage(f"{name} is {value!r:.40}: expected a number from {min_value} to {max_value}")
     return float(value)

@@ -199,7 +199,7 @@ class Player:
         has_words = message.get("words") is not None
         settings = RolloutSettings(
             num_steps=parse_int(message, "num_steps", 1, MAX_NUM_STEPS, self._engine.num_steps),
-            guidance=parse_float(message, "guidance", 0.0, MAX_GUIDANCE, 1.0),
+            guidance=parse_float(message, "guidance", 0.0, MAX_GUIDANCE, self._engine.guidance),
             words=check_words(parse_text(message, "words", MAX_CAPTION_CHARS)) if has_words else None,
         )
         seed = parse_int(message, "seed", 0, MAX_SEED)

@@ -22,9 +22,10 @@ from data.json_file import read_json
 from data.pixels import to_uint8
 from data.printable import check_name
 from model import ModelConfig, Sampler, WorldModel
+from model.config import MAX_GUIDANCE
 from model.diffusion import CONTEXT_NOISE
 from model.games import select_game
-from model.sampler_inputs import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
+from model.sampler_inputs import MAX_SEED, MAX_STEPS
 from model.text import check_words
 from play.actions import actions_from_json, actions_to_json, playable_actions
 from play.recording import MAX_REPLAY_FRAMES, rollout_video

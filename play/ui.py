@@ -254,7 +254,8 @@ def _add_sampling_settings(stage: gr.HTML, server: PlayServer) -> None:
             1, max(_MAX_SHOWN_STEPS, engine.num_steps), value=engine.num_steps, step=1, label="Denoising steps"
         )
         guidance = gr.Slider(
-            1, _MAX_SHOWN_GUIDANCE, value=1, step=0.25, label="Guidance: follow the keys more closely"
+            min(1.0, engine.guidance), max(_MAX_SHOWN_GUIDANCE, engine.guidance), value=engine.guidance, step=0.25,
+            label="Guidance: follow the keys more closely",
         )  # fmt: skip
         seed = gr.Textbox(label=f"Seed, 0 to {MAX_SEED}", placeholder="random", max_length=10, elem_id="seed")
     details = gr.Markdown(elem_id="details")

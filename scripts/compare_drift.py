@@ -32,7 +32,7 @@ class CompareDriftConfig:
     checkpoints: tuple[str, ...]  # folders of checkpoints, or "user/name" on the Hub
     data: Path | None = None  # data set folder with held-out play; None: collect play of the checkpoint's game
     num_steps: tuple[int, ...] = ()  # denoising steps per frame; none: the checkpoint's default
-    guidance: tuple[float, ...] = (1.0,)  # scales of guidance; above 1: follow actions more strongly, at twice the cost
+    guidance: tuple[float, ...] = ()  # scales of guidance; none: the checkpoint's default
     context_noise: tuple[float, ...] = (CONTEXT_NOISE,)  # noise levels of the context frames
     num_rollouts: int = 24  # long rollouts of 900 frames
     batch_size: int = 16  # rollouts generated in parallel
@@ -41,7 +41,7 @@ class CompareDriftConfig:
     output: Path = Path("drift")  # folder for drift.md and drift.json
 
     def __post_init__(self):
-        for name in ("checkpoints", "guidance", "context_noise"):
+        for name in ("checkpoints", "context_noise"):
             if not getattr(self, name):
                 raise ValueError(f"{name} names nothing to compare")
         for name in ("num_rollouts", "batch_size"):
@@ -50,7 +50,9 @@ class CompareDriftConfig:
 
     def evaluations(self) -> Iterator[EvaluateConfig]:
         """The evaluation that each row of the table is a part of, so that its rollouts are those of that report."""
-        combinations = product(self.checkpoints, self.num_steps or (None,), self.guidance, self.context_noise)
+        combinations = product(
+            self.checkpoints, self.num_steps or (None,), self.guidance or (None,), self.context_noise
+        )
         for number, (checkpoint, num_steps, guidance, context_noise) in enumerate(combinations, start=1):
             yield EvaluateConfig(
                 checkpoint=checkpoint,

@@ -58,7 +58,8 @@ class InferConfig:
     actions: str = "gt"  # gt: recorded (noop after --clip); random; or names, repeated until the end: right,right+jump
     num_steps: int | None = None  # denoising steps per frame; None: the checkpoint's default
     context_noise: float = CONTEXT_NOISE  # noise level of the context frames
-    guidance: float = 1.0  # classifier-free guidance scale for actions; above 1 follows them more, at twice the cost
+    # Classifier-free guidance scale; above 1 follows actions more closely, at twice the cost; None: the model's.
+    guidance: float | None = None
     cache: bool = True  # KV cache; --no-cache: recompute the whole window at every step (slow, for reference)
     fps: float | None = None  # frame rate of the mp4; None: the game's own
     output: Path = Path("dream.mp4")  # the mp4 to write
@@ -199,7 +200,7 @@ def write_metrics(config: InferConfig, model: WorldModel, clips: Clips, report: 
         "num_steps": config.num_steps or model.config.num_steps,
         "context_noise": config.context_noise,
         "seed": config.seed,
-        "guidance": config.guidance,
+        "guidance": model.config.guidance if config.guidance is None else config.guidance,
         "cache": config.cache,
         **({"prompt_text": config.prompt_text} if config.prompt_text is not None else {}),
         "record_ids": clips.record_ids.tolist(),

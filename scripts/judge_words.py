@@ -29,7 +29,8 @@ class JudgeWordsConfig:
     data: tuple[Path, ...]  # data sets of its games
     num_frames: int = 8  # first frames for each phrasing
     num_steps: int | None = None  # denoising steps; None: the checkpoint's default
-    guidance: float = 1.0  # classifier-free guidance scale; above 1 follows the words more, at twice the cost
+    # Classifier-free guidance scale; above 1 follows the words more, at twice the cost; None: the checkpoint's default.
+    guidance: float | None = None
     seed: int = 0  # of the noise
     output: Path = Path(
         "words.json"
@@ -54,7 +55,8 @@ def main(config: JudgeWordsConfig) -> None:
         by_game = ", ".join(f"{game} {share:.0%}" for game, share in report[kind]["by_game"].items())
         print(f"{kind}: {report[kind]['accuracy']:.1%} of first frames are of the right game ({by_game})")
     settings = {"checkpoint": config.checkpoint, "data": [str(folder) for folder in config.data]}
-    settings |= {"num_frames": config.num_frames, "seed": config.seed, "guidance": config.guidance}
+    settings |= {"num_frames": config.num_frames, "seed": config.seed}
+    settings["guidance"] = model.config.guidance if config.guidance is None else config.guidance
     settings["num_steps"] = config.num_steps or model.config.num_steps
     with atomic_file(config.output) as temporary:
         temporary.write_text(json.dumps({**settings, **report}, indent=2) + "\n")

@@ -42,6 +42,7 @@ def model_card(name: str, model: WorldModel, checkpoint: Path, report: str = "")
         "window": f"{config.window_frames} frames",
         "prediction": config.prediction,
         "denoising steps": config.num_steps,
+        "guidance": f"{config.guidance:g}",
         "fills in missing frames": "yes" if config.can_fill else "no",
         "actions": markdown(", ".join(game.action_names)) or config.num_actions,
     }

@@ -17,7 +17,7 @@ let socket = null;
 let game = null; // the server's "hello" message
 let phase = "connecting"; // or waiting, ready, playing, paused, idle (paused by the server), lost
 // record null: the player's own image, or with dream a first frame that is dreamt too; words null: the game's caption
-let settings = { record: 0, moment: null, seed: null, num_steps: null, guidance: 1 };
+let settings = { record: 0, moment: null, seed: null, num_steps: null, guidance: null };
 let imagePixels = null;
 let startNotice = ""; // shown when the dream has started
 let ticksPerFrame = 1;

@@ -27,6 +27,9 @@ def test_parameter_counts_of_the_presets(preset, millions):
         ({"prediction": "velocity"}, "velocity or x0 with linear"),
         ({"schedule": "linear"}, "velocity or x0 with linear"),
         ({"window_frames": 0}, "at least 1"),
+        ({"guidance": -1.0}, "guidance is -1"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"guidance": "1"}, "guidance is '1'"),
     ],
 )
 def test_bad_configs_are_refused(change, message):
@@ -35,7 +38,7 @@ def test_bad_configs_are_refused(change, message):
 
 
 def test_configs_survive_json():
-    config = replace(TINY, prediction="x0")
+    config = replace(TINY, prediction="x0", guidance=1.5)
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     game = GameInfo(environment_options=(("simple", False),), action_keys=(("LEFT", "UP"),) * 15)
     assert GameInfo.from_dict(json.loads(json.dumps(game.to_dict()))) == game

@@ -183,3 +183,6 @@ def test_guidance_moves_away_from_the_zero_action():
             torch.testing.assert_close(actual[inside], expected[inside], atol=1e-5, rtol=0)
         zero = torch.zeros(1, 3)
         torch.testing.assert_close(newest(3.0, zero, cache), newest(1.0, zero, cache), atol=1e-5, rtol=0)
+
+    model.config = replace(model.config, guidance=1.5)  # the default of a checkpoint
+    torch.testing.assert_close(newest(None, actions[:, 0], True), newest(1.5, actions[:, 0], True), rtol=0, atol=0)

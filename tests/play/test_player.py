@@ -14,6 +14,7 @@ from tiny import CONTROLS, TINY, random_model
 from data.actions import unnamed_actions
 from data.dataset import ClipDataset
 from data.metadata import read_metadata
+from model import WorldModel
 from play.actions import parse_action, playable_actions, step_actions
 from play.launch import PlayConfig
 from play.rollout_pool import RolloutPool
@@ -45,6 +46,16 @@ def test_a_rollout_starts_from_the_requested_moment(play, pong_set):
     assert (started["record"], started["moment"], started["seed"], started["num_steps"]) == (1, 7, 3, 1)
     assert started["prompt_frames"] == 5 and started["last_moment"] == len(records[0]) - 1
     np.testing.assert_array_equal(client.first_frame.pictures[0], records[0].frames[7])
+
+
+def test_a_dream_has_the_guidance_of_the_checkpoint_unless_the_player_chooses(play_config, tmp_path):
+    model = WorldModel.from_pretrained(play_config.checkpoint)
+    model.config = replace(model.config, guidance=1.5)
+    model.save_pretrained(tmp_path / "guided")
+    with serving(replace(play_config, checkpoint=str(tmp_path / "guided"))) as address, Client(address) as client:
+        client.join()
+        for chosen, guidance in (({}, 1.5), ({"guidance": None}, 1.5), ({"guidance": 1}, 1)):
+            assert client.start(**chosen)["guidance"] == guidance
 
 
 def test_held_keys_act_in_every_frame_until_released(play):
