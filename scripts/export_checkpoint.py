@@ -5,7 +5,7 @@ python -m scripts.export_checkpoint --checkpoint runs/first/checkpoints/latest -
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,8 @@ class ExportConfig:
     checkpoint: Path  # a checkpoint of a run
     out: Path  # output folder; an earlier export there is replaced
     report: Path | None = None  # report.md of scripts.evaluate, to include in the card
+    num_steps: int | None = None  # default number of denoising steps of a frame; None: as it is
+    guidance: float | None = None  # default scale of guidance; above 1 it costs two passes a step; None: as it is
 
 
 def main(config: ExportConfig) -> None:
@@ -33,6 +35,8 @@ def main(config: ExportConfig) -> None:
         raise ValueError(f"no report at {config.report}: create one with python -m scripts.evaluate")
     check_replaceable(config.out)
     model = WorldModel.from_pretrained(checkpoint)
+    defaults = {"num_steps": config.num_steps, "guidance": config.guidance}
+    model.config = replace(model.config, **{name: value for name, value in defaults.items() if value is not None})
     report = config.report.read_text() if config.report else ""
     with atomic_folder(config.out, replace=True) as temporary:
         model.to(torch.bfloat16).save_pretrained(temporary)

@@ -27,6 +27,16 @@ def test_an_exported_checkpoint_is_small_and_says_how_it_was_made(train_command,
     assert "--max-steps 4 --bf16 False" in card
 
 
+def test_an_export_can_get_other_defaults(monkeypatch, capsys, tmp_path):
+    random_model().save_pretrained(tmp_path / "checkpoint")
+    options = ("--checkpoint", tmp_path / "checkpoint", "--out", tmp_path / "out", "--num-steps", 3, "--guidance", 1.5)
+    code, _, err = command(monkeypatch, capsys, "scripts.export_checkpoint", *options)
+    assert code == 0, err
+    model = WorldModel.from_pretrained(tmp_path / "out")
+    assert (model.config.num_steps, model.config.guidance) == (3, 1.5)
+    assert "| guidance | 1.5 |" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_wrong_options_give_one_line_of_error(monkeypatch, capsys, tmp_path):
     random_model().save_pretrained(tmp_path / "checkpoint")
     (tmp_path / "precious").mkdir()
@@ -34,6 +44,8 @@ def test_wrong_options_give_one_line_of_error(monkeypatch, capsys, tmp_path):
         (("--checkpoint", tmp_path / "absent", "--out", tmp_path / "out"), "no checkpoint at"),
         (("--checkpoint", tmp_path / "checkpoint", "--out", tmp_path / "precious"), "is not an exported checkpoint"),
         (("--checkpoint", tmp_path / "checkpoint", "--out", tmp_path / "o", "--report", tmp_path / "no"), "no report"),
+        (("--checkpoint", tmp_path / "checkpoint", "--out", tmp_path / "o", "--guidance", -1), "guidance is -1"),
+        (("--checkpoint", tmp_path / "checkpoint", "--out", tmp_path / "o", "--num-steps", 0), "num_steps is 0"),
     ):
         code, _, err = command(monkeypatch, capsys, "scripts.export_checkpoint", *options)
         assert_one_line(code, err, word)
