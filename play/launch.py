@@ -205,7 +205,8 @@ def load_games(config: PlayConfig) -> dict[str, PlayedGame]:
         pool = RolloutPool(loaded.model, loaded.weights_hash, name)
         gallery = Gallery(folder, config.split or held_out_split(folder), pool.model, config.any_game)
         num_steps, fps = config.num_steps or pool.config.num_steps, config.fps or pool.game.fps
-        print(f"{name or loaded.name}: {num_steps} denoising steps, {fps:g} frames/s")
+        guided = "" if pool.config.guidance == 1 else f", guidance {pool.config.guidance:g}"
+        print(f"{name or loaded.name}: {num_steps} denoising steps{guided}, {fps:g} frames/s")
         follower = CheckpointFollower(link, Path(checkpoint), device) if link else None
         games[name] = PlayedGame(Engine(pool, model_thread, loaded.name, fps, num_steps, follower), gallery)
     return games
