@@ -55,8 +55,7 @@ class Sampler:
         context_noise: noise level u in [0, 1) of the frames that new frames attend to.
         seed: slot i draws its noise from seed `seed + i`, unless `reset` gets seeds.
         cache: use the KV cache; False: the slow reference.
-        guidance: classifier-free guidance scale, against no action and no words; doubles the cost unless it is 1;
-            None: the model's default.
+        guidance: scale of guidance against no action and no words, at twice the cost unless it is 1; None: the default.
 
     Raises:
         ValueError: a setting out of its range, or weights that are not finite.
