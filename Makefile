@@ -17,6 +17,7 @@ test-slow: setup
 lint: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	@mkdir -p build/typing && ln -sfn ../.. build/typing/dreamrun
 	$(PYTHON) -m mypy
 
 # The shipped CoinRun dreams beside the real game. Then it learns another look, CoinRun's plain graphics, from a

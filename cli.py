@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import startup  # isort: skip  before all slow imports
+from dreamrun import startup  # isort: skip  before all slow imports
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from typing import Any
 
 import tyro
 
-from data.printable import printable
+from dreamrun.games.printable import printable
 
 ERROR_EXIT_CODE = 2  # for a user's mistake
 MAX_ERROR_CHARS = 1000  # of the line that is printed

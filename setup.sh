@@ -46,7 +46,7 @@ fi
 
 # What the environment was made from. Without --torch-index, the torch that is there stays.
 stamp=.venv/.set-up
-wanted=$(cat setup.sh requirements.txt requirements-procgen.txt | sha256sum)
+wanted=$(cat setup.sh pyproject.toml requirements.txt requirements-procgen.txt | sha256sum)
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 install() { pip install --quiet "$@" || fail "installing failed (pip install $*); its message stands above. Is there a network?"; }
 install_rl() {
@@ -85,6 +85,7 @@ echo "installing the libraries (2 of 3)"
 install -r requirements.txt
 echo "installing Procgen (3 of 3)"
 install --no-deps -r requirements-procgen.txt
+install --no-deps --no-build-isolation --editable .
 [ -z "$rl" ] || install_rl
 echo "$wanted" >"$stamp"
 echo "set up: $(.venv/bin/python -c 'import torch; print("torch", torch.__version__, "with" if torch.cuda.is_available() else "without", "a GPU")')"

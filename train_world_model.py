@@ -11,11 +11,11 @@ from __future__ import annotations
 import shlex
 import sys
 
-import cli
-from training.checkpoint import CheckpointNotSavedError
-from training.config import TrainConfig
-from training.distributed import print0, print_error_once
-from training.loop import train
+from dreamrun import cli
+from dreamrun.training.checkpoint import CheckpointNotSavedError
+from dreamrun.training.config import TrainConfig
+from dreamrun.training.distributed import print0, print_error_once
+from dreamrun.training.loop import train
 
 
 def main(config: TrainConfig) -> None:

@@ -11,13 +11,13 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.machine import random_model
-from data.games.factory import check_recorded_options, make_environment
-from data.metadata import read_metadata
-from envs.dream import DreamVectorEnv
-from model import PRESETS, WorldModel
-from training.device import choose_device, describe_device
-from training.setup import fit_config_to_data
+from dreamrun.benchmarks.machine import random_model
+from dreamrun.data.metadata import read_metadata
+from dreamrun.envs.dream import DreamVectorEnv
+from dreamrun.games.factory import check_recorded_options, make_environment
+from dreamrun.model import PRESETS, WorldModel
+from dreamrun.model.inference import choose_device, describe_device
+from dreamrun.training.setup import fit_config_to_data
 
 WARM_UP_STEPS = 20  # the window of pico and nano fills
 

@@ -12,9 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.importing.sources import decode_pictures, find_sources
-
-ROOT = Path(__file__).resolve().parents[1]
+from dreamrun.data.importing.sources import decode_pictures, find_sources
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,17 @@ def measure(config: ImporterConfig) -> dict:
 
     def import_all() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "scripts.import_video", "--videos", config.videos.resolve(), "--out"]
+            command = [
+                sys.executable,
+                "-m",
+                "dreamrun.scripts.import_video",
+                "--videos",
+                config.videos.resolve(),
+                "--out",
+            ]
             command += [f"{folder}/set", "--size", config.size, "--actions", "none"]
             command += ["--fps", str(config.fps)] if config.fps is not None else []
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise ValueError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from data.dataset import POOL_RECORDS, ClipDataset, clip_start, count_clips, cut_clip
-from data.mixture import Folders, Mixture
-from data.shards import ShardReader
+from dreamrun.data.dataset import POOL_RECORDS, ClipDataset, clip_start, count_clips, cut_clip
+from dreamrun.data.mixture import Folders, Mixture
+from dreamrun.data.shards import ShardReader
 
 REPETITIONS = 3  # of the measurement of a mixture
 

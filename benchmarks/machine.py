@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from model import ModelConfig, WorldModel
+from dreamrun.model import ModelConfig, WorldModel
 
 
 def random_model(config: ModelConfig) -> WorldModel:

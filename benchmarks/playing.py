@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import websockets
 
-from benchmarks.machine import random_model
-from data.metadata import read_metadata
-from model import PRESETS
-from play.messages import unpack_pictures
-from training.setup import fit_config_to_data
+from dreamrun.benchmarks.machine import random_model
+from dreamrun.data.metadata import read_metadata
+from dreamrun.model import PRESETS
+from dreamrun.play.messages import unpack_pictures
+from dreamrun.training.setup import fit_config_to_data
 
 _START_SECS = 120.0  # time limit for the server to start
 _WARM_UP_SECS = 2.0  # not measured

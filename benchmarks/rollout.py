@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.machine import matmul_flops_per_sec, measure_ms, memory_bytes, peak_memory_bytes, random_model
-from model import PRESETS, Sampler, WorldModel
-from training.device import choose_device, describe_device, has_native_bf16, prepare_for_inference
+from dreamrun.benchmarks.machine import matmul_flops_per_sec, measure_ms, memory_bytes, peak_memory_bytes, random_model
+from dreamrun.model import PRESETS, Sampler, WorldModel
+from dreamrun.model.inference import choose_device, describe_device, has_native_bf16, prepare_for_inference
 
 WARM_UP_FRAMES = 5  # libraries initialise, and the CUDA graph is captured
 MAX_REFERENCE_FRAMES = 5  # the reference may take seconds per frame

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.machine import matmul_flops_per_sec, peak_memory_bytes
-from data.metadata import Metadata
-from data.records import Record, encode_record
-from data.shards import SUFFIX, write_shard
-from model import ModelConfig
-from training.config import TrainConfig
-from training.device import describe_device, uses_bf16
-from training.step import train_step
-from training.trainer import Trainer
+from dreamrun.benchmarks.machine import matmul_flops_per_sec, peak_memory_bytes
+from dreamrun.data.metadata import Metadata
+from dreamrun.data.records import Record, encode_record
+from dreamrun.data.shards import SUFFIX, write_shard
+from dreamrun.model import ModelConfig
+from dreamrun.model.inference import describe_device, uses_bf16
+from dreamrun.training.config import TrainConfig
+from dreamrun.training.step import train_step
+from dreamrun.training.trainer import Trainer
 
 WARM_UP_STEPS = 3  # in which torch.compile generates code and the optimizer allocates its moments
 SYNTHETIC_FRAMES = 160  # of a synthetic record, as in real data sets

@@ -3,7 +3,7 @@
 `from data import ActionSpace, EpisodeWriter` is all that your own collector needs; it loads no games and no torch.
 """
 
-from data.actions import ActionSpace
-from data.episode_writer import EpisodeWriter
+from dreamrun.data.episode_writer import EpisodeWriter
+from dreamrun.games.space import ActionSpace
 
 __all__ = ["ActionSpace", "EpisodeWriter"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.actions import ActionSpace
-from data.records import Record
+from dreamrun.data.records import Record
+from dreamrun.games.space import ActionSpace
 
 LAGS = range(-2, 4)  # frames from an action to the motion
 MIN_CORRELATION = 0.05  # below it the result is inconclusive

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from data.printable import check_name
+from dreamrun.games.printable import check_name
 
 MAX_CAPTION_CHARS = 1000
 # What is seen in a game, for those that `scripts.collect` knows.

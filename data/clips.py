@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data.actions import ActionSpace, is_known
-from data.dataset import ClipDataset, cut_clip
-from data.games.policies import MEAN_HOLD_STEPS
-from data.records import Record
+from dreamrun.data.dataset import ClipDataset, cut_clip
+from dreamrun.data.records import Record
+from dreamrun.games.policies import MEAN_HOLD_STEPS
+from dreamrun.games.space import ActionSpace, is_known
 
 
 def _empty_ids() -> np.ndarray:

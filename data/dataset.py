@@ -28,14 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from data.actions import unknown_action_value
-from data.index import check_bad_fraction, index_split, warn_of_bad_parts
-from data.metadata import read_metadata
-from data.outcomes import EventClips, Outcomes, cut_outcomes, find_event_clips
-from data.printable import printable
-from data.records import Record
-from data.shards import ShardReader
-from data.splitmix import splitmix64_hash
+from dreamrun.data.index import check_bad_fraction, index_split, warn_of_bad_parts
+from dreamrun.data.metadata import read_metadata
+from dreamrun.data.outcomes import EventClips, Outcomes, cut_outcomes, find_event_clips
+from dreamrun.data.records import Record
+from dreamrun.data.shards import ShardReader
+from dreamrun.games.printable import printable
+from dreamrun.games.space import unknown_action_value
+from dreamrun.games.splitmix import splitmix64_hash
 
 # Records in a pool. Two pools are in memory, each about 1 GB over all ranks. The larger the pool, the further apart are
 # the clips of one record.

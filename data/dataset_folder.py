@@ -10,10 +10,10 @@ import json
 import shutil
 from pathlib import Path
 
-from data.index import INDEX_FILE, is_split_name
-from data.json_file import read_json
-from data.metadata import METADATA_FILE, write_metadata
-from data.shards import SUFFIX
+from dreamrun.data.index import INDEX_FILE, is_split_name
+from dreamrun.data.metadata import METADATA_FILE, write_metadata
+from dreamrun.data.shards import SUFFIX
+from dreamrun.games.json_file import read_json
 
 JOURNAL_FILE = "imported.jsonl"  # of an import: one line per recording that is complete
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data.actions import ActionSpace
-from data.captions import check_caption
-from data.index import check_split_name, is_split_name
-from data.metadata import METADATA_FILE, Metadata, check_fps, check_frame_shape, read_metadata, write_metadata
-from data.printable import check_name
-from data.records import Record, encode_record
-from data.shards import RECORDS_PER_SHARD, SUFFIX, ZSTD_FAST, ShardWriter
+from dreamrun.data.captions import check_caption
+from dreamrun.data.index import check_split_name, is_split_name
+from dreamrun.data.metadata import METADATA_FILE, Metadata, check_fps, check_frame_shape, read_metadata, write_metadata
+from dreamrun.data.records import Record, encode_record
+from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ZSTD_FAST, ShardWriter
+from dreamrun.games.printable import check_name
+from dreamrun.games.space import ActionSpace
 
 MAX_FRAMES = 160  # of a record; longer episodes are split
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from data.atomic import atomic_file
-from data.json_file import read_json
-from data.metadata import Metadata, check_dataset_exists
-from data.printable import printable
-from data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader
+from dreamrun.data.atomic import atomic_file
+from dreamrun.data.metadata import Metadata, check_dataset_exists
+from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader
+from dreamrun.games.json_file import read_json
+from dreamrun.games.printable import printable
 
 INDEX_FILE = "index.json"
 MAX_INDEX_BYTES = 2**30

@@ -8,12 +8,12 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from data.actions import MAX_NAMES, ActionSpace, unnamed_actions
-from data.atomic import atomic_file
-from data.captions import check_caption
-from data.games.procgen_actions import PROCGEN_GAMES, procgen_actions
-from data.json_file import read_json
-from data.printable import check_name
+from dreamrun.data.atomic import atomic_file
+from dreamrun.data.captions import check_caption
+from dreamrun.games.json_file import read_json
+from dreamrun.games.printable import check_name
+from dreamrun.games.procgen_actions import PROCGEN_GAMES, procgen_actions
+from dreamrun.games.space import MAX_NAMES, ActionSpace, unnamed_actions
 
 METADATA_FILE = "metadata.json"
 MAX_FRAME_SIDE = 1024  # pixels; a record of larger frames would not fit in memory

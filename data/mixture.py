@@ -18,7 +18,7 @@ from typing import Annotated, cast
 import numpy as np
 import tyro
 
-from data.dataset import Batch, ClipDataset
+from dreamrun.data.dataset import Batch, ClipDataset
 
 MAX_SETS = 64
 Folders = Annotated[

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from data.actions import ActionSpace
-from data.records import Record
-from data.splitmix import splitmix64_hash
+from dreamrun.data.records import Record
+from dreamrun.games.space import ActionSpace
+from dreamrun.games.splitmix import splitmix64_hash
 
 
 @dataclass(frozen=True)

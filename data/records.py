@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data.actions import ActionSpace, unknown_action_value
-from data.captions import check_caption
+from dreamrun.data.captions import check_caption
+from dreamrun.games.space import ActionSpace, unknown_action_value
 
 MAX_FRAMES = 2**31 - 1  # of a record
 MAX_PREFIX_ACTIONS = 10**6  # from the start of the level to the record

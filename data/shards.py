@@ -13,9 +13,9 @@ from pathlib import Path
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from data.atomic import atomic_file
-from data.metadata import Metadata
-from data.records import Record, decode_record
+from dreamrun.data.atomic import atomic_file
+from dreamrun.data.metadata import Metadata
+from dreamrun.data.records import Record, decode_record
 
 RECORDS_PER_SHARD = 100
 SUFFIX = ".array_record"

@@ -14,8 +14,8 @@ import numpy as np
 from einops import repeat
 from PIL import Image, ImageDraw, ImageFont
 
-from data.actions import ActionSpace
-from data.atomic import atomic_file
+from dreamrun.data.atomic import atomic_file
+from dreamrun.games.space import ActionSpace
 
 UPSCALE = 4  # by nearest neighbour: H.264 halves the colour resolution, and 64-pixel frames then keep 40 dB, not 30
 _FOREGROUND, _BACKGROUND, _HIGHLIGHT = (225, 225, 230), (24, 24, 28), (255, 196, 60)

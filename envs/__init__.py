@@ -2,7 +2,7 @@
 
 import gymnasium
 
-from envs.dream import MAX_EPISODE_STEPS, DreamEnv, DreamVectorEnv
+from dreamrun.envs.dream import MAX_EPISODE_STEPS, DreamEnv, DreamVectorEnv
 
 __all__ = ["DREAM_ID", "DreamEnv", "DreamVectorEnv"]
 
@@ -11,7 +11,7 @@ DREAM_ID = "Dreamrun/Dream-v0"
 if DREAM_ID not in gymnasium.registry:
     gymnasium.register(
         DREAM_ID,
-        entry_point="envs.dream:DreamEnv",
-        vector_entry_point="envs.dream:DreamVectorEnv",
+        entry_point="dreamrun.envs.dream:DreamEnv",
+        vector_entry_point="dreamrun.envs.dream:DreamVectorEnv",
         max_episode_steps=MAX_EPISODE_STEPS,
     )

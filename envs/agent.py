@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.atomic import atomic_file
-from data.games.base import SPLIT_LEVELS
-from data.games.factory import MAX_FRAME_SKIP, check_recorded_options, make_environment
-from data.json_file import read_json
-from data.metadata import read_metadata
-from envs.dream import MAX_EPISODE_STEPS, DreamVectorEnv
-from training.logging import MetricsLog
-from training.run_lock import RunLock
+from dreamrun.data.atomic import atomic_file
+from dreamrun.data.metadata import read_metadata
+from dreamrun.envs.dream import MAX_EPISODE_STEPS, DreamVectorEnv
+from dreamrun.games.base import SPLIT_LEVELS
+from dreamrun.games.factory import MAX_FRAME_SKIP, check_recorded_options, make_environment
+from dreamrun.games.json_file import read_json
+from dreamrun.training.logging import MetricsLog
+from dreamrun.training.run_lock import RunLock
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO
@@ -66,7 +66,7 @@ class TrainAgentConfig:
 def import_ppo() -> Any:
     """The module `envs.stable_baselines`. Raises ValueError if Stable-Baselines3 is not installed."""
     try:
-        from envs import stable_baselines
+        from dreamrun.envs import stable_baselines
     except ModuleNotFoundError as error:
         raise ValueError(f"agents need Stable-Baselines3 ({error}): run ./setup.sh --rl") from None
     return stable_baselines

@@ -15,14 +15,14 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from data.clips import draw_clips
-from data.dataset import ClipDataset
-from data.pixels import to_float, to_uint8
-from envs.spaces import gym_space, recorded_actions
-from model.dit import WorldModel
-from model.sampler import Sampler
-from training.device import choose_device, prepare_for_inference
-from training.setup import check_model_fits_data
+from dreamrun.data.clips import draw_clips
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.pixels import to_float, to_uint8
+from dreamrun.envs.spaces import gym_space, recorded_actions
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.inference import choose_device, prepare_for_inference
+from dreamrun.model.sampler import Sampler
+from dreamrun.training.setup import check_model_fits_data
 
 MAX_SEED = 2**63 - 1  # of the prompt and the noise of an episode
 MAX_EPISODE_STEPS = 256  # unless told otherwise

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from envs.agent import FRAME_SKIP, import_ppo, load_weights, read_agent, real_games
-from envs.dream import MAX_EPISODE_STEPS, DreamVectorEnv
+from dreamrun.envs.agent import FRAME_SKIP, import_ppo, load_weights, read_agent, real_games
+from dreamrun.envs.dream import MAX_EPISODE_STEPS, DreamVectorEnv
 
 RANDOM = "random"  # the agent that draws every action at random
 

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from data.actions import ActionSpace
+from dreamrun.games.space import ActionSpace
 
 
 def gym_space(space: ActionSpace) -> gymnasium.Space:

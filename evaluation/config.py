@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from model.diffusion import CONTEXT_NOISE
-from model.sampler_inputs import MAX_SEED
+from dreamrun.model.diffusion import CONTEXT_NOISE
+from dreamrun.model.sampler_inputs import MAX_SEED
 
 
 @dataclass(frozen=True)

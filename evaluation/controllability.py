@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from evaluation.counterfactuals import Counterfactuals, identical_groups
-from evaluation.inputs import EvaluationInputs
-from evaluation.statistics import estimate
+from dreamrun.evaluation.counterfactuals import Counterfactuals, identical_groups
+from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.statistics import estimate
 
 HORIZONS = (1, 2, 4, 8, 16, 32)  # frames after the state
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaluation.inputs import EvaluationInputs
-from evaluation.rollouts import SamplerSettings
-from model.config import ModelConfig
-from model.dit import WorldModel
+from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.rollouts import SamplerSettings
+from dreamrun.model.config import ModelConfig
+from dreamrun.model.dit import WorldModel
 
 WARM_UP_FRAMES = 3
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from einops import rearrange, repeat
 
-from data.games.base import SPLIT_LEVELS, GameVectorEnv
-from data.games.factory import check_recorded_options, make_environment
-from data.games.policies import ExplorePolicy
-from data.metadata import Metadata
+from dreamrun.data.metadata import Metadata
+from dreamrun.games.base import SPLIT_LEVELS, GameVectorEnv
+from dreamrun.games.factory import check_recorded_options, make_environment
+from dreamrun.games.policies import ExplorePolicy
 
 MAX_ACTIONS = 6
 MAX_START_STEP = 120  # upper limit of the start step; play goes on until the prompt lies within one episode

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from einops import rearrange, reduce
 
-from evaluation.inputs import EvaluationInputs
-from evaluation.statistics import estimate
+from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.statistics import estimate
 
 WINDOW_SECS = 2.0  # statistics are averaged over windows of this length
 GRID_SIZE = 8  # rows and columns of the cells over which features are averaged

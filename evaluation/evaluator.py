@@ -7,22 +7,22 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from evaluation.config import EvaluateConfig
-from evaluation.controllability import counterfactuals_section
-from evaluation.cost import cost_section, frame_ms_section
-from evaluation.drift import drift_section
-from evaluation.editing import editing_section
-from evaluation.fidelity import fidelity_section
-from evaluation.inputs import EvaluationInputs
-from evaluation.inverse_dynamics import inverse_dynamics_section
-from evaluation.objects import objects_section
-from evaluation.outcomes import outcomes_section
-from evaluation.pictures import pictures_section
-from evaluation.report_sections import SECTIONS
-from evaluation.result_cache import ResultCache
-from evaluation.single_step import single_step_section
-from evaluation.sweep import sweep_section
-from training.device import describe_device
+from dreamrun.editing.section import editing_section
+from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.evaluation.controllability import counterfactuals_section
+from dreamrun.evaluation.cost import cost_section, frame_ms_section
+from dreamrun.evaluation.drift import drift_section
+from dreamrun.evaluation.fidelity import fidelity_section
+from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.inverse_dynamics import inverse_dynamics_section
+from dreamrun.evaluation.objects import objects_section
+from dreamrun.evaluation.outcomes import outcomes_section
+from dreamrun.evaluation.pictures import pictures_section
+from dreamrun.evaluation.report_sections import SECTIONS
+from dreamrun.evaluation.result_cache import ResultCache
+from dreamrun.evaluation.single_step import single_step_section
+from dreamrun.evaluation.sweep import sweep_section
+from dreamrun.model.inference import describe_device
 
 PERCEPTUAL = (
     "LPIPS, FID and FVD need pretrained networks (AlexNet or VGG, Inception, I3D). This project does not contain them "

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.inputs import EvaluationInputs
-from evaluation.statistics import estimate
-from training.metrics import frame_mse, frame_ssim, psnr_from_mse
+from dreamrun.data.metrics import frame_mse, frame_ssim, psnr_from_mse
+from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.statistics import estimate
 
 EXAMPLE_FRAME = 16  # the best, median and worst clip are chosen by the PSNR of this generated frame
 

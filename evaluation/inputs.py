@@ -15,26 +15,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.actions import ActionSpace
-from data.clips import Clips, draw_clips, draw_records, scripted_actions
-from data.dataset import ClipDataset
-from data.index import held_out_split
-from data.metadata import read_metadata
-from data.records import Record
-from evaluation.config import EvaluateConfig
-from evaluation.counterfactuals import Counterfactuals, collect_counterfactuals, make_game, to_rollouts
-from evaluation.real_play import collect_real_play
-from evaluation.result_cache import ResultCache
-from evaluation.rollouts import RolloutModel, SamplerSettings, WorldModelRollout, rollout_in_batches
-from model.checkpoint import check_finite
-from model.dit import WorldModel
-from training.checkpoint import hash_weights
-from training.device import choose_device, has_native_bf16, prepare_for_inference
-from training.games import choose_game
-from training.setup import check_model_fits_data
+from dreamrun.data.clips import Clips, draw_clips, draw_records, scripted_actions
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.index import held_out_split
+from dreamrun.data.metadata import read_metadata
+from dreamrun.data.records import Record
+from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.evaluation.counterfactuals import Counterfactuals, collect_counterfactuals, make_game, to_rollouts
+from dreamrun.evaluation.real_play import collect_real_play
+from dreamrun.evaluation.result_cache import ResultCache
+from dreamrun.evaluation.rollouts import RolloutModel, SamplerSettings, WorldModelRollout, rollout_in_batches
+from dreamrun.games.space import ActionSpace
+from dreamrun.model.checkpoint import check_finite
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.inference import choose_device, has_native_bf16, prepare_for_inference
+from dreamrun.training.checkpoint import hash_weights
+from dreamrun.training.games import choose_game
+from dreamrun.training.setup import check_model_fits_data
 
 PARTS_FOLDER = "parts"  # beside the report: cached results and collected play
-_CODE_PACKAGES = ("data", "model", "training", "evaluation")  # the results depend on their source code
+_CODE_PACKAGES = ("games", "data", "model", "editing", "evaluation")  # the results depend on their source code
 _NOT_IN_KEY = (
     "checkpoint",
     "data",

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.actions import ActionSpace, is_known
-from data.pixels import to_float
-from data.records import Record
-from evaluation.inputs import EvaluationInputs
-from evaluation.statistics import estimate
+from dreamrun.data.pixels import to_float
+from dreamrun.data.records import Record
+from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.statistics import estimate
+from dreamrun.games.space import ActionSpace, is_known
 
 CELL_SIZE = 4  # pixels; the cost volume and the newest frame are averaged over cells of this size
 SHIFTS = [(0, d) for d in range(-4, 5)] + [(d, 0) for d in range(-4, 5) if d]  # (rows, columns) in pixels

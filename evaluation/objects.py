@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from skimage.measure import label, regionprops
 
-from data.clips import Clips, cut_clips
-from data.dataset import ClipDataset
-from evaluation.inputs import EvaluationInputs
-from evaluation.rollouts import rollout_in_batches
-from evaluation.statistics import estimate
+from dreamrun.data.clips import Clips, cut_clips
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.rollouts import rollout_in_batches
+from dreamrun.evaluation.statistics import estimate
 
 FRAMES = (1, 4, 8)  # generated frames whose objects are compared
 ALIVE_SECS = 4.0  # the end of a long rollout, or a stretch of real play

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.dataset import ClipDataset
-from data.pixels import to_float
-from evaluation.inputs import EvaluationInputs
-from evaluation.statistics import estimate
-from model.dit import WorldModel
-from model.outcomes import to_outcome
-from training.device import autocast
-from training.loss import validation_noise
-from training.outcomes import OutcomeTargets, read_outcomes
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.pixels import to_float
+from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.statistics import estimate
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.inference import autocast
+from dreamrun.model.outcomes import to_outcome
+from dreamrun.training.loss import validation_noise
+from dreamrun.training.outcomes import OutcomeTargets, read_outcomes
 
 # Edges of the bins of predictions that the calibration is shown for. Those of rewards are shares of the largest reward.
 REWARD_EDGES = (-0.9, -0.5, -0.1, -0.01, 0.01, 0.1, 0.5, 0.9)

@@ -13,11 +13,11 @@ import numpy as np
 from einops import rearrange
 from PIL import Image
 
-from data.actions import ActionSpace
-from data.video import titled, upscale
-from evaluation.counterfactuals import Counterfactuals, identical_groups
-from evaluation.fidelity import example_clips
-from evaluation.inputs import EvaluationInputs
+from dreamrun.data.video import titled, upscale
+from dreamrun.evaluation.counterfactuals import Counterfactuals, identical_groups
+from dreamrun.evaluation.fidelity import example_clips
+from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.games.space import ActionSpace
 
 WEBP_QUALITY = 80
 UPSCALE_FACTOR = 2  # done before WebP halves the colour resolution

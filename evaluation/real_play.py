@@ -6,11 +6,11 @@ import hashlib
 import json
 from pathlib import Path
 
-from data.games.collect import CollectConfig, collect
-from data.games.factory import check_recorded_options, with_module
-from data.printable import printable
-from evaluation.config import EvaluateConfig
-from model.game_info import GameInfo
+from dreamrun.data.collecting import CollectConfig, collect
+from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.games.factory import check_recorded_options, with_module
+from dreamrun.games.printable import printable
+from dreamrun.model.game_info import GameInfo
 
 NUM_RECORDS = {False: (200, 200), True: (60, 40)}  # by `quick`: training records and held-out records
 

@@ -10,10 +10,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from data.atomic import atomic_file
-from data.printable import markdown, printable
-from evaluation.report_blocks import Block, Heading, Table, Text, split_interval
-from evaluation.report_sections import GLOSSARY, SECTIONS, headline_rows
+from dreamrun.data.atomic import atomic_file
+from dreamrun.evaluation.report_blocks import Block, Heading, Table, Text, split_interval
+from dreamrun.evaluation.report_sections import GLOSSARY, SECTIONS, headline_rows
+from dreamrun.games.printable import markdown, printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data.atomic import atomic_file
+from dreamrun.data.atomic import atomic_file
 
 KEY_PATTERN = "[0-9a-f]{16}"
 

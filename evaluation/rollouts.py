@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from data.actions import ActionSpace
-from evaluation.result_cache import ResultCache
-from model.dit import WorldModel
-from model.sampler import Sampler
-from training.rollout import rollout
+from dreamrun.evaluation.result_cache import ResultCache
+from dreamrun.games.space import ActionSpace
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.sampler import Sampler
+from dreamrun.training.rollout import rollout
 
 if TYPE_CHECKING:
-    from model.onnx_sampler import OnnxSampler
+    from dreamrun.export.onnx_sampler import OnnxSampler
 
 
 class RolloutModel(Protocol):
@@ -78,7 +78,7 @@ class WorldModelRollout:
     def _make_sampler(self) -> Sampler | OnnxSampler:
         if self.onnx_file is None:
             return self.settings.make_sampler(self.model)
-        from model.onnx_sampler import OnnxSampler  # onnxruntime takes a while to import
+        from dreamrun.export.onnx_sampler import OnnxSampler  # onnxruntime takes a while to import
 
         return OnnxSampler(self.onnx_file, self.model, self.settings.num_steps, self.settings.context_noise)
 

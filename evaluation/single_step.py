@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.dataset import ClipDataset
-from data.pixels import to_float, to_uint8
-from evaluation.inputs import EvaluationInputs
-from evaluation.statistics import estimate
-from model.dit import WorldModel
-from training.device import autocast
-from training.loss import diffusion_loss, validation_noise
-from training.metrics import frame_mse, frame_ssim, psnr_from_mse
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.metrics import frame_mse, frame_ssim, psnr_from_mse
+from dreamrun.data.pixels import to_float, to_uint8
+from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.statistics import estimate
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.inference import autocast
+from dreamrun.training.loss import diffusion_loss, validation_noise
 
 
 def single_step_section(inputs: EvaluationInputs) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.controllability import controllability
-from evaluation.cost import gflop_per_frame
-from evaluation.fidelity import curves
-from evaluation.inputs import EvaluationInputs
-from evaluation.rollouts import SamplerSettings
+from dreamrun.evaluation.controllability import controllability
+from dreamrun.evaluation.cost import gflop_per_frame
+from dreamrun.evaluation.fidelity import curves
+from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.rollouts import SamplerSettings
 
 FIDELITY_FRAMES = (1, 4, 16)  # generated frames whose PSNR and SSIM a row shows
 CONTROLLABILITY_FRAME = 4  # the frame whose controllability a row shows

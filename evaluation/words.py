@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.captions import phrasings
-from data.dataset import ClipDataset
-from data.index import held_out_split
-from data.pixels import to_float
-from model.dit import WorldModel
-from model.games import hide_words, select_game, tell
-from model.sampler import Sampler
+from dreamrun.data.captions import phrasings
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.index import held_out_split
+from dreamrun.data.pixels import to_float
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.games import hide_words, select_game, tell
+from dreamrun.model.sampler import Sampler
 
 TRAIN_RECORDS, FRAMES_PER_RECORD = 100, 8  # that the classifier learns from, for each data set
 TEST_RECORDS = 30

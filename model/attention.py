@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from model.rotary import RotaryTable, apply_rotary_emb
+from dreamrun.model.rotary import RotaryTable, apply_rotary_emb
 
 if TYPE_CHECKING:
-    from model.kv_cache import CacheView
+    from dreamrun.model.kv_cache import CacheView
 
 # Which frames a frame attends to: to itself and earlier ones; to all of them (None); or as a (T, T) bool tensor says,
 # True where the query frame (row) attends to the key frame (column).

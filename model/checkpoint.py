@@ -18,9 +18,9 @@ from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
-from model.config import ModelConfig
-from model.game_info import GameInfo
-from model.json_fields import read_json_object
+from dreamrun.model.config import ModelConfig
+from dreamrun.model.game_info import GameInfo
+from dreamrun.model.json_fields import read_json_object
 
 CONFIG_FILE, GAME_FILE, WEIGHTS_FILE = "config.json", "game.json", "model.safetensors"
 MAX_HEADER_BYTES = 2**24  # of model.safetensors

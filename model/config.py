@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from model.diffusion import Prediction, Schedule
-from model.json_fields import check_int, dataclass_from_json
+from dreamrun.model.diffusion import Prediction, Schedule
+from dreamrun.model.json_fields import check_int, dataclass_from_json
 
 # The largest values of each size. They are far above those of any real network of this kind: the config may come from a
 # stranger, and must not make this program allocate all memory.

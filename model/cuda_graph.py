@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from model.kv_cache import CacheView
+from dreamrun.model.kv_cache import CacheView
 
 WARM_UP_RUNS = 2  # libraries initialise in the first runs, which must not be captured
 

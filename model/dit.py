@@ -15,17 +15,17 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from model.activation_checkpoint import activation_checkpoint, selective_checkpoint
-from model.attention import Attention, SpatialAttention, TemporalAttention, TemporalMask
-from model.checkpoint import PretrainedModule
-from model.config import ModelConfig
-from model.full_attention import FullAttention, token_mask
-from model.game_info import GameInfo
-from model.kv_cache import CacheView
-from model.mlp import MLP
-from model.outcomes import OutcomeHead
-from model.rotary import PlaceTables, RotaryTable, temporal_cos_sin
-from model.text import TextEncoder
+from dreamrun.model.activation_checkpoint import activation_checkpoint, selective_checkpoint
+from dreamrun.model.attention import Attention, SpatialAttention, TemporalAttention, TemporalMask
+from dreamrun.model.checkpoint import PretrainedModule
+from dreamrun.model.config import ModelConfig
+from dreamrun.model.full_attention import FullAttention, token_mask
+from dreamrun.model.game_info import GameInfo
+from dreamrun.model.kv_cache import CacheView
+from dreamrun.model.mlp import MLP
+from dreamrun.model.outcomes import OutcomeHead
+from dreamrun.model.rotary import PlaceTables, RotaryTable, temporal_cos_sin
+from dreamrun.model.text import TextEncoder
 
 
 def timestep(noise_level: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from model.checkpoint import check_finite
-from model.diffusion import CONTEXT_NOISE, add_noise, alpha_sigma, ddim_step, x0_from_prediction
-from model.dit import WorldModel
-from model.games import hide_words
-from model.sampler_inputs import validate_prompt, validate_seed, validate_settings
+from dreamrun.model.checkpoint import check_finite
+from dreamrun.model.diffusion import CONTEXT_NOISE, add_noise, alpha_sigma, ddim_step, x0_from_prediction
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.games import hide_words
+from dreamrun.model.sampler_inputs import validate_prompt, validate_seed, validate_settings
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from model.attention import Attention, TemporalMask
-from model.rotary import RotaryTable, apply_rotary_emb, space_time_cos_sin
+from dreamrun.model.attention import Attention, TemporalMask
+from dreamrun.model.rotary import RotaryTable, apply_rotary_emb, space_time_cos_sin
 
 if TYPE_CHECKING:
-    from model.kv_cache import CacheView
+    from dreamrun.model.kv_cache import CacheView
 
 
 class FullAttention(Attention):

@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from model.json_fields import check_int, dataclass_from_json
+from dreamrun.model.json_fields import check_int, dataclass_from_json
 
 MAX_ITEMS = 4096  # actions, keys or options
 MAX_CHARS = 200  # of a name

@@ -13,9 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from model.dit import WorldModel
-from model.game_info import GameSlice
-from model.text import check_words, encode_bytes
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.game_info import GameSlice
+from dreamrun.model.text import check_words, encode_bytes
 
 
 def game_names(model: WorldModel) -> list[str]:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
-from model.rotary import apply_rotary_emb, space_time_cos_sin, spatial_cos_sin, temporal_cos_sin
+from dreamrun.model.config import ModelConfig
+from dreamrun.model.rotary import apply_rotary_emb, space_time_cos_sin, spatial_cos_sin, temporal_cos_sin
 
 
 class KVCache:

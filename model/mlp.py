@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.activation_checkpoint import selective_checkpoint
+from dreamrun.model.activation_checkpoint import selective_checkpoint
 
 
 def gelu(x: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor
 
-from model.dit import WorldModel
-from model.games import hide_words
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.games import hide_words
 
 MAX_CACHED_ACTIONS = 64  # actions other than one-hot whose modulation is cached; 1 MB each for preset `small`
 

@@ -9,9 +9,9 @@ import torch
 from rotary_embedding_torch import RotaryEmbedding
 from torch import Tensor
 
-from model.checkpoint import check_shapes, load_weights
-from model.config import ModelConfig
-from model.dit import WorldModel
+from dreamrun.model.checkpoint import check_shapes, load_weights
+from dreamrun.model.config import ModelConfig
+from dreamrun.model.dit import WorldModel
 
 # Prefixes that DDP and torch.compile add to names.
 _WRAPPER_PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")

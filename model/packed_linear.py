@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.attention import Attention
-from model.checkpoint import check_finite
-from model.dit import AdaLNModulation, FinalLayer, WorldModel
-from model.mlp import MLP
+from dreamrun.model.attention import Attention
+from dreamrun.model.checkpoint import check_finite
+from dreamrun.model.dit import AdaLNModulation, FinalLayer, WorldModel
+from dreamrun.model.mlp import MLP
 
 
 class PackedLinear(nn.Module):

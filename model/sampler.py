@@ -14,15 +14,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from model.checkpoint import check_finite
-from model.cuda_graph import CUDAGraphRunner
-from model.diffusion import CONTEXT_NOISE, AlphaSigma, add_noise, alpha_sigma, ddim_step, x0_from_prediction
-from model.dit import WorldModel
-from model.games import hide_words
-from model.kv_cache import CacheView, KVCache
-from model.modulation_table import ModulationTable
-from model.outcomes import Outcome, check_outcome_head, to_outcome
-from model.sampler_inputs import fit_prompt, validate_seed, validate_settings, validate_slots, validate_step
+from dreamrun.model.checkpoint import check_finite
+from dreamrun.model.cuda_graph import CUDAGraphRunner
+from dreamrun.model.diffusion import CONTEXT_NOISE, AlphaSigma, add_noise, alpha_sigma, ddim_step, x0_from_prediction
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.games import hide_words
+from dreamrun.model.kv_cache import CacheView, KVCache
+from dreamrun.model.modulation_table import ModulationTable
+from dreamrun.model.outcomes import Outcome, check_outcome_head, to_outcome
+from dreamrun.model.sampler_inputs import fit_prompt, validate_seed, validate_settings, validate_slots, validate_step
 
 
 @dataclass

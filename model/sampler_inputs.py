@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.config import MAX_GUIDANCE, ModelConfig
+from dreamrun.model.config import MAX_GUIDANCE, ModelConfig
 
 MAX_STEPS = 1000  # denoising steps per frame
 MAX_SEED = 2**63 - 1

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from model.attention import attention
-from model.game_info import MAX_CAPTION_CHARS, check_text
+from dreamrun.model.attention import attention
+from dreamrun.model.game_info import MAX_CAPTION_CHARS, check_text
 
 WIDTH, NUM_BLOCKS, NUM_HEADS = 128, 2, 4  # E, and the encoder's blocks and heads
 MAX_BYTES = 128  # of a text; the rest of a longer one is not read

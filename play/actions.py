@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from data.actions import ActionSpace, is_known
-from model import WorldModel
-from play.messages import MAX_KEY_CHARS
-from training.setup import action_space
+from dreamrun.games.space import ActionSpace, is_known
+from dreamrun.model import WorldModel
+from dreamrun.play.messages import MAX_KEY_CHARS
+from dreamrun.training.setup import action_space
 
 # Keys for actions that have none. The first key of a pair moves an axis down, the second up. A mouse's y axis points
 # down, so UP comes first.

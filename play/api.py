@@ -7,14 +7,14 @@ import asyncio
 import gradio as gr
 import numpy as np
 
-from data.video import write_mp4
-from play.actions import parse_action
-from play.messages import MAX_ACTION_CHARS, MAX_SEED, parse_float, parse_int
-from play.played_game import MAX_NUM_STEPS
-from play.player import MAX_GUIDANCE
-from play.recording import rollout_video
-from play.rollout_pool import RolloutSettings
-from play.server import PlayServer
+from dreamrun.data.video import write_mp4
+from dreamrun.play.actions import parse_action
+from dreamrun.play.messages import MAX_ACTION_CHARS, MAX_SEED, parse_float, parse_int
+from dreamrun.play.played_game import MAX_NUM_STEPS
+from dreamrun.play.player import MAX_GUIDANCE
+from dreamrun.play.recording import rollout_video
+from dreamrun.play.rollout_pool import RolloutSettings
+from dreamrun.play.server import PlayServer
 
 MAX_FRAMES = 300  # in one call
 

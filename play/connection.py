@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from play.messages import BadMessage, parse
+from dreamrun.play.messages import BadMessage, parse
 
 SEND_TIMEOUT_SECS = 10.0  # a browser that receives nothing for so long is disconnected
 MESSAGES_PER_SEC, MESSAGE_BURST = 100.0, 200.0  # far more than a person who presses keys sends

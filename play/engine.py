@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from play.edits import edited_mp4
-from play.follow import CheckpointFollower
-from play.recording import Recording
-from play.rollout_pool import Prompt, Rollout, RolloutPool, RolloutSettings, StepResult
-from training.editing import Draft
+from dreamrun.editing.drafts import Draft
+from dreamrun.editing.page import edited_mp4
+from dreamrun.play.follow import CheckpointFollower
+from dreamrun.play.recording import Recording
+from dreamrun.play.rollout_pool import Prompt, Rollout, RolloutPool, RolloutSettings, StepResult
 
 
 class FrameReceiver(Protocol):

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import torch
 
-from model import WorldModel
-from training.checkpoint import LATEST, hash_weights
-from training.device import prepare_for_inference
+from dreamrun.model import WorldModel
+from dreamrun.model.inference import prepare_for_inference
+from dreamrun.training.checkpoint import LATEST, hash_weights
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.dataset import ClipDataset
-from data.games.factory import check_recorded_options, describe_environment
-from data.printable import printable
-from data.records import Record
-from model import WorldModel
-from play.real_game import RealGame
-from play.rollout_pool import Prompt
-from training.setup import check_model_fits_data
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.records import Record
+from dreamrun.games.factory import check_recorded_options, describe_environment
+from dreamrun.games.printable import printable
+from dreamrun.model import WorldModel
+from dreamrun.play.real_game import RealGame
+from dreamrun.play.rollout_pool import Prompt
+from dreamrun.training.setup import check_model_fits_data
 
 NUM_THUMBNAILS = 8  # records that players see at once
 

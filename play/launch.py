@@ -21,21 +21,21 @@ from urllib.parse import urlsplit
 
 from starlette.middleware import Middleware
 
-from data.games.factory import import_environment_module
-from data.index import held_out_split
-from data.metadata import read_metadata
-from data.mixture import Folders
-from play.auth import MAX_UPLOAD_BYTES, AccessRules, AuthMiddleware, password_check
-from play.engine import Engine
-from play.follow import CheckpointFollower, latest_checkpoint, load_checkpoint
-from play.gallery import Gallery
-from play.limits import AddressLimit, limit_connections
-from play.memory import check_memory
-from play.played_game import MAX_NUM_STEPS, PlayedGame
-from play.rollout_pool import RolloutPool
-from play.server import PlayServer
-from training.device import choose_device, describe_device
-from training.games import find_game
+from dreamrun.data.index import held_out_split
+from dreamrun.data.metadata import read_metadata
+from dreamrun.data.mixture import Folders
+from dreamrun.games.factory import import_environment_module
+from dreamrun.model.inference import choose_device, describe_device
+from dreamrun.play.auth import MAX_UPLOAD_BYTES, AccessRules, AuthMiddleware, password_check
+from dreamrun.play.engine import Engine
+from dreamrun.play.follow import CheckpointFollower, latest_checkpoint, load_checkpoint
+from dreamrun.play.gallery import Gallery
+from dreamrun.play.limits import AddressLimit, limit_connections
+from dreamrun.play.memory import check_memory
+from dreamrun.play.played_game import MAX_NUM_STEPS, PlayedGame
+from dreamrun.play.rollout_pool import RolloutPool
+from dreamrun.play.server import PlayServer
+from dreamrun.training.games import find_game
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -141,7 +141,7 @@ def launch_gradio(
     config: PlayConfig, server: PlayServer, rules: AccessRules, port: int, password: str | None
 ) -> tuple[Blocks, Sequence[BaseRoute], str | None]:
     """Build the page and serve it. Returns the page, the routes and the public address if there is one."""
-    from play.ui import CSS, build_page, theme  # imported here: Gradio takes seconds to import
+    from dreamrun.play.ui import CSS, build_page, theme  # imported here: Gradio takes seconds to import
 
     demo = build_page(server, public_api=password is None)
     most_pixels = max(math.prod(game.engine.config.frame_shape) for game in server.games.values())

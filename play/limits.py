@@ -23,7 +23,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from play.messages import MAX_MESSAGE_BYTES
+from dreamrun.play.messages import MAX_MESSAGE_BYTES
 
 HEADERS_SECS = 10.0  # from the start of a connection, or the end of the response before, to the end of the headers
 BODY_SECS = 60.0  # from the end of the headers to the end of the body

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from play.played_game import MAX_NUM_STEPS
-from play.recording import max_recording_bytes
-from play.rollout_pool import RolloutPool
-from training.device import free_memory
+from dreamrun.model.inference import free_memory
+from dreamrun.play.played_game import MAX_NUM_STEPS
+from dreamrun.play.recording import max_recording_bytes
+from dreamrun.play.rollout_pool import RolloutPool
 
 
 def check_memory(

@@ -30,7 +30,7 @@ Server to browser:
     weights    checkpoint: newer weights have been loaded
     notice, error  text
 
-A static page has no server: its worker speaks the same protocol (web/page/worker.js), with two messages more:
+A static page has no server: its worker speaks the same protocol (export/page/worker.js), with two messages more:
     loading    text, while files are downloaded
     failed     text: the dream cannot start or go on
 Its "hello" and "started" also hold the device, and "recorded" holds the replay file in place of a place.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from play.actions import key_labels
-from play.engine import Engine
-from play.gallery import Gallery
+from dreamrun.play.actions import key_labels
+from dreamrun.play.engine import Engine
+from dreamrun.play.gallery import Gallery
 
 MAX_NUM_STEPS = 32  # denoising steps that a player can ask for
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from model.game_info import MAX_CAPTION_CHARS
-from model.text import check_words
-from play.actions import actions_to_json, parse_action
-from play.connection import Connection
-from play.edits import TASKS, make_draft
-from play.engine import Engine
-from play.messages import (
+from dreamrun.data.metrics import psnr_from_mse
+from dreamrun.editing.page import TASKS, make_draft
+from dreamrun.model.game_info import MAX_CAPTION_CHARS
+from dreamrun.model.text import check_words
+from dreamrun.play.actions import actions_to_json, parse_action
+from dreamrun.play.connection import Connection
+from dreamrun.play.engine import Engine
+from dreamrun.play.messages import (
     MAX_ACTION_CHARS,
     MAX_SEED,
     BadMessage,
@@ -28,11 +29,10 @@ from play.messages import (
     parse_names,
     parse_text,
 )
-from play.played_game import MAX_NUM_STEPS, PlayedGame
-from play.recording import MAX_REPLAY_FRAMES, Recording
-from play.replay import Replay
-from play.rollout_pool import Prompt, Rollout, RolloutSettings, StepResult, prompt_from_image
-from training.metrics import psnr_from_mse
+from dreamrun.play.played_game import MAX_NUM_STEPS, PlayedGame
+from dreamrun.play.recording import MAX_REPLAY_FRAMES, Recording
+from dreamrun.play.replay import Replay
+from dreamrun.play.rollout_pool import Prompt, Rollout, RolloutSettings, StepResult, prompt_from_image
 
 MAX_GUIDANCE = 8.0
 MAX_TICKS_PER_FRAME = 8  # at the lowest speed

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.games.replay import replay_to
-from data.metadata import Metadata
-from data.records import Record
+from dreamrun.data.metadata import Metadata
+from dreamrun.data.recorded_game import replay_to
+from dreamrun.data.records import Record
 
 
 class RealGame:

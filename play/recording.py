@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.actions import ActionSpace
-from data.video import comparison, titled, with_keys, write_mp4
-from play.rollout_pool import Rollout, StepResult
+from dreamrun.data.video import comparison, titled, with_keys, write_mp4
+from dreamrun.games.space import ActionSpace
+from dreamrun.play.rollout_pool import Rollout, StepResult
 
 MAX_FRAMES = 1800  # two minutes at 15 frames/s; then a recording stops
 MAX_RECORDING_BYTES = 512 * 2**20  # of frames; a recording of large ones stops earlier

@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.actions import ActionSpace, is_known
-from data.json_file import read_json
-from data.pixels import to_uint8
-from data.printable import check_name
-from model import ModelConfig, Sampler, WorldModel
-from model.config import MAX_GUIDANCE
-from model.diffusion import CONTEXT_NOISE
-from model.games import select_game
-from model.sampler_inputs import MAX_SEED, MAX_STEPS
-from model.text import check_words
-from play.actions import actions_from_json, actions_to_json, playable_actions
-from play.recording import MAX_REPLAY_FRAMES, rollout_video
-from play.rollout_pool import Prompt, Rollout, RolloutSettings, prompt_tensors, told_model
+from dreamrun.data.pixels import to_uint8
+from dreamrun.games.json_file import read_json
+from dreamrun.games.printable import check_name
+from dreamrun.games.space import ActionSpace, is_known
+from dreamrun.model import ModelConfig, Sampler, WorldModel
+from dreamrun.model.config import MAX_GUIDANCE
+from dreamrun.model.diffusion import CONTEXT_NOISE
+from dreamrun.model.games import select_game
+from dreamrun.model.sampler_inputs import MAX_SEED, MAX_STEPS
+from dreamrun.model.text import check_words
+from dreamrun.play.actions import actions_from_json, actions_to_json, playable_actions
+from dreamrun.play.recording import MAX_REPLAY_FRAMES, rollout_video
+from dreamrun.play.rollout_pool import Prompt, Rollout, RolloutSettings, prompt_tensors, told_model
 
 FORMAT = "dreamrun-replay-1"
 MAX_CHECKPOINT_CHARS = 1000  # of the checkpoint's name

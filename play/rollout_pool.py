@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from data.actions import ActionSpace
-from data.pixels import to_float, to_uint8
-from model import ModelConfig, Sampler, WorldModel
-from model.games import select_game, tell
-from model.modulation_table import MAX_CACHED_ACTIONS
-from play.actions import playable_actions
-from play.real_game import RealGame
-from training.editing import Draft, complete_by_windows
+from dreamrun.data.pixels import to_float, to_uint8
+from dreamrun.editing.drafts import Draft, complete_by_windows
+from dreamrun.games.space import ActionSpace
+from dreamrun.model import ModelConfig, Sampler, WorldModel
+from dreamrun.model.games import select_game, tell
+from dreamrun.model.modulation_table import MAX_CACHED_ACTIONS
+from dreamrun.play.actions import playable_actions
+from dreamrun.play.real_game import RealGame
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from training.logging import METRICS_FILE, read_metrics
-from training.outputs import ACTION_STRIPS
+from dreamrun.training.logging import METRICS_FILE, read_metrics
+from dreamrun.training.outputs import ACTION_STRIPS
 
 MAX_POINTS = 400  # of a curve
 CURVES = {

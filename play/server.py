@@ -15,9 +15,9 @@ from typing import Any
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from play.connection import Connection
-from play.played_game import PlayedGame
-from play.player import Player
+from dreamrun.play.connection import Connection
+from dreamrun.play.played_game import PlayedGame
+from dreamrun.play.player import Player
 
 MAX_WAITING = 32  # players in the waiting list; more are rejected
 IDLE_SECS = 120.0  # without a message; then a player's rollout is paused

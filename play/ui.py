@@ -12,13 +12,13 @@ from pathlib import Path
 
 import gradio as gr
 
-from data.printable import markdown
-from model.game_info import MAX_CAPTION_CHARS
-from play.actions import step_actions
-from play.api import add_endpoints
-from play.messages import MAX_SEED
-from play.run_view import CURVES, curves, newest_strip
-from play.server import PlayServer
+from dreamrun.games.printable import markdown
+from dreamrun.model.game_info import MAX_CAPTION_CHARS
+from dreamrun.play.actions import step_actions
+from dreamrun.play.api import add_endpoints
+from dreamrun.play.messages import MAX_SEED
+from dreamrun.play.run_view import CURVES, curves, newest_strip
+from dreamrun.play.server import PlayServer
 
 _STAGE = Path(__file__).parent / "stage"
 _MAX_SHOWN_STEPS, _MAX_SHOWN_GUIDANCE = 16, 4.0

@@ -1,3 +1,3 @@
 """Commands: `python -m scripts.NAME`."""
 
-import startup  # noqa: F401  before the slow imports of a command
+from dreamrun import startup  # noqa: F401  before the slow imports of a command

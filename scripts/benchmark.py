@@ -18,8 +18,8 @@ from typing import Annotated
 
 import tyro
 
-import cli
-from benchmarks import environment, importer, loader, playing, rollout, steps
+from dreamrun import cli
+from dreamrun.benchmarks import environment, importer, loader, playing, rollout, steps
 
 MEASURES = {
     rollout.RolloutConfig: rollout.measure,

@@ -12,9 +12,9 @@ import time
 
 from tqdm import tqdm
 
-import cli
-from data.episode_writer import MAX_FRAMES
-from data.games.collect import CollectConfig, collect
+from dreamrun import cli
+from dreamrun.data.collecting import CollectConfig, collect
+from dreamrun.data.episode_writer import MAX_FRAMES
 
 
 def main(config: CollectConfig) -> None:

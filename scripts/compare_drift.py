@@ -13,16 +13,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import cli
-from data.atomic import atomic_file, check_output
-from evaluation.config import FULL, EvaluateConfig
-from evaluation.drift import drift_section
-from evaluation.evaluator import SectionRunner
-from evaluation.inputs import EvaluationInputs
-from evaluation.objects import objects_section
-from evaluation.report import markdown_table
-from evaluation.report_blocks import Table, format_percent
-from model.diffusion import CONTEXT_NOISE
+from dreamrun import cli
+from dreamrun.data.atomic import atomic_file, check_output
+from dreamrun.evaluation.config import FULL, EvaluateConfig
+from dreamrun.evaluation.drift import drift_section
+from dreamrun.evaluation.evaluator import SectionRunner
+from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.objects import objects_section
+from dreamrun.evaluation.report import markdown_table
+from dreamrun.evaluation.report_blocks import Table, format_percent
+from dreamrun.model.diffusion import CONTEXT_NOISE
 
 
 @dataclass(frozen=True)

@@ -23,20 +23,20 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-import cli
-from data.atomic import atomic_file, check_output
-from data.importing.clip_source import SourceClip, read_source
-from data.video import edited, write_animation
-from evaluation.editing import ordinary_range
-from model import WorldModel
-from model.fill import check_can_fill
-from model.sampler_inputs import MAX_SEED
-from training import editing
-from training.device import choose_device, describe_device, prepare_for_inference
-from training.editing import MAX_FRAMES, Draft, complete, cross_fade, nearest_known, seam_steps, step_sizes
-from training.games import choose_game
-from training.metrics import psnr, ssim
-from training.setup import action_space, check_model_fits_data
+from dreamrun import cli
+from dreamrun.data.atomic import atomic_file, check_output
+from dreamrun.data.importing.clip_source import SourceClip, read_source
+from dreamrun.data.metrics import psnr, ssim
+from dreamrun.data.video import edited, write_animation
+from dreamrun.editing import drafts as editing
+from dreamrun.editing.drafts import MAX_FRAMES, Draft, complete, cross_fade, nearest_known, seam_steps, step_sizes
+from dreamrun.editing.section import ordinary_range
+from dreamrun.model import WorldModel
+from dreamrun.model.fill import check_can_fill
+from dreamrun.model.inference import choose_device, describe_device, prepare_for_inference
+from dreamrun.model.sampler_inputs import MAX_SEED
+from dreamrun.training.games import choose_game
+from dreamrun.training.setup import action_space, check_model_fits_data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,13 @@ python -m scripts.evaluate --compare report/report.json other/report.json
 
 from __future__ import annotations
 
-import cli
-from data.atomic import check_output
-from data.games.factory import import_environment_module
-from evaluation.compare import compare_reports
-from evaluation.config import EvaluateConfig
-from evaluation.evaluator import evaluate
-from evaluation.report import summary, write_report
+from dreamrun import cli
+from dreamrun.data.atomic import check_output
+from dreamrun.evaluation.compare import compare_reports
+from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.evaluation.evaluator import evaluate
+from dreamrun.evaluation.report import summary, write_report
+from dreamrun.games.factory import import_environment_module
 
 
 def main(config: EvaluateConfig) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-import cli
-from data.atomic import atomic_folder
-from model import WorldModel
-from model.checkpoint import CONFIG_FILE, GAME_FILE, WEIGHTS_FILE
-from training.model_card import CARD_FILE, has_card, model_card
+from dreamrun import cli
+from dreamrun.data.atomic import atomic_folder
+from dreamrun.export.model_card import CARD_FILE, has_card, model_card
+from dreamrun.model import WorldModel
+from dreamrun.model.checkpoint import CONFIG_FILE, GAME_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True)

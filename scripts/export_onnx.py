@@ -3,7 +3,7 @@
 python -m scripts.export_onnx --checkpoint checkpoints/pong-pico --out model.onnx
 python -m scripts.export_onnx --checkpoint checkpoints/pong-pico --out model.onnx --weights int8
 
-model/onnx.py describes the inputs and outputs, and model/onnx_sampler.py generates frames from the file.
+export/onnx.py describes the inputs and outputs, and export/onnx_sampler.py generates frames from the file.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import cli
-from data.atomic import atomic_file, check_output
-from model import WorldModel
-from model.games import fold_words, select_game
-from model.onnx_graph import Weights
-from model.onnx_sampler import export_checked
+from dreamrun import cli
+from dreamrun.data.atomic import atomic_file, check_output
+from dreamrun.export.onnx_graph import Weights
+from dreamrun.export.onnx_sampler import export_checked
+from dreamrun.model import WorldModel
+from dreamrun.model.games import fold_words, select_game
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import cli
-from data.index import held_out_split
-from data.metadata import METADATA_FILE, read_metadata
-from model import WorldModel
-from model.hub import check_logged_in, upload_folder
-from training.games import choose_game
-from training.setup import check_model_fits_data
+from dreamrun import cli
+from dreamrun.data.index import held_out_split
+from dreamrun.data.metadata import METADATA_FILE, read_metadata
+from dreamrun.export.hub import check_logged_in, upload_folder
+from dreamrun.model import WorldModel
+from dreamrun.training.games import choose_game
+from dreamrun.training.setup import check_model_fits_data
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("data", "model", "training", "play")  # what the page imports
+PACKAGES = ("games", "data", "model", "training", "editing", "play")  # what the page imports
 LIBRARIES = (
     *("einops", "rotary-embedding-torch", "array_record", "av", "gradio", "scikit-image", "huggingface_hub"),
     *("safetensors", "tqdm", "gymnasium", "numpy", "pillow", "matplotlib", "websockets"),
@@ -60,7 +60,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from play.launch import PlayConfig, launch
+from dreamrun.play.launch import PlayConfig, launch
 
 if __name__ == "__main__":
     public_host = os.environ.get("SPACE_HOST")  # set by Hugging Face
@@ -119,7 +119,8 @@ def write_space(config: ExportSpaceConfig, checkpoint: Path, split: str) -> None
     """Write the code, the weights, the samples and the three files of a Space."""
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, config.out / package, ignore=ignore)
+        shutil.copytree(ROOT / package, config.out / "dreamrun" / package, ignore=ignore)
+    shutil.copy(ROOT / "__init__.py", config.out / "dreamrun")
     (config.out / "checkpoint").mkdir()
     for path in (*checkpoint.glob("*.json"), *checkpoint.glob("*.safetensors")):
         shutil.copy(path, config.out / "checkpoint")

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import cli
-from data.atomic import atomic_folder, check_output
-from model.hub import check_logged_in, upload_folder
-from model.onnx_graph import Weights
-from web.runtime import find_runtime
-from web.site import Game, is_site, write_site
+from dreamrun import cli
+from dreamrun.data.atomic import atomic_folder, check_output
+from dreamrun.export.hub import check_logged_in, upload_folder
+from dreamrun.export.onnx_graph import Weights
+from dreamrun.export.runtime import find_runtime
+from dreamrun.export.site import Game, is_site, write_site
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import Annotated
 import torch
 import tyro
 
-import cli
-from data.atomic import atomic_folder
-from data.games.procgen_actions import procgen_actions
-from model.game_info import GameInfo
-from model.open_oasis import import_state_dict
+from dreamrun import cli
+from dreamrun.data.atomic import atomic_folder
+from dreamrun.games.procgen_actions import procgen_actions
+from dreamrun.model.game_info import GameInfo
+from dreamrun.model.open_oasis import import_state_dict
 
 
 @dataclass(frozen=True)

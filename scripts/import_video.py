@@ -14,13 +14,13 @@ import time
 
 from tqdm import tqdm
 
-import cli
-from data.alignment import check_alignment
-from data.importing.config import ImportVideoConfig
-from data.importing.importer import Importer
-from data.index import split_shards
-from data.metadata import read_metadata
-from data.shards import ShardReader
+from dreamrun import cli
+from dreamrun.data.alignment import check_alignment
+from dreamrun.data.importing.config import ImportVideoConfig
+from dreamrun.data.importing.importer import Importer
+from dreamrun.data.index import split_shards
+from dreamrun.data.metadata import read_metadata
+from dreamrun.data.shards import ShardReader
 
 MAX_CHECKED_RECORDS = 100  # for the alignment of actions and frames
 

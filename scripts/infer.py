@@ -17,24 +17,24 @@ from typing import Literal
 
 import numpy as np
 
-import cli
-from data.atomic import atomic_file, check_output
-from data.clips import Clips, choose_actions, held_out_clips, prompt_clips
-from data.dataset import ClipDataset
-from data.importing.prompt_video import read_clip
-from data.index import held_out_split
-from data.metadata import read_metadata
-from data.video import comparison, grid, write_mp4, write_png
-from model import Sampler, WorldModel
-from model.diffusion import CONTEXT_NOISE
-from model.games import select_game, with_size
-from model.sampler_inputs import MAX_SEED
-from play.replay import Replay
-from training.checkpoint import hash_weights
-from training.device import choose_device, describe_device, prepare_for_inference
-from training.games import choose_game
-from training.rollout import rollout, rollout_metrics
-from training.setup import action_space, check_model_fits_data
+from dreamrun import cli
+from dreamrun.data.atomic import atomic_file, check_output
+from dreamrun.data.clips import Clips, choose_actions, held_out_clips, prompt_clips
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.importing.prompt_video import read_clip
+from dreamrun.data.index import held_out_split
+from dreamrun.data.metadata import read_metadata
+from dreamrun.data.video import comparison, grid, write_mp4, write_png
+from dreamrun.model import Sampler, WorldModel
+from dreamrun.model.diffusion import CONTEXT_NOISE
+from dreamrun.model.games import select_game, with_size
+from dreamrun.model.inference import choose_device, describe_device, prepare_for_inference
+from dreamrun.model.sampler_inputs import MAX_SEED
+from dreamrun.play.replay import Replay
+from dreamrun.training.checkpoint import hash_weights
+from dreamrun.training.games import choose_game
+from dreamrun.training.rollout import rollout, rollout_metrics
+from dreamrun.training.setup import action_space, check_model_fits_data
 
 SAMPLES = Path("samples/coinrun")
 MAX_SHOWN = 8  # samples in the video and the grid; more can be measured
@@ -157,7 +157,7 @@ def write_rollouts(config: InferConfig, model: WorldModel) -> None:
         write_png(config.grid, grid(clips.frames[shown], generated[shown], list(columns)))
         print(f"wrote {config.grid}: true frames above, generated frames below; frames {', '.join(map(str, columns))}")
     if config.plot:
-        from training.plots import plot_psnr  # imported here: matplotlib takes a second
+        from dreamrun.training.plots import plot_psnr  # imported here: matplotlib takes a second
 
         plot_psnr(config.plot, report)
         print(f"wrote {config.plot}")

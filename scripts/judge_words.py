@@ -12,13 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-import cli
-from data.atomic import atomic_file, check_output
-from data.pixels import to_uint8
-from data.video import write_png
-from evaluation.words import judge_words
-from model import WorldModel
-from training.device import choose_device, prepare_for_inference
+from dreamrun import cli
+from dreamrun.data.atomic import atomic_file, check_output
+from dreamrun.data.pixels import to_uint8
+from dreamrun.data.video import write_png
+from dreamrun.evaluation.words import judge_words
+from dreamrun.model import WorldModel
+from dreamrun.model.inference import choose_device, prepare_for_inference
 
 
 @dataclass(frozen=True)

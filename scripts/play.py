@@ -7,8 +7,8 @@ python -m scripts.play --checkpoint runs/first --data datasets/coinrun --follow
 
 from __future__ import annotations
 
-import cli
-from play.launch import PlayConfig, launch
+from dreamrun import cli
+from dreamrun.play.launch import PlayConfig, launch
 
 
 def main(config: PlayConfig) -> None:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cli
-from data.atomic import check_output
-from evaluation.report_blocks import format_estimate, format_percent
-from model import ModelConfig
-from training.config import TRAIN_CONFIG_FILE
-from training.step import training_flop
+from dreamrun import cli
+from dreamrun.data.atomic import check_output
+from dreamrun.evaluation.report_blocks import format_estimate, format_percent
+from dreamrun.model import ModelConfig
+from dreamrun.training.config import TRAIN_CONFIG_FILE
+from dreamrun.training.step import training_flop
 
 FRAME = 8  # at which quality is measured
 PSNR, CONTROLLABILITY = f"PSNR at frame {FRAME}, dB", f"controllability at frame {FRAME}"
@@ -35,7 +35,7 @@ def main(config: PlotScalingConfig) -> None:
     sizes = {run.name: read_points(run) for run in sorted(config.folder.glob("*")) if any(run.glob("report-*"))}
     if not sizes:
         raise ValueError(f"{config.folder} holds no runs with reports: scripts/scaling.sh makes them")
-    from training.plots import plot_scaling  # imported here: matplotlib takes a second
+    from dreamrun.training.plots import plot_scaling  # imported here: matplotlib takes a second
 
     plot_scaling(config.output, dict(sorted(sizes.items(), key=lambda item: item[1][0]["flop"])))
     print(f"| size | FLOP of training | {PSNR} | {CONTROLLABILITY} |\n|---|---|---|---|")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 
-import cli
-from envs.score import ScoreAgentConfig, score_agent
-from evaluation.report_blocks import format_estimate
-from evaluation.statistics import estimate
+from dreamrun import cli
+from dreamrun.envs.score import ScoreAgentConfig, score_agent
+from dreamrun.evaluation.report_blocks import format_estimate
+from dreamrun.evaluation.statistics import estimate
 
 
 def main(config: ScoreAgentConfig) -> None:

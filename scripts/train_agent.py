@@ -6,9 +6,9 @@ python -m scripts.train_agent --env real --game pong --out runs/agent-real
 
 from __future__ import annotations
 
-import cli
-from data.atomic import check_output
-from envs.agent import TrainAgentConfig, train_agent
+from dreamrun import cli
+from dreamrun.data.atomic import check_output
+from dreamrun.envs.agent import TrainAgentConfig, train_agent
 
 
 def main(config: TrainAgentConfig) -> None:

@@ -12,11 +12,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import cli
-from model import WorldModel
-from model.checkpoint import WEIGHTS_FILE, save_config
-from model.hub import check_logged_in, upload_folder
-from training.model_card import CARD_FILE, has_card, model_card
+from dreamrun import cli
+from dreamrun.export.hub import check_logged_in, upload_folder
+from dreamrun.export.model_card import CARD_FILE, has_card, model_card
+from dreamrun.model import WorldModel
+from dreamrun.model.checkpoint import WEIGHTS_FILE, save_config
 
 
 @dataclass(frozen=True)

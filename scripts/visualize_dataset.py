@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-import cli
-from data.alignment import check_alignment
-from data.atomic import check_output
-from data.index import SplitIndex, index_split, warn_of_bad_parts
-from data.metadata import METADATA_FILE, Metadata, read_metadata
-from data.printable import printable
-from data.records import Record
-from data.shards import ShardReader
-from data.video import with_keys, write_mp4
+from dreamrun import cli
+from dreamrun.data.alignment import check_alignment
+from dreamrun.data.atomic import check_output
+from dreamrun.data.index import SplitIndex, index_split, warn_of_bad_parts
+from dreamrun.data.metadata import METADATA_FILE, Metadata, read_metadata
+from dreamrun.data.records import Record
+from dreamrun.data.shards import ShardReader
+from dreamrun.data.video import with_keys, write_mp4
+from dreamrun.games.printable import printable
 
 SPLITS = ("train", "val", "test")
 MAX_BAR = 40  # characters of a histogram's longest bar

@@ -16,13 +16,13 @@ import pytest
 import torch
 from tiny import SMALLEST, command, random_model
 
-from data.actions import unnamed_actions
-from data.games.collect import CollectConfig, collect
-from data.metadata import METADATA_FILE, Metadata
-from data.records import Record, encode_record
-from data.shards import SUFFIX, write_shard
-from model import PRESETS, ModelConfig
-from training import validation
+from dreamrun.data.collecting import CollectConfig, collect
+from dreamrun.data.metadata import METADATA_FILE, Metadata
+from dreamrun.data.records import Record, encode_record
+from dreamrun.data.shards import SUFFIX, write_shard
+from dreamrun.games.space import unnamed_actions
+from dreamrun.model import PRESETS, ModelConfig
+from dreamrun.training import validation
 
 torch.set_num_threads(1)  # the networks are so small that threads cost more than they give
 
@@ -129,7 +129,7 @@ def train_command(monkeypatch, capsys, pong_set, tmp_path):
 
     It draws no plot, which would take longer than the training.
     """
-    from training import action_strip, plots  # here, as matplotlib takes a second
+    from dreamrun.training import action_strip, plots  # here, as matplotlib takes a second
 
     monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
     monkeypatch.setattr(validation, "ROLLOUT_FRAMES", 8)

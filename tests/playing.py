@@ -18,14 +18,14 @@ from recordings import play
 from tiny import SMALLEST, random_model
 from websockets.sync.client import connect
 
-from data import EpisodeWriter
-from data.actions import ActionSpace
-from data.games.collect import CollectConfig, collect
-from data.metadata import read_metadata
-from play.launch import PlayConfig, RunningApp, running_app
-from play.messages import unpack_pictures
-from training.games import describe_games, game_info
-from training.setup import fit_config_to_data
+from dreamrun.data import EpisodeWriter
+from dreamrun.data.collecting import CollectConfig, collect
+from dreamrun.data.metadata import read_metadata
+from dreamrun.games.space import ActionSpace
+from dreamrun.play.launch import PlayConfig, RunningApp, running_app
+from dreamrun.play.messages import unpack_pictures
+from dreamrun.training.games import describe_games, game_info
+from dreamrun.training.setup import fit_config_to_data
 
 TIMEOUT_SECS = 60.0
 _apps: dict[str, RunningApp] = {}  # by address

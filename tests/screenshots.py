@@ -16,8 +16,8 @@ from typing import Any
 from playing import serving
 from playwright.sync_api import Browser, Page, sync_playwright
 
-import cli
-from play.launch import PlayConfig
+from dreamrun import cli
+from dreamrun.play.launch import PlayConfig
 
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

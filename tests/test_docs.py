@@ -51,7 +51,7 @@ def test_commands_parse(page):
         else:
             assert (ROOT / words[1]).is_file(), words
             continue
-        tyro.cli(config_class(import_module(module)), args=options)
+        tyro.cli(config_class(import_module(f"dreamrun.{module}")), args=options)
 
 
 def test_readme_is_a_page():

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.clips import held_out_clips
-from data.dataset import ClipDataset
-from model import Sampler, WorldModel
-from training.device import prepare_for_inference
-from training.games import choose_game
-from training.metrics import frame_mse, psnr_from_mse
-from training.rollout import rollout
-from training.setup import check_model_fits_data
+from dreamrun.data.clips import held_out_clips
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.metrics import frame_mse, psnr_from_mse
+from dreamrun.model import Sampler, WorldModel
+from dreamrun.model.inference import prepare_for_inference
+from dreamrun.training.games import choose_game
+from dreamrun.training.rollout import rollout
+from dreamrun.training.setup import check_model_fits_data
 
 ROOT = Path(__file__).parent.parent
 PROMPT = 4

@@ -21,7 +21,7 @@ def environment_after(module: str, **variables) -> list[str]:
     return output.stdout.split()
 
 
-@pytest.mark.parametrize("module", ["scripts", "cli"])
+@pytest.mark.parametrize("module", ["scripts", "dreamrun.cli"])
 def test_openmp_threads_do_not_spin_for_long(module):
     """The setting is made before torch is imported, and a user's own choice stays."""
     assert environment_after(module) == ["None", "3000", "False"]
@@ -31,10 +31,12 @@ def test_openmp_threads_do_not_spin_for_long(module):
 
 def test_commands_import_it_first():
     """`python -m scripts.NAME` imports the package first; training imports `cli` before anything slow."""
-    first_import = next(line for line in (ROOT / "cli.py").read_text().splitlines()[2:] if line.startswith("import"))
-    assert first_import.startswith("import startup")
+    first_import = next(line for line in (ROOT / "cli.py").read_text().splitlines()[2:] if "dreamrun" in line)
+    assert first_import.startswith("from dreamrun import startup")
     lines = (ROOT / "train_world_model.py").read_text().splitlines()
-    assert lines.index("import cli") < next(i for i, line in enumerate(lines) if line.startswith("from training"))
+    assert lines.index("from dreamrun import cli") < next(
+        i for i, line in enumerate(lines) if line.startswith("from dreamrun.training")
+    )
 
 
 def test_importing_a_command_leaves_ctrl_c_alone():
@@ -49,10 +51,13 @@ def test_importing_a_command_leaves_ctrl_c_alone():
 @pytest.mark.parametrize("interrupt", ["raise KeyboardInterrupt", "exec('raise KeyboardInterrupt')"])
 def test_interrupted_command_has_its_exit_code_wherever_it_was(tmp_path, interrupt):
     """Python ends itself with SIGINT if the interrupt came inside of `exec`, which libraries use."""
-    lines = ("import dataclasses, cli", "@dataclasses.dataclass", "class Config: pass", "def main(config):")
-    (tmp_path / "command.py").write_text("\n".join([*lines, f"    {interrupt}", "cli.run(main, Config)"]))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    output = subprocess.run(
-        [sys.executable, "-m", "command"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    lines = (
+        "import dataclasses",
+        "from dreamrun import cli",
+        "@dataclasses.dataclass",
+        "class Config: pass",
+        "def main(config):",
     )
+    (tmp_path / "command.py").write_text("\n".join((*lines, f"    {interrupt}", "cli.run(main, Config)")))
+    output = subprocess.run([sys.executable, "-m", "command"], cwd=tmp_path, capture_output=True, text=True)
     assert (output.returncode, output.stderr) == (130, "stopped\n")

@@ -12,10 +12,10 @@ from typing import get_type_hints
 
 import torch
 
-import cli
-from data.actions import ActionSpace
-from evaluation.config import Sizes
-from model import GameInfo, ModelConfig, WorldModel
+from dreamrun import cli
+from dreamrun.evaluation.config import Sizes
+from dreamrun.games.space import ActionSpace
+from dreamrun.model import GameInfo, ModelConfig, WorldModel
 
 TINY = ModelConfig(
     frame_height=16, frame_width=24, patch_size=8, dim=32, num_blocks=2, num_heads=2, window_frames=6, num_actions=3
@@ -76,7 +76,7 @@ def in_this_process(*_):
 
 def command(monkeypatch, capsys, name: str, *arguments) -> tuple[int, str, str]:
     """Run a command as its module's `__main__` would; exit code, standard output, standard error."""
-    module = importlib.import_module(name)
+    module = importlib.import_module(f"dreamrun.{name}")
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     code = 0
     try:

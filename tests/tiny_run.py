@@ -11,12 +11,12 @@ import signal
 import torch
 from tiny import SMALLEST
 
-import cli
-from model import PRESETS
-from train_world_model import main
-from training import action_strip, loop, plots, validation
-from training.config import TrainConfig
-from training.distributed import print_error_once, rank
+from dreamrun import cli
+from dreamrun.model import PRESETS
+from dreamrun.train_world_model import main
+from dreamrun.training import action_strip, loop, plots, validation
+from dreamrun.training.config import TrainConfig
+from dreamrun.training.distributed import print_error_once, rank
 
 faulthandler.register(signal.SIGUSR1)
 torch.set_num_threads(1)

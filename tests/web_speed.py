@@ -16,12 +16,12 @@ import torch
 from screenshots import chromium, wait_for_phase
 from static_server import serving_files
 
-import cli
-from model import Sampler, WorldModel
-from model.onnx_graph import Weights
-from training.device import prepare_for_inference
-from web.runtime import find_runtime
-from web.site import NUM_STEPS, Game, write_site
+from dreamrun import cli
+from dreamrun.export.onnx_graph import Weights
+from dreamrun.export.runtime import find_runtime
+from dreamrun.export.site import NUM_STEPS, Game, write_site
+from dreamrun.model import Sampler, WorldModel
+from dreamrun.model.inference import prepare_for_inference
 
 PREPARE = """async ([base, threads]) => {
   const get = (name) => import(new URL(name, base));

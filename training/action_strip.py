@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.clips import held_out_clips
-from data.dataset import ClipDataset
-from data.video import side_by_side, titled, upscale
-from model.dit import WorldModel
-from model.sampler import Sampler
-from training.distributed import all_gather_object, rank, world_size
-from training.rollout import rollout
+from dreamrun.data.clips import held_out_clips
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.video import side_by_side, titled, upscale
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.sampler import Sampler
+from dreamrun.training.distributed import all_gather_object, rank, world_size
+from dreamrun.training.rollout import rollout
 
 MAX_COLUMNS = 10
 STRIP_PROMPT, STRIP_FRAMES = 4, 36  # frames; the prompt is part of the strip

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import torch
 
-from data.dataset import Batch
-from data.mixture import Mixture
-from data.prefetch import prefetch
+from dreamrun.data.dataset import Batch
+from dreamrun.data.mixture import Mixture
+from dreamrun.data.prefetch import prefetch
 
 
 class BatchLoader:

@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from data.atomic import atomic_folder
-from data.json_file import read_json
-from model.dit import WorldModel
+from dreamrun.data.atomic import atomic_folder
+from dreamrun.games.json_file import read_json
+from dreamrun.model.dit import WorldModel
 
 STATE_FILE, MANIFEST_FILE = "training_state.pt", "manifest.json"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # no path that leads out of the checkpoint

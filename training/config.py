@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from data.mixture import MAX_SETS, Folders
-from model.diffusion import Prediction, Schedule
-from training.loss import NoiseLevels
+from dreamrun.data.mixture import MAX_SETS, Folders
+from dreamrun.model.diffusion import Prediction, Schedule
+from dreamrun.training.loss import NoiseLevels
 
 TRAIN_CONFIG_FILE = "train_config.json"  # in the run folder
 

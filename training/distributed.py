@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.rendezvous import attempt_store
+from dreamrun.training.rendezvous import attempt_store
 
 T = TypeVar("T")
 ERROR_EXIT_CODE = 2  # for a user's mistake, as in cli.py

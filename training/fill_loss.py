@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.config import ModelConfig
-from training.loss import MAX_CONTEXT_NOISE_LEVEL, Noise, NoiseLevels, diffusion_loss, to_noise_levels
+from dreamrun.model.config import ModelConfig
+from dreamrun.training.loss import MAX_CONTEXT_NOISE_LEVEL, Noise, NoiseLevels, diffusion_loss, to_noise_levels
 
 # How often the known frames are at the start, at the end, at both ends, anywhere, or missing altogether. What play does
 # not teach comes most often.

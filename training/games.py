@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from data.captions import phrasings
-from data.games.factory import game_of
-from data.metadata import Metadata
-from data.splitmix import splitmix64_hash
-from model.dit import WorldModel
-from model.game_info import GameInfo, GameSlice
-from model.games import nearest_game, select_game, tell
-from model.text import encode_bytes
+from dreamrun.data.captions import phrasings
+from dreamrun.data.metadata import Metadata
+from dreamrun.games.factory import game_of
+from dreamrun.games.splitmix import splitmix64_hash
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.game_info import GameInfo, GameSlice
+from dreamrun.model.games import nearest_game, select_game, tell
+from dreamrun.model.text import encode_bytes
 
 WORDS_HIDDEN = 0.1  # share of clips whose words are all hidden in training
 # Share of clips whose frames are trained each for itself, without context and actions, if words are learnt. A frame

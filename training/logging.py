@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.atomic import atomic_file
-from data.mixture import Mixture
-from model.dit import WorldModel
-from training.config import TrainConfig
-from training.device import describe_device, uses_bf16
-from training.distributed import print0, world_size
+from dreamrun.data.atomic import atomic_file
+from dreamrun.data.mixture import Mixture
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.inference import describe_device, uses_bf16
+from dreamrun.training.config import TrainConfig
+from dreamrun.training.distributed import print0, world_size
 
 METRICS_FILE = "metrics.jsonl"
 COMMANDS_FILE = "commands.jsonl"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from training.checkpoint import CheckpointNotSavedError
-from training.config import TrainConfig
-from training.distributed import (
+from dreamrun.training.checkpoint import CheckpointNotSavedError
+from dreamrun.training.config import TrainConfig
+from dreamrun.training.distributed import (
     all_reduce_max,
     barrier,
     exit_on_all_ranks,
@@ -19,12 +19,12 @@ from training.distributed import (
     rank,
     world_size,
 )
-from training.logging import Throughput
-from training.memory import explain_out_of_memory
-from training.run_lock import RunLock
-from training.step import train_step
-from training.stop_request import StopRequest
-from training.trainer import Trainer
+from dreamrun.training.logging import Throughput
+from dreamrun.training.memory import explain_out_of_memory
+from dreamrun.training.run_lock import RunLock
+from dreamrun.training.step import train_step
+from dreamrun.training.stop_request import StopRequest
+from dreamrun.training.trainer import Trainer
 
 
 def train(config: TrainConfig, command: str | None = None) -> Path | None:

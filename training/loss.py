@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.pixels import to_levels
-from model.attention import TemporalMask
-from model.config import ModelConfig
-from model.diffusion import add_noise, frame_alpha_sigma, target, x0_from_prediction
+from dreamrun.data.pixels import to_levels
+from dreamrun.model.attention import TemporalMask
+from dreamrun.model.config import ModelConfig
+from dreamrun.model.diffusion import add_noise, frame_alpha_sigma, target, x0_from_prediction
 
 # The x0 loss has the weight 1 / sigma^2. The denominator is clamped here, which matters below u = 0.03 with the
 # sigmoid schedule, and below 0.1 with the linear one.

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from training.config import TrainConfig
-from training.distributed import rank, world_size
+from dreamrun.training.config import TrainConfig
+from dreamrun.training.distributed import rank, world_size
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.dit import WorldModel
-from training.config import TrainConfig
+from dreamrun.model.dit import WorldModel
+from dreamrun.training.config import TrainConfig
 
 BETAS = (0.9, 0.99)  # of AdamW
 MOMENTUM = 0.95  # of Muon

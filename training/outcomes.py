@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.dataset import Batch
-from data.outcomes import Outcomes
-from data.pixels import to_float
-from model.config import ModelConfig
-from model.diffusion import add_noise, frame_alpha_sigma
-from model.dit import WorldModel
-from model.outcomes import reward_bins, to_outcome, two_hot
-from training.loss import Noise, validation_noise
+from dreamrun.data.dataset import Batch
+from dreamrun.data.outcomes import Outcomes
+from dreamrun.data.pixels import to_float
+from dreamrun.model.config import ModelConfig
+from dreamrun.model.diffusion import add_noise, frame_alpha_sigma
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.outcomes import reward_bins, to_outcome, two_hot
+from dreamrun.training.loss import Noise, validation_noise
 
 
 @dataclass(frozen=True)

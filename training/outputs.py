@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data.atomic import atomic_file
-from data.video import write_mp4, write_png
-from training.checkpoint import CheckpointWriter
-from training.config import TRAIN_CONFIG_FILE, TrainConfig
-from training.distributed import all_gather_object, rank
-from training.logging import MetricsLog, append_command
-from training.state import TrainState
-from training.validation import ValidationRollout
+from dreamrun.data.atomic import atomic_file
+from dreamrun.data.video import write_mp4, write_png
+from dreamrun.training.checkpoint import CheckpointWriter
+from dreamrun.training.config import TRAIN_CONFIG_FILE, TrainConfig
+from dreamrun.training.distributed import all_gather_object, rank
+from dreamrun.training.logging import MetricsLog, append_command
+from dreamrun.training.state import TrainState
+from dreamrun.training.validation import ValidationRollout
 
 ACTION_STRIPS = "rollouts/step_*_actions.mp4"  # in a run folder
 
@@ -38,7 +38,9 @@ class RunOutputs:
         self._is_writer = rank() == 0
         if not self._is_writer:
             return
-        from training.plots import MetricsPlot  # imported here: matplotlib takes a second, and only rank 0 needs it
+        from dreamrun.training.plots import (
+            MetricsPlot,  # imported here: matplotlib takes a second, and only rank 0 needs it
+        )
 
         with atomic_file(config.out / TRAIN_CONFIG_FILE) as path:
             path.write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")

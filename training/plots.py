@@ -17,9 +17,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from data.atomic import atomic_file
-from training.logging import METRICS_FILE, read_metrics
-from training.validation import NOISE_BINS
+from dreamrun.data.atomic import atomic_file
+from dreamrun.training.logging import METRICS_FILE, read_metrics
+from dreamrun.training.validation import NOISE_BINS
 
 METRICS_PLOT_FILE = "metrics.png"
 MIN_INTERVAL_SECS = 30.0  # between two drawings, each of which takes up to a second

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.actions import ActionSpace
-from data.clips import Clips
-from data.pixels import to_float, to_uint8
-from model.sampler import Sampler
-from training.metrics import metrics_by_frame
+from dreamrun.data.clips import Clips
+from dreamrun.data.metrics import metrics_by_frame
+from dreamrun.data.pixels import to_float, to_uint8
+from dreamrun.games.space import ActionSpace
+from dreamrun.model.sampler import Sampler
 
 if TYPE_CHECKING:
-    from model.onnx_sampler import OnnxSampler
+    from dreamrun.export.onnx_sampler import OnnxSampler
 
 
 def rollout(

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.pixels import to_levels
-from model.dit import WorldModel
-from model.sampler import Sampler
-from training.device import prepare_for_inference
+from dreamrun.data.pixels import to_levels
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.inference import prepare_for_inference
+from dreamrun.model.sampler import Sampler
 
 MAX_PROMPT_FRAMES = 8  # true frames at the start of a clip, at least one
 

@@ -12,17 +12,17 @@ from typing import cast
 
 import numpy as np
 
-from data.actions import ActionSpace, unnamed_actions
-from data.dataset import POOL_RECORDS, Batch, ClipDataset
-from data.games.factory import game_of
-from data.metadata import Metadata
-from data.mixture import Mixture
-from model.config import PRESETS, ModelConfig
-from model.dit import WorldModel
-from model.game_info import GameInfo
-from training.config import TrainConfig
-from training.distributed import rank, world_size
-from training.games import action_slice, describe_games
+from dreamrun.data.dataset import POOL_RECORDS, Batch, ClipDataset
+from dreamrun.data.metadata import Metadata
+from dreamrun.data.mixture import Mixture
+from dreamrun.games.factory import game_of
+from dreamrun.games.space import ActionSpace, unnamed_actions
+from dreamrun.model.config import PRESETS, ModelConfig
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.game_info import GameInfo
+from dreamrun.training.config import TrainConfig
+from dreamrun.training.distributed import rank, world_size
+from dreamrun.training.games import action_slice, describe_games
 
 _MODEL_OPTIONS = ("attention", "schedule", "prediction", "dim", "patch_size", "window_frames")  # of the command line
 SPLITS = ("train", "val")

@@ -12,15 +12,15 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.config import ModelConfig
-from model.dit import WorldModel
-from model.game_info import GameInfo
-from training.checkpoint import load_state
-from training.config import TrainConfig
-from training.distributed import print0, world_size
-from training.optimizer import AdamW, MuonAndAdamW, make_optimizer, optimizer_name
-from training.setup import load_initial_model
-from training.step_stats import StepStats
+from dreamrun.model.config import ModelConfig
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.game_info import GameInfo
+from dreamrun.training.checkpoint import load_state
+from dreamrun.training.config import TrainConfig
+from dreamrun.training.distributed import print0, world_size
+from dreamrun.training.optimizer import AdamW, MuonAndAdamW, make_optimizer, optimizer_name
+from dreamrun.training.setup import load_initial_model
+from dreamrun.training.step_stats import StepStats
 
 
 @dataclass

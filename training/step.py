@@ -15,20 +15,20 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from data.dataset import Batch
-from data.pixels import to_float
-from model.config import ModelConfig
-from model.dit import WorldModel
-from training.config import TrainConfig
-from training.device import autocast
-from training.distributed import all_reduce_mean
-from training.fill_loss import choose_fill_clips, draw_fill_task, fill_loss
-from training.games import choose_image_clips, text_of
-from training.loss import Noise, apply_scheduled_sampling, diffusion_loss, draw_noise, drop_actions
-from training.optimizer import learning_rate
-from training.outcomes import OutcomeReader, OutcomeTargets, mean_outcome_loss, read_outcomes
-from training.self_forcing import generate_context
-from training.state import TrainState
+from dreamrun.data.dataset import Batch
+from dreamrun.data.pixels import to_float
+from dreamrun.model.config import ModelConfig
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.inference import autocast
+from dreamrun.training.config import TrainConfig
+from dreamrun.training.distributed import all_reduce_mean
+from dreamrun.training.fill_loss import choose_fill_clips, draw_fill_task, fill_loss
+from dreamrun.training.games import choose_image_clips, text_of
+from dreamrun.training.loss import Noise, apply_scheduled_sampling, diffusion_loss, draw_noise, drop_actions
+from dreamrun.training.optimizer import learning_rate
+from dreamrun.training.outcomes import OutcomeReader, OutcomeTargets, mean_outcome_loss, read_outcomes
+from dreamrun.training.self_forcing import generate_context
+from dreamrun.training.state import TrainState
 
 
 class MicroBatch(NamedTuple):

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.dataset import Batch
-from model.checkpoint import load_config
-from model.games import select_game
-from training.action_strip import action_rollouts, action_strip
-from training.batch_loader import BatchLoader
-from training.checkpoint import find_start
-from training.config import TrainConfig, num_training_steps, with_recipe
-from training.device import choose_device, prepare_for_inference
-from training.distributed import (
+from dreamrun.data.dataset import Batch
+from dreamrun.model.checkpoint import load_config
+from dreamrun.model.games import select_game
+from dreamrun.model.inference import choose_device, prepare_for_inference
+from dreamrun.training.action_strip import action_rollouts, action_strip
+from dreamrun.training.batch_loader import BatchLoader
+from dreamrun.training.checkpoint import find_start
+from dreamrun.training.config import TrainConfig, num_training_steps, with_recipe
+from dreamrun.training.distributed import (
     all_reduce_max,
     broadcast_from_rank_zero,
     fail_on_all_ranks,
@@ -30,11 +30,11 @@ from training.distributed import (
     rank_zero_first,
     world_size,
 )
-from training.games import describe_games
-from training.logging import PlainProgress, Throughput, print_summary
-from training.optimizer import learning_rate
-from training.outputs import RunOutputs
-from training.setup import (
+from dreamrun.training.games import describe_games
+from dreamrun.training.logging import PlainProgress, Throughput, print_summary
+from dreamrun.training.optimizer import learning_rate
+from dreamrun.training.outputs import RunOutputs
+from dreamrun.training.setup import (
     check_has_outcomes,
     fit_config_to_mixture,
     fixed_validation_batches,
@@ -42,8 +42,8 @@ from training.setup import (
     select_model_config,
     uses_words,
 )
-from training.state import create_train_state, parallelize
-from training.validation import validate, validate_epoch, validation_rollout
+from dreamrun.training.state import create_train_state, parallelize
+from dreamrun.training.validation import validate, validate_epoch, validation_rollout
 
 
 class Trainer:

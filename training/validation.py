@@ -16,21 +16,21 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from data.clips import held_out_clips
-from data.dataset import Batch, ClipDataset
-from data.pixels import to_float, to_levels
-from data.prefetch import prefetch
-from data.video import comparison, grid
-from model.dit import WorldModel
-from model.sampler import Sampler
-from training.device import autocast
-from training.distributed import all_gather_object, all_reduce_mean, raise_on_all_ranks, rank, world_size
-from training.fill_loss import draw_fill_task, fill_loss
-from training.games import text_of
-from training.loss import diffusion_loss, draw_noise, validation_noise
-from training.metrics import batched_ssim, metrics_by_frame, psnr_from_mse
-from training.outcomes import outcome_metrics, outcome_sums
-from training.rollout import rollout
+from dreamrun.data.clips import held_out_clips
+from dreamrun.data.dataset import Batch, ClipDataset
+from dreamrun.data.metrics import batched_ssim, metrics_by_frame, psnr_from_mse
+from dreamrun.data.pixels import to_float, to_levels
+from dreamrun.data.prefetch import prefetch
+from dreamrun.data.video import comparison, grid
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.inference import autocast
+from dreamrun.model.sampler import Sampler
+from dreamrun.training.distributed import all_gather_object, all_reduce_mean, raise_on_all_ranks, rank, world_size
+from dreamrun.training.fill_loss import draw_fill_task, fill_loss
+from dreamrun.training.games import text_of
+from dreamrun.training.loss import diffusion_loss, draw_noise, validation_noise
+from dreamrun.training.outcomes import outcome_metrics, outcome_sums
+from dreamrun.training.rollout import rollout
 
 NOISE_BINS = 8  # the validation loss is also logged for each of these equal ranges of noise levels
 ROLLOUT_SAMPLES, ROLLOUT_PROMPT, ROLLOUT_FRAMES = 4, 4, 32

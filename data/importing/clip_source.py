@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data.actions import ActionSpace
-from data.dataset import ClipDataset
-from data.importing.resampling import pictures_at_ticks
-from data.importing.resizing import Fitter
-from data.importing.sources import Source, decode_pictures, frame_times
-from data.index import held_out_split
-from data.metadata import METADATA_FILE, Metadata
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.importing.resampling import pictures_at_ticks
+from dreamrun.data.importing.resizing import Fitter
+from dreamrun.data.importing.sources import Source, decode_pictures, frame_times
+from dreamrun.data.index import held_out_split
+from dreamrun.data.metadata import METADATA_FILE, Metadata
+from dreamrun.games.space import ActionSpace
 
 _PARTS = re.compile(r"(?P<path>.*?)(?::(?P<record>\d+))?(?::(?P<start>\d+)-(?P<end>\d+))?")
 

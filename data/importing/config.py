@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data.captions import check_caption
-from data.episode_writer import MAX_FRAMES
-from data.importing.resizing import Fit
-from data.metadata import parse_size
+from dreamrun.data.captions import check_caption
+from dreamrun.data.episode_writer import MAX_FRAMES
+from dreamrun.data.importing.resizing import Fit
+from dreamrun.data.metadata import parse_size
 
 
 @dataclass(frozen=True)

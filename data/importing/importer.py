@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 
-from data.actions import UNCONDITIONAL
-from data.dataset_folder import JOURNAL_FILE, begin_partial, check_free, finish_partial
-from data.importing.config import ImportVideoConfig
-from data.importing.description import Description, read_description
-from data.importing.journal import append_to_journal, read_journal
-from data.importing.recorded_actions import find_action_file, has_actions
-from data.importing.recording_shards import ensure_validation_split
-from data.importing.single_recording import RecordingImporter
-from data.importing.sources import Source, caption_file, estimate_frame_rate, file_stamp, find_sources
-from data.importing.splits import SPLITS, plan_splits
-from data.metadata import Metadata, parse_size
-from data.printable import MAX_NAME_CHARS, printable
-from data.workers import SPAWN, worker_pool
+from dreamrun.data.dataset_folder import JOURNAL_FILE, begin_partial, check_free, finish_partial
+from dreamrun.data.importing.config import ImportVideoConfig
+from dreamrun.data.importing.description import Description, read_description
+from dreamrun.data.importing.journal import append_to_journal, read_journal
+from dreamrun.data.importing.recorded_actions import find_action_file, has_actions
+from dreamrun.data.importing.recording_shards import ensure_validation_split
+from dreamrun.data.importing.single_recording import RecordingImporter
+from dreamrun.data.importing.sources import Source, caption_file, estimate_frame_rate, file_stamp, find_sources
+from dreamrun.data.importing.splits import SPLITS, plan_splits
+from dreamrun.data.metadata import Metadata, parse_size
+from dreamrun.data.workers import SPAWN, worker_pool
+from dreamrun.games.printable import MAX_NAME_CHARS, printable
+from dreamrun.games.space import UNCONDITIONAL
 
 MAX_DEFAULT_FPS = 20.0  # maximum frame rate of the data set if the settings do not say one
 PROGRESS_SECS = 0.2  # between updates of the progress of worker processes

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from data.dataset_folder import JOURNAL_FILE
+from dreamrun.data.dataset_folder import JOURNAL_FILE
 
 
 def append_to_journal(partial: Path, name: str, entry: dict) -> None:

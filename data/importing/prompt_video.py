@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.importing.resampling import pictures_at_ticks
-from data.importing.resizing import Fitter
-from data.importing.sources import Source, decode_pictures, frame_times
+from dreamrun.data.importing.resampling import pictures_at_ticks
+from dreamrun.data.importing.resizing import Fitter
+from dreamrun.data.importing.sources import Source, decode_pictures, frame_times
 
 
 def read_clip(path: Path, num_frames: int, width: int, height: int, fps: float) -> np.ndarray:

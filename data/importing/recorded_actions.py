@@ -14,10 +14,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from data.importing.description import PLACE_COLUMNS, Description
-from data.importing.resampling import resample_actions
-from data.importing.sources import READ_ERRORS, Source, buttons_from_names, frames_array_name
-from data.importing.vpt import VPTActions
+from dreamrun.data.importing.description import PLACE_COLUMNS, Description
+from dreamrun.data.importing.resampling import resample_actions
+from dreamrun.data.importing.sources import READ_ERRORS, Source, buttons_from_names, frames_array_name
+from dreamrun.data.importing.vpt import VPTActions
 
 ACTION_SUFFIXES = (".csv", ".jsonl", ".npz")
 _DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+)\s*$")  # in files with semicolons, as spreadsheets write them

@@ -6,7 +6,7 @@ import re
 import zlib
 from pathlib import Path
 
-from data.shards import SUFFIX
+from dreamrun.data.shards import SUFFIX
 
 
 def shard_name(recording: str) -> str:

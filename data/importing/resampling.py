@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.actions import ActionSpace
+from dreamrun.games.space import ActionSpace
 
 JITTER = 0.25  # share of an interval by which a time stamp may be too early, as time stamps are rounded
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from data.captions import MAX_CAPTION_CHARS, check_caption
-from data.episode_writer import MAX_FRAMES, EpisodeWriter
-from data.importing.config import ImportVideoConfig
-from data.importing.description import Description
-from data.importing.recorded_actions import load_actions
-from data.importing.recording_shards import remove_shards, shard_name
-from data.importing.resampling import pictures_at_ticks
-from data.importing.resizing import Fitter
-from data.importing.sources import Source, caption_file, decode_pictures, frame_times
-from data.importing.splits import split_ranges
-from data.metadata import parse_size
-from data.prefetch import prefetch
+from dreamrun.data.captions import MAX_CAPTION_CHARS, check_caption
+from dreamrun.data.episode_writer import MAX_FRAMES, EpisodeWriter
+from dreamrun.data.importing.config import ImportVideoConfig
+from dreamrun.data.importing.description import Description
+from dreamrun.data.importing.recorded_actions import load_actions
+from dreamrun.data.importing.recording_shards import remove_shards, shard_name
+from dreamrun.data.importing.resampling import pictures_at_ticks
+from dreamrun.data.importing.resizing import Fitter
+from dreamrun.data.importing.sources import Source, caption_file, decode_pictures, frame_times
+from dreamrun.data.importing.splits import split_ranges
+from dreamrun.data.metadata import parse_size
+from dreamrun.data.prefetch import prefetch
 
 FRAMES_PER_CHUNK = 32  # passed at a time from the thread that decodes to the one that compresses and writes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from data.episode_writer import MAX_FRAMES
+from dreamrun.data.episode_writer import MAX_FRAMES
 
 SPLITS = ("train", "val", "test")
 MIN_RECORDINGS_TO_HOLD_OUT = 10  # with fewer, parts of each recording are held out in place of whole recordings

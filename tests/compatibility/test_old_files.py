@@ -13,14 +13,14 @@ import torch
 from runs import values
 from tiny import SMALLEST, command
 
-from data.dataset import ClipDataset
-from data.metadata import read_metadata
-from data.pixels import to_float, to_uint8
-from model import PRESETS, Sampler, WorldModel
-from play.replay import Replay
-from training import validation
-from training.device import prepare_for_inference
-from training.setup import action_space
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.metadata import read_metadata
+from dreamrun.data.pixels import to_float, to_uint8
+from dreamrun.model import PRESETS, Sampler, WorldModel
+from dreamrun.model.inference import prepare_for_inference
+from dreamrun.play.replay import Replay
+from dreamrun.training import validation
+from dreamrun.training.setup import action_space
 
 OLD, ROOT = Path(__file__).parent / "v1", Path(__file__).parents[2]
 CPU = torch.device("cpu")

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import ActionSpace, EpisodeWriter
-from data.actions import unnamed_actions
-from data.dataset import ClipDataset
-from data.games.factory import make_environment
-from data.index import INDEX_FILE, index_split
-from data.metadata import read_metadata
-from data.printable import printable
+from dreamrun.data import ActionSpace, EpisodeWriter
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.index import INDEX_FILE, index_split
+from dreamrun.data.metadata import read_metadata
+from dreamrun.games.factory import make_environment
+from dreamrun.games.printable import printable
+from dreamrun.games.space import unnamed_actions
 
 FRAME = np.zeros((6, 10, 3), np.uint8)
 
@@ -135,7 +135,7 @@ def test_names_of_files_are_printed_without_control_characters(tmp_path, write_s
 
 
 def test_paths_stay_inside_of_a_checkpoint(tmp_path):
-    from training.checkpoint import find_damage
+    from dreamrun.training.checkpoint import find_damage
 
     outside = tmp_path / "outside"
     outside.write_text("secret")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import atomic
-from data.atomic import atomic_file, atomic_folder
-from data.video import write_png
+from dreamrun.data import atomic
+from dreamrun.data.atomic import atomic_file, atomic_folder
+from dreamrun.data.video import write_png
 
 
 @pytest.mark.parametrize("fsync", [False, True])

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from data.dataset import ClipDataset
-from data.records import encode_record
-from data.shards import SUFFIX, write_shard
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.records import encode_record
+from dreamrun.data.shards import SUFFIX, write_shard
 
 LENGTHS = [12, 20, 9, 31, 40, 8, 16, 27, 5, 33, 22, 14]  # one too short for clips of 8 frames
 

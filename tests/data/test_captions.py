@@ -5,12 +5,12 @@ import json
 import pytest
 from recordings import play, write_video
 
-from data.captions import GAME_WORDS, HELD_OUT_PHRASINGS, PHRASINGS, check_caption, game_caption, phrasings
-from data.dataset import ClipDataset
-from data.games.collect import CollectConfig, collect
-from data.games.procgen_actions import PROCGEN_GAMES
-from data.metadata import METADATA_FILE, read_metadata
-from data.records import decode_record, encode_record
+from dreamrun.data.captions import GAME_WORDS, HELD_OUT_PHRASINGS, PHRASINGS, check_caption, game_caption, phrasings
+from dreamrun.data.collecting import CollectConfig, collect
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.metadata import METADATA_FILE, read_metadata
+from dreamrun.data.records import decode_record, encode_record
+from dreamrun.games.procgen_actions import PROCGEN_GAMES
 
 
 def test_collected_games_say_what_they_are(tmp_path):

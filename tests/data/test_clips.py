@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.actions import UNKNOWN_ACTION
-from data.clips import draw_clips, draw_records, held_out_clips, scripted_actions
-from data.dataset import ClipDataset
-from data.records import Record
+from dreamrun.data.clips import draw_clips, draw_records, held_out_clips, scripted_actions
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.records import Record
+from dreamrun.games.space import UNKNOWN_ACTION
 
 LENGTHS = (30, 12, 25, 9, 40, 18, 33, 21)
 

@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.actions import UNKNOWN_ACTION
-from data.dataset import POOL_RECORDS, ClipDataset, clip_seeds, clip_start, count_clips, cut_clip
+from dreamrun.data.dataset import POOL_RECORDS, ClipDataset, clip_seeds, clip_start, count_clips, cut_clip
+from dreamrun.games.space import UNKNOWN_ACTION
 
 LENGTHS = [12, 20, 9, 31, 40, 8, 16, 27, 5, 33, 22, 14]  # one too short for clips of 8 frames
 
@@ -148,7 +148,7 @@ def test_batch_size_must_be_divisible_by_ranks(folder):
 
 def test_ranks_share_few_records(tmp_path, write_set, make_record, monkeypatch):
     folder = write_set(tmp_path / "set", [make_record(40, i) for i in range(100)])
-    monkeypatch.setattr("data.dataset.POOL_RECORDS", 25)
+    monkeypatch.setattr("dreamrun.data.dataset.POOL_RECORDS", 25)
     reads = Counter()
     for rank in range(4):
         dataset = ClipDataset(folder, "train", 8, rank=rank, world_size=4)
@@ -207,7 +207,7 @@ def test_large_batches_hold_clips_of_many_records(tmp_path, write_set, make_reco
 
 
 def test_pools_differ_between_epochs(folder, monkeypatch):
-    monkeypatch.setattr("data.dataset.POOL_RECORDS", 4)
+    monkeypatch.setattr("dreamrun.data.dataset.POOL_RECORDS", 4)
     dataset, first = ClipDataset(folder, "train", clip_frames=8, stride=3), set()
     for epoch in range(3):
         clips = clips_of(dataset.batches(1, epoch))

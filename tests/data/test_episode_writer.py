@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from tiny import CONTROLS
 
-from data import EpisodeWriter, episode_writer
-from data.actions import ActionSpace, unnamed_actions
-from data.index import split_shards
-from data.metadata import read_metadata
-from data.records import Record
-from data.shards import ShardReader
+from dreamrun.data import EpisodeWriter, episode_writer
+from dreamrun.data.index import split_shards
+from dreamrun.data.metadata import read_metadata
+from dreamrun.data.records import Record
+from dreamrun.data.shards import ShardReader
+from dreamrun.games.space import ActionSpace, unnamed_actions
 
 ROOT = Path(__file__).parents[2]
 

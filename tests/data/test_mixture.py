@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.dataset import ClipDataset
-from data.metadata import write_metadata
-from data.mixture import Mixture
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.metadata import write_metadata
+from dreamrun.data.mixture import Mixture
 
 CLIP, STRIDE, BATCH = 4, 2, 4
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from data.dataset import ClipDataset
-from data.outcomes import EventClips, cut_outcomes, find_event_clips
-from data.splitmix import splitmix64_hash
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.outcomes import EventClips, cut_outcomes, find_event_clips
+from dreamrun.games.splitmix import splitmix64_hash
 
 
 @pytest.fixture

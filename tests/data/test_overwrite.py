@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data.dataset_folder import begin_partial, check_free, finish_partial
+from dreamrun.data.dataset_folder import begin_partial, check_free, finish_partial
 
 
 def test_what_is_no_data_set_is_never_replaced(tmp_path, write_set, make_record, monkeypatch):

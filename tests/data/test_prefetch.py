@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from data.dataset import ClipDataset
-from data.prefetch import prefetch
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.prefetch import prefetch
 
 LENGTHS = [12, 20, 9, 31, 40, 8, 16, 27, 5, 33, 22, 14]  # one too short for clips of 8 frames
 

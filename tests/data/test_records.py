@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy._core import multiarray, numeric
 
-from data.actions import UNKNOWN_ACTION, ActionSpace, unnamed_actions
-from data.records import Record, decode_record, encode_record
+from dreamrun.data.records import Record, decode_record, encode_record
+from dreamrun.games.space import UNKNOWN_ACTION, ActionSpace, unnamed_actions
 
 SHAPE, NUM_ACTIONS, NUM_FRAMES = (4, 6, 3), 15, 5
 

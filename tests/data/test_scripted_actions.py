@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tiny import CONTROLS
 
-from data.actions import UNKNOWN_ACTION
-from data.clips import Clips, draw_clips, scripted_actions
-from data.dataset import ClipDataset
+from dreamrun.data.clips import Clips, draw_clips, scripted_actions
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.games.space import UNKNOWN_ACTION
 
 
 @pytest.fixture(scope="module")

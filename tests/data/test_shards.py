@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from data.actions import ActionSpace, unnamed_actions
-from data.games.procgen_actions import procgen_actions
-from data.index import INDEX_FILE, index_split
-from data.metadata import METADATA_FILE, Metadata, read_metadata
-from data.records import encode_record
-from data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader, ShardWriter, open_shard, write_shard
+from dreamrun.data.index import INDEX_FILE, index_split
+from dreamrun.data.metadata import METADATA_FILE, Metadata, read_metadata
+from dreamrun.data.records import encode_record
+from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader, ShardWriter, open_shard, write_shard
+from dreamrun.games.procgen_actions import procgen_actions
+from dreamrun.games.space import ActionSpace, unnamed_actions
 
 
 def open_files_below(folder: Path) -> int:

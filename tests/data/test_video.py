@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 from tiny import CONTROLS
 
-from data import video
-from data.actions import UNKNOWN_ACTION, ActionSpace, unnamed_actions
-from data.games.factory import make_environment
-from data.games.procgen_actions import procgen_actions
-from data.video import comparison, grid, key_strip, titled, upscale, with_keys, write_mp4, write_png
+from dreamrun.data import video
+from dreamrun.data.video import comparison, grid, key_strip, titled, upscale, with_keys, write_mp4, write_png
+from dreamrun.games.factory import make_environment
+from dreamrun.games.procgen_actions import procgen_actions
+from dreamrun.games.space import UNKNOWN_ACTION, ActionSpace, unnamed_actions
 
 COINRUN = procgen_actions("coinrun")
 WIDTH = 256

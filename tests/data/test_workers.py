@@ -8,7 +8,7 @@ from multiprocessing import popen_spawn_posix
 
 import pytest
 
-from data.workers import worker_pool
+from dreamrun.data.workers import worker_pool
 
 
 def test_interrupted_while_a_worker_starts(monkeypatch, capfd):

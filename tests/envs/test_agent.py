@@ -11,9 +11,9 @@ pytest.importorskip("stable_baselines3")
 
 from test_dream import dream_model
 
-import envs
-from envs import DreamVectorEnv, stable_baselines
-from envs.stable_baselines import GymnasiumVecEnv, shrink, stack_frames
+from dreamrun import envs
+from dreamrun.envs import DreamVectorEnv, stable_baselines
+from dreamrun.envs.stable_baselines import GymnasiumVecEnv, shrink, stack_frames
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_mistakes_are_one_line(run_script, train, monkeypatch, pong_set):
     assert_one_line(code, err, "nowhere holds no agent")
     code, _, err = run_script("score_agent", "--agent", "random", "--game", "pong", "--episodes", 7, "--num-envs", 2)
     assert_one_line(code, err, "episodes is 7")
-    monkeypatch.setitem(sys.modules, "envs.stable_baselines", None)
+    monkeypatch.setitem(sys.modules, "dreamrun.envs.stable_baselines", None)
     monkeypatch.delattr(envs, "stable_baselines")
     code, _, err = train("--out", "b", "--steps", 8)
     assert_one_line(code, err, "./setup.sh --rl")

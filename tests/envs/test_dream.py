@@ -10,12 +10,12 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from tiny import CONTROLS, SMALLEST, random_model
 
-import envs
-from data.dataset import ClipDataset
-from data.pixels import to_float, to_uint8
-from envs import DREAM_ID, DreamEnv, DreamVectorEnv
-from envs.spaces import gym_space, recorded_actions
-from model import Sampler
+from dreamrun import envs
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.pixels import to_float, to_uint8
+from dreamrun.envs import DREAM_ID, DreamEnv, DreamVectorEnv
+from dreamrun.envs.spaces import gym_space, recorded_actions
+from dreamrun.model import Sampler
 
 CONFIG = replace(SMALLEST, num_actions=3, num_steps=1, outcomes=True)
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from envs import DREAM_ID
+from dreamrun.envs import DREAM_ID
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = (ROOT / "docs" / "environment.md", ROOT / "README.md")

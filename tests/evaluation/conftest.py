@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from artificial import PROMPT
 
-from data.clips import draw_clips
-from data.dataset import ClipDataset
+from dreamrun.data.clips import draw_clips
+from dreamrun.data.dataset import ClipDataset
 
 
 @pytest.fixture(scope="session")

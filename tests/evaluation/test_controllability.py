@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from artificial import PROMPT, noise
 
-from data.actions import UNKNOWN_ACTION
-from data.games.factory import make_environment
-from evaluation.controllability import controllability, controllability_by_state
-from evaluation.counterfactuals import (
+from dreamrun.evaluation.controllability import controllability, controllability_by_state
+from dreamrun.evaluation.counterfactuals import (
     Counterfactuals,
     collect_counterfactuals,
     identical_groups,
     to_rollouts,
 )
+from dreamrun.games.factory import make_environment
+from dreamrun.games.space import UNKNOWN_ACTION
 
 PONG_ACTIONS = 3
 

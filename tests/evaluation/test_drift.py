@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from artificial import PROMPT, noise
 
-from data.clips import draw_clips, draw_records, scripted_actions
-from data.dataset import ClipDataset
-from data.games.replay import replay_to
-from evaluation.drift import DriftReference, drift
+from dreamrun.data.clips import draw_clips, draw_records, scripted_actions
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.recorded_game import replay_to
+from dreamrun.evaluation.drift import DriftReference, drift
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from tiny import LITTLE, SMALLEST, TINY, assert_one_line, command, random_model
 
-from data.games.pong import PongVectorEnv
-from evaluation.compare import figures, read_report
-from evaluation.report import write_report
-from evaluation.report_sections import SECTIONS
-from evaluation.result_cache import ResultCache
-from model import GameInfo, WorldModel
-from model.onnx import export_onnx
+from dreamrun.evaluation.compare import figures, read_report
+from dreamrun.evaluation.report import write_report
+from dreamrun.evaluation.report_sections import SECTIONS
+from dreamrun.evaluation.result_cache import ResultCache
+from dreamrun.export.onnx import export_onnx
+from dreamrun.games.pong import PongVectorEnv
+from dreamrun.model import GameInfo, WorldModel
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def checkpoint(tmp_path_factory):
 def run(monkeypatch, capsys, tmp_path, checkpoint, pong_set):
     """run(*options): evaluate a network of random weights, with few clips, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.config.QUICK", LITTLE)
-    monkeypatch.setattr("evaluation.real_play.NUM_RECORDS", {True: (4, 3)})
+    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", LITTLE)
+    monkeypatch.setattr("dreamrun.evaluation.real_play.NUM_RECORDS", {True: (4, 3)})
 
     def evaluate(*options, data=pong_set):
         data_option = ("--data", data) if data else ()
@@ -126,18 +126,18 @@ def test_an_interrupted_evaluation_continues_where_it_stopped(run, tmp_path, mon
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("evaluation.evaluator.drift_section", stop)
+    monkeypatch.setattr("dreamrun.evaluation.evaluator.drift_section", stop)
     assert run("--output", "a")[0] == 130
     assert not (tmp_path / "a" / "report.json").exists()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.config.QUICK", LITTLE)
-    monkeypatch.setattr("evaluation.evaluator.fidelity_section", stop)  # it is cached, and so are its rollouts
+    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", LITTLE)
+    monkeypatch.setattr("dreamrun.evaluation.evaluator.fidelity_section", stop)  # it is cached, and so are its rollouts
     assert run("--output", "a")[0] == 0
     assert run("--output", "b")[0] == 130  # another folder has another cache
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluation.config.QUICK", LITTLE)
+    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", LITTLE)
     assert run("--output", "b")[0] == 0
     assert read_figures(tmp_path / "a") == read_figures(tmp_path / "b")
     assert not list(tmp_path.glob("a/parts/*/*.npy"))
@@ -184,10 +184,10 @@ def test_a_game_that_is_not_available(run, tmp_path, monkeypatch, checkpoint):
     def missing(*arguments, **options):
         raise ValueError("Procgen is not installed: run ./setup.sh, or use --env pong")
 
-    monkeypatch.setattr("evaluation.counterfactuals.make_environment", missing)
+    monkeypatch.setattr("dreamrun.evaluation.counterfactuals.make_environment", missing)
     assert run("--output", "a")[0] == 0
     assert "Procgen is not installed" in read_figures(tmp_path / "a")["counterfactuals"]["not_measured"]
-    monkeypatch.setattr("evaluation.real_play.collect", missing)
+    monkeypatch.setattr("dreamrun.evaluation.real_play.collect", missing)
     code, _, err = run("--output", "b", data=None)
     assert_one_line(code, err, "give --data DIR", "Procgen is not installed")
 
@@ -206,7 +206,7 @@ def test_an_export_is_measured_in_place_of_its_checkpoint(run, tmp_path, checkpo
 @pytest.mark.slow
 def test_frames_beyond_the_end_of_clips_do_not_count(run, tmp_path, monkeypatch):
     """Rollouts longer than the records: each frame is compared with the clips that reach it."""
-    monkeypatch.setattr("evaluation.config.QUICK", replace(LITTLE, drift_frames=20))
+    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", replace(LITTLE, drift_frames=20))
     assert run("--output", "a", "--num-frames", "400", "--num-clips", 2)[0] == 0
     report = read_figures(tmp_path / "a")
     assert report["drift"] == {"not_measured": "long rollouts of 20 frames are shorter than a window of 30"}

@@ -7,12 +7,12 @@ import pytest
 from artificial import PROMPT, noise
 from tiny import CONTROLS
 
-from data.actions import UNKNOWN_ACTION, ActionSpace
-from data.clips import draw_clips, draw_records
-from data.dataset import ClipDataset
-from data.games.procgen_actions import procgen_actions
-from data.records import Record
-from evaluation.inverse_dynamics import ActionGroups, inverse_dynamics, train_inverse_dynamics
+from dreamrun.data.clips import draw_clips, draw_records
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.records import Record
+from dreamrun.evaluation.inverse_dynamics import ActionGroups, inverse_dynamics, train_inverse_dynamics
+from dreamrun.games.procgen_actions import procgen_actions
+from dreamrun.games.space import UNKNOWN_ACTION, ActionSpace
 
 
 def test_ids_that_hold_the_same_effective_keys_form_a_group():

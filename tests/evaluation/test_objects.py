@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from data.dataset import ClipDataset
-from data.games.factory import make_environment
-from evaluation.objects import FRAMES, KEY_OBJECTS, clips_with_object, compare_objects, find_objects, is_alive
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.evaluation.objects import FRAMES, KEY_OBJECTS, clips_with_object, compare_objects, find_objects, is_alive
+from dreamrun.games.factory import make_environment
 
 BALL = KEY_OBJECTS["pong"]
 BACKGROUND = (16, 24, 48)

@@ -5,10 +5,10 @@ import pytest
 import torch
 from tiny import SMALLEST, random_model
 
-from data.dataset import ClipDataset
-from evaluation.outcomes import compare_with_truth, measure_outcomes
-from evaluation.report_blocks import Table
-from evaluation.report_sections import SECTIONS
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.evaluation.outcomes import compare_with_truth, measure_outcomes
+from dreamrun.evaluation.report_blocks import Table
+from dreamrun.evaluation.report_sections import SECTIONS
 
 NAN = np.nan
 

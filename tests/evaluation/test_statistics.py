@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from evaluation.statistics import estimate
-from training.metrics import psnr_from_mse
+from dreamrun.data.metrics import psnr_from_mse
+from dreamrun.evaluation.statistics import estimate
 
 
 def test_the_interval_covers_the_true_mean_as_often_as_it_should():

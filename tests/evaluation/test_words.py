@@ -7,14 +7,14 @@ import pytest
 import torch
 from tiny import SMALLEST, assert_one_line, random_model
 
-from data.games.collect import CollectConfig, collect
-from data.metadata import read_metadata
-from evaluation import words
-from evaluation.config import EvaluateConfig
-from evaluation.inputs import EvaluationInputs
-from evaluation.words import RealFrames, classify, judge_words, read_frames, train_classifier
-from model import GameInfo
-from training.games import describe_games
+from dreamrun.data.collecting import CollectConfig, collect
+from dreamrun.data.metadata import read_metadata
+from dreamrun.evaluation import words
+from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.words import RealFrames, classify, judge_words, read_frames, train_classifier
+from dreamrun.model import GameInfo
+from dreamrun.training.games import describe_games
 
 
 def test_the_classifier_tells_pictures_apart(monkeypatch):

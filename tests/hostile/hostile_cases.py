@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import random_model
 
-from data.actions import ActionSpace
-from data.episode_writer import EpisodeWriter
-from data.importing.config import ImportVideoConfig
-from model import GameInfo, ModelConfig
-from play.replay import FORMAT
-from scripts import import_video, infer, visualize_dataset
-from training.checkpoint import hash_weights
+from dreamrun.data.episode_writer import EpisodeWriter
+from dreamrun.data.importing.config import ImportVideoConfig
+from dreamrun.games.space import ActionSpace
+from dreamrun.model import GameInfo, ModelConfig
+from dreamrun.play.replay import FORMAT
+from dreamrun.scripts import import_video, infer, visualize_dataset
+from dreamrun.training.checkpoint import hash_weights
 
 ESCAPE = "\x1b[31mred\x07"
 DEEP_JSON = "[" * 200_000

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-import cli
+from dreamrun import cli
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hostile_cases import KINDS

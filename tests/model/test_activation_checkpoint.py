@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny import random_inputs, random_model
 
-from model import dit, mlp
-from model.activation_checkpoint import activation_checkpoint
+from dreamrun.model import dit, mlp
+from dreamrun.model.activation_checkpoint import activation_checkpoint
 
 
 def gradients(model):

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from tiny import TINY, random_inputs, random_model
 
-from model.attention import plain_attention
-from model.rotary import apply_rotary_emb, apply_rotary_emb_real, temporal_cos_sin
+from dreamrun.model.attention import plain_attention
+from dreamrun.model.rotary import apply_rotary_emb, apply_rotary_emb_real, temporal_cos_sin
 
 
 @pytest.mark.parametrize("kind", ["full", "masked", "causal"])

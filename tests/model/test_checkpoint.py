@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import TINY, random_model
 
-from model import GameInfo, WorldModel
+from dreamrun.model import GameInfo, WorldModel
 
 
 def test_save_and_load(tmp_path):

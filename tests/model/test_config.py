@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from tiny import TINY
 
-from model import PRESETS, GameInfo, ModelConfig, WorldModel
+from dreamrun.model import PRESETS, GameInfo, ModelConfig, WorldModel
 
 
 @pytest.mark.parametrize(("preset", "millions"), [("pico", 2.51), ("nano", 9.83), ("small", 57.82), ("base", 119.74)])

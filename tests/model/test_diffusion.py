@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from model import ModelConfig, Sampler, WorldModel
-from model.diffusion import (
+from dreamrun.model import ModelConfig, Sampler, WorldModel
+from dreamrun.model.diffusion import (
     AlphaSigma,
     add_noise,
     alpha_bar,
@@ -15,7 +15,7 @@ from model.diffusion import (
     target,
     x0_from_prediction,
 )
-from model.dit import timestep
+from dreamrun.model.dit import timestep
 
 LEVELS = torch.cat((torch.linspace(0, 1, 41), torch.tensor([1e-3, 0.999])))
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import TINY, random_inputs, random_model
 
-from model import WorldModel
-from model.mlp import gelu
+from dreamrun.model import WorldModel
+from dreamrun.model.mlp import gelu
 
 
 def test_an_untrained_network_outputs_zero():

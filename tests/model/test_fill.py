@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import TINY, random_inputs, random_model
 
-from model.diffusion import eps_from_x0, frame_alpha_sigma, target
-from model.fill import fill, plan_windows
+from dreamrun.model.diffusion import eps_from_x0, frame_alpha_sigma, target
+from dreamrun.model.fill import fill, plan_windows
 
 FILLER = replace(TINY, can_fill=True, prediction="x0")
 W = TINY.window_frames

@@ -9,11 +9,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import ModelConfig, Sampler, WorldModel
-from model.attention import plain_attention
-from model.full_attention import block_mask, token_mask
-from model.rotary import spatial_cos_sin
-from training.loss import teacher_forcing_mask
+from dreamrun.model import ModelConfig, Sampler, WorldModel
+from dreamrun.model.attention import plain_attention
+from dreamrun.model.full_attention import block_mask, token_mask
+from dreamrun.model.rotary import spatial_cos_sin
+from dreamrun.training.loss import teacher_forcing_mask
 
 CPU = torch.device("cpu")
 

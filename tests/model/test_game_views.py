@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny import TINY, random_inputs, random_model
 
-from model import GameInfo, Sampler, WorldModel
-from model.fill import fill
-from model.game_info import GameSlice
-from model.games import fold_words, game_names, hide_words, nearest_game, select_game, tell
-from model.text import MAX_BYTES, encode_bytes
+from dreamrun.model import GameInfo, Sampler, WorldModel
+from dreamrun.model.fill import fill
+from dreamrun.model.game_info import GameSlice
+from dreamrun.model.games import fold_words, game_names, hide_words, nearest_game, select_game, tell
+from dreamrun.model.text import MAX_BYTES, encode_bytes
 
 PONG = {"environment": "pong", "action_names": ("noop", "up", "down"), "action_keys": ((), ("UP",), ("DOWN",))}
 GAMES = GameInfo(

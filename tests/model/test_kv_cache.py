@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny import FULL, TINY, random_inputs, random_model
 
-from model import Sampler, WorldModel
-from model.kv_cache import KVCache
-from model.rotary import apply_rotary_emb
+from dreamrun.model import Sampler, WorldModel
+from dreamrun.model.kv_cache import KVCache
+from dreamrun.model.rotary import apply_rotary_emb
 
 CONFIGS = [TINY, replace(TINY, prediction="x0"), FULL]
 

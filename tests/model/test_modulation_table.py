@@ -3,7 +3,7 @@
 import torch
 from tiny import TINY, random_model
 
-from model.modulation_table import MAX_CACHED_ACTIONS, ModulationTable
+from dreamrun.model.modulation_table import MAX_CACHED_ACTIONS, ModulationTable
 
 
 def test_actions_that_are_not_one_hot_are_computed():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import assert_one_line, command
 
-from model import WorldModel
+from dreamrun.model import WorldModel
 
 PARITY = Path(__file__).parents[1] / "parity"
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny import TINY, random_inputs, random_model
 
-from model import Sampler, WorldModel
-from model.config import ModelConfig
-from model.outcomes import NUM_BINS, reward_bins, to_outcome, two_hot
-from model.packed_linear import pack
+from dreamrun.model import Sampler, WorldModel
+from dreamrun.model.config import ModelConfig
+from dreamrun.model.outcomes import NUM_BINS, reward_bins, to_outcome, two_hot
+from dreamrun.model.packed_linear import pack
 
 WITH_HEAD = replace(TINY, outcomes=True)
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from tiny import TINY, random_inputs, random_model
 
-from model import Sampler
-from model.packed_linear import PackedLinear, pack
-from training.device import prepare_for_inference
+from dreamrun.model import Sampler
+from dreamrun.model.inference import has_native_bf16, prepare_for_inference
+from dreamrun.model.packed_linear import PackedLinear, pack
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
@@ -13,7 +13,8 @@ def test_a_packed_network_gives_the_same_numbers(dtype, tolerance):
     with torch.inference_mode():
         expected = plain(*inputs)
         packed = prepare_for_inference(plain, torch.device("cpu"), bf16=dtype == torch.bfloat16)
-        assert sum(isinstance(module, PackedLinear) for module in packed.modules()) == 10 * TINY.num_blocks + 2
+        if dtype == torch.float32 or has_native_bf16(torch.device("cpu")):
+            assert sum(isinstance(module, PackedLinear) for module in packed.modules()) == 10 * TINY.num_blocks + 2
         actual = packed(*inputs)
     assert expected.std() > 0.5
     torch.testing.assert_close(actual, expected, atol=tolerance * expected.std().item(), rtol=0.02)

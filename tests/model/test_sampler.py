@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny import TINY, random_inputs, random_model
 
-from model import Sampler
-from model.packed_linear import pack
+from dreamrun.model import Sampler
+from dreamrun.model.packed_linear import pack
 
 
 def rollout(sampler, frames, actions, num_prompt=2):

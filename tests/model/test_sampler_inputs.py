@@ -5,8 +5,8 @@ import pytest
 import torch
 from tiny import TINY, random_inputs, random_model
 
-from model import Sampler
-from model.checkpoint import load_weights
+from dreamrun.model import Sampler
+from dreamrun.model.checkpoint import load_weights
 
 FRAMES = torch.zeros(1, 2, *TINY.frame_shape)
 

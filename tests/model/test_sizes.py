@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import FULL, TINY, random_inputs, random_model
 
-from model import Sampler, WorldModel
-from model.rotary import PlaceTables, spatial_cos_sin
+from dreamrun.model import Sampler, WorldModel
+from dreamrun.model.rotary import PlaceTables, spatial_cos_sin
 
 LARGER = {"frame_height": 24, "frame_width": 40}
 

@@ -11,8 +11,8 @@ from gradio_client.exceptions import AppError
 from playing import Client, make_custom_game, serving
 from tiny import CONTROLS
 
-from play import api
-from play.launch import PlayConfig
+from dreamrun.play import api
+from dreamrun.play.launch import PlayConfig
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from playing import Client, can_play, request, running, serving
 from starlette.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 
-from play import auth
+from dreamrun.play import auth
 
 PASSWORD = "open sesame"
 OPEN_ROUTES = {"/", "/login", "/login/"}  # the login page

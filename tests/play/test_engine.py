@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from playing import Client, random_checkpoint, record, serving
 
-from play import launch
-from play.follow import CheckpointFollower
-from play.rollout_pool import RolloutPool
+from dreamrun.play import launch
+from dreamrun.play.follow import CheckpointFollower
+from dreamrun.play.rollout_pool import RolloutPool
 
 
 def test_players_act_independently_and_share_batches(play):

@@ -11,7 +11,7 @@ from browsing import wait_until
 from playing import Client, can_play, request, running, serving
 from websockets.exceptions import InvalidStatus
 
-from play import limits, server
+from dreamrun.play import limits, server
 
 LIMIT_SECS = 4.0
 HALF_REQUESTS = [

@@ -20,9 +20,9 @@ from playing import Client, config_of_several_games, make_custom_game, serving
 from screenshots import DESKTOP, PHONE, wait_for_phase
 from tiny import CONTROLS
 
-from data.actions import UNCONDITIONAL
-from play.gallery import Gallery
-from play.launch import PlayConfig
+from dreamrun.games.space import UNCONDITIONAL
+from dreamrun.play.gallery import Gallery
+from dreamrun.play.launch import PlayConfig
 
 
 def test_the_page_loads_and_shows_the_prompt(visit):

@@ -23,11 +23,11 @@ from PIL import Image
 from playing import serving
 from screenshots import wait_for_phase
 
-from model import WorldModel
-from play import auth
-from play.launch import find_port
-from play.replay import Replay
-from training.device import choose_device, prepare_for_inference
+from dreamrun.model import WorldModel
+from dreamrun.model.inference import choose_device, prepare_for_inference
+from dreamrun.play import auth
+from dreamrun.play.launch import find_port
+from dreamrun.play.replay import Replay
 
 RED = [250, 40, 10, 255]
 
@@ -174,7 +174,7 @@ def test_the_password_is_asked_for_once_and_again_after_a_restart(visit, page_co
 
 
 def test_players_who_press_no_key_are_paused_and_continue_with_a_key(visit, monkeypatch):
-    monkeypatch.setattr("play.server.IDLE_SECS", 1.0)
+    monkeypatch.setattr("dreamrun.play.server.IDLE_SECS", 1.0)
     page = visit()
     start_playing(page)
     wait_for_phase(page, "idle")

@@ -7,7 +7,7 @@ import pytest
 from hostile_names import HOSTILE_NAMES
 from markdown_it import MarkdownIt
 
-from play.ui import _allow_real_game, _describe
+from dreamrun.play.ui import _allow_real_game, _describe
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)

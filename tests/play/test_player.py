@@ -11,14 +11,14 @@ import pytest
 from playing import Client, Frame, serving
 from tiny import CONTROLS, TINY, random_model
 
-from data.actions import unnamed_actions
-from data.dataset import ClipDataset
-from data.metadata import read_metadata
-from model import WorldModel
-from play.actions import parse_action, playable_actions, step_actions
-from play.launch import PlayConfig
-from play.rollout_pool import RolloutPool
-from training.metrics import psnr
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.metadata import read_metadata
+from dreamrun.data.metrics import psnr
+from dreamrun.games.space import unnamed_actions
+from dreamrun.model import WorldModel
+from dreamrun.play.actions import parse_action, playable_actions, step_actions
+from dreamrun.play.launch import PlayConfig
+from dreamrun.play.rollout_pool import RolloutPool
 
 
 def test_players_do_not_see_where_files_are(play, play_config):

@@ -10,14 +10,21 @@ import torch
 from playing import Frame, record, recorded_file
 from tiny import assert_one_line, command, random_model
 
-from data.actions import UNKNOWN_ACTION
-from model import WorldModel
-from play.actions import playable_actions
-from play.recording import MAX_FRAMES, MAX_RECORDING_BYTES, Recording, max_frames, max_recording_bytes, rollout_video
-from play.replay import Replay
-from play.rollout_pool import Prompt, RolloutPool, RolloutSettings, StepResult
-from training.checkpoint import hash_weights
-from training.device import prepare_for_inference
+from dreamrun.games.space import UNKNOWN_ACTION
+from dreamrun.model import WorldModel
+from dreamrun.model.inference import prepare_for_inference
+from dreamrun.play.actions import playable_actions
+from dreamrun.play.recording import (
+    MAX_FRAMES,
+    MAX_RECORDING_BYTES,
+    Recording,
+    max_frames,
+    max_recording_bytes,
+    rollout_video,
+)
+from dreamrun.play.replay import Replay
+from dreamrun.play.rollout_pool import Prompt, RolloutPool, RolloutSettings, StepResult
+from dreamrun.training.checkpoint import hash_weights
 
 
 @pytest.fixture
@@ -98,7 +105,7 @@ def test_infer_replays_a_recording(play, address, play_config, model, tmp_path, 
     path.write_bytes(recorded_file(address, recorded, "dream.json"))
     shown = []
     monkeypatch.setattr(
-        "play.replay.rollout_video", lambda *arguments: shown.append(arguments) or rollout_video(*arguments)
+        "dreamrun.play.replay.rollout_video", lambda *arguments: shown.append(arguments) or rollout_video(*arguments)
     )
     options = ("--replay", path, "--output", tmp_path / "again.mp4", "--checkpoint")
     code, out, err = command(monkeypatch, capsys, "scripts.infer", *options, play_config.checkpoint)
@@ -137,7 +144,7 @@ def test_invalid_replay_files_are_rejected(model, tmp_path, change, words):
 
 
 def test_a_recording_stops_at_its_maximum_length(play, monkeypatch):
-    monkeypatch.setattr("play.recording.MAX_FRAMES", 3)
+    monkeypatch.setattr("dreamrun.play.recording.MAX_FRAMES", 3)
     client = play()
     client.start()
     client.send("record", on=True)
@@ -175,7 +182,7 @@ def test_the_video_is_made_piece_by_piece(model, monkeypatch, with_real_game):
         frame, real = rng.integers(0, 255, (2, 64, 64, 3), np.uint8)
         recording.add(StepResult(number, number % 3, frame, real if with_real_game else None))
     whole = list(recording._video(space))
-    monkeypatch.setattr("play.recording.ENCODED_AT_ONCE", 3)
+    monkeypatch.setattr("dreamrun.play.recording.ENCODED_AT_ONCE", 3)
     assert len(whole) == 7 and np.array_equal(list(recording._video(space)), whole)
     assert whole[0].shape[0] > (1 + with_real_game) * 64 * 4
 

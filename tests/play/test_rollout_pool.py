@@ -7,15 +7,15 @@ import pytest
 import torch
 from tiny import CONTROLS, TINY, assert_one_line, command, random_model
 
-import play.memory
-from data.actions import UNKNOWN_ACTION, unnamed_actions
-from model import GameInfo, WorldModel
-from model.modulation_table import MAX_CACHED_ACTIONS
-from play.memory import check_memory
-from play.played_game import MAX_NUM_STEPS
-from play.recording import max_recording_bytes
-from play.rollout_pool import Prompt, RolloutPool, RolloutSettings
-from training.device import free_memory
+from dreamrun.games.space import UNKNOWN_ACTION, unnamed_actions
+from dreamrun.model import GameInfo, WorldModel
+from dreamrun.model.inference import free_memory
+from dreamrun.model.modulation_table import MAX_CACHED_ACTIONS
+from dreamrun.play import memory
+from dreamrun.play.memory import check_memory
+from dreamrun.play.played_game import MAX_NUM_STEPS
+from dreamrun.play.recording import max_recording_bytes
+from dreamrun.play.rollout_pool import Prompt, RolloutPool, RolloutSettings
 
 
 def test_slots_are_reused_and_unused_samplers_are_freed(play_config):
@@ -73,7 +73,7 @@ def test_too_little_memory_for_all_players_is_an_error(play_config):
 
 
 def test_the_server_does_not_start_with_too_little_memory(play_config, monkeypatch, capsys):
-    monkeypatch.setattr(play.memory.check_memory, "__defaults__", (lambda _: 10**6,))
+    monkeypatch.setattr(memory.check_memory, "__defaults__", (lambda _: 10**6,))
     options = ("--checkpoint", play_config.checkpoint, "--data", play_config.data, "--port", 0)
     code, _, err = command(monkeypatch, capsys, "scripts.play", *options)
     assert_one_line(code, err, "4 players need up to", "0.0 GiB are free on the CPU: play a smaller checkpoint")

@@ -7,9 +7,9 @@ import numpy as np
 from browsing import wait_until
 from playing import random_checkpoint, serving
 
-from data.video import write_mp4
-from play import ui
-from play.run_view import MAX_POINTS, curves, newest_strip
+from dreamrun.data.video import write_mp4
+from dreamrun.play import ui
+from dreamrun.play.run_view import MAX_POINTS, curves, newest_strip
 
 
 def write_metrics(run, steps):

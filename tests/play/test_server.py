@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from playing import Client, record, recorded_file, serving
 
-from play import server
+from dreamrun.play import server
 
 
 def test_players_without_a_place_wait_until_one_is_free(play_config):
@@ -55,7 +55,7 @@ def test_idle_players_are_paused_and_lose_their_place_to_a_waiting_one(play_conf
 
 def test_a_browser_that_reads_nothing_loses_its_place(play_config, monkeypatch):
     """The server drops frames that the browser does not read, then closes the connection."""
-    monkeypatch.setattr("play.connection.SEND_TIMEOUT_SECS", 1.0)
+    monkeypatch.setattr("dreamrun.play.connection.SEND_TIMEOUT_SECS", 1.0)
     with serving(replace(play_config, max_players=1, fps=120, num_steps=1)) as address:
         host, port = address.removeprefix("http://").split(":")
         raw = socket.socket()

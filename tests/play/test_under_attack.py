@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from playing import Client, can_play
 
-from benchmarks.playing import running_server
+from dreamrun.benchmarks.playing import running_server
 
 WINDOW_SECS = 1.5
 MAX_WINDOWS = 3

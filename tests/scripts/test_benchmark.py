@@ -7,8 +7,8 @@ from recordings import play, write_video
 from tiny import SMALLEST, TINY, assert_one_line, command, random_inputs, random_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.steps import clip_flops
-from model import PRESETS
+from dreamrun.benchmarks.steps import clip_flops
+from dreamrun.model import PRESETS
 
 
 def test_benchmark_rollout_ends_in_json(run_script, pong_checkpoint):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from tiny import LITTLE, SMALLEST, assert_one_line, command, random_model
 
-from model import GameInfo
+from dreamrun.model import GameInfo
 
 
 @pytest.fixture
@@ -14,8 +14,8 @@ def run(monkeypatch, capsys, tmp_path):
     """run(*options): compare in an empty folder, with short rollouts."""
     monkeypatch.chdir(tmp_path)
     sizes = replace(LITTLE, drift_frames=120)  # four windows of two seconds
-    monkeypatch.setattr("evaluation.config.FULL", sizes)
-    monkeypatch.setattr("scripts.compare_drift.FULL", LITTLE)
+    monkeypatch.setattr("dreamrun.evaluation.config.FULL", sizes)
+    monkeypatch.setattr("dreamrun.scripts.compare_drift.FULL", LITTLE)
     return lambda *options: command(monkeypatch, capsys, "scripts.compare_drift", *options)
 
 
@@ -41,7 +41,7 @@ def test_a_row_for_every_combination(run, monkeypatch, tmp_path, pong_set, setti
     assert table in printed and len(table.splitlines()) == 2 + 4
     assert not list((tmp_path / "drift").rglob("*.npy"))  # the rollouts take a lot of room
 
-    monkeypatch.setattr("scripts.compare_drift.drift_section", None)
+    monkeypatch.setattr("dreamrun.scripts.compare_drift.drift_section", None)
     code, again, err = run(*options)  # from the cache
     assert code == 0 and table in again, err
 

@@ -10,7 +10,7 @@ from PIL import Image
 from recordings import play, write_video
 from tiny import TINY, assert_one_line, random_model
 
-from model import ModelConfig
+from dreamrun.model import ModelConfig
 
 
 @pytest.fixture
@@ -59,7 +59,8 @@ def test_the_seed_determines_the_frames(infer, tmp_path):
 def test_named_actions_are_repeated_and_shown(infer, monkeypatch):
     shown = []
     monkeypatch.setattr(
-        "scripts.infer.comparison", lambda *arguments: shown.append(arguments) or np.zeros((1, 2, 2, 3), np.uint8)
+        "dreamrun.scripts.infer.comparison",
+        lambda *arguments: shown.append(arguments) or np.zeros((1, 2, 2, 3), np.uint8),
     )
     assert infer("--actions", "up,Down,stay")[0] == 0
     actions = shown[0][2]

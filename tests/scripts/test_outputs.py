@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny import assert_one_line, command, random_model
 
-import train_world_model
-from scripts import infer
-from training.checkpoint import load_state
-from training.config import TrainConfig
-from training.model_card import commands, model_card
+from dreamrun import train_world_model
+from dreamrun.export.model_card import commands, model_card
+from dreamrun.scripts import infer
+from dreamrun.training.checkpoint import load_state
+from dreamrun.training.config import TrainConfig
 
 
 @pytest.fixture
@@ -45,7 +45,9 @@ def test_outputs_are_checked_before_generating(run_script, tmp_path, no_work, op
 
 def test_read_only_folders_are_noticed(run_script, tmp_path, no_work, monkeypatch):
     (tmp_path / "locked").mkdir()
-    monkeypatch.setattr("data.atomic.os.access", lambda path, _: path.name != "locked")  # root may write everywhere
+    monkeypatch.setattr(
+        "dreamrun.data.atomic.os.access", lambda path, _: path.name != "locked"
+    )  # root may write everywhere
     code, _, err = run_script("infer", "--output", "locked/deep/dream.mp4", "--data", tmp_path)
     assert_one_line(code, err, "locked is read-only")
 
@@ -96,7 +98,7 @@ def test_advice_to_run_code_of_a_file_is_not_passed_on(run_script, tmp_path):
 def test_texts_of_files_cannot_leave_their_place_in_a_model_card(tmp_path):
     import json
 
-    from model import GameInfo
+    from dreamrun.model import GameInfo
 
     checkpoint = tmp_path / "run" / "checkpoints" / "step_0000002"
     checkpoint.mkdir(parents=True)

@@ -10,15 +10,15 @@ from playing import Client, make_custom_game, recorded_file, serving
 from recordings import DESCRIBED, play, write_csv, write_video
 from tiny import CONTROLS, LITTLE, SMALLEST, command, in_this_process, random_model
 
-from data.actions import UNCONDITIONAL, ActionSpace
-from data.games import collect as collecting
-from data.games.factory import describe_environment
-from model import PRESETS, Sampler, WorldModel
-from play.launch import PlayConfig
-from play.replay import Replay
-from training import validation
-from training.games import game_info
-from training.setup import fit_config_to_data
+from dreamrun.data import collecting
+from dreamrun.games.factory import describe_environment
+from dreamrun.games.space import UNCONDITIONAL, ActionSpace
+from dreamrun.model import PRESETS, Sampler, WorldModel
+from dreamrun.play.launch import PlayConfig
+from dreamrun.play.replay import Replay
+from dreamrun.training import validation
+from dreamrun.training.games import game_info
+from dreamrun.training.setup import fit_config_to_data
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def run(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
 
-    monkeypatch.setattr("evaluation.config.QUICK", LITTLE)
-    monkeypatch.setattr("evaluation.real_play.NUM_RECORDS", {True: (4, 3)})
+    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", LITTLE)
+    monkeypatch.setattr("dreamrun.evaluation.real_play.NUM_RECORDS", {True: (4, 3)})
 
     def call(name, *options):
         code, out, err = command(monkeypatch, capsys, name, *options)

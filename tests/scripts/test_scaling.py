@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 from tiny import SMALLEST, assert_one_line
 
-from model import ModelConfig
-from scripts.plot_scaling import CONTROLLABILITY, PSNR, read_points
-from training.step import training_flop
+from dreamrun.model import ModelConfig
+from dreamrun.scripts.plot_scaling import CONTROLLABILITY, PSNR, read_points
+from dreamrun.training.step import training_flop
 
 
 def test_flop_of_a_step():

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from tiny import assert_one_line, command
 
-from data.actions import unnamed_actions
-from data.metadata import METADATA_FILE, Metadata
-from data.records import Record, encode_record
-from data.shards import write_shard
+from dreamrun.data.metadata import METADATA_FILE, Metadata
+from dreamrun.data.records import Record, encode_record
+from dreamrun.data.shards import write_shard
+from dreamrun.games.space import unnamed_actions
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from playing import random_checkpoint
 
-from data.dataset import ClipDataset
-from model import Sampler, WorldModel
-from training import action_strip as strips
-from training.action_strip import STRIP_PROMPT, action_rollouts, action_strip
-from training.rollout import rollout
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.model import Sampler, WorldModel
+from dreamrun.training import action_strip as strips
+from dreamrun.training.action_strip import STRIP_PROMPT, action_rollouts, action_strip
+from dreamrun.training.rollout import rollout
 
 
 @pytest.fixture(scope="module")

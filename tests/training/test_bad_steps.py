@@ -5,9 +5,9 @@ import torch
 from runs import values
 from tiny import assert_one_line
 
-from training import loop, step
-from training.checkpoint import find_checkpoint_to_resume, list_checkpoints, load_state
-from training.step_stats import StepStats
+from dreamrun.training import loop, step
+from dreamrun.training.checkpoint import find_checkpoint_to_resume, list_checkpoints, load_state
+from dreamrun.training.step_stats import StepStats
 
 
 def test_bad_steps_are_counted_and_change_nothing(train_command, tmp_path, monkeypatch):

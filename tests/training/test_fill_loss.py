@@ -7,11 +7,11 @@ import torch
 from runs import values
 from tiny import TINY, random_inputs, random_model
 
-from model import WorldModel
-from model.diffusion import add_noise, frame_alpha_sigma
-from training.config import RECIPES, Recipe
-from training.fill_loss import choose_fill_clips, draw_fill_task, draw_known_frames, fill_loss
-from training.loss import MAX_CONTEXT_NOISE_LEVEL, draw_noise
+from dreamrun.model import WorldModel
+from dreamrun.model.diffusion import add_noise, frame_alpha_sigma
+from dreamrun.training.config import RECIPES, Recipe
+from dreamrun.training.fill_loss import choose_fill_clips, draw_fill_task, draw_known_frames, fill_loss
+from dreamrun.training.loss import MAX_CONTEXT_NOISE_LEVEL, draw_noise
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from runs import assert_same_run, children, ended, finish, start, values
 
-from training.checkpoint import find_checkpoint_to_resume, load_state
+from dreamrun.training.checkpoint import find_checkpoint_to_resume, load_state
 
 
 def wait_until(condition, process: subprocess.Popen, timeout_secs: float = 900) -> bool:

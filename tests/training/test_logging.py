@@ -5,8 +5,8 @@ import re
 import sys
 from types import SimpleNamespace
 
-from training import logging, plots
-from training.logging import MetricsLog, Throughput, read_metrics
+from dreamrun.training import logging, plots
+from dreamrun.training.logging import MetricsLog, Throughput, read_metrics
 
 
 def test_resume_drops_metrics_of_later_steps(tmp_path):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny import TINY, random_inputs, random_model
 
-from model import ModelConfig, WorldModel
-from model.diffusion import add_noise, frame_alpha_sigma, x0_from_prediction
-from training.loss import (
+from dreamrun.model import ModelConfig, WorldModel
+from dreamrun.model.diffusion import add_noise, frame_alpha_sigma, x0_from_prediction
+from dreamrun.training.loss import (
     MAX_CONTEXT_NOISE_LEVEL,
     SCHEDULED_SAMPLING_PASSES,
     Noise,

@@ -6,9 +6,9 @@ import torch
 from runs import FEW, assert_same_run, finish, start, values
 from tiny import assert_one_line
 
-from model import WorldModel
-from model.outcomes import NUM_BINS
-from training.outcomes import OutcomeTargets, mean_outcome_loss, outcome_losses, outcome_metrics
+from dreamrun.model import WorldModel
+from dreamrun.model.outcomes import NUM_BINS
+from dreamrun.training.outcomes import OutcomeTargets, mean_outcome_loss, outcome_losses, outcome_metrics
 
 FORCING = ("--noise-levels", "teacher-forcing", "--clip-stride", 16, "--epoch-clips", 4)
 

@@ -7,8 +7,8 @@ import pytest
 import torch.distributed as dist
 from tiny import random_model
 
-from training.checkpoint import find_start, save_checkpoint
-from training.rendezvous import agree_on_attempt
+from dreamrun.training.checkpoint import find_start, save_checkpoint
+from dreamrun.training.rendezvous import agree_on_attempt
 
 SECONDS = timedelta(seconds=20)
 

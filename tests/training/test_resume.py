@@ -7,11 +7,11 @@ import torch
 from runs import FEW, assert_same_run, ended, finish, start, values
 from tiny import assert_one_line
 
-from data.dataset import ClipDataset
-from model import WorldModel
-from training import loop
-from training.checkpoint import load_state
-from training.logging import read_metrics
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.model import WorldModel
+from dreamrun.training import loop
+from dreamrun.training.checkpoint import load_state
+from dreamrun.training.logging import read_metrics
 
 # Full attention and rectified flow, in play and in filling in
 FULL_FLOW = ("--attention", "full", "--schedule", "linear", "--prediction", "velocity", "--fill-share", "0.3")

@@ -12,8 +12,8 @@ import pytest
 from runs import ended, start, values
 from tiny import assert_one_line
 
-from training import run_lock
-from training.run_lock import LOCK_FILE, RunLock
+from dreamrun.training import run_lock
+from dreamrun.training.run_lock import LOCK_FILE, RunLock
 
 
 def write_lock(folder, **changes) -> None:

@@ -8,10 +8,10 @@ import torch
 from runs import values
 from tiny import TINY, assert_one_line, random_model
 
-from data.pixels import to_levels
-from model import Sampler
-from training import step
-from training.self_forcing import generate_context
+from dreamrun.data.pixels import to_levels
+from dreamrun.model import Sampler
+from dreamrun.training import step
+from dreamrun.training.self_forcing import generate_context
 
 CLIPS, FRAMES = 5, 6
 

@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from tiny import assert_one_line
 
-from data.dataset import ClipDataset
-from model import WorldModel
-from training import loop, plots, trainer
-from training.checkpoint import list_checkpoints, load_state
-from training.config import TrainConfig, num_training_steps
-from training.logging import read_metrics
-from training.plots import draw_metrics
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.model import WorldModel
+from dreamrun.training import loop, plots, trainer
+from dreamrun.training.checkpoint import list_checkpoints, load_state
+from dreamrun.training.config import TrainConfig, num_training_steps
+from dreamrun.training.logging import read_metrics
+from dreamrun.training.plots import draw_metrics
 
 
 def test_short_run_writes_all_files(train_command, tmp_path, monkeypatch):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny import random_model
 
-from training import checkpoint, outputs
-from training.checkpoint import find_checkpoint_to_resume, list_checkpoints, load_state, save_checkpoint
+from dreamrun.training import checkpoint, outputs
+from dreamrun.training.checkpoint import find_checkpoint_to_resume, list_checkpoints, load_state, save_checkpoint
 
 
 def test_checkpoint_is_never_partial(tmp_path, monkeypatch):
@@ -130,8 +130,8 @@ def test_run_without_its_last_checkpoint_is_no_success(train_command, tmp_path, 
         self.requested = True
         return self
 
-    monkeypatch.setattr("training.stop_request.StopRequest.__enter__", stop_at_once)
-    monkeypatch.setattr("training.stop_request.StopRequest.__exit__", lambda *_: None)
+    monkeypatch.setattr("dreamrun.training.stop_request.StopRequest.__enter__", stop_at_once)
+    monkeypatch.setattr("dreamrun.training.stop_request.StopRequest.__exit__", lambda *_: None)
     code, out, err = train_command("--max-steps", 10, "--out", tmp_path / "new")
     assert code == 1 and "stopped at step" not in out
     assert "error: step 0 could not be saved: the disk is full" in err and "no checkpoint was saved" in err

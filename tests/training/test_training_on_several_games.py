@@ -12,18 +12,18 @@ import torch
 from runs import assert_same_run, finish, start, values
 from tiny import SMALLEST, assert_one_line, random_model
 
-from data.games.collect import CollectConfig, collect
-from data.metadata import METADATA_FILE, read_metadata
-from data.pixels import to_float
-from model import WorldModel
-from model.games import game_names
-from model.text import encode_bytes
-from training import loop
-from training.config import TrainConfig, with_recipe
-from training.games import choose_game, choose_image_clips, describe_games, find_game, text_of
-from training.logging import read_metrics
-from training.loss import diffusion_loss, draw_noise
-from training.step import MicroBatch, training_loss
+from dreamrun.data.collecting import CollectConfig, collect
+from dreamrun.data.metadata import METADATA_FILE, read_metadata
+from dreamrun.data.pixels import to_float
+from dreamrun.model import WorldModel
+from dreamrun.model.games import game_names
+from dreamrun.model.text import encode_bytes
+from dreamrun.training import loop
+from dreamrun.training.config import TrainConfig, with_recipe
+from dreamrun.training.games import choose_game, choose_image_clips, describe_games, find_game, text_of
+from dreamrun.training.logging import read_metrics
+from dreamrun.training.loss import diffusion_loss, draw_noise
+from dreamrun.training.step import MicroBatch, training_loss
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny import random_model
 
-from data.dataset import Batch, ClipDataset
-from data.pixels import to_float
-from model.diffusion import alpha_bar
-from training.logging import read_metrics
-from training.metrics import psnr, ssim
-from training.validation import epoch_metrics, epoch_sums, validation_metrics, validation_sums
+from dreamrun.data.dataset import Batch, ClipDataset
+from dreamrun.data.metrics import psnr, ssim
+from dreamrun.data.pixels import to_float
+from dreamrun.model.diffusion import alpha_bar
+from dreamrun.training.logging import read_metrics
+from dreamrun.training.validation import epoch_metrics, epoch_sums, validation_metrics, validation_sums
 
 
 def test_epoch_metrics_are_means_over_all_frames():

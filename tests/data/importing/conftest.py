@@ -3,8 +3,8 @@
 import pytest
 from recordings import DESCRIBED
 
-from data.importing.config import ImportVideoConfig
-from data.importing.importer import Importer
+from dreamrun.data.importing.config import ImportVideoConfig
+from dreamrun.data.importing.importer import Importer
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from recordings import play
 
-from data.index import split_shards
-from data.metadata import read_metadata
-from data.shards import ShardReader
+from dreamrun.data.index import split_shards
+from dreamrun.data.metadata import read_metadata
+from dreamrun.data.shards import ShardReader
 
 
 def read_recording(out: Path) -> tuple[np.ndarray, np.ndarray]:

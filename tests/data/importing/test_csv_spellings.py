@@ -6,7 +6,7 @@ from import_helpers import read_recording
 from recordings import DESCRIBED, play
 from tiny import assert_one_line, command
 
-from data.importing.recorded_actions import read_actions
+from dreamrun.data.importing.recorded_actions import read_actions
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_actions_three_frames_early_are_not_aligned(recordings, run_import, tmp_
     ],
 )
 def test_spellings_of_tables(tmp_path, lines):
-    from data.importing.description import read_description
+    from dreamrun.data.importing.description import read_description
 
     (tmp_path / "actions.toml").write_bytes("\ufeff".encode() + DESCRIBED.encode())  # with a byte order mark
     (tmp_path / "clip.csv").write_text("\n".join(lines) + "\n")
@@ -65,7 +65,7 @@ def test_spellings_of_tables(tmp_path, lines):
 
 def test_an_empty_row_of_another_single_column_is_an_error(tmp_path, recordings, monkeypatch, capsys):
     """It would be dropped, and later actions would shift; at the end it is nothing."""
-    from data.importing.description import read_description
+    from dreamrun.data.importing.description import read_description
 
     description = read_description(recordings / "actions.toml")
     path = tmp_path / "clip.csv"

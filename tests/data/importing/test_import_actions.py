@@ -9,9 +9,9 @@ from PIL import Image
 from recordings import play, write_csv, write_jsonl, write_video
 from tiny import CONTROLS
 
-from data.importing.description import read_description
-from data.importing.resampling import pictures_at_ticks, resample_actions
-from data.metadata import read_metadata
+from dreamrun.data.importing.description import read_description
+from dreamrun.data.importing.resampling import pictures_at_ticks, resample_actions
+from dreamrun.data.metadata import read_metadata
 
 ROOT = Path(__file__).parents[3]
 

@@ -13,13 +13,13 @@ from import_helpers import read_recording, vectors_from_speed, write_clips
 from recordings import play, write_csv, write_video
 from tiny import command
 
-from data.importing import importer, single_recording
-from data.importing.journal import JOURNAL_FILE
-from data.importing.single_recording import RecordingImporter
-from data.importing.splits import plan_splits
-from data.index import split_shards
-from data.metadata import read_metadata
-from data.shards import ShardReader
+from dreamrun.data.importing import importer, single_recording
+from dreamrun.data.importing.journal import JOURNAL_FILE
+from dreamrun.data.importing.single_recording import RecordingImporter
+from dreamrun.data.importing.splits import plan_splits
+from dreamrun.data.index import split_shards
+from dreamrun.data.metadata import read_metadata
+from dreamrun.data.shards import ShardReader
 
 ROOT = Path(__file__).parents[3]
 

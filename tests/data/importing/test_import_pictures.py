@@ -7,10 +7,10 @@ from import_helpers import psnr, read_recording, vectors_from_speed
 from PIL import Image
 from recordings import play, turn, write_csv, write_matrix, write_video
 
-from data.importing import sources as recordings_of
-from data.importing.description import read_description
-from data.importing.sources import find_sources, frame_times
-from data.metadata import read_metadata
+from dreamrun.data.importing import sources as recordings_of
+from dreamrun.data.importing.description import read_description
+from dreamrun.data.importing.sources import find_sources, frame_times
+from dreamrun.data.metadata import read_metadata
 
 
 @pytest.mark.parametrize(

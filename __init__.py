@@ -1,0 +1,1 @@
+"""Dreamrun: world models that anyone can train and play."""

@@ -1,0 +1,33 @@
+"""Replay the real game up to a recorded moment."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dreamrun.data.metadata import Metadata
+from dreamrun.data.records import Record
+from dreamrun.games.base import GameVectorEnv
+from dreamrun.games.factory import check_recorded_options, make_environment
+
+
+def replay_to(record: Record, metadata: Metadata, frame: int = 0) -> tuple[GameVectorEnv, np.ndarray]:
+    """Replay the real game up to frame `frame` of a record.
+
+    Args:
+        metadata: of the record's data set.
+
+    Returns:
+        One copy of the game in the state of that frame, and its frame, uint8 (H, W, C).
+
+    Raises:
+        ValueError: the record has no level seed.
+    """
+    if record.level_seed is None:
+        raise ValueError("the record has no level seed: it cannot be replayed")
+    levels = (record.level_seed, 1)
+    options = check_recorded_options(metadata.environment_options)
+    environment = make_environment(metadata.environment, 1, levels, **options)
+    frames, _ = environment.reset()
+    for action in (*record.prefix_actions, *record.actions[:frame]):
+        frames = environment.step(np.array([action]))[0]
+    return environment, frames[0]

@@ -1,0 +1,157 @@
+"""Editing recorded clips: what is known of the result, and filling in the rest.
+
+Shapes: T frames, S clips, H x W x C pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dreamrun.data.pixels import to_float, to_uint8
+from dreamrun.games.space import ActionSpace
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.fill import fill_by_windows
+
+MAX_FRAMES = 10_000  # of a result
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A clip some frames of which are known."""
+
+    frames: np.ndarray  # uint8 (T, H, W, C); unknown frames are black, unless they are to be changed
+    actions: np.ndarray  # recorded actions, (T,) or (T, names); actions[t] leads into frame t
+    known: np.ndarray  # bool (T,)
+
+    def with_actions(self, actions: np.ndarray) -> Draft:
+        """The same draft, with these actions at the unknown frames, in their order, again and again."""
+        unknown, changed = np.flatnonzero(~self.known), self.actions.copy()
+        changed[unknown] = actions[np.arange(len(unknown)) % len(actions)]
+        return Draft(self.frames, changed, self.known)
+
+
+def extend(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, backward: int, forward: int) -> Draft:
+    """A clip with `backward` unknown frames before it and `forward` after it."""
+    if min(backward, forward) < 0 or backward + forward == 0:
+        raise ValueError(f"{backward} frames backward and {forward} forward: give at least one of them")
+    return _draft(space, [backward, (frames, actions), forward])
+
+
+def between(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, factor: int) -> Draft:
+    """A clip of which every `factor`-th frame is known, and the last one; it has as many frames as before."""
+    if factor < 2:
+        raise ValueError(f"factor is {factor}: it must be at least 2, which makes every other frame")
+    if len(frames) < 3:
+        raise ValueError(f"the clip has {len(frames)} frames: at least 3 are needed, to make one between two others")
+    known = np.arange(len(frames)) % factor == 0
+    known[-1] = True
+    shown = np.where(known[:, None, None, None], frames, 0)
+    hidden = np.where(known.reshape(-1, *[1] * (actions.ndim - 1)), actions, space.unknown(len(actions)))
+    return Draft(shown, hidden.astype(actions.dtype), known)
+
+
+def join(
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], space: ActionSpace, num_frames: int
+) -> Draft:
+    """Two clips, each frames and actions, with `num_frames` unknown frames between them."""
+    if num_frames < 1:
+        raise ValueError(f"{num_frames} frames between the clips: at least 1 is needed")
+    frames, actions = second
+    actions = actions.copy()
+    actions[:1] = space.unknown(1)  # it led into this frame from another one
+    return _draft(space, [first, num_frames, (frames, actions)])
+
+
+def loop(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, num_frames: int, context_frames: int) -> Draft:
+    """A clip, unknown frames up to `num_frames`, then the clip's start again: cut to `num_frames`, it is a loop.
+
+    Args:
+        context_frames: at most so many frames of the start are repeated; the last unknown frames lead into them.
+    """
+    if num_frames <= len(frames):
+        raise ValueError(
+            f"the clip has {len(frames)} frames, and a loop of {num_frames} needs fewer: name a part of the clip, "
+            "or a longer loop"
+        )
+    start = slice(min(len(frames), context_frames))
+    return _draft(space, [(frames, actions), num_frames - len(frames), (frames[start], actions[start])])
+
+
+def _draft(space: ActionSpace, parts: list[tuple[np.ndarray, np.ndarray] | int]) -> Draft:
+    """Clips, and numbers of unknown frames, one after another."""
+    shape = next(part[0].shape[1:] for part in parts if not isinstance(part, int))
+    all_frames, all_actions, known = [], [], []
+    for part in parts:
+        if isinstance(part, int):
+            frames, actions = np.zeros((part, *shape), np.uint8), space.unknown(part)
+        else:
+            frames, actions = part
+        all_frames.append(frames)
+        all_actions.append(actions)
+        known.append(np.full(len(frames), not isinstance(part, int)))
+    draft = Draft(np.concatenate(all_frames), np.concatenate(all_actions), np.concatenate(known))
+    if len(draft.frames) > MAX_FRAMES:
+        raise ValueError(f"the result would have {len(draft.frames)} frames: at most {MAX_FRAMES} are possible")
+    return draft
+
+
+def complete(model: WorldModel, drafts: list[Draft], space: ActionSpace, seed: int = 0, **options) -> np.ndarray:
+    """Fill in drafts of which the same frames are known.
+
+    Args:
+        options: of `model.fill.fill`.
+
+    Returns:
+        uint8 (S, T, H, W, C). Known frames are bit for bit as they were.
+
+    Raises:
+        ValueError: as `fill` does.
+    """
+    *_, finished = complete_by_windows(model, drafts, space, seed, **options)
+    return finished
+
+
+def complete_by_windows(
+    model: WorldModel, drafts: list[Draft], space: ActionSpace, seed: int = 0, **options
+) -> Iterator[np.ndarray]:
+    """As `complete`, but yields the clips after each window; only the last result is complete."""
+    known = drafts[0].known
+    frames = np.stack([draft.frames for draft in drafts])
+    actions = torch.from_numpy(space.vectors(np.stack([draft.actions for draft in drafts])))
+    for result in fill_by_windows(model, to_float(frames), torch.from_numpy(known), actions, seed=seed, **options):
+        filled = to_uint8(result)
+        filled[:, known] = frames[:, known]
+        yield filled
+
+
+def nearest_known(frames: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Each unknown frame replaced with the nearest known one, the earlier of two: (..., T, H, W, C)."""
+    at = np.flatnonzero(known)
+    distance = np.abs(np.arange(len(known))[:, None] - at)
+    return frames[..., at[distance.argmin(axis=1)], :, :, :]
+
+
+def cross_fade(frames: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Each unknown frame replaced with a blend of the known ones before and after it: uint8 (..., T, H, W, C)."""
+    at, times = np.flatnonzero(known), np.arange(len(known))
+    after = np.searchsorted(at, times).clip(max=len(at) - 1)
+    before = (np.searchsorted(at, times, side="right") - 1).clip(min=0)
+    span = np.maximum(1, at[after] - at[before])
+    weight = ((times - at[before]) / span).clip(0, 1)[:, None, None, None]
+    blend = (1 - weight) * frames[..., at[before], :, :, :] + weight * frames[..., at[after], :, :, :]
+    return blend.round().astype(np.uint8)
+
+
+def step_sizes(frames: np.ndarray) -> np.ndarray:
+    """How much each frame differs from the one before: root mean square in grey levels, float64 (..., T - 1)."""
+    difference = np.diff(frames.astype(np.float32), axis=-4)
+    return np.sqrt(np.square(difference).mean(axis=(-3, -2, -1), dtype=np.float64))
+
+
+def seam_steps(frames: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """`step_sizes` into, between and out of unknown frames: (..., steps). A loop's first frame must come again."""
+    return step_sizes(frames)[..., ~(known[1:] & known[:-1])]

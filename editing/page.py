@@ -1,0 +1,40 @@
+"""Clips that the model makes of a dream: what might have led to its start, and a loop of its last frames."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from dreamrun.data.video import edited, write_mp4
+from dreamrun.editing.drafts import Draft, extend, loop
+from dreamrun.games.space import ActionSpace
+from dreamrun.play.rollout_pool import Rollout
+
+TASKS = ("rewind", "loop")
+REWIND_WINDOWS, LOOP_WINDOWS = 1, 2  # length of what is generated before the prompt, and of a loop, in windows
+
+
+def make_draft(task: str, rollout: Rollout, space: ActionSpace, window_frames: int) -> tuple[Draft, int]:
+    """What is known of a clip, and how many of its frames to show.
+
+    "rewind": the prompt, with unknown frames before it. "loop": the last frames of the rollout, unknown frames, and the
+    same frames again, which are not shown.
+    """
+    prompt = rollout.prompt
+    if task == "rewind":
+        draft = extend(np.array(prompt.frames), prompt.actions, space, REWIND_WINDOWS * window_frames, 0)
+        return draft, len(draft.frames)
+    frames, num_frames = np.stack(rollout.recent), LOOP_WINDOWS * window_frames
+    actions = np.array([*prompt.actions, *rollout.actions], prompt.actions.dtype)[-len(frames) :]
+    return loop(frames, actions, space, num_frames, len(frames)), num_frames
+
+
+def edited_mp4(frames: np.ndarray, draft: Draft, num_frames: int, space: ActionSpace, fps: float) -> bytes:
+    """The first `num_frames` frames of a finished draft as an mp4 that frames the known ones."""
+    shown = slice(num_frames)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dream.mp4"
+        write_mp4(path, edited(frames[shown], draft.actions[shown], draft.known[shown], space), fps)
+        return path.read_bytes()

@@ -1,0 +1,281 @@
+"""A static web site that plays exported networks: files that any host can serve.
+
+A site of one game is a page. A site of several has a folder for each, under a page that lists them. All links are
+relative, and nothing is loaded from other hosts.
+"""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import shutil
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dreamrun.data.index import held_out_split
+from dreamrun.data.metadata import read_metadata
+from dreamrun.export.onnx import MASKED, context_pass, context_scales, denoising_passes
+from dreamrun.export.onnx_graph import Weights
+from dreamrun.export.onnx_sampler import export_checked
+from dreamrun.export.runtime import ALL_FILES, FILES
+from dreamrun.games.space import ActionSpace
+from dreamrun.model import WorldModel
+from dreamrun.model.diffusion import CONTEXT_NOISE
+from dreamrun.model.games import fold_words
+from dreamrun.model.modulation_table import ModulationTable
+from dreamrun.play.actions import actions_to_json, key_labels, parse_action, playable_actions, step_actions
+from dreamrun.play.gallery import NUM_THUMBNAILS, Gallery
+from dreamrun.play.replay import FORMAT
+from dreamrun.play.rollout_pool import Prompt
+from dreamrun.training.checkpoint import hash_weights
+from dreamrun.training.games import choose_game, find_game
+
+ROOT = Path(__file__).parent.parent
+PAGE, STAGE = ROOT / "export" / "page", ROOT / "play" / "stage"
+NUM_STEPS = (1, 2, 4)  # denoising steps per frame that a player can choose
+MIN_FRAME_NUMBERS = 16  # torch draws fewer normal numbers than that in another way, which the page does not know
+README_FILE, TAG = "README.md", "dreamrun-site"
+_README = """\
+---
+title: {title}
+emoji: 🎮
+colorFrom: indigo
+colorTo: purple
+sdk: static
+pinned: false
+license: mit
+tags: [{tag}]
+short_description: Play games that a neural network generates
+custom_headers:
+  cross-origin-embedder-policy: require-corp
+  cross-origin-opener-policy: same-origin
+  cross-origin-resource-policy: cross-origin
+---
+
+# {title}
+
+A neural network generates every frame in your browser. Any web server can serve this folder:
+`python3 -m http.server`, then open http://127.0.0.1:8000.
+"""
+_RUNTIME_LICENSE = "ONNX Runtime, https://github.com/microsoft/onnxruntime\n\n{text}"
+
+
+@dataclass(frozen=True)
+class Game:
+    """A checkpoint, and the data set with its prompts."""
+
+    checkpoint: Path
+    data: Path
+
+    @property
+    def name(self) -> str:
+        """Of its folder in a site of several games."""
+        return self.checkpoint.name
+
+
+def is_site(folder: Path) -> bool:
+    """Whether a folder holds a site that `write_site` has written."""
+    readme = folder / README_FILE
+    return readme.is_file() and f"tags: [{TAG}]" in readme.read_text(errors="replace")
+
+
+def write_site(folder: Path, games: list[Game], title: str, weights: Weights, runtime: Path) -> None:
+    """Write a site into an empty folder. Equal arguments give equal bytes.
+
+    Args:
+        weights: of the networks in WebAssembly. On a GPU int8 is slow, so there fp16 takes its place.
+        runtime: as `find_runtime` returns it.
+
+    Raises:
+        ValueError: no checkpoint, or a data set that does not fit it.
+    """
+    if len(games) == 1:
+        _write_game(folder, games[0], title, weights, runtime, "runtime/")
+    else:
+        cards = []
+        for game in games:
+            (folder / game.name).mkdir()
+            name = _write_game(folder / game.name, game, "", weights, runtime, "../runtime/")
+            image = f'<img src="{escape(game.name)}/prompts/0.png" alt="">'
+            cards.append(f'<li><a href="{escape(game.name)}/index.html">{image}{escape(name)}</a></li>')
+        _write_page(folder / "index.html", "games.html", title=escape(title), games="\n".join(cards))
+        shutil.copy(PAGE / "page.css", folder)
+    shutil.copy(ROOT / "LICENSE", folder)
+    (folder / README_FILE).write_text(_README.format(title=json.dumps(title, ensure_ascii=False)[1:-1], tag=TAG))
+    (folder / "runtime").mkdir()
+    for name in ALL_FILES:
+        shutil.copyfile(runtime / name, folder / "runtime" / name)
+    text = (ROOT / "LICENSE").read_text()  # MIT as well
+    copyright_line = next(line for line in text.splitlines() if line.startswith("Copyright"))
+    text = text.replace(copyright_line, "Copyright (c) Microsoft Corporation")
+    (folder / "runtime" / "LICENSE").write_text(_RUNTIME_LICENSE.format(text=text))
+
+
+def _write_game(folder: Path, game: Game, title: str, weights: Weights, runtime: Path, runtime_folder: str) -> str:
+    """Write the page of one game, and return its title."""
+    checkpoint = WorldModel.from_pretrained(game.checkpoint)
+    name = find_game(checkpoint, metadata=read_metadata(game.data))
+    model = fold_words(choose_game(checkpoint, name))
+    config = model.config
+    if np.prod(config.frame_shape) < MIN_FRAME_NUMBERS:
+        raise ValueError(f"{game.checkpoint}: frames of {config.frame_width}x{config.frame_height} are too small")
+    space = playable_actions(model)
+    gallery = Gallery(game.data, held_out_split(game.data), model)
+    prompts = [gallery.prompt(i, gallery.default_moment(i)) for i in range(min(NUM_THUMBNAILS, len(gallery)))]
+    models = {"wasm": weights, "webgpu": "fp16" if weights == "int8" else weights}
+    for stored in sorted(set(models.values())):
+        (folder / f"model.{stored}.onnx").write_bytes(export_checked(model, stored, with_table=space.discrete))
+    if space.discrete:
+        dtype = np.float32 if weights == "fp32" else np.float16
+        (folder / "table.bin").write_bytes(_modulation_table(model).astype(dtype).tobytes())
+    frames = np.concatenate([prompt.frames for prompt in prompts])
+    (folder / "prompts.bin").write_bytes(gzip.compress(frames.tobytes(), mtime=0))
+    _write_thumbnails(folder / "prompts", prompts)
+    title = title or f"Dream of {model.game.environment or 'a game'}"
+    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+    settings = {
+        **_sampler_settings(model),
+        "table_dtype": "float32" if weights == "fp32" else "float16",
+        "sizes": files,
+        "models": {device: f"model.{stored}.onnx" for device, stored in models.items()},
+        "runtime": {"folder": runtime_folder, **_runtime_files(runtime)},
+        "space": describe_space(space),
+        "step_actions": {name: actions_to_json(parse_action(name, space)) for name in step_actions(space)},
+        "prompts": _describe_prompts(prompts),
+        "hello": _describe_game(model, game, space, len(prompts)),
+        "replay": {"format": FORMAT, "weights_sha256": hash_weights(checkpoint), **({"game": name} if name else {})},
+    }
+    (folder / "config.json").write_text(json.dumps(settings) + "\n")
+    _write_page_files(folder, title, settings, space)
+    return title
+
+
+def _sampler_settings(model: WorldModel) -> dict[str, Any]:
+    """What export/page/dream.js and network.js need of the network and the sampler."""
+    config, levels = model.config, _noise_levels(model)
+    passes = {n: denoising_passes(config, n) for n in NUM_STEPS}
+    context = context_pass(CONTEXT_NOISE)
+    return {
+        "channels": config.num_channels,
+        "height": config.frame_height,
+        "width": config.frame_width,
+        "window": config.window_frames,
+        "blocks": config.num_blocks,
+        "patches": config.num_patches,
+        "dim": config.dim,
+        "rotary_dim": config.rotary_dim,
+        "vectors": config.num_modulation_vectors,
+        "masked": MASKED,
+        "levels": levels,
+        "passes": {n: [[levels.index(p.noise_level), *p.coefficients] for p in passes[n]] for n in NUM_STEPS},
+        "context": {
+            "noise": CONTEXT_NOISE,
+            "scales": context_scales(config, CONTEXT_NOISE),
+            "pass": [levels.index(CONTEXT_NOISE), *context.coefficients],
+        },
+    }
+
+
+def _noise_levels(model: WorldModel) -> list[float]:
+    levels = {frame_pass.noise_level for n in NUM_STEPS for frame_pass in denoising_passes(model.config, n)}
+    return [*sorted(levels, reverse=True), CONTEXT_NOISE]
+
+
+@torch.inference_mode()
+def _modulation_table(model: WorldModel) -> np.ndarray:
+    """float32 (levels, 1 + A, M, D); row 0 of a level is that of the zero action."""
+    num_actions = model.config.num_actions
+    actions = torch.cat((torch.zeros(1, num_actions), torch.eye(num_actions)))
+    return ModulationTable(copy.deepcopy(model).float(), _noise_levels(model)).lookup(actions).numpy()
+
+
+def _runtime_files(runtime: Path) -> dict[str, dict[str, Any]]:
+    names = ("script", "glue", "wasm")
+    return {
+        device: {**dict(zip(names, files, strict=True)), "size": (runtime / files[-1]).stat().st_size}
+        for device, files in FILES.items()
+    }
+
+
+def describe_space(space: ActionSpace) -> dict[str, Any]:
+    """The actions, for export/page/actions.js."""
+    return {
+        "num_actions": len(space),
+        "kinds": list(space.kinds),
+        "keys": [list(keys) for keys in space.keys],
+        "aliases": space.key_aliases,
+        "acting": list(space.acting),
+        "noop": actions_to_json(space.noop),
+        "unknown": actions_to_json(space.unknown(1))[0],
+    }
+
+
+def _describe_prompts(prompts: list[Prompt]) -> list[dict[str, Any]]:
+    starts = np.cumsum([0, *(len(prompt.frames) for prompt in prompts)]).tolist()
+    return [
+        {"first": first, "actions": actions_to_json(prompt.actions), "moment": prompt.moment}
+        for first, prompt in zip(starts, prompts, strict=False)
+    ]
+
+
+def _describe_game(model: WorldModel, game: Game, space: ActionSpace, num_records: int) -> dict[str, Any]:
+    """The stage's "hello" message, without what it shares with the config."""
+    return {
+        "server": "local",
+        "game": model.game.environment or "a game",
+        "checkpoint": game.name,
+        "fps": model.game.fps,
+        "actions": list(space.names),
+        "keys": key_labels(space),
+        "aliases": space.key_aliases,
+        "num_steps": min(model.config.num_steps, NUM_STEPS[-1]),
+        "most_steps": NUM_STEPS[-1],
+        "num_records": num_records,
+    }
+
+
+def _write_thumbnails(folder: Path, prompts: list[Prompt]) -> None:
+    folder.mkdir()
+    for number, prompt in enumerate(prompts):
+        frame = prompt.frames[-1]
+        Image.fromarray(np.repeat(frame, 3, axis=-1) if frame.shape[-1] == 1 else frame).save(folder / f"{number}.png")
+
+
+def _write_page_files(folder: Path, title: str, settings: dict[str, Any], space: ActionSpace) -> None:
+    several = settings["runtime"]["folder"].startswith("..")
+    buttons = [
+        f'<button type="button" data-action="{escape(n)}">{escape(n)}</button>' for n in settings["step_actions"]
+    ]
+    prompts = [
+        f'<button type="button" data-record="{i}" aria-label="record {i}"><img src="prompts/{i}.png" alt=""></button>'
+        for i in range(len(settings["prompts"]))
+    ]
+    _write_page(
+        folder / "index.html",
+        "page.html",
+        title=escape(title),
+        home=' · <a href="../index.html">All games</a>' if several else "",
+        license="../LICENSE" if several else "LICENSE",
+        stage=(STAGE / "stage.html").read_text().strip(),
+        step_buttons="" if space.unconditional else "\n".join(buttons),
+        prompts="\n".join(prompts),
+        num_steps="\n".join(f'<option value="{n}">{n}</option>' for n in NUM_STEPS),
+    )
+    for path in [*sorted(PAGE.glob("*.js")), PAGE / "page.css"]:
+        shutil.copy(path, folder)
+    # Gradio runs the stage's files as one function and nests its style sheet, and so does the page.
+    scripts = "\n".join((STAGE / name).read_text() for name in ("stage.js", "keys.js", "pictures.js"))
+    (folder / "stage.js").write_text(f"export function runStage(element, trigger) {{\n{scripts}\n}}\n")
+    (folder / "stage.css").write_text(f"#stage {{\n{(STAGE / 'stage.css').read_text()}\n}}\n")
+
+
+def _write_page(path: Path, template: str, **values: str) -> None:
+    path.write_text(Template((PAGE / template).read_text()).substitute(values))

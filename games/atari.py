@@ -1,0 +1,82 @@
+"""Atari games by the Arcade Learning Environment: `ale:GAME`."""
+
+from __future__ import annotations
+
+import struct
+
+import gymnasium
+import numpy as np
+
+from dreamrun.games.gymnasium import GymVectorEnv, make_and_check
+from dreamrun.games.space import ActionSpace
+
+_ATARI_WORDS = {"UP": "up", "DOWN": "down", "LEFT": "left", "RIGHT": "right", "FIRE": "fire"}
+_ATARI_KEYS = {"up": "UP", "down": "DOWN", "left": "LEFT", "right": "RIGHT", "fire": "SPACE"}
+_STATE_HEADER = struct.Struct("<qQ")  # level, state of the generator that draws levels
+
+
+class AtariVectorEnv(GymVectorEnv):
+    """N copies of `ale:GAME` (Arcade Learning Environment, arXiv 1207.4708), without sticky actions.
+
+    A frame is the maximum of the last two frames of a step, as games draw some objects in every other frame only.
+    """
+
+    default_frame_skip = 4
+    num_max_frames = 2
+
+    @staticmethod
+    def make_game(name: str) -> gymnasium.Env:
+        try:
+            import ale_py
+        except ImportError:
+            raise ValueError("ale-py is not installed: pip install -r requirements-atari.txt") from None
+        gymnasium.register_envs(ale_py)
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+        game = name.removeprefix("ale:")
+        # Frames come from `render`, so the cheapest observation is enough.
+        options = {"obs_type": "ram", "frameskip": 1, "repeat_action_probability": 0.0, "full_action_space": False}
+        return make_and_check(name, f"ALE/{game[:1].upper()}{game[1:]}-v5", **options)
+
+    @staticmethod
+    def read_fps(game: gymnasium.Env) -> float:
+        return 60.0
+
+    @staticmethod
+    def read_actions(name: str, game: gymnasium.Env) -> ActionSpace:
+        words_per_action = [_atari_words(meaning) for meaning in game.unwrapped.get_action_meanings()]
+        return ActionSpace(
+            names=tuple("+".join(words) or "noop" for words in words_per_action),
+            keys=tuple(tuple(_ATARI_KEYS[word] for word in words) for words in words_per_action),
+            acting=tuple(range(len(words_per_action))),
+        )
+
+    def get_state(self) -> list[bytes]:
+        """Of each game: header, current frame (ALE renders none after a restore), and the state of the emulator."""
+        ale_states = [game.unwrapped.ale.cloneState(include_rng=True).serialize() for game in self._games]
+        return [
+            _STATE_HEADER.pack(int(level), int(stream)) + frame.tobytes() + ale_state
+            for level, stream, frame, ale_state in zip(
+                self._level_seeds, self._streams, self._frames, ale_states, strict=True
+            )
+        ]
+
+    def set_state(self, states: list[bytes]) -> np.ndarray:
+        from ale_py import ALEState
+
+        frame_end = _STATE_HEADER.size + self._frames[0].nbytes
+        for number, (game, state) in enumerate(zip(self._games, states, strict=True)):
+            self._level_seeds[number], self._streams[number] = _STATE_HEADER.unpack_from(state)
+            frame = np.frombuffer(state[_STATE_HEADER.size : frame_end], np.uint8)
+            self._frames[number] = frame.reshape(self._frames.shape[1:])
+            game.unwrapped.ale.restoreState(ALEState(state[frame_end:]))
+        return self._frames.copy()
+
+
+def _atari_words(meaning: str) -> list[str]:
+    """ "UPRIGHTFIRE" -> ["up", "right", "fire"]."""
+    words = []
+    while meaning != "NOOP" and meaning:
+        word = next(word for word in _ATARI_WORDS if meaning.startswith(word))
+        words.append(_ATARI_WORDS[word])
+        meaning = meaning[len(word) :]
+    return words

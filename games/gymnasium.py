@@ -1,0 +1,190 @@
+"""Any Gymnasium environment that renders RGB frames: `gym:ID`.
+
+The N games are stepped one after another. A level is the seed of a reset, so an episode can be replayed if nothing
+else in the game is random.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from PIL import Image
+
+from dreamrun.data.metadata import Metadata, parse_size
+from dreamrun.games.base import GameVectorEnv
+from dreamrun.games.space import ActionSpace, unnamed_actions
+from dreamrun.games.splitmix import splitmix64_next
+
+
+class GymVectorEnv(GameVectorEnv):
+    """N copies of `gym:ID`."""
+
+    default_frame_skip = 1  # steps of the game for which an action is held
+    num_max_frames = 1  # a frame is the pixel-wise maximum of this many last frames of a step
+
+    @classmethod
+    def describe(cls, name: str, frame_skip: int, size: str) -> Metadata:
+        """The metadata of this game's data sets.
+
+        Args:
+            name: "gym:ID" or "ale:GAME".
+            frame_skip: steps of the game for which an action is held.
+            size: width x height of a frame, "64x64".
+
+        Raises:
+            ValueError: the game is unknown or not installed, or its actions or frames cannot be recorded.
+        """
+        if not isinstance(size, str):
+            raise ValueError(f"size is {size!r:.40}: expected width x height in pixels, such as 96x64")
+        width, height = parse_size(size)
+        game = cls.make_game(name)
+        try:
+            return Metadata(
+                environment=name,
+                environment_options=(("frame_skip", frame_skip), ("size", size)),
+                frame_shape=(height, width, 3),
+                fps=round(cls.read_fps(game) / frame_skip, 3),
+                actions=cls.read_actions(name, game),
+            )
+        finally:
+            game.close()
+
+    @staticmethod
+    def make_game(name: str) -> gymnasium.Env:
+        """Make one copy of the game. Raises ValueError as `describe` does."""
+        return make_and_check(name, name.rpartition(":")[2])  # without its module, which is imported already
+
+    @staticmethod
+    def read_fps(game: gymnasium.Env) -> float:
+        """Frames per second without frame skip."""
+        return float(game.metadata.get("render_fps") or 30)
+
+    @staticmethod
+    def read_actions(name: str, game: gymnasium.Env) -> ActionSpace:
+        """The action space of the game. Raises ValueError if it cannot be recorded."""
+        space = game.action_space
+        if isinstance(space, gymnasium.spaces.Discrete):
+            return unnamed_actions(int(space.n))
+        if isinstance(space, gymnasium.spaces.MultiBinary) and len(space.shape) == 1:
+            return _vector_space("button", space.shape[0])
+        if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
+            return _vector_space("axis", space.shape[0])
+        raise ValueError(
+            f"cannot record the actions of {name}: {space} is not Discrete, MultiBinary or Box of one dimension"
+        )
+
+    def __init__(self, game_metadata: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
+        super().__init__(game_metadata, num_envs)
+        self._frame_skip = self.options["frame_skip"]
+        self._games = [self.make_game(game_metadata.environment) for _ in range(num_envs)]
+        self._to_game_action = _action_converter(self._games[0].action_space)
+        self._levels = levels
+        # The state of a SplitMix64 generator per game, which draws the levels.
+        self._streams = np.arange(num_envs, dtype=np.uint64) + np.uint64(seed) * np.uint64(1 << 32)
+        self._level_seeds = np.zeros(num_envs, np.int64)
+        height, width, _ = game_metadata.frame_shape
+        self._frames = np.zeros((num_envs, height, width, 3), np.uint8)
+        for number in range(num_envs):
+            self._start_level(number)
+
+    def reset(self, *, seed=None, options=None):
+        """Ignores `seed`: returns the current frames. `make_environment` takes the seed."""
+        return self._frames.copy(), self._info()
+
+    def step(self, actions):
+        rewards = np.zeros(self.num_envs, np.float32)
+        terminations, truncations = np.zeros((2, self.num_envs), bool)
+        for number, game in enumerate(self._games):
+            action, rendered = self._to_game_action(actions[number]), []
+            for skipped in range(self._frame_skip):
+                _, reward, terminated, truncated, _ = game.step(action)
+                rewards[number] += reward
+                ended = terminated or truncated
+                if ended or skipped >= self._frame_skip - self.num_max_frames:
+                    rendered.append(game.render())
+                if ended:
+                    break
+            terminations[number], truncations[number] = terminated, truncated
+            if ended:
+                self._start_level(number)
+            else:
+                self._set_frame(number, rendered)
+        return self._frames.copy(), rewards, terminations, truncations, self._info()
+
+    def get_state(self) -> list[bytes]:
+        raise NotImplementedError(
+            f"the state of {self.name} cannot be saved: Gymnasium has no function for it (use pong, Procgen or ale:)"
+        )
+
+    def set_state(self, states: list[bytes]) -> np.ndarray:
+        return self.get_state()
+
+    def close_extras(self, **kwargs):
+        for game in self._games:
+            game.close()
+
+    def _start_level(self, number: int) -> None:
+        """Draw a new level for game `number` and reset it."""
+        first, count = self._levels
+        self._streams[number] = splitmix64_next(self._streams[number : number + 1])[0]
+        self._level_seeds[number] = first + int(self._streams[number] % np.uint64(count))
+        game = self._games[number]
+        game.reset(seed=int(self._level_seeds[number]))
+        self._set_frame(number, [game.render()])
+
+    def _set_frame(self, number: int, rendered: list[np.ndarray]) -> None:
+        """Store the maximum of rendered frames, resized, as the frame of game `number`."""
+        frame = rendered[0] if len(rendered) == 1 else np.maximum.reduce(rendered)
+        height, width = self._frames.shape[1:3]
+        if frame.shape[:2] != (height, width):
+            frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX))
+        self._frames[number] = frame
+
+    def _info(self) -> dict[str, Any]:
+        return {"level_seed": self._level_seeds.copy()}
+
+
+def make_and_check(name: str, game_id: str, **options: Any) -> gymnasium.Env:
+    """`gymnasium.make(game_id, **options)`, checked by a reset and a rendered frame.
+
+    Raises:
+        ValueError: the game cannot be made, or does not render RGB frames.
+    """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame then renders into memory and needs no screen
+    try:
+        game = gymnasium.make(game_id, render_mode="rgb_array", disable_env_checker=True, **options)
+        game.reset(seed=0)
+        frame = game.render()
+    except Exception as error:  # a foreign environment can raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"cannot play {name}: {reason}") from None
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape[2:] != (3,):
+        game.close()
+        raise ValueError(f"cannot play {name}: it does not render uint8 RGB frames")
+    return game
+
+
+def _vector_space(kind: str, count: int) -> ActionSpace:
+    """A space of `count` buttons or axes without keys."""
+    return ActionSpace(
+        names=tuple(f"{kind}{i}" for i in range(count)),
+        keys=((),) * count,
+        acting=tuple(range(count)),
+        kinds=(kind,) * count,
+        scales=(1.0,) * count,
+    )
+
+
+def _action_converter(space: gymnasium.Space) -> Callable[[Any], Any]:
+    """A function from recorded actions to the game's. An axis from -1 to 1 is scaled to the range of the Box."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return lambda action: int(action) + int(space.start)
+    if isinstance(space, gymnasium.spaces.MultiBinary):
+        return lambda action: (np.asarray(action) > 0.5).astype(space.dtype)
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
+    return lambda action: (low + (np.clip(action, -1, 1) + 1) / 2 * (high - low)).astype(space.dtype)

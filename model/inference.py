@@ -1,0 +1,105 @@
+"""The device: which one to use, whether bfloat16 is fast on it, and models prepared for inference on it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+from pathlib import Path
+
+import torch
+
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.packed_linear import pack
+from dreamrun.training.distributed import world_size
+
+
+def choose_device(name: str) -> torch.device:
+    """The device to train or generate on. "auto" is the GPU, or the CPU if there is none.
+
+    Raises:
+        ValueError: CUDA was asked for but is not available; or there are more processes on this machine than GPUs.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        reason = "no GPU is visible" if torch.version.cuda else f"torch {torch.__version__} was built without CUDA"
+        raise ValueError(f"CUDA was asked for, but {reason}: use --device cpu, or install another build of torch")
+    if name == "cuda" and world_size() > 1:
+        local_rank, num_gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if local_rank >= num_gpus:
+            raise ValueError(
+                f"at least {local_rank + 1} processes for {num_gpus} GPUs: start one process for each GPU "
+                "(--nproc-per-node=gpu)"
+            )
+        torch.cuda.set_device(local_rank)  # otherwise all ranks would allocate memory on the first GPU
+        return torch.device("cuda", local_rank)
+    return torch.device(name)
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively. Where it only emulates bfloat16, float32 is faster."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def uses_bf16(device: torch.device, bf16: bool | None = None) -> bool:
+    """The option `bf16`, where None means: if the device has native bfloat16."""
+    return has_native_bf16(device) if bf16 is None else bf16
+
+
+def autocast(device: torch.device, bf16: bool | None = None) -> torch.autocast:
+    """bfloat16 autocast, if `uses_bf16`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device, bf16))
+
+
+def prepare_for_inference(
+    model: WorldModel, device: torch.device, bf16: bool | None = None, packed: bool = True
+) -> WorldModel:
+    """A copy of a model on `device`, in eval mode, without gradients.
+
+    Args:
+        bf16: convert the weights to bfloat16; None: if the device has native bfloat16.
+        packed: on the CPU, lay weights out for its matrix unit (model/packed_linear.py); False: the plain reference.
+    """
+    dtype = torch.bfloat16 if uses_bf16(device, bf16) else torch.float32
+    copied = copy.deepcopy(model).to(device, dtype).eval().requires_grad_(False)
+    # oneDNN packs bfloat16 weights only where it can also multiply them.
+    packed = packed and device.type == "cpu" and (dtype == torch.float32 or has_native_bf16(device))
+    return pack(copied) if packed else copied
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process can still allocate on a device, in its control group too; None: unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+    group = _control_group()
+    try:
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # there is no limit
+        return available
+    return min(available, max(0, limit - used + int(stat.get("inactive_file", 0))))
+
+
+def _control_group() -> Path:
+    """The folder of this process's control group (version 2)."""
+    root = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            if line.startswith("0::/") and (root / line[4:] / "memory.max").is_file():
+                return root / line[4:]
+    return root
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, for people."""
+    if device.type == "cuda":
+        return f"GPU, {torch.cuda.get_device_name(device)}"
+    return f"CPU, {torch.get_num_threads()} threads (no GPU in use: only small models will be fast enough)"

@@ -1,0 +1,86 @@
+"""Drafts of edited clips, and what they are compared with."""
+
+import numpy as np
+import pytest
+from tiny import CONTROLS, TINY, random_model
+
+from dreamrun.editing.drafts import (
+    Draft,
+    between,
+    complete,
+    cross_fade,
+    extend,
+    join,
+    loop,
+    nearest_known,
+    seam_steps,
+    step_sizes,
+)
+from dreamrun.games.space import UNKNOWN_ACTION, unnamed_actions
+from dreamrun.model import ModelConfig
+
+SPACE = unnamed_actions(3)
+
+
+def clip(num_frames: int, first: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of one grey level each, and actions."""
+    levels = np.arange(first, first + num_frames, dtype=np.uint8)
+    return np.broadcast_to(levels[:, None, None, None], (num_frames, 16, 24, 3)).copy(), np.arange(num_frames) % 3
+
+
+def levels(draft: Draft) -> list[int | None]:
+    return [int(frame.max()) if known else None for frame, known in zip(draft.frames, draft.known, strict=True)]
+
+
+def test_drafts_put_known_and_unknown_frames_in_order():
+    draft = extend(*clip(2), SPACE, 2, 1)
+    assert levels(draft) == [None, None, 1, 2, None]
+    assert draft.actions.tolist() == [UNKNOWN_ACTION, UNKNOWN_ACTION, 0, 1, UNKNOWN_ACTION]
+    assert draft.with_actions(np.array([1, 2])).actions.tolist() == [1, 2, 0, 1, 1]
+    draft = between(*clip(6), SPACE, 3)
+    assert levels(draft) == [1, None, None, 4, None, 6] and draft.actions.tolist() == [0, -1, -1, 0, -1, 2]
+    draft = join(clip(2), clip(2, 7), SPACE, 2)
+    assert levels(draft) == [1, 2, None, None, 7, 8] and draft.actions.tolist() == [0, 1, -1, -1, -1, 1]
+    draft = loop(*clip(3), SPACE, 5, context_frames=2)
+    assert levels(draft) == [1, 2, 3, None, None, 1, 2]
+    frames, vectors = clip(2)[0], np.zeros((2, 6), np.float32)
+    draft = extend(frames, vectors, CONTROLS, 0, 1)
+    assert np.isnan(draft.actions[2]).all() and not draft.actions[:2].any()
+    assert np.isnan(between(*clip(3)[:1], np.zeros((3, 6), np.float32), CONTROLS, 2).actions[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: extend(*clip(2), SPACE, 0, 0), "give at least one"),
+        (lambda: extend(*clip(2), SPACE, -1, 3), "-1 frames backward"),
+        (lambda: extend(*clip(2), SPACE, 0, 10**6), "at most 10000"),
+        (lambda: between(*clip(5), SPACE, 1), "factor is 1"),
+        (lambda: between(*clip(2), SPACE, 2), "the clip has 2 frames"),
+        (lambda: join(clip(2), clip(2), SPACE, 0), "0 frames between"),
+        (lambda: loop(*clip(5), SPACE, 5, 3), "a loop of 5 needs fewer"),
+    ],
+)
+def test_impossible_edits_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_known_frames_stay_as_they_are():
+    model = random_model(ModelConfig(**{**TINY.to_dict(), "can_fill": True}))
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (4, 16, 24, 3)).astype(np.uint8)
+    drafts = [extend(frames, np.arange(4) % 3, SPACE, 3, 4), extend(frames[::-1], np.arange(4) % 3, SPACE, 3, 4)]
+    first, second = complete(model, drafts, SPACE, num_steps=2)
+    assert np.array_equal(first[3:7], frames) and np.array_equal(second[3:7], frames[::-1])
+    assert first.shape == (11, 16, 24, 3) and first[:3].std() > 5 and not np.array_equal(first[:3], second[:3])
+
+
+def test_baselines_and_steps():
+    frames, known = clip(6, 10)[0], np.array([0, 1, 0, 0, 0, 1], bool)
+    assert nearest_known(frames, known)[:, 0, 0, 0].tolist() == [11, 11, 11, 11, 15, 15]
+    frames[5] = 31
+    assert cross_fade(frames, known)[:, 0, 0, 0].tolist() == [11, 11, 16, 21, 26, 31]
+    assert nearest_known(frames[None], known).shape == cross_fade(frames[None], known).shape == (1, *frames.shape)
+    assert step_sizes(frames).tolist() == [1, 1, 1, 1, 17] == seam_steps(frames, known).tolist()
+    assert seam_steps(frames, np.array([1, 1, 1, 1, 0, 1], bool)).tolist() == [1, 17]

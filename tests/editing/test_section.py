@@ -1,0 +1,94 @@
+"""The section on editing: patterns, figures that are known in advance, and models that cannot fill in."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny import LITTLE, random_model
+
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.editing import section as editing
+from dreamrun.editing.section import editing_section, ordinary_range, patterns
+from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.evaluation.rollouts import SamplerSettings
+from dreamrun.model import ModelConfig
+
+
+def test_patterns_of_a_window():
+    shown = {name: "".join(".k"[int(value)] for value in known) for name, known in patterns(16).items()}
+    assert shown == {
+        "between both ends": "kkkk........kkkk",
+        "every other frame": "k.k.k.k.k.k.k.kk",
+        "backward": "........kkkkkkkk",
+        "forward": "kkkkkkkk........",
+    }
+
+
+def test_range_of_ordinary_steps():
+    frames = np.zeros((41, 2, 2, 3), np.uint8)
+    frames[1::2] = 10  # steps of 10 alone
+    frames[40] = 255
+    low, high = ordinary_range([frames])
+    assert low == 10 and 10 <= high < 255
+
+
+@pytest.fixture
+def inputs(pong_set):
+    """Held-out Pong, and a model of a window of 8 frames."""
+    dataset = ClipDataset(pong_set, "test", clip_frames=1)
+    config = ModelConfig(
+        patch_size=16, dim=32, num_blocks=1, num_heads=2, window_frames=8, num_actions=3, prediction="x0", can_fill=True
+    )
+    model = random_model(config)
+    return SimpleNamespace(
+        model=model, inference_model=model, sizes=LITTLE, held_out=dataset, space=dataset.metadata.actions,
+        settings=SamplerSettings(2, 1.0, 0.02), config=EvaluateConfig(checkpoint="x", batch_size=2),
+    )  # fmt: skip
+
+
+def test_a_model_that_knows_the_truth_is_perfect(inputs, monkeypatch):
+    """Under true actions this one answers with the truth, and under others with the nearest known frame."""
+    truths = []
+    draw_clips = editing.draw_clips
+
+    def note(*arguments):
+        clips = draw_clips(*arguments)
+        truths.extend(zip(clips.frames, clips.actions, strict=True))
+        return clips
+
+    def answer(draft):
+        for frames, actions in truths:
+            if np.array_equal(actions, draft.actions) and np.array_equal(
+                frames[draft.known], draft.frames[draft.known]
+            ):
+                return frames
+        return editing.nearest_known(draft.frames, draft.known)
+
+    def complete(model, drafts, space, seed, num_steps, guidance):
+        return np.stack([answer(draft) for draft in drafts])
+
+    monkeypatch.setattr(editing, "draw_clips", note)
+    monkeypatch.setattr(editing, "complete", complete)
+    section = editing_section(inputs)
+    for pattern in section["patterns"]:
+        rows = pattern["rows"]
+        assert rows["true actions"]["psnr"]["value"] is None and rows["true actions"]["ssim"]["value"] == 1
+        assert rows["hidden actions"] == rows["nearest known frame"]
+        assert rows["cross-fade"]["psnr"]["value"] > 10
+    loops, joins, ordinary = section["loops"], section["joins"], section["ordinary"]
+    assert loops["frames"] == 32 and joins["frames"] == 4 and ordinary["low"] <= ordinary["median"] <= ordinary["high"]
+    assert loops["into"]["value"] == 0 < loops["largest"]["value"]  # the nearest known frame is repeated, then it jumps
+
+
+def test_a_model_of_random_weights_is_measured(inputs):
+    section = editing_section(inputs)
+    for pattern in section["patterns"]:
+        psnr = {name: row["psnr"]["value"] for name, row in pattern["rows"].items()}
+        assert psnr["true actions"] < psnr["nearest known frame"] and psnr["true actions"] != psnr["hidden actions"]
+        assert psnr["true actions, 1 step"] != psnr["true actions"]
+
+
+def test_a_model_that_cannot_fill_in_is_not_measured(inputs):
+    inputs.model = random_model(ModelConfig(**{**inputs.model.config.to_dict(), "can_fill": False}))
+    with pytest.raises(ValueError, match="never learnt to fill in"):
+        editing_section(inputs)

@@ -1,0 +1,37 @@
+"""The command scripts.export_onnx, and rollouts of its file in the evaluation."""
+
+import numpy as np
+import onnx
+import torch
+from tiny import assert_one_line
+
+from dreamrun.evaluation.rollouts import SamplerSettings, WorldModelRollout
+from dreamrun.games.space import unnamed_actions
+from dreamrun.model import WorldModel
+
+
+def test_a_checkpoint_is_exported_and_evaluated(run_script, pong_checkpoint, tmp_path):
+    code, out, err = run_script("export_onnx", "--checkpoint", pong_checkpoint, "--out", tmp_path / "to" / "model.onnx")
+    assert code == 0 and "model.onnx" in out, err
+    file = (tmp_path / "to" / "model.onnx").read_bytes()
+    onnx.checker.check_model(onnx.load_from_string(file))
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["model.onnx"]
+    model = WorldModel.from_pretrained(pong_checkpoint).requires_grad_(False)
+    prompt = np.random.default_rng(0).integers(0, 256, (2, 2, *np.roll(model.config.frame_shape, -1)), np.uint8)
+    actions = torch.randint(3, (2, 6)).numpy()
+    settings = SamplerSettings(num_steps=2, guidance=1.0, context_noise=0.02)
+    of_torch, of_onnx = (
+        WorldModelRollout(model, unnamed_actions(3), settings, 0, onnx_file)(prompt, actions, np.arange(2))
+        for onnx_file in (None, file)
+    )
+    assert of_torch.shape == of_onnx.shape == (2, 4, *prompt.shape[2:]) and of_torch.std() > 1
+    assert np.abs(of_torch.astype(int) - of_onnx).max() <= 1
+
+
+def test_mistakes_give_one_line(run_script, pong_checkpoint, tmp_path):
+    code, _, err = run_script("export_onnx", "--checkpoint", tmp_path / "none", "--out", tmp_path / "model.onnx")
+    assert_one_line(code, err, "no checkpoint at")
+    code, _, err = run_script("export_onnx", "--checkpoint", pong_checkpoint, "--out", tmp_path)
+    assert_one_line(code, err, "is a folder")
+    code, _, err = run_script("evaluate", "--checkpoint", pong_checkpoint, "--onnx", "model.onnx", "--guidance", 2)
+    assert_one_line(code, err, "guidance")

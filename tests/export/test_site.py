@@ -1,0 +1,170 @@
+"""The command scripts.export_web: its files and its upload. Nothing is opened in a browser here."""
+
+import hashlib
+import json
+import re
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tiny import assert_one_line
+
+from dreamrun.export import runtime
+from dreamrun.export.site import Game, write_site
+from dreamrun.model import WorldModel
+
+
+@pytest.fixture
+def export(run_script, pong_game, empty_runtime, tmp_path):
+    """export(*options): run the command; exit code, standard output, standard error."""
+    options = ("--checkpoint", pong_game.checkpoint, "--data", pong_game.data, "--out", tmp_path / "site")
+    return lambda *more: run_script("export_web", *options, "--runtime", empty_runtime, *more)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_two_exports_have_equal_bytes_and_name_nothing_of_this_machine(export, pong_game, tmp_path):
+    code, out, err = export("--title", "My <game>")
+    assert code == 0 and "python3 -m http.server" in out, err
+    files = contents(tmp_path / "site")
+    assert {"index.html", "config.json", "table.bin", "prompts.bin", "LICENSE", "README.md", "worker.js"} < files.keys()
+    assert {
+        "model.int8.onnx",
+        "model.fp16.onnx",
+        "prompts/0.png",
+        "stage.js",
+        "runtime/LICENSE",
+        "runtime/ort.wasm.min.mjs",
+    } < files.keys()
+    (tmp_path / "site" / "left_over.txt").write_text("of an earlier export")
+    assert export("--title", "My <game>")[0] == 0
+    assert contents(tmp_path / "site") == files
+    text = b"".join(content for name, content in files.items() if name.endswith((".html", ".js", ".json", ".md")))
+    assert str(tmp_path).encode() not in text and str(pong_game.data).encode() not in text
+    assert b"<h1>My &lt;game&gt;</h1>" in files["index.html"]
+
+
+def test_links_are_relative_and_no_other_host_is_named(export, tmp_path):
+    assert export()[0] == 0
+    for name, content in contents(tmp_path / "site").items():
+        if name.endswith((".html", ".js", ".css")) and not name.startswith("runtime/"):
+            urls = re.findall(
+                r"""(?:href|src)=["'](?!data:)([^"']*)|url\(([^)]*)\)|(https?://[^\s"'`]+)""", content.decode()
+            )
+            assert all(not url.startswith(("/", "http")) for found in urls for url in found if url), name
+
+
+def test_the_settings_are_those_of_the_checkpoint(export, pong_game, tmp_path):
+    assert export()[0] == 0
+    config = json.loads((tmp_path / "site" / "config.json").read_text())
+    model = WorldModel.from_pretrained(pong_game.checkpoint).config
+    assert (config["dim"], config["window"], config["blocks"]) == (model.dim, model.window_frames, model.num_blocks)
+    assert config["passes"]["2"][1][0] == config["levels"].index(0.5) and len(config["passes"]["4"]) == 4
+    assert config["models"] == {"wasm": "model.int8.onnx", "webgpu": "model.fp16.onnx"}
+    table_bytes = len(config["levels"]) * (1 + 3) * config["vectors"] * model.dim * 2
+    assert config["sizes"]["table.bin"] == table_bytes == (tmp_path / "site" / "table.bin").stat().st_size
+    assert config["hello"]["keys"] == {"UP": "up", "DOWN": "down"} and config["step_actions"] == {
+        "noop": 0,
+        "up": 1,
+        "down": 2,
+    }
+
+
+def test_several_games_get_a_page_that_lists_them(pong_game, custom_game, empty_runtime, tmp_path):
+    games = [
+        Game(pong_game.checkpoint, pong_game.data),
+        Game(custom_game.checkpoint.rename(tmp_path / "mine"), custom_game.data),
+    ]
+    try:
+        (tmp_path / "site").mkdir()
+        write_site(tmp_path / "site", games, "My games", "int8", empty_runtime)
+    finally:
+        games[1].checkpoint.rename(custom_game.checkpoint)
+    files = contents(tmp_path / "site")
+    assert {
+        "index.html",
+        "page.css",
+        "random/index.html",
+        "mine/index.html",
+        "runtime/ort.webgpu.min.mjs",
+    } < files.keys()
+    assert b'<a href="mine/index.html">' in files["index.html"] and b'href="../LICENSE"' in files["mine/index.html"]
+    config = json.loads(files["mine/config.json"])
+    assert config["runtime"]["folder"] == "../runtime/" and "table.bin" not in config["sizes"]
+    assert config["space"]["unknown"] == [None] * 6 and config["step_actions"]["dx=-1"] == [0, 0, 0, 0, -1, 0]
+
+
+def test_mistakes_give_one_line(export, run_script, pong_game, empty_runtime, monkeypatch, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "precious.txt").write_text("mine")
+    code, _, err = export()
+    assert_one_line(code, err, "not empty and not a site")
+    assert [path.name for path in (tmp_path / "site").iterdir()] == ["precious.txt"]
+    options = ("--checkpoint", pong_game.checkpoint, "--data", pong_game.data, "--out", tmp_path / "new")
+    code, _, err = run_script("export_web", *options, "--runtime", tmp_path)
+    assert_one_line(code, err, "is not onnxruntime-web", runtime.VERSION)
+    (empty_runtime / "old").mkdir(exist_ok=True)
+    for name in runtime.ALL_FILES:
+        (empty_runtime / "old" / name).write_text("/*! ONNX Runtime Web v1.2.3 */")
+    code, _, err = run_script("export_web", *options, "--runtime", empty_runtime / "old")
+    assert_one_line(code, err, "another version")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, _, err = run_script("export_web", *options)
+    assert_one_line(code, err, "npm was not found", "--runtime")
+    code, _, err = run_script("export_web", *options, pong_game.data)
+    assert_one_line(code, err, "1 checkpoints for 2 data sets") if "data sets" in err else assert_one_line(code, err)
+    assert not (tmp_path / "new").exists()
+
+
+def test_npm_is_asked_once_and_its_archive_is_checked(monkeypatch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    npm = tmp_path / "bin" / "npm"
+    npm.write_text("#!/bin/sh\necho broken >$5/onnxruntime-web.tgz\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(ValueError, match="another checksum"):
+        runtime.find_runtime()
+    npm.write_text("#!/bin/sh\necho 'no such registry' >&2\nexit 1\n")
+    with pytest.raises(ValueError, match=r"could not download .*no such registry"):
+        runtime.find_runtime()
+    cache = tmp_path / "cache" / "dreamrun" / f"onnxruntime-web-{runtime.VERSION}"
+    assert not cache.exists()
+    cache.mkdir(parents=True)
+    assert runtime.find_runtime() == cache
+
+
+def test_exports_at_the_same_time_download_the_runtime_once(empty_runtime, monkeypatch, tmp_path):
+    archive, calls = tmp_path / "runtime.tgz", tmp_path / "calls"
+    with tarfile.open(archive, "w:gz") as files:
+        files.add(empty_runtime, "package/dist")
+    (tmp_path / "npm").write_text(f"#!/bin/sh\necho called >>{calls}\nsleep 0.5\ncp {archive} $5\n")
+    (tmp_path / "npm").chmod(0o755)
+    monkeypatch.setattr(runtime, "SHA512", hashlib.sha512(archive.read_bytes()).hexdigest())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with ThreadPoolExecutor(4) as threads:
+        folders = list(threads.map(lambda _: runtime.find_runtime(), range(4)))
+    assert calls.read_text().split() == ["called"]
+    assert len(set(folders)) == 1 and {path.name for path in folders[0].iterdir()} == set(runtime.ALL_FILES)
+
+
+def test_the_site_is_uploaded_as_a_static_space(export, hub):
+    code, out, err = export("--push", "user/name", "--private", "--title", 'Say "dream"')
+    assert code == 0 and "uploaded to" in out, err
+    assert hub["created"]["type"] == "space" and hub["created"]["sdk"] == "static"
+    assert hub["created"]["visibility"] == "private"
+    assert {"index.html", "README.md", "model.fp16.onnx", "runtime/ort.wasm.min.mjs"} <= set(hub["files"])
+    readme = hub["files"]["README.md"].decode()
+    assert "sdk: static" in readme and "cross-origin-embedder-policy: require-corp" in readme
+
+
+def test_nothing_is_written_without_a_token(export, hub, monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_TOKEN")
+    code, _, err = export("--push", "user/name")
+    assert_one_line(code, err, "not logged in", "HF_TOKEN")
+    assert not (tmp_path / "site").exists() and hub["created"] is None

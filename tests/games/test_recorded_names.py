@@ -1,0 +1,177 @@
+"""Names of environments that come from files import nothing, unless the user typed the module."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from playing import PlayConfig, random_checkpoint
+from tiny import LITTLE, SMALLEST, assert_one_line, command, random_model
+
+from dreamrun.data import collecting
+from dreamrun.data.metadata import Metadata, read_metadata
+from dreamrun.data.recorded_game import replay_to
+from dreamrun.data.records import Record
+from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.evaluation.real_play import collect_real_play
+from dreamrun.games import factory
+from dreamrun.games.factory import describe_environment, game_of, make_environment
+from dreamrun.model import GameInfo
+from dreamrun.play.gallery import Gallery
+from dreamrun.play.launch import load_games
+
+SOURCE = """
+import pathlib
+import gymnasium
+import numpy as np
+pathlib.Path("{marker}").touch()
+class Dot(gymnasium.Env):
+    metadata = {{"render_modes": ["rgb_array"]}}
+    action_space, observation_space = gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(0, 1, (1,))
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1), {{}}
+    def step(self, action):
+        return np.zeros(1), 0.0, False, False, {{}}
+    def render(self):
+        return np.zeros((64, 64, 3), np.uint8)
+gymnasium.register("Dot-v0", Dot)
+def policy(environment, frames, rng):
+    return np.zeros(environment.num_envs, int)
+"""
+
+
+@pytest.fixture
+def payload(tmp_path, monkeypatch):
+    """A module `payload`, and the file that appears when it is imported."""
+    import gymnasium
+
+    marker = tmp_path / "imported"
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "payload.py").write_text(SOURCE.format(marker=marker))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.chdir(tmp_path)
+    yield marker
+    sys.modules.pop("payload", None)
+    gymnasium.registry.pop("Dot-v0", None)
+    factory._typed_modules.discard("payload")
+
+
+HOSTILE = (
+    "gym:payload:Dot-v0",
+    "gym:payload:payload:Dot-v0",
+    "gym:./modules/payload:Dot-v0",
+    "gym:payload:Dot/../x-v0",
+    "gym:Dot-v0",
+    "gym:",
+    "gym::Dot-v0",
+    "ale:payload:Dot",
+    "ale:../payload",
+    "ale:",
+    "payload:Dot-v0",
+    "payload",
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_of_a_file_imports_a_module(name, payload, pong_set, tmp_path):
+    record = Record(np.zeros((2, 64, 64, 3), np.uint8), np.zeros(2, np.int32), level_seed=1)
+    for attempt in (
+        lambda: describe_environment(name),
+        lambda: make_environment(name, 1),
+        lambda: replay_to(record, Metadata(environment=name)),
+        lambda: collect_real_play(
+            EvaluateConfig(checkpoint="x", quick=True, output=tmp_path), GameInfo(environment=name), tmp_path
+        ),
+    ):
+        with pytest.raises(ValueError):
+            attempt()
+    assert not payload.exists() and "payload" not in sys.modules
+
+
+def test_no_option_of_a_file_reaches_another_setting(payload, tmp_path):
+    """A policy `module:function` would be imported too."""
+    for options in ((("policy", "payload:policy"),), (("overwrite", True),), (("num_envs", 9),), (("levels", 3),)):
+        with pytest.raises(ValueError, match="unknown environment options"):
+            collect_real_play(
+                EvaluateConfig(checkpoint="x", output=tmp_path), GameInfo("pong", environment_options=options), tmp_path
+            )
+        record = Record(np.zeros((2, 64, 64, 3), np.uint8), np.zeros(2, np.int32), level_seed=1)
+        with pytest.raises(ValueError, match="unknown environment options"):
+            replay_to(record, Metadata(environment="pong", environment_options=options))
+    assert not payload.exists()
+
+
+def test_evaluate_and_play_run_no_payload(payload, pong_set, tmp_path, monkeypatch, capsys):
+    """The attack of a stranger: a data set and a checkpoint that name a module."""
+    import shutil
+
+    data = tmp_path / "set"
+    shutil.copytree(pong_set, data)
+    values = json.loads((data / "metadata.json").read_text())
+    (data / "metadata.json").write_text(json.dumps({**values, "environment": "gym:payload:Dot-v0"}))
+    checkpoint = random_checkpoint(tmp_path / "random", data)
+    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", LITTLE)
+    options = ("--checkpoint", checkpoint, "--quick", "--output", tmp_path / "report")
+    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options)
+    assert_one_line(code, err, "give --data", "set env_module to its name")
+    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--data", data)
+    assert code == 0 and not payload.exists(), err
+    (game,) = load_games(PlayConfig(checkpoint=str(checkpoint), data=data, num_steps=1)).values()
+    engine, gallery = game.engine, game.gallery
+    assert "payload" in gallery.real_game_unavailable_reason(gallery.prompt(0, 5)) and not payload.exists()
+    engine.close() if hasattr(engine, "close") else None
+
+
+def test_a_module_that_the_user_typed_is_imported(payload, tmp_path, monkeypatch, capsys):
+    few = ("--records", 3, "--val-records", 1, "--test-records", 2, "--workers", 1, "--min-frames", 8)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    monkeypatch.setattr(collecting, "NUM_ENVS", 2)
+    out = tmp_path / "set"
+    code, _, err = command(monkeypatch, capsys, "scripts.collect", "--env", "gym:payload:Dot-v0", "--out", out, *few)
+    assert code == 0, err
+    assert payload.exists() and read_metadata(out).environment == "gym:payload:Dot-v0"
+    checkpoint = random_checkpoint(tmp_path / "random", out)
+    factory._typed_modules.discard("payload")
+    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", LITTLE)
+    options = ("--checkpoint", checkpoint, "--data", out, "--quick", "--output", tmp_path / "report")
+    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--env-module", "payload")
+    assert code == 0, err
+    assert "cannot be saved and restored" in (tmp_path / "report" / "report.md").read_text()
+    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--env-module", "no_such_module")
+    assert_one_line(code, err, "env_module 'no_such_module' cannot be imported")
+    (game,) = load_games(PlayConfig(checkpoint=str(checkpoint), data=out, num_steps=1, env_module="payload")).values()
+    gallery = game.gallery
+    assert gallery.real_game_unavailable_reason(gallery.prompt(0, 5)) is None
+
+
+def test_typed_names_are_checked_too(monkeypatch, capsys, tmp_path):
+    for name, words in (("gym:a b", "gym:ID"), ("ale:x:y", "Atari"), ("gym:no_such_module:X-v0", "cannot be imported")):
+        code, _, err = command(monkeypatch, capsys, "scripts.collect", "--env", name, "--out", tmp_path / "set")
+        assert_one_line(code, err, words)
+
+
+def test_wrong_game_is_refused_unless_insisted(pong_set, tmp_path, monkeypatch, capsys):
+    """In every command that joins a checkpoint with a data set."""
+    from dataclasses import replace
+
+    config = replace(SMALLEST, num_actions=3, num_steps=1)
+    random_model(config, game=GameInfo(environment="leaper")).save_pretrained(tmp_path / "leaper")
+    random_model(config).save_pretrained(tmp_path / "unknown")
+    words = ("is of the game leaper", "is of pong", "--any-game")
+    infer = ("--data", pong_set, "--num-frames", 6, "--num-samples", 1, "--output", tmp_path / "dream.mp4")
+    code, _, err = command(monkeypatch, capsys, "scripts.infer", "--checkpoint", tmp_path / "leaper", *infer)
+    assert_one_line(code, err, *words)
+    evaluate = ("--data", pong_set, "--quick", "--output", tmp_path / "report")
+    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", "--checkpoint", tmp_path / "leaper", *evaluate)
+    assert_one_line(code, err, *words)
+    play = PlayConfig(checkpoint=str(tmp_path / "leaper"), data=pong_set)
+    with pytest.raises(ValueError, match="is of the game leaper"):
+        load_games(play)
+    for options in (("--checkpoint", tmp_path / "leaper", "--any-game"), ("--checkpoint", tmp_path / "unknown")):
+        code, _, err = command(monkeypatch, capsys, "scripts.infer", *options, *infer)
+        assert code == 0, err
+    assert isinstance(load_games(replace(play, any_game=True))[""].gallery, Gallery)
+    assert game_of("gym:module:Dot-v0") == game_of("gym:Dot-v0") == "gym:Dot-v0" and game_of("pong") == "pong"
