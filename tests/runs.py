@@ -57,7 +57,7 @@ def start(out: Path, data: Path, *options, ranks: int = 1, max_restarts: int = 0
     """
     run = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={max_restarts}")
     command = [sys.executable, *(run if ranks > 1 else ()), ROOT / "tests" / "tiny_run.py"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     if seen:
         environment["SEEN"] = str(seen)
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115  a file, because a pipe that nobody reads fills up

@@ -1,6 +1,6 @@
 """Take screenshots of the page during play: DIR/play.png; with --all also in light colours and on a phone.
 
-PYTHONPATH=.:tests python tests/screenshots.py --out docs/images --checkpoint checkpoints/coinrun-nano
+PYTHONPATH=tests python tests/screenshots.py --out docs/images --checkpoint checkpoints/coinrun-nano
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Speed of static sites in Chromium beside torch on the same cores, in turn: the ratios hold on busy machines too.
 
-PYTHONPATH=.:tests python tests/web_speed.py --checkpoint checkpoints/pong-pico --data samples/pong
+PYTHONPATH=tests python tests/web_speed.py --checkpoint checkpoints/pong-pico --data samples/pong
 """
 
 from __future__ import annotations

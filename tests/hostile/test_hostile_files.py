@@ -19,7 +19,11 @@ MAX_CPU_SECS = 5  # wall time depends on what else the machine does
     ("kind", "min_cases"), [("config", 40), ("metadata", 30), ("weights", 20), ("replay", 25), ("actions", 20)]
 )
 def test_hostile_files_are_one_line_of_error(kind, min_cases, tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parents[1]}:{HERE.parent}"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
+    }
     process = subprocess.run(
         [sys.executable, HERE / "run_cases.py", kind, tmp_path],
         env=environment, capture_output=True, text=True, timeout=900, cwd=tmp_path,
