@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from dreamrun.data.atomic import atomic_file
 from dreamrun.data.metadata import read_metadata
-from dreamrun.envs.dream import MAX_EPISODE_STEPS, DreamVectorEnv
+from dreamrun.envs import MAX_EPISODE_STEPS
+from dreamrun.envs.dream import DreamVectorEnv
 from dreamrun.games.base import SPLIT_LEVELS
 from dreamrun.games.factory import MAX_FRAME_SKIP, check_recorded_options, make_environment
 from dreamrun.games.json_file import read_json

@@ -18,6 +18,7 @@ from gymnasium.vector.utils import batch_space
 from dreamrun.data.clips import draw_clips
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.pixels import to_float, to_uint8
+from dreamrun.envs import MAX_EPISODE_STEPS
 from dreamrun.envs.spaces import gym_space, recorded_actions
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import choose_device, prepare_for_inference
@@ -25,7 +26,6 @@ from dreamrun.model.sampler import Sampler
 from dreamrun.training.setup import check_model_fits_data
 
 MAX_SEED = 2**63 - 1  # of the prompt and the noise of an episode
-MAX_EPISODE_STEPS = 256  # unless told otherwise
 
 
 class DreamVectorEnv(gymnasium.vector.VectorEnv):

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dreamrun.envs import MAX_EPISODE_STEPS
 from dreamrun.envs.agent import FRAME_SKIP, import_ppo, load_weights, read_agent, real_games
-from dreamrun.envs.dream import MAX_EPISODE_STEPS, DreamVectorEnv
+from dreamrun.envs.dream import DreamVectorEnv
 
 RANDOM = "random"  # the agent that draws every action at random
 

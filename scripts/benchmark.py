@@ -19,10 +19,10 @@ from typing import Annotated
 import tyro
 
 from dreamrun import cli
-from dreamrun.benchmarks import environment, importer, loader, playing, rollout, steps
+from dreamrun.benchmarks import environment, importer, loader, playing, sampling, steps
 
 MEASURES = {
-    rollout.RolloutConfig: rollout.measure,
+    sampling.RolloutConfig: sampling.measure,
     loader.LoaderConfig: loader.measure,
     steps.StepConfig: steps.measure,
     playing.PlayingConfig: playing.measure,
@@ -30,7 +30,7 @@ MEASURES = {
     environment.EnvironmentConfig: environment.measure,
 }
 Benchmark = (
-    Annotated[rollout.RolloutConfig, tyro.conf.subcommand("rollout")]
+    Annotated[sampling.RolloutConfig, tyro.conf.subcommand("rollout")]
     | Annotated[loader.LoaderConfig, tyro.conf.subcommand("loader")]
     | Annotated[steps.StepConfig, tyro.conf.subcommand("train")]
     | Annotated[playing.PlayingConfig, tyro.conf.subcommand("play")]
