@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from dreamrun.data.plots import Line, line_plot
 from dreamrun.evaluation.cost import speed_key
 from dreamrun.evaluation.report_blocks import Block, Picture, Table, Text, format_estimate, format_percent
-from dreamrun.training.plots import Line, line_plot
 
 SHOWN_FRAMES = (1, 2, 4, 8, 16, 32, 64)
 FIDELITY_ROWS = {

@@ -157,7 +157,7 @@ def write_rollouts(config: InferConfig, model: WorldModel) -> None:
         write_png(config.grid, grid(clips.frames[shown], generated[shown], list(columns)))
         print(f"wrote {config.grid}: true frames above, generated frames below; frames {', '.join(map(str, columns))}")
     if config.plot:
-        from dreamrun.training.plots import plot_psnr  # imported here: matplotlib takes a second
+        from dreamrun.data.plots import plot_psnr  # imported here: matplotlib takes a second
 
         plot_psnr(config.plot, report)
         print(f"wrote {config.plot}")

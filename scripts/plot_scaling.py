@@ -35,8 +35,6 @@ def main(config: PlotScalingConfig) -> None:
     sizes = {run.name: read_points(run) for run in sorted(config.folder.glob("*")) if any(run.glob("report-*"))}
     if not sizes:
         raise ValueError(f"{config.folder} holds no runs with reports: scripts/scaling.sh makes them")
-    from dreamrun.training.plots import plot_scaling  # imported here: matplotlib takes a second
-
     plot_scaling(config.output, dict(sorted(sizes.items(), key=lambda item: item[1][0]["flop"])))
     print(f"| size | FLOP of training | {PSNR} | {CONTROLLABILITY} |\n|---|---|---|---|")
     for name, points in sizes.items():
@@ -44,6 +42,31 @@ def main(config: PlotScalingConfig) -> None:
             figures = format_estimate(point[PSNR], 1), format_percent(point[CONTROLLABILITY])
             print(f"| {name} | {point['flop']:.1e} | {figures[0]} | {figures[1]} |")
     print(f"wrote {config.output}")
+
+
+def plot_scaling(path: Path, sizes: dict[str, list[dict[str, Any]]]) -> None:
+    """Draw quality against the compute of training as a PNG: a panel for each metric, a line for each size.
+
+    Args:
+        sizes: name -> points with `flop` and, for each metric, an estimate with value, low and high.
+    """
+    # Imported here: matplotlib takes a second.
+    from matplotlib.figure import Figure
+
+    from dreamrun.data.plots import LINE_COLORS, column, save_png
+
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    metrics = [name for name in next(iter(sizes.values()))[0] if name != "flop"]
+    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        for (name, points), color in zip(sizes.items(), LINE_COLORS, strict=False):
+            flop, estimates = [point["flop"] for point in points], [point[metric] for point in points]
+            value, low, high = (column(estimates, key) for key in ("value", "low", "high"))
+            axes.plot(flop, value, color=color, label=name, marker="o", ms=4)
+            axes.fill_between(flop, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.set(xlabel="FLOP of training", title=metric, xscale="log")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend()
+    save_png(figure, path, dpi=120)
 
 
 def read_points(run: Path) -> list[dict[str, Any]]:

@@ -41,7 +41,6 @@ TO_MEND = {
     "envs/dream.py",
     "evaluation/inputs.py",
     "evaluation/outcomes.py",
-    "evaluation/report_sections.py",
     "evaluation/rollouts.py",
     "evaluation/single_step.py",
     "export/model_card.py",
