@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from dreamrun.data.atomic import atomic_file
-from dreamrun.data.metadata import Metadata, check_dataset_exists
+from dreamrun.data.metadata import Metadata, find_dataset
 from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader
 from dreamrun.games.json_file import read_json
 from dreamrun.games.printable import printable
+from dreamrun.shipped import find_shipped
 
 INDEX_FILE = "index.json"
 MAX_INDEX_BYTES = 2**30
@@ -73,7 +74,7 @@ def index_split(
         ValueError: the split has no shards.
     """
     paths = split_shards(folder, split)
-    cache_path = folder / split / INDEX_FILE
+    cache_path = paths[0].parent / INDEX_FILE
     cached = _read_cache(cache_path, metadata)
     entries = {path.name: cached.get(path.name) for path in paths}
     stamps = {path.name: _stamp(path) for path in paths}
@@ -93,6 +94,7 @@ def index_split(
 
 def held_out_split(folder: Path) -> str:
     """The split for evaluation and play: "test", or "val" if only that exists."""
+    folder = find_shipped(folder, "samples")
     return "val" if any((folder / "val").glob("*")) and not any((folder / "test").glob("*")) else "test"
 
 
@@ -114,7 +116,7 @@ def split_shards(folder: Path, split: str) -> list[Path]:
     Raises:
         ValueError: the split has no shards.
     """
-    check_dataset_exists(folder)
+    folder = find_dataset(folder)
     check_split_name(split)
     paths = sorted((folder / split).glob(f"*{SUFFIX}"))
     if not paths:

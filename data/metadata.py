@@ -14,6 +14,7 @@ from dreamrun.games.json_file import read_json
 from dreamrun.games.printable import check_name
 from dreamrun.games.procgen_actions import PROCGEN_GAMES, procgen_actions
 from dreamrun.games.space import MAX_NAMES, ActionSpace, unnamed_actions
+from dreamrun.shipped import find_shipped
 
 METADATA_FILE = "metadata.json"
 MAX_FRAME_SIDE = 1024  # pixels; a record of larger frames would not fit in memory
@@ -65,7 +66,7 @@ def read_metadata(folder: Path) -> Metadata:
     Raises:
         ValueError: the folder does not exist, or its metadata.json is invalid.
     """
-    check_dataset_exists(folder)
+    folder = find_dataset(folder)
     path, default = folder / METADATA_FILE, Metadata()
     if not path.is_file():
         return default
@@ -137,7 +138,9 @@ def write_metadata(folder: Path, values: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
-def check_dataset_exists(folder: Path) -> None:
-    """Raises ValueError if there is no such folder."""
-    if not folder.is_dir():
-        raise ValueError(f"no data set at {folder}: collect one with python -m scripts.collect")
+def find_dataset(folder: Path) -> Path:
+    """The folder, or the shipped samples of that name. Raises ValueError if there is neither."""
+    found = find_shipped(folder, "samples")
+    if not found.is_dir():
+        raise ValueError(f"no data set at {folder}: collect one with `dreamrun collect`")
+    return found

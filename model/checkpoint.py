@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dreamrun.model.config import ModelConfig
 from dreamrun.model.game_info import GameInfo
 from dreamrun.model.json_fields import read_json_object
+from dreamrun.shipped import find_shipped
 
 CONFIG_FILE, GAME_FILE, WEIGHTS_FILE = "config.json", "game.json", "model.safetensors"
 MAX_HEADER_BYTES = 2**24  # of model.safetensors
@@ -48,13 +49,16 @@ class PretrainedModule(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub_options) -> Self:
-        """Load a checkpoint folder, or a "user/name" repository of the Hub. The model is on the CPU, in eval mode.
+        """Load a checkpoint folder, a shipped checkpoint by name, or a "user/name" repository of the Hub.
+
+        The model is on the CPU, in eval mode.
 
         Raises:
             ValueError: no checkpoint there, or weights that do not fit its config. (The Hub's own mixin would load
                 such weights silently.)
         """
-        name, folder = str(pretrained_model_name_or_path), Path(pretrained_model_name_or_path)
+        name = str(pretrained_model_name_or_path)
+        folder = find_shipped(pretrained_model_name_or_path, "checkpoints")
         if not folder.is_dir():
             if len(folder.parts) > 1 and folder.parent.is_dir():  # clearly a path, so do not ask the Hub
                 raise ValueError(f"no checkpoint at {name}: train one with train_world_model.py, or name another one")

@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import TINY, random_model
 
 from dreamrun.data.clips import held_out_clips
 from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.index import held_out_split, split_shards
+from dreamrun.data.metadata import read_metadata
 from dreamrun.data.metrics import frame_mse, psnr_from_mse
 from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.inference import prepare_for_inference
+from dreamrun.shipped import find_shipped
 from dreamrun.training.games import choose_game
 from dreamrun.training.rollout import rollout
 from dreamrun.training.setup import check_model_fits_data
@@ -39,3 +43,15 @@ def test_a_shipped_model_continues_its_samples(checkpoint, samples, least_psnr):
     frames = rollout(sampler, clips.frames[:, :PROMPT], clips.actions, clips.space, PROMPT, "", list(range(4)))
     mse = frame_mse(clips.frames[:, PROMPT:], frames[:, PROMPT:], clips.lengths - PROMPT)
     assert psnr_from_mse(mse.mean()) > least_psnr
+
+
+@pytest.mark.parametrize("name", ["coinrun-nano", "checkpoints/coinrun-nano"])
+def test_shipped_files_are_found_from_any_folder_and_local_ones_win(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert WorldModel.from_pretrained(name).config.num_actions == 15
+    for samples in ("pong", "samples/pong"):
+        assert read_metadata(Path(samples)).environment == "pong"
+        assert held_out_split(Path(samples)) == "test" and split_shards(Path(samples), "test")
+    random_model().save_pretrained(tmp_path / name)
+    assert WorldModel.from_pretrained(name).config == TINY
+    assert not find_shipped("../samples/pong", "samples").exists()

@@ -97,7 +97,7 @@ def test_losing_every_record_is_an_error(folder, monkeypatch):
 
 
 def test_missing_data_says_what_to_do(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"no data set at .*none: collect one with python -m scripts\.collect"):
+    with pytest.raises(ValueError, match=r"no data set at .*none: collect one with `dreamrun collect`"):
         ClipDataset(tmp_path / "none", "train", clip_frames=8)
     with pytest.raises(ValueError, match=r"no \.array_record files in .*val .*holds train"):
         ClipDataset(folder, "val", clip_frames=8)

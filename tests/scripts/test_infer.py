@@ -135,7 +135,7 @@ def test_a_clip_is_continued(run_script, pong_checkpoint, tmp_path):
     for options, words in (
         (("--clip", "nowhere.mp4"), ("no video at nowhere.mp4",)),
         (("--clip", "mine.mp4", "--num-prompt-frames", 30, "--num-frames", 40), ("mine.mp4 has only 20 frames",)),
-        ((), ("no data set at samples/coinrun",)),
+        ((), ("samples/coinrun has 15",)),
         (("--clip", "mine.mp4", "--metrics", "m.json"), ("give --data",)),
         (("--clip", "mine.mp4", "--num-prompt-frames", 0), ("--clip is not used",)),
     ):

@@ -96,7 +96,7 @@ def test_other_runtime_errors_are_not_out_of_memory(train_command, monkeypatch):
         (("--learning-rate", -1), ("learning_rate is -1",)),
         (("--action-dropout", 2), ("action_dropout is 2",)),
         (("--resume", "nowhere"), ("cannot resume from nowhere",)),
-        (("--data", "nowhere"), ("no data set at nowhere", "scripts.collect")),
+        (("--data", "nowhere"), ("no data set at nowhere", "dreamrun collect")),
     ],
 )
 def test_mistakes_are_one_line(train_command, tmp_path, monkeypatch, options, words):
