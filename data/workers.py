@@ -1,4 +1,4 @@
-"""Pools of worker processes."""
+"""Work in the background: pools of worker processes, and a thread that reads ahead."""
 
 from __future__ import annotations
 
@@ -6,58 +6,35 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.context import SpawnContext, SpawnProcess
 
-
-class _Process(SpawnProcess):
-    """A process that starts with Ctrl-C blocked, so that its imports cannot be interrupted."""
-
-    @staticmethod
-    def _Popen(process_obj):
-        blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            return SpawnProcess._Popen(process_obj)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
-
-
-class _Spawn(SpawnContext):
-    Process = _Process
-
-
-SPAWN = _Spawn()  # a fork would copy locks that threads hold
-
-
-@contextmanager
-def _postponed_interrupt() -> Iterator[None]:
-    """Ctrl-C waits for the end of the context, whichever thread receives it.
-
-    Python runs the handler in the main thread: in the middle of starting a process, which would find half of its data.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    pressed = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: pressed.set())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if pressed.is_set():
-            signal.raise_signal(signal.SIGINT)
+SPAWN = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
 
 
 class _Pool(ProcessPoolExecutor):
-    """A process pool that starts its processes whole: `shutdown` then knows all of them, and waits for them."""
+    """A pool that starts each process whole: Ctrl-C waits until then, in this process and, by its mask, in the new one.
+
+    Otherwise a process could start with half of its data, or be interrupted in its imports.
+    """
 
     def submit(self, *arguments, **options):
-        with _postponed_interrupt():
+        handler = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(handler):
             return super().submit(*arguments, **options)
+        pressed = threading.Event()
+        signal.signal(signal.SIGINT, lambda *_: pressed.set())  # another thread may receive it
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(*arguments, **options)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            signal.signal(signal.SIGINT, handler)
+            if pressed.is_set():
+                signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager
@@ -84,15 +61,28 @@ def worker_pool(num_workers: int, initializer: Callable | None = None, *shared) 
 
 
 def _start_worker(initializer: Callable | None, shared: tuple) -> None:
-    # Ctrl-C reaches the whole process group, and only the parent should handle it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all processes; the parent handles it
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     if initializer:
         initializer(*shared)
 
 
 def _exit_with_parent() -> None:
-    """Wait for the parent to end, then end this process."""
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+def prefetch(items: Iterable, depth: int = 3) -> Iterator:
+    """Yield the items of an iterator that runs in a thread, up to `depth` items ahead. Its errors are raised here.
+
+    The thread ends when this generator is closed.
+    """
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, "prefetch") as thread:
+        ready = deque(thread.submit(next, iterator, end) for _ in range(depth))
+        try:
+            while (item := ready.popleft().result()) is not end:
+                ready.append(thread.submit(next, iterator, end))
+                yield item
+        finally:
+            thread.shutdown(cancel_futures=True)

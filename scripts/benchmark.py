@@ -19,14 +19,14 @@ from typing import Annotated
 import tyro
 
 from dreamrun import cli
-from dreamrun.benchmarks import environment, importer, loader, playing, sampling, steps
+from dreamrun.benchmarks import environment, loader, playing, recordings, sampling, steps
 
 MEASURES = {
     sampling.RolloutConfig: sampling.measure,
     loader.LoaderConfig: loader.measure,
     steps.StepConfig: steps.measure,
     playing.PlayingConfig: playing.measure,
-    importer.ImporterConfig: importer.measure,
+    recordings.ImporterConfig: recordings.measure,
     environment.EnvironmentConfig: environment.measure,
 }
 Benchmark = (
@@ -34,7 +34,7 @@ Benchmark = (
     | Annotated[loader.LoaderConfig, tyro.conf.subcommand("loader")]
     | Annotated[steps.StepConfig, tyro.conf.subcommand("train")]
     | Annotated[playing.PlayingConfig, tyro.conf.subcommand("play")]
-    | Annotated[importer.ImporterConfig, tyro.conf.subcommand("importer")]
+    | Annotated[recordings.ImporterConfig, tyro.conf.subcommand("importer")]
     | Annotated[environment.EnvironmentConfig, tyro.conf.subcommand("env")]
 )
 

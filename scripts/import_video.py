@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from dreamrun import cli
 from dreamrun.data.alignment import check_alignment
-from dreamrun.data.importing.config import ImportVideoConfig
-from dreamrun.data.importing.importer import Importer
+from dreamrun.data.importing.importer import Importer, ImportVideoConfig
 from dreamrun.data.index import split_shards
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.shards import ShardReader

@@ -21,7 +21,7 @@ from dreamrun import cli
 from dreamrun.data.atomic import atomic_file, check_output
 from dreamrun.data.clips import Clips, choose_actions, held_out_clips, prompt_clips
 from dreamrun.data.dataset import ClipDataset
-from dreamrun.data.importing.prompt_video import read_clip
+from dreamrun.data.importing.clip_source import read_clip
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.video import comparison, grid, write_mp4, write_png

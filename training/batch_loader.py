@@ -11,7 +11,7 @@ import torch
 
 from dreamrun.data.dataset import Batch
 from dreamrun.data.mixture import Mixture
-from dreamrun.data.prefetch import prefetch
+from dreamrun.data.workers import prefetch
 
 
 class BatchLoader:

@@ -20,8 +20,8 @@ from dreamrun.data.clips import held_out_clips
 from dreamrun.data.dataset import Batch, ClipDataset
 from dreamrun.data.metrics import batched_ssim, metrics_by_frame, psnr_from_mse
 from dreamrun.data.pixels import to_float, to_levels
-from dreamrun.data.prefetch import prefetch
 from dreamrun.data.video import comparison, grid
+from dreamrun.data.workers import prefetch
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import autocast
 from dreamrun.model.sampler import Sampler

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dreamrun.data.dataset import ClipDataset
-from dreamrun.data.importing.resampling import pictures_at_ticks
-from dreamrun.data.importing.resizing import Fitter
+from dreamrun.data.importing.pictures import Resizer, pictures_at_ticks
 from dreamrun.data.importing.sources import Source, decode_pictures, frame_times
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import METADATA_FILE, Metadata
@@ -63,7 +62,9 @@ def read_source(name: str, width: int, height: int, fps: float, space: ActionSpa
     elif match["record"]:
         raise ValueError(f"{name}: {path} is not a data set, so it has no record {match['record']}")
     else:
-        frames = _read_pictures(path, width, height, fps)
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, but not a data set: it has no {METADATA_FILE}")
+        frames = _read_frames(path, width, height, fps)
         actions = space.unknown(len(frames))
     first, last = (0, len(frames)) if start is None else (int(start), int(end))
     if not first < last <= len(frames):
@@ -71,18 +72,28 @@ def read_source(name: str, width: int, height: int, fps: float, space: ActionSpa
     return SourceClip(frames[first:last], actions[first:last], frames, actions, first, metadata)
 
 
-def _read_pictures(path: Path, width: int, height: int, fps: float) -> np.ndarray:
-    """All frames of a video or picture at `fps`, uint8 (T, height, width, 3)."""
+def read_clip(path: Path, num_frames: int, width: int, height: int, fps: float) -> np.ndarray:
+    """The last frames of a video at `fps`, cropped to the given size: uint8 (num_frames, height, width, 3).
+
+    Raises:
+        ValueError: the video cannot be read, or has fewer frames.
+    """
+    frames = _read_frames(path, width, height, fps, num_frames)
+    if len(frames) < num_frames:
+        raise ValueError(f"{path} has only {len(frames)} frames at {fps:g} frames per second: {num_frames} are needed")
+    return frames
+
+
+def _read_frames(path: Path, width: int, height: int, fps: float, num_last: int = 0) -> np.ndarray:
+    """All frames of a video or picture at `fps`, or the last ones: uint8 (T, height, width, 3)."""
     if not path.exists():
-        raise ValueError(f"there is no clip at {path}: name a data set, a video or a picture")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, but not a data set: it has no {METADATA_FILE}")
-    source, fitter = Source(path.stem, path), Fitter(width, height, "crop")
+        raise ValueError(f"there is no clip at {path}")
+    source, resize = Source(path.stem, path), Resizer(width, height, "crop")
     try:
         times = frame_times(source, fps)
-        shown = pictures_at_ticks(times, fps)
+        shown = pictures_at_ticks(times, fps)[-num_last:]
         wanted = set(shown.tolist())
-        decoded = {number: fitter(picture) for number, picture in decode_pictures(source, times) if number in wanted}
+        decoded = {number: resize(picture) for number, picture in decode_pictures(source, times) if number in wanted}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if not decoded:

@@ -7,27 +7,82 @@ skipped.
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
+
+from dreamrun.data.captions import MAX_CAPTION_CHARS, check_caption
 from dreamrun.data.dataset_folder import JOURNAL_FILE, begin_partial, check_free, finish_partial
-from dreamrun.data.importing.config import ImportVideoConfig
+from dreamrun.data.episode_writer import MAX_FRAMES, EpisodeWriter
 from dreamrun.data.importing.description import Description, read_description
-from dreamrun.data.importing.journal import append_to_journal, read_journal
-from dreamrun.data.importing.recorded_actions import find_action_file, has_actions
-from dreamrun.data.importing.recording_shards import ensure_validation_split
-from dreamrun.data.importing.single_recording import RecordingImporter
-from dreamrun.data.importing.sources import Source, caption_file, estimate_frame_rate, file_stamp, find_sources
-from dreamrun.data.importing.splits import SPLITS, plan_splits
+from dreamrun.data.importing.pictures import Fit, Resizer, pictures_at_ticks
+from dreamrun.data.importing.recorded_actions import find_action_file, has_actions, load_actions
+from dreamrun.data.importing.sources import (
+    Source,
+    caption_file,
+    decode_pictures,
+    estimate_frame_rate,
+    file_stamp,
+    find_sources,
+    frame_times,
+)
 from dreamrun.data.metadata import Metadata, parse_size
-from dreamrun.data.workers import SPAWN, worker_pool
+from dreamrun.data.shards import SUFFIX
+from dreamrun.data.workers import SPAWN, prefetch, worker_pool
 from dreamrun.games.printable import MAX_NAME_CHARS, printable
 from dreamrun.games.space import UNCONDITIONAL
 
 MAX_DEFAULT_FPS = 20.0  # maximum frame rate of the data set if the settings do not say one
 PROGRESS_SECS = 0.2  # between updates of the progress of worker processes
-MIN_FRAMES_PER_WORKER = 3000  # importing fewer takes no longer than starting a process
+FRAMES_PER_CHUNK = 32  # passed at a time from the thread that decodes to the one that compresses and writes
+SPLITS = ("train", "val", "test")
+MIN_RECORDINGS_TO_HOLD_OUT = 10  # with fewer, parts of each recording are held out in place of whole recordings
+# Share held out for val, and as much for test: of the recordings, or, with few recordings, of each of them.
+HELD_OUT_FRACTION = 0.05
+MAX_HELD_OUT_FRACTION = 0.15  # of a short recording, for each of val and test
+
+
+@dataclass(frozen=True)
+class ImportVideoConfig:
+    """What to import, and how."""
+
+    # Folder of recordings: videos, folders of pictures or .npz of frames, each with an action file of the same name.
+    videos: Path
+    out: Path  # the data set folder; must be empty or not exist yet
+    size: str = "64x64"  # width x height of a frame, pixels; multiples of 8 for the presets
+    fit: Fit = "crop"  # pictures of another aspect ratio: crop their edges, pad them with black, or stretch them
+    fps: float | None = None  # frames per second of the data set; None: that of the slowest recording, at most 20
+    # Which files hold actions; auto: whichever exists; names: the names of a folder's pictures; none: no actions.
+    actions: Literal["auto", "csv", "jsonl", "npz", "names", "none"] = "auto"
+    describe: Path | None = None  # the description of the actions; None: VIDEOS/actions.toml
+    source_fps: float = 15.0  # pictures per second of folders and arrays, which do not store it
+    environment: str | None = None  # the game's name; None: the name of the folder
+    caption: str = ""  # what is played, in words, for recordings without a text file of the same name beside them
+    min_frames: int = 8  # the end of a recording is dropped if it is shorter than this
+    overwrite: bool = False  # replace the folder, if it is a data set and holds nothing else
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes; each imports one recording
+
+    def __post_init__(self):
+        parse_size(self.size)
+        check_caption(self.caption)
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}: at least one process is needed")
+        for name in ("fps", "source_fps"):
+            fps = getattr(self, name)
+            if fps is not None and not 0 < fps < float("inf"):
+                raise ValueError(f"{name} is {fps}: it must be positive")
+        if not 1 <= self.min_frames <= MAX_FRAMES:
+            raise ValueError(f"min_frames is {self.min_frames}: it must be in 1 to {MAX_FRAMES}")
 
 
 class Importer:
@@ -36,13 +91,16 @@ class Importer:
     Args:
         config: the settings.
         report_skipped: called with one line of text for each recording that is skipped.
+        min_frames_per_worker: importing fewer frames takes no longer than starting a process.
 
     Raises:
         ValueError: the settings are invalid, or the folder holds nothing to import. Nothing is written then.
     """
 
-    def __init__(self, config: ImportVideoConfig, report_skipped: Callable[[str], None]):
-        self.config, self.report_skipped = config, report_skipped
+    def __init__(
+        self, config: ImportVideoConfig, report_skipped: Callable[[str], None], min_frames_per_worker: int = 3000
+    ):
+        self.config, self.report_skipped, self._min_frames_per_worker = config, report_skipped, min_frames_per_worker
         for path in (config.videos, config.describe):
             if path and path.resolve().is_relative_to(config.out.resolve()):
                 raise ValueError(f"{path} is inside {config.out} and would be replaced: choose another out folder")
@@ -87,7 +145,7 @@ class Importer:
             source.name: file_stamp(source, find_action_file(source, self.config.actions), caption_file(source))
             for source in self.sources
         }
-        journal = read_journal(partial)
+        journal = _read_journal(partial)
         entries = {name: entry for name, entry in journal.items() if entry.get("stamp") == stamps.get(name)}
         for entry in entries.values():
             progress(entry["frames"])
@@ -98,13 +156,13 @@ class Importer:
                 self.report_skipped(printable(f"skipped {source.path}: {error}"))
             else:
                 entries[source.name] = entry
-                append_to_journal(partial, source.name, {"stamp": stamps[source.name], **entry})
+                _append_to_journal(partial, source.name, {"stamp": stamps[source.name], **entry})
         if not entries:
             first = next(self.skipped[source.name] for source in todo)
             raise ValueError(f"no recording in {self.config.videos} could be imported; the first: {first}")
         # The order of sources, whichever was imported first, so that the data set is always the same.
         entries, self.skipped = self._in_source_order(entries), self._in_source_order(self.skipped)
-        ensure_validation_split(partial, entries)
+        _ensure_validation_split(partial, entries)
         metadata["splits"] = _count_splits(entries)
         metadata["recordings"] = {name: {"splits": entry["splits"]} for name, entry in entries.items()}
         metadata["skipped"] = self.skipped
@@ -135,7 +193,7 @@ class Importer:
             Each recording when it is done, with its entry for the journal, or None and the error.
         """
         num_frames = sum(self.lengths.get(source.name, 0) for source in sources)
-        num_workers = min(self.config.workers, len(sources), num_frames // MIN_FRAMES_PER_WORKER)
+        num_workers = min(self.config.workers, len(sources), num_frames // self._min_frames_per_worker)
         if num_workers <= 1:
             for source in sources:
                 yield source, *self._recording_importer.try_import(source, partial, progress)
@@ -154,14 +212,90 @@ class Importer:
                 stop.set()
 
 
-def _count_splits(entries: dict[str, dict]) -> dict[str, dict[str, int]]:
-    """Records and frames of each split, summed over recordings."""
-    counts = {}
-    for split in SPLITS:
-        parts = [entry["splits"][split] for entry in entries.values() if split in entry["splits"]]
-        if parts:
-            counts[split] = {kind: sum(part[kind] for part in parts) for kind in ("records", "frames")}
-    return counts
+class RecordingImporter:
+    """Imports recordings one by one: decodes, resizes and resamples them. It can be sent to worker processes.
+
+    Args:
+        config: the settings.
+        description: of the recorded actions.
+        fps: frames per second of the data set.
+        plan: recording -> split, or None to divide it; from `plan_splits`.
+    """
+
+    def __init__(self, config: ImportVideoConfig, description: Description, fps: float, plan: dict[str, str | None]):
+        self.config, self.description, self.fps, self.plan = config, description, fps, plan
+        self._resize = Resizer(*parse_size(config.size), config.fit)
+
+    def try_import(self, source: Source, partial: Path, progress: Callable[[int], None]) -> tuple[dict | None, str]:
+        """Import a recording as `import_recording` does: its entry and "", or None and what is wrong with it."""
+        try:
+            return self.import_recording(source, partial, progress), ""
+        except ValueError as error:
+            _remove_shards(partial, source.name)
+            return None, str(error)
+
+    def import_recording(self, source: Source, partial: Path, progress: Callable[[int], None]) -> dict:
+        """Write the shards of a recording into the partial data set.
+
+        Args:
+            progress: called with the number of frames newly written.
+
+        Returns:
+            The entry for the journal: {"frames": int, "splits": {split: {"records": int, "frames": int}}}.
+
+        Raises:
+            ValueError: the recording cannot be used; the message says why.
+        """
+        _remove_shards(partial, source.name)  # of an import that was killed
+        times = frame_times(source, self.config.source_fps)
+        shown = pictures_at_ticks(times, self.fps)
+        actions = load_actions(source, self.config.actions, self.description, times, len(shown), self.fps)
+        options = {
+            "shard_name": _shard_name(source.name),
+            "min_frames": self.config.min_frames,
+            "caption": _read_caption(caption_file(source)),
+        }
+        splits = {}
+        with closing(prefetch(_chunks(self._frames(source, shown, times)))) as chunks:
+            frames = chain.from_iterable(chunks)
+            for split, start, end in _split_ranges(self.plan[source.name], len(shown)):
+                with EpisodeWriter(partial, self.description.space, self.fps, split, **options) as writer:
+                    for tick in range(start, end):
+                        writer.add(next(frames), actions[tick])
+                        if (tick + 1) % MAX_FRAMES == 0:
+                            progress(MAX_FRAMES)
+                if writer.num_records:
+                    splits[split] = {"records": writer.num_records, "frames": writer.num_frames}
+            for _ in frames:  # decode to the end, where damage shows
+                pass
+        if not splits:
+            raise ValueError(f"it has only {len(shown)} frames, fewer than min_frames {self.config.min_frames}")
+        progress(len(shown) % MAX_FRAMES)
+        return {"frames": len(shown), "splits": splits}
+
+    def _frames(self, source: Source, shown: np.ndarray, times: np.ndarray) -> Iterator[np.ndarray]:
+        """The frame of each tick, uint8 (H, W, 3). Pictures that no tick shows are decoded but not resized.
+
+        Args:
+            shown: (T,) number of the picture that each tick shows.
+            times: (K,) of the pictures, from `frame_times`.
+        """
+        tick = num_decoded = 0
+        frame = None
+        for number, picture in decode_pictures(source, times):
+            while frame is not None and tick < len(shown) and shown[tick] < number:  # repeat a frame for lost pictures
+                tick += 1
+                yield frame
+            if tick < len(shown) and shown[tick] <= number:
+                frame = self._resize(picture)
+                while tick < len(shown) and shown[tick] <= number:
+                    tick += 1
+                    yield frame
+            num_decoded += 1
+        if not num_decoded or abs(len(times) - num_decoded) > max(2, 0.01 * len(times)):
+            raise ValueError(f"only {num_decoded} of its {len(times)} pictures can be decoded")
+        for _ in range(tick, len(shown)):  # some decoders drop the last pictures
+            yield frame
 
 
 # In a worker process: a RecordingImporter, the partial folder, a queue of frames done, and an event that stops it.
@@ -174,11 +308,112 @@ def _init_worker(*shared) -> None:
 
 
 def _import_in_worker(source: Source) -> tuple[dict | None, str]:
-    single_recording, partial, frames_done, stop = _worker
+    recording_importer, partial, frames_done, stop = _worker
 
     def progress(num_frames: int) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         frames_done.put(num_frames)
 
-    return single_recording.try_import(source, partial, progress)
+    return recording_importer.try_import(source, partial, progress)
+
+
+def plan_splits(names: list[str]) -> dict[str, str | None]:
+    """The split of each recording, by name. None: the recording is divided between all splits.
+
+    If recordings are in folders named train, val and test, these are their splits. Otherwise whole recordings are held
+    out, chosen by a hash of their names. If there are too few for that, each recording is divided.
+    """
+    top_folders = {name: Path(name).parts[0] for name in names if len(Path(name).parts) > 1}
+    if any(folder in SPLITS for folder in top_folders.values()):
+        return {name: top_folders[name] if top_folders.get(name) in SPLITS else "train" for name in names}
+    if len(names) < MIN_RECORDINGS_TO_HOLD_OUT:
+        return dict.fromkeys(names)
+    num_held_out = max(1, round(HELD_OUT_FRACTION * len(names)))
+    shuffled = sorted(names, key=lambda name: (zlib.crc32(name.encode()), name))
+    return {name: SPLITS[1 + i // num_held_out] if i < 2 * num_held_out else "train" for i, name in enumerate(shuffled)}
+
+
+def _split_ranges(split: str | None, num_frames: int) -> list[tuple[str, int, int]]:
+    """Parts of a recording: split, first frame, and the frame after the last. None: it is divided."""
+    if split:
+        return [(split, 0, num_frames)]
+    held_out = int(min(max(HELD_OUT_FRACTION * num_frames, MAX_FRAMES), MAX_HELD_OUT_FRACTION * num_frames))
+    val, test = num_frames - 2 * held_out, num_frames - held_out
+    return [("train", 0, val), ("val", val, test), ("test", test, num_frames)]
+
+
+def _count_splits(entries: dict[str, dict]) -> dict[str, dict[str, int]]:
+    """Records and frames of each split, summed over recordings."""
+    counts = {}
+    for split in SPLITS:
+        parts = [entry["splits"][split] for entry in entries.values() if split in entry["splits"]]
+        if parts:
+            counts[split] = {kind: sum(part[kind] for part in parts) for kind in ("records", "frames")}
+    return counts
+
+
+def _ensure_validation_split(partial: Path, entries: dict[str, dict]) -> None:
+    """If no recording is held out, move the shards of the last training recording to val, if there are two or more.
+
+    Args:
+        entries: of the journal, by recording; updated.
+    """
+    train = [name for name, entry in entries.items() if [*entry["splits"]] == ["train"]]
+    if any("val" in entry["splits"] for entry in entries.values()) or len(train) < 2:
+        return
+    (partial / "val").mkdir(exist_ok=True)
+    for path in (partial / "train").glob(f"{_shard_name(train[-1])}_*{SUFFIX}"):
+        path.rename(partial / "val" / path.name)
+    entries[train[-1]]["splits"] = {"val": entries[train[-1]]["splits"]["train"]}
+
+
+def _shard_name(recording: str) -> str:
+    """File name of a recording's shards before their number: valid on every file system, unique by a hash."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", recording)[-40:].strip("-")
+    return f"{plain}-{zlib.crc32(recording.encode()):08x}"
+
+
+def _remove_shards(partial: Path, recording: str) -> None:
+    for path in partial.glob(f"*/{_shard_name(recording)}_*"):  # temporary files included
+        path.unlink()
+
+
+def _append_to_journal(partial: Path, name: str, entry: dict) -> None:
+    """Note that a recording is complete, and flush the note to disk."""
+    with (partial / JOURNAL_FILE).open("a") as file:
+        file.write(json.dumps({"name": name, **entry}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_journal(partial: Path) -> dict[str, dict]:
+    """The entries of complete recordings by name. Ignores a line that was cut off when the import was killed."""
+    entries = {}
+    path = partial / JOURNAL_FILE
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        entries[entry.pop("name")] = entry
+    return entries
+
+
+def _read_caption(path: Path | None) -> str:
+    """The caption in a text file, with spaces in place of line breaks; "" if there is none."""
+    if path is None:
+        return ""
+    with path.open("rb") as file:
+        content = file.read(4 * MAX_CAPTION_CHARS + 1)
+    try:
+        return check_caption(" ".join(content.decode("utf-8-sig").split()))
+    except ValueError as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
+        raise ValueError(f"{path.name}: {reason} (at most {MAX_CAPTION_CHARS} characters)") from None
+
+
+def _chunks(frames: Iterator[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Lists of FRAMES_PER_CHUNK frames, as passing frames between threads one by one is slow."""
+    while chunk := list(islice(frames, FRAMES_PER_CHUNK)):
+        yield chunk

@@ -1,4 +1,4 @@
-"""Find and read the actions of a recording: .csv, .jsonl or .npz beside it, or the names of its pictures.
+"""Find, read and resample the actions of a recording: .csv, .jsonl or .npz beside it, or the names of its pictures.
 
 Shapes: K pictures and R rows of actions of a recording, T frames of the data set.
 """
@@ -15,13 +15,18 @@ from typing import Any, TextIO
 import numpy as np
 
 from dreamrun.data.importing.description import PLACE_COLUMNS, Description
-from dreamrun.data.importing.resampling import resample_actions
+from dreamrun.data.importing.pictures import jitter_secs
 from dreamrun.data.importing.sources import READ_ERRORS, Source, buttons_from_names, frames_array_name
-from dreamrun.data.importing.vpt import VPTActions
+from dreamrun.games.space import ActionSpace
 
 ACTION_SUFFIXES = (".csv", ".jsonl", ".npz")
 _DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+)\s*$")  # in files with semicolons, as spreadsheets write them
 MAX_ROW_DIFFERENCE = 10  # between the numbers of pictures and of rows that have neither time nor frame
+
+
+def _possible_files(source: Source, actions: str) -> list[Path]:
+    suffixes = ACTION_SUFFIXES if actions == "auto" else (f".{actions}",)
+    return [source.path.with_name(Path(source.name).name + suffix) for suffix in suffixes]
 
 
 def find_action_file(source: Source, actions: str) -> Path | None:
@@ -30,9 +35,7 @@ def find_action_file(source: Source, actions: str) -> Path | None:
     Args:
         actions: the setting `ImportVideoConfig.actions`.
     """
-    suffixes = ACTION_SUFFIXES if actions == "auto" else (f".{actions}",)
-    paths = [source.path.with_name(Path(source.name).name + suffix) for suffix in suffixes]
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in _possible_files(source, actions) if path.is_file()), None)
 
 
 def has_actions(source: Source, actions: str) -> bool:
@@ -68,8 +71,7 @@ def load_actions(
         return resample_actions(*read_actions(path, description, frame_times), space, num_ticks, fps)
     if actions == "names":
         raise ValueError("the names of its pictures hold no buttons (..._a20_...)")
-    suffixes = ACTION_SUFFIXES if actions == "auto" else (f".{actions}",)
-    names = ", ".join(f"{Path(source.name).name}{suffix}" for suffix in suffixes)
+    names = ", ".join(path.name for path in _possible_files(source, actions))
     raise ValueError(f"it has no actions beside it ({names}): set actions to none to import pictures alone")
 
 
@@ -106,13 +108,13 @@ def read_actions(path: Path, description: Description, frame_times: np.ndarray) 
 
 def _read_rows(path: Path, description: Description) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
     """Frame numbers and times, if a .csv or .jsonl has them, and actions."""
-    places, rows, translate_vpt = [], [], VPTActions()
+    places, rows, vpt = [], [], VPTActions()
     for line_number, fields in _read_fields(path):
         try:
             if not isinstance(fields, dict):
                 raise ValueError("not an object")
             places.append([fields.get(name) for name in PLACE_COLUMNS])
-            rows.append(description.action(translate_vpt(fields)))
+            rows.append(description.action(vpt.translate(fields)))
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path.name}, line {line_number}: {error}") from None
     if not rows:
@@ -205,3 +207,83 @@ def _read_npz(path: Path, description: Description) -> tuple[np.ndarray | None, 
             raise ValueError(f"{path.name} has {len(actions)} actions, but `{name}` has shape {column.shape}")
     frames, times = (_number_column(path, name, columns[name]) if name in columns else None for name in PLACE_COLUMNS)
     return frames, times, actions
+
+
+class VPTActions:
+    """Translates the lines of one recording by OpenAI's Minecraft contractors (VPT, arXiv 2206.11795).
+
+    Keys are recorded as `key.keyboard.w`, mouse buttons as `mouse.0`. Two faults of the recorder are corrected, as in
+    OpenAI's own loader: mouse button 0 is ignored if it is down from the first line until it is pressed again, and a
+    hotbar slot that the mouse wheel selected counts as its number key.
+    """
+
+    def __init__(self):
+        self._button_0_stuck: bool | None = None
+        self._slot: int | None = None
+
+    def translate(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The next line as `Description.action` reads it. Lines of other formats are returned unchanged.
+
+        Raises:
+            ValueError: mouse or keyboard is not an object.
+        """
+        if "keyboard" not in fields and "mouse" not in fields:
+            return fields
+        mouse, keyboard = fields.get("mouse") or {}, fields.get("keyboard") or {}
+        if not (isinstance(mouse, dict) and isinstance(keyboard, dict)):
+            raise ValueError("its mouse or keyboard is not an object")
+        pressed = mouse.get("newButtons", [])
+        if self._button_0_stuck is None:
+            self._button_0_stuck = pressed == [0]
+        else:
+            self._button_0_stuck = self._button_0_stuck and 0 not in pressed
+        buttons = [button for button in mouse.get("buttons", ()) if button or not self._button_0_stuck]
+        keys = [*keyboard.get("keys", ()), *(f"mouse.{button}" for button in buttons)]
+        previous_slot, self._slot = self._slot, fields.get("hotbar")
+        if None not in (previous_slot, self._slot) and previous_slot != self._slot:
+            keys.append(f"key.keyboard.{self._slot + 1}")
+        return {"keys": keys, "mouse.dx": mouse.get("dx", 0.0), "mouse.dy": mouse.get("dy", 0.0)}
+
+
+def resample_actions(
+    times: np.ndarray, actions: np.ndarray, space: ActionSpace, num_ticks: int, fps: float
+) -> np.ndarray:
+    """The action of each tick of 1 / fps seconds, so that no key press between two frames is lost.
+
+    A button is held in a tick if it was held at any time in it. The motion of an axis is summed. For ids: the most
+    frequent acting one. Ids and buttons last until the next row; an axis returns to 0.
+
+    Args:
+        times: (R,) seconds, sorted, at which each row begins.
+        actions: recorded actions, (R,) ids or (R, names) vectors.
+
+    Returns:
+        (T,) or (T, names).
+    """
+    tick = np.floor((times + jitter_secs(times, fps)) * fps).astype(int)
+    rows = np.flatnonzero((tick >= 0) & (tick < num_ticks))
+    starts = np.arange(num_ticks) / fps
+    # The row that is active when a tick begins. It counts if no other row begins in the first half of the tick.
+    active_row = np.searchsorted(tick, np.arange(num_ticks)) - 1
+    next_times = np.append(times, np.inf)[active_row + 1]
+    carried = np.flatnonzero((active_row >= 0) & (next_times - starts > 0.5 / fps))
+    all_ticks = np.concatenate((carried, tick[rows]))
+    all_rows = np.concatenate((active_row[carried], rows))
+    if space.discrete:
+        return _most_frequent(all_ticks, actions[all_rows], space, num_ticks)
+    is_axis = np.array(space.kinds) == "axis"
+    held = np.zeros((num_ticks, len(space.names)), np.float32)
+    np.maximum.at(held, all_ticks, np.where(is_axis, -np.inf, actions[all_rows]).astype(np.float32))
+    moved = np.zeros_like(held)
+    np.add.at(moved, tick[rows], actions[rows])
+    return np.where(is_axis, moved, held)
+
+
+def _most_frequent(tick: np.ndarray, ids: np.ndarray, space: ActionSpace, num_ticks: int) -> np.ndarray:
+    """(T,) int32, the id of each tick: an acting one before noop, then the more frequent, then the lower one."""
+    counts = np.zeros((num_ticks, len(space.names)))
+    np.add.at(counts, (tick, ids), 1.0)
+    acting_bonus = np.zeros(len(space.names))
+    acting_bonus[[i for i in space.acting if i != space.noop]] = 1.0 + len(tick)
+    counts[:, space.noop] += 0.5 * (counts.sum(1) == 0)
+    return (counts + acting_bonus * (counts > 0)).argmax(1).astype(np.int32)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny import random_model
 
 from dreamrun.data.episode_writer import EpisodeWriter
-from dreamrun.data.importing.config import ImportVideoConfig
+from dreamrun.data.importing.importer import ImportVideoConfig
 from dreamrun.games.space import ActionSpace
 from dreamrun.model import GameInfo, ModelConfig
 from dreamrun.play.replay import FORMAT

@@ -133,7 +133,7 @@ def test_a_clip_is_continued(run_script, pong_checkpoint, tmp_path):
         expected = small.resize((256, 256), Image.Resampling.NEAREST)
         assert np.abs(shown[18:274].astype(float) - np.asarray(expected)).mean() < 12
     for options, words in (
-        (("--clip", "nowhere.mp4"), ("no video at nowhere.mp4",)),
+        (("--clip", "nowhere.mp4"), ("there is no clip at nowhere.mp4",)),
         (("--clip", "mine.mp4", "--num-prompt-frames", 30, "--num-frames", 40), ("mine.mp4 has only 20 frames",)),
         ((), ("samples/coinrun has 15",)),
         (("--clip", "mine.mp4", "--metrics", "m.json"), ("give --data",)),

@@ -3,8 +3,7 @@
 import pytest
 from recordings import DESCRIBED
 
-from dreamrun.data.importing.config import ImportVideoConfig
-from dreamrun.data.importing.importer import Importer
+from dreamrun.data.importing.importer import Importer, ImportVideoConfig
 
 
 @pytest.fixture
@@ -20,11 +19,11 @@ def recordings(tmp_path):
 def run_import(recordings, tmp_path):
     """run_import(**options): import the recordings at 96x64; returns metadata and the reports of skipped ones."""
 
-    def run(**options):
+    def run(min_frames_per_worker=3000, **options):
         reports = []
         config = ImportVideoConfig(
             **{"videos": recordings, "out": tmp_path / "set", "size": "96x64", "min_frames": 1, **options}
         )
-        return Importer(config, reports.append).run(lambda _: None), reports
+        return Importer(config, reports.append, min_frames_per_worker).run(lambda _: None), reports
 
     return run

@@ -10,7 +10,8 @@ from recordings import play, write_csv, write_jsonl, write_video
 from tiny import CONTROLS
 
 from dreamrun.data.importing.description import read_description
-from dreamrun.data.importing.resampling import pictures_at_ticks, resample_actions
+from dreamrun.data.importing.pictures import pictures_at_ticks
+from dreamrun.data.importing.recorded_actions import resample_actions
 from dreamrun.data.metadata import read_metadata
 
 ROOT = Path(__file__).parents[3]

@@ -13,10 +13,9 @@ from import_helpers import read_recording, vectors_from_speed, write_clips
 from recordings import play, write_csv, write_video
 from tiny import command
 
-from dreamrun.data.importing import importer, single_recording
-from dreamrun.data.importing.journal import JOURNAL_FILE
-from dreamrun.data.importing.single_recording import RecordingImporter
-from dreamrun.data.importing.splits import plan_splits
+from dreamrun.data.dataset_folder import JOURNAL_FILE
+from dreamrun.data.importing import importer
+from dreamrun.data.importing.importer import RecordingImporter, plan_splits
 from dreamrun.data.index import split_shards
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.shards import ShardReader
@@ -106,13 +105,12 @@ def stop():
     raise KeyboardInterrupt
 
 
-def test_several_processes_make_the_same_files(recordings, run_import, tmp_path, monkeypatch):
+def test_several_processes_make_the_same_files(recordings, run_import, tmp_path):
     write_clips(recordings, 5)
     frames = np.load(recordings / "clip2.npz")["frames"]
     np.savez(recordings / "clip2.npz", frames=frames)  # without actions
-    monkeypatch.setattr(importer, "MIN_FRAMES_PER_WORKER", 1)
     for workers in (1, 3):
-        metadata, reports = run_import(out=tmp_path / str(workers), workers=workers)
+        metadata, reports = run_import(out=tmp_path / str(workers), workers=workers, min_frames_per_worker=1)
         assert [*metadata["recordings"]] == ["clip0", "clip1", "clip3", "clip4"] and len(reports) == 1
         assert [*metadata["skipped"]] == ["clip2"] and metadata["splits"]["val"]["records"] > 0
     one, three = (
@@ -129,14 +127,13 @@ def end_at_once(source):
 
 def test_a_killed_worker_is_one_line_and_the_same_command_continues(recordings, run_import, tmp_path, monkeypatch):
     write_clips(recordings, 4)
-    monkeypatch.setattr(importer, "MIN_FRAMES_PER_WORKER", 1)
     original = importer._import_in_worker
     monkeypatch.setattr(importer, "_import_in_worker", end_at_once)
     with pytest.raises(ValueError, match=r"a worker process was killed.*fewer workers"):
-        run_import(workers=2)
+        run_import(workers=2, min_frames_per_worker=1)
     assert not (tmp_path / "set").exists()
     monkeypatch.setattr(importer, "_import_in_worker", original)
-    assert len(run_import(workers=2)[0]["recordings"]) == 4
+    assert len(run_import(workers=2, min_frames_per_worker=1)[0]["recordings"]) == 4
 
 
 def test_other_settings_start_over(recordings, run_import, tmp_path, monkeypatch):
@@ -187,9 +184,9 @@ def test_a_killed_import_can_be_continued(recordings, tmp_path):
 def test_memory_does_not_grow_with_length(recordings, run_import, monkeypatch):
     """At no time are there more frames than one record has."""
     write_clips(recordings, 1, num_frames=2000)
-    held, add = [], single_recording.EpisodeWriter.add
+    held, add = [], importer.EpisodeWriter.add
     monkeypatch.setattr(
-        single_recording.EpisodeWriter, "add", lambda self, *a: add(self, *a) or held.append(len(self._episode))
+        importer.EpisodeWriter, "add", lambda self, *a: add(self, *a) or held.append(len(self._episode))
     )
     run_import(size="32x32")
     assert len(held) == 2000 and max(held) == 160

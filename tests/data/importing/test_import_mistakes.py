@@ -11,7 +11,7 @@ from PIL import Image
 from recordings import play, write_csv, write_video
 from tiny import assert_one_line, command
 
-from dreamrun.data.importing.journal import JOURNAL_FILE
+from dreamrun.data.dataset_folder import JOURNAL_FILE
 
 
 def import_command(monkeypatch, capsys, recordings, out, *options):

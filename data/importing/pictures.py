@@ -1,4 +1,7 @@
-"""Resize pictures of any size to frames of one size."""
+"""Pictures of any size and rate -> frames of one size, at the ticks of the data set.
+
+Shapes: K pictures of a recording, T frames (ticks of 1 / fps seconds) of the data set.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,28 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type
 
+JITTER = 0.25  # share of an interval by which a time stamp may be too early, as time stamps are rounded
 Fit = Literal["crop", "pad", "stretch"]
 
 
-class Fitter:
+def pictures_at_ticks(frame_times: np.ndarray, fps: float) -> np.ndarray:
+    """(T,) number of the picture shown at each tick of 1 / fps seconds: the latest, allowing for jitter.
+
+    Args:
+        frame_times: (K,) seconds of the pictures.
+    """
+    jitter = jitter_secs(frame_times, fps)
+    num_ticks = int((frame_times[-1] + jitter) * fps) + 1
+    return np.searchsorted(frame_times, np.arange(num_ticks) / fps + jitter, side="right") - 1
+
+
+def jitter_secs(times: np.ndarray, fps: float) -> float:
+    """Seconds by which a time stamp may be too early."""
+    interval = float(np.median(np.diff(times))) if len(times) > 1 else 1 / fps
+    return JITTER * min(1 / fps, interval) if interval > 0 else 0.0
+
+
+class Resizer:
     """Turns and mirrors pictures as their display matrix says, resizes them by area averaging and converts them to RGB.
 
     FFmpeg's filters do this.
@@ -43,7 +64,7 @@ class Fitter:
         graph.threads = 1
         width, height = picture.width, picture.height
         nodes = [graph.add_buffer(width=width, height=height, format=picture.format, time_base=Fraction(1, 1000))]
-        for name, options in _filters(width, height, orientation, self.width, self.height, self.fit):
+        for name, options in self._filters(width, height, orientation):
             nodes.append(graph.add(name, options))
         nodes.append(graph.add("format", "rgb24"))
         nodes.append(graph.add("buffersink"))
@@ -51,6 +72,31 @@ class Fitter:
             node.link_to(next_node)
         graph.configure()
         return graph
+
+    def _filters(self, width: int, height: int, orientation: tuple[bool, bool, bool]) -> list[tuple[str, str | None]]:
+        """FFmpeg filters and their options for pictures of an `_orientation`."""
+        # FFmpeg calls a plain transposition "cclock_flip".
+        steps = (("transpose", "cclock_flip"), ("hflip", None), ("vflip", None))
+        filters = [step for step, is_needed in zip(steps, orientation, strict=True) if is_needed]
+        if orientation[0]:
+            width, height = height, width
+        too_wide = width * self.height > height * self.width
+        inner_width, inner_height = self.width, self.height
+        if self.fit == "crop":
+            if too_wide:
+                width = max(1, round(height * self.width / self.height))
+            else:
+                height = max(1, round(width * self.height / self.width))
+            filters.append(("crop", f"{width}:{height}:exact=1"))
+        elif self.fit == "pad" and too_wide:
+            inner_height = max(1, round(self.width * height / width))
+        elif self.fit == "pad":
+            inner_width = max(1, round(self.height * width / height))
+        filters.append(("scale", f"{inner_width}:{inner_height}:flags=area"))
+        if self.fit == "pad":
+            left, top = (self.width - inner_width) // 2, (self.height - inner_height) // 2
+            filters += [("format", "rgb24"), ("pad", f"{self.width}:{self.height}:{left}:{top}")]
+        return filters
 
 
 def _orientation(picture: av.VideoFrame) -> tuple[bool, bool, bool]:
@@ -68,33 +114,3 @@ def _orientation(picture: av.VideoFrame) -> tuple[bool, bool, bool]:
     if b and c and abs(a) + abs(d) < 0.02 * abs(b):
         return True, c < 0, b < 0
     return False, False, False
-
-
-def _filters(
-    width: int, height: int, orientation: tuple[bool, bool, bool], to_width: int, to_height: int, fit: Fit
-) -> list[tuple[str, str | None]]:
-    """FFmpeg filters and their options for pictures of an `_orientation`."""
-    transposed, mirrored, upside_down = orientation
-    # FFmpeg calls a plain transposition "cclock_flip".
-    steps = ((transposed, ("transpose", "cclock_flip")), (mirrored, ("hflip", None)), (upside_down, ("vflip", None)))
-    filters = [step for needed, step in steps if needed]
-    if transposed:
-        width, height = height, width
-    too_wide = width * to_height > height * to_width
-    if fit == "crop":
-        if too_wide:
-            width = max(1, round(height * to_width / to_height))
-        else:
-            height = max(1, round(width * to_height / to_width))
-        filters.append(("crop", f"{width}:{height}:exact=1"))
-    inner_width, inner_height = to_width, to_height
-    if fit == "pad":
-        if too_wide:
-            inner_height = max(1, round(to_width * height / width))
-        else:
-            inner_width = max(1, round(to_height * width / height))
-    filters.append(("scale", f"{inner_width}:{inner_height}:flags=area"))
-    if fit == "pad":
-        left, top = (to_width - inner_width) // 2, (to_height - inner_height) // 2
-        filters += [("format", "rgb24"), ("pad", f"{to_width}:{to_height}:{left}:{top}")]
-    return filters
