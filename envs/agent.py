@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from dreamrun.data.atomic import atomic_file
 from dreamrun.data.metadata import read_metadata
+from dreamrun.data.metrics_log import MetricsLog
+from dreamrun.data.run_lock import lock_run_folder
 from dreamrun.envs import MAX_EPISODE_STEPS
 from dreamrun.envs.dream import DreamVectorEnv
 from dreamrun.games.base import SPLIT_LEVELS
 from dreamrun.games.factory import MAX_FRAME_SKIP, check_recorded_options, make_environment
 from dreamrun.games.json_file import read_json
-from dreamrun.training.logging import MetricsLog
-from dreamrun.training.run_lock import RunLock
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO
@@ -109,7 +109,7 @@ def train_agent(config: TrainAgentConfig) -> None:
         KeyboardInterrupt: it was stopped, after the agent was saved.
     """
     module = import_ppo()
-    with RunLock(config.out):
+    with lock_run_folder(config.out):
         games, description = training_games(config)
         settings = {
             **{name: value for name, value in asdict(config).items() if name not in NOT_SETTINGS},

@@ -6,12 +6,11 @@ import re
 from pathlib import Path
 
 from dreamrun.data.metadata import METADATA_FILE
+from dreamrun.data.metrics_log import COMMANDS_FILE, METRICS_FILE, TRAIN_CONFIG_FILE, read_json_lines, read_metrics
 from dreamrun.data.mixture import MAX_SETS
 from dreamrun.games.json_file import read_json
 from dreamrun.games.printable import markdown, printable
 from dreamrun.model.dit import WorldModel
-from dreamrun.training.config import TRAIN_CONFIG_FILE
-from dreamrun.training.logging import COMMANDS_FILE, METRICS_FILE, read_json_lines, read_metrics
 
 CARD_FILE = "README.md"
 LIBRARY = "library_name: dreamrun"  # our cards have this line; those that the Hub's library writes do not

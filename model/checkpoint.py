@@ -24,6 +24,7 @@ from dreamrun.model.json_fields import read_json_object
 from dreamrun.shipped import find_shipped
 
 CONFIG_FILE, GAME_FILE, WEIGHTS_FILE = "config.json", "game.json", "model.safetensors"
+LATEST, BEST = "latest", "best"  # links in the checkpoints/ of a run, to the newest one and that of the lowest loss
 MAX_HEADER_BYTES = 2**24  # of model.safetensors
 FLOATING_POINT_DTYPES = ("F64", "F32", "F16", "BF16")  # of weights, as safetensors names them
 

@@ -10,8 +10,9 @@ from typing import ClassVar
 import torch
 
 from dreamrun.model import WorldModel
+from dreamrun.model.checkpoint import LATEST
 from dreamrun.model.inference import prepare_for_inference
-from dreamrun.training.checkpoint import LATEST, hash_weights
+from dreamrun.training.checkpoint import hash_weights
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dreamrun.training.logging import METRICS_FILE, read_metrics
-from dreamrun.training.outputs import ACTION_STRIPS
+from dreamrun.data.metrics_log import ACTION_STRIPS, METRICS_FILE, read_metrics
 
 MAX_POINTS = 400  # of a curve
 CURVES = {

@@ -12,9 +12,9 @@ from typing import Any
 
 from dreamrun import cli
 from dreamrun.data.atomic import check_output
+from dreamrun.data.metrics_log import TRAIN_CONFIG_FILE
 from dreamrun.evaluation.report_blocks import format_estimate, format_percent
 from dreamrun.model import ModelConfig
-from dreamrun.training.config import TRAIN_CONFIG_FILE
 from dreamrun.training.step import training_flop
 
 FRAME = 8  # at which quality is measured

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from dreamrun.data.metrics_log import read_metrics
 from dreamrun.model import WorldModel
-from dreamrun.training.logging import read_metrics
 
 ROOT = Path(__file__).parent.parent
 LOG, TIMES = "metrics.jsonl", ("train/clips_per_sec", "train/data_wait")

@@ -38,13 +38,11 @@ MAX_LINES = 600
 TO_MEND = {
     "editing/page.py",
     "editing/section.py",
-    "envs/agent.py",
     "envs/dream.py",
     "evaluation/inputs.py",
     "evaluation/outcomes.py",
     "evaluation/rollouts.py",
     "evaluation/single_step.py",
-    "export/model_card.py",
     "export/site.py",
     "games/base.py",
     "games/factory.py",
@@ -56,7 +54,6 @@ TO_MEND = {
     "play/follow.py",
     "play/gallery.py",
     "play/launch.py",
-    "play/run_view.py",
     "training/rollout.py",
 }
 

@@ -22,11 +22,11 @@ import torch
 
 from dreamrun.data.atomic import atomic_folder
 from dreamrun.games.json_file import read_json
+from dreamrun.model.checkpoint import BEST, LATEST
 from dreamrun.model.dit import WorldModel
 
 STATE_FILE, MANIFEST_FILE = "training_state.pt", "manifest.json"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # no path that leads out of the checkpoint
-LATEST, BEST = "latest", "best"
 
 
 class CheckpointNotSavedError(Exception):

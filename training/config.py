@@ -11,8 +11,6 @@ from dreamrun.data.mixture import MAX_SETS, Folders
 from dreamrun.model.diffusion import Prediction, Schedule
 from dreamrun.training.loss import NoiseLevels
 
-TRAIN_CONFIG_FILE = "train_config.json"  # in the run folder
-
 
 @dataclass(frozen=True)
 class Recipe:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dreamrun.data.run_lock import lock_run_folder
 from dreamrun.training.checkpoint import CheckpointNotSavedError
 from dreamrun.training.config import TrainConfig
 from dreamrun.training.distributed import (
@@ -19,9 +20,8 @@ from dreamrun.training.distributed import (
     rank,
     world_size,
 )
-from dreamrun.training.logging import Throughput
+from dreamrun.training.log import Throughput
 from dreamrun.training.memory import explain_out_of_memory
-from dreamrun.training.run_lock import RunLock
 from dreamrun.training.step import train_step
 from dreamrun.training.stop_request import StopRequest
 from dreamrun.training.trainer import Trainer
@@ -43,7 +43,7 @@ def train(config: TrainConfig, command: str | None = None) -> Path | None:
     """
     with process_group(), ExitStack() as stack:
         trainer = Trainer(config)
-        lock = RunLock(config.out)
+        lock = lock_run_folder(config.out)
         raise_on_all_ranks(lambda: stack.enter_context(lock) if rank() == 0 else None)
         trainer.resume()
         state, max_steps = trainer.state, trainer.max_steps

@@ -11,15 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from dreamrun.data.atomic import atomic_file
+from dreamrun.data.metrics_log import ACTION_STRIPS, TRAIN_CONFIG_FILE, MetricsLog, append_command
 from dreamrun.data.video import write_mp4, write_png
 from dreamrun.training.checkpoint import CheckpointWriter
-from dreamrun.training.config import TRAIN_CONFIG_FILE, TrainConfig
+from dreamrun.training.config import TrainConfig
 from dreamrun.training.distributed import all_gather_object, rank
-from dreamrun.training.logging import MetricsLog, append_command
 from dreamrun.training.state import TrainState
 from dreamrun.training.validation import ValidationRollout
-
-ACTION_STRIPS = "rollouts/step_*_actions.mp4"  # in a run folder
 
 
 class RunOutputs:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from dreamrun.data.metrics_log import METRICS_FILE, read_metrics
 from dreamrun.data.plots import save_png
-from dreamrun.training.logging import METRICS_FILE, read_metrics
 from dreamrun.training.validation import NOISE_BINS
 
 METRICS_PLOT_FILE = "metrics.png"

@@ -31,7 +31,7 @@ from dreamrun.training.distributed import (
     world_size,
 )
 from dreamrun.training.games import describe_games
-from dreamrun.training.logging import PlainProgress, Throughput, print_summary
+from dreamrun.training.log import PlainProgress, Throughput, print_summary
 from dreamrun.training.optimizer import learning_rate
 from dreamrun.training.outputs import RunOutputs
 from dreamrun.training.setup import (

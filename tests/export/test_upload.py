@@ -4,8 +4,8 @@ import huggingface_hub
 import torch
 from tiny import TINY, assert_one_line, command, random_model
 
+from dreamrun.data.metrics_log import MetricsLog
 from dreamrun.model import WorldModel
-from dreamrun.training.logging import MetricsLog
 
 
 def test_an_uploaded_checkpoint_can_be_loaded(hub, monkeypatch, capsys, tmp_path):

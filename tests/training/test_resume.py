@@ -8,10 +8,10 @@ from runs import FEW, assert_same_run, ended, finish, start, values
 from tiny import assert_one_line
 
 from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.metrics_log import read_metrics
 from dreamrun.model import WorldModel
 from dreamrun.training import loop
 from dreamrun.training.checkpoint import load_state
-from dreamrun.training.logging import read_metrics
 
 # Full attention and rectified flow, in play and in filling in
 FULL_FLOW = ("--attention", "full", "--schedule", "linear", "--prediction", "velocity", "--fill-share", "0.3")

@@ -9,11 +9,11 @@ from PIL import Image
 from tiny import assert_one_line
 
 from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.metrics_log import read_metrics
 from dreamrun.model import WorldModel
 from dreamrun.training import loop, plots, trainer
 from dreamrun.training.checkpoint import list_checkpoints, load_state
 from dreamrun.training.config import TrainConfig, num_training_steps
-from dreamrun.training.logging import read_metrics
 from dreamrun.training.plots import draw_metrics
 
 

@@ -14,6 +14,7 @@ from tiny import SMALLEST, assert_one_line, random_model
 
 from dreamrun.data.collecting import CollectConfig, collect
 from dreamrun.data.metadata import METADATA_FILE, read_metadata
+from dreamrun.data.metrics_log import read_metrics
 from dreamrun.data.pixels import to_float
 from dreamrun.model import WorldModel
 from dreamrun.model.games import game_names
@@ -21,7 +22,6 @@ from dreamrun.model.text import encode_bytes
 from dreamrun.training import loop
 from dreamrun.training.config import TrainConfig, with_recipe
 from dreamrun.training.games import choose_game, choose_image_clips, describe_games, find_game, text_of
-from dreamrun.training.logging import read_metrics
 from dreamrun.training.loss import diffusion_loss, draw_noise
 from dreamrun.training.step import MicroBatch, training_loss
 

@@ -9,9 +9,9 @@ from tiny import random_model
 
 from dreamrun.data.dataset import Batch, ClipDataset
 from dreamrun.data.metrics import psnr, ssim
+from dreamrun.data.metrics_log import read_metrics
 from dreamrun.data.pixels import to_float
 from dreamrun.model.diffusion import alpha_bar
-from dreamrun.training.logging import read_metrics
 from dreamrun.training.validation import epoch_metrics, epoch_sums, validation_metrics, validation_sums
 
 
