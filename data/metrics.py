@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamrun.data.clips import Clips
+
 PEAK_POWER = 255.0**2  # square of the largest value of an 8-bit pixel
 SSIM_WINDOW = 7  # pixels on a side
 
@@ -91,3 +93,26 @@ def _structural_similarity(truth: np.ndarray, frame: np.ndarray) -> float:
     from skimage.metrics import structural_similarity  # imported here: SciPy takes a while to import
 
     return structural_similarity(truth, frame, channel_axis=-1, data_range=255)
+
+
+def rollout_metrics(clips: Clips, generated: np.ndarray, generated_other: np.ndarray | None, num_prompt: int) -> dict:
+    """PSNR and SSIM per frame of rollouts and of two baselines, at the frames that are recorded in all clips.
+
+    Args:
+        generated: uint8 (S, T, H, W, C), rollouts from the clips' prompts under their own actions.
+        generated_other: the same under `clips.other_actions`, the level that a model without control reaches.
+
+    Returns:
+        Plain values for JSON. "dream", "repeat_prompt" (the last prompt frame, repeated) and "other_actions" hold the
+        curves; the last two are missing where there is no prompt or no `generated_other`.
+    """
+    end = clips.num_true_frames
+    truth = clips.frames[:, num_prompt:end]
+    report: dict = {"num_samples": len(truth), "num_prompt_frames": num_prompt, "first_frame": num_prompt}
+    report["dream"] = metrics_by_frame(truth, generated[:, num_prompt:end])
+    if num_prompt:
+        repeated = np.repeat(clips.frames[:, num_prompt - 1 : num_prompt], truth.shape[1], axis=1)
+        report["repeat_prompt"] = metrics_by_frame(truth, repeated)
+    if generated_other is not None:
+        report["other_actions"] = metrics_by_frame(truth, generated_other[:, num_prompt:end])
+    return report

@@ -26,10 +26,9 @@ from dreamrun.evaluation.real_play import collect_real_play
 from dreamrun.evaluation.result_cache import ResultCache
 from dreamrun.evaluation.rollouts import RolloutModel, SamplerSettings, WorldModelRollout, rollout_in_batches
 from dreamrun.games.space import ActionSpace
-from dreamrun.model.checkpoint import check_finite
+from dreamrun.model.checkpoint import check_finite, hash_weights
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import choose_device, has_native_bf16, prepare_for_inference
-from dreamrun.training.checkpoint import hash_weights
 from dreamrun.training.games import choose_game
 from dreamrun.training.setup import check_model_fits_data
 

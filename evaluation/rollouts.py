@@ -11,12 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch
 
+from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.evaluation.result_cache import ResultCache
 from dreamrun.games.space import ActionSpace
 from dreamrun.model.dit import WorldModel
+from dreamrun.model.rollout import rollout
 from dreamrun.model.sampler import Sampler
-from dreamrun.training.rollout import rollout
 
 if TYPE_CHECKING:
     from dreamrun.export.onnx_sampler import OnnxSampler
@@ -72,8 +74,8 @@ class WorldModelRollout:
     ) -> np.ndarray:
         sampler = self._make_sampler()
         seeds = [self.seed + int(rollout_id) for rollout_id in rollout_ids]
-        num_prompt = prompt.shape[1]
-        return rollout(sampler, prompt, actions, self.space, num_prompt, progress, seeds)[:, num_prompt:]
+        vectors = torch.from_numpy(self.space.vectors(actions))
+        return np.stack([to_uint8(frame) for frame in rollout(sampler, to_float(prompt), vectors, progress, seeds)], 1)
 
     def _make_sampler(self) -> Sampler | OnnxSampler:
         if self.onnx_file is None:

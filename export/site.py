@@ -28,6 +28,7 @@ from dreamrun.export.onnx_sampler import export_checked
 from dreamrun.export.runtime import ALL_FILES, FILES
 from dreamrun.games.space import ActionSpace
 from dreamrun.model import WorldModel
+from dreamrun.model.checkpoint import hash_weights
 from dreamrun.model.diffusion import CONTEXT_NOISE
 from dreamrun.model.games import fold_words
 from dreamrun.model.modulation_table import ModulationTable
@@ -35,7 +36,6 @@ from dreamrun.play.actions import actions_to_json, key_labels, parse_action, pla
 from dreamrun.play.gallery import NUM_THUMBNAILS, Gallery
 from dreamrun.play.replay import FORMAT
 from dreamrun.play.rollout_pool import Prompt
-from dreamrun.training.checkpoint import hash_weights
 from dreamrun.training.games import choose_game, find_game
 
 ROOT = Path(__file__).parent.parent

@@ -5,6 +5,7 @@ A checkpoint folder holds `config.json` (`ModelConfig`), `game.json` (`GameInfo`
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -81,6 +82,15 @@ def save_config(folder: Path, config: ModelConfig, game: GameInfo) -> None:
     """Write `config.json` and `game.json`."""
     for name, values in ((CONFIG_FILE, config.to_dict()), (GAME_FILE, game.to_dict())):
         (folder / name).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def hash_weights(model: nn.Module) -> str:
+    """SHA-256 of the names and weights of a model. It identifies a checkpoint, wherever it is stored."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def load_config(folder: Path) -> tuple[ModelConfig, GameInfo]:

@@ -11,7 +11,6 @@ import torch
 
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.packed_linear import pack
-from dreamrun.training.distributed import world_size
 
 
 def choose_device(name: str) -> torch.device:
@@ -25,7 +24,7 @@ def choose_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         reason = "no GPU is visible" if torch.version.cuda else f"torch {torch.__version__} was built without CUDA"
         raise ValueError(f"CUDA was asked for, but {reason}: use --device cpu, or install another build of torch")
-    if name == "cuda" and world_size() > 1:
+    if name == "cuda" and int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun sets both variables
         local_rank, num_gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if local_rank >= num_gpus:
             raise ValueError(

@@ -10,9 +10,8 @@ from typing import ClassVar
 import torch
 
 from dreamrun.model import WorldModel
-from dreamrun.model.checkpoint import LATEST
+from dreamrun.model.checkpoint import LATEST, hash_weights
 from dreamrun.model.inference import prepare_for_inference
-from dreamrun.training.checkpoint import hash_weights
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Replay:
     seed: int
     settings: RolloutSettings
     context_noise: float
-    weights_hash: str  # of the checkpoint, as `training.checkpoint.hash_weights` returns it
+    weights_hash: str  # of the checkpoint, as `model.checkpoint.hash_weights` returns it
     actions: np.ndarray  # recorded actions since the prompt, (T,) or (T, names)
     first_recorded: int  # index of the recording's first frame; actions[i] leads into frame i
     checkpoint: str = ""  # name of the checkpoint, for people

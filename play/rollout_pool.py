@@ -77,7 +77,7 @@ class RolloutPool:
 
     Args:
         model: as `prepare_for_inference` returns it.
-        weights_hash: as `training.checkpoint.hash_weights` returns it.
+        weights_hash: as `model.checkpoint.hash_weights` returns it.
         name: of the game that is played, of a model of several.
     """
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 from dreamrun import cli
 from dreamrun.data.atomic import atomic_file, check_output
@@ -24,16 +25,18 @@ from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.importing.clip_source import read_clip
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
+from dreamrun.data.metrics import rollout_metrics
+from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.data.video import comparison, grid, write_mp4, write_png
 from dreamrun.model import Sampler, WorldModel
+from dreamrun.model.checkpoint import hash_weights
 from dreamrun.model.diffusion import CONTEXT_NOISE
 from dreamrun.model.games import select_game, with_size
 from dreamrun.model.inference import choose_device, describe_device, prepare_for_inference
+from dreamrun.model.rollout import rollout
 from dreamrun.model.sampler_inputs import MAX_SEED
 from dreamrun.play.replay import Replay
-from dreamrun.training.checkpoint import hash_weights
 from dreamrun.training.games import choose_game
-from dreamrun.training.rollout import rollout, rollout_metrics
 from dreamrun.training.setup import action_space, check_model_fits_data
 
 SAMPLES = Path("samples/coinrun")
@@ -188,7 +191,9 @@ def generate(config: InferConfig, model: WorldModel, clips: Clips, actions: np.n
     sampler = Sampler(
         model, config.num_steps, config.context_noise, config.seed, cache=config.cache, guidance=config.guidance
     )
-    return rollout(sampler, clips.frames, actions, clips.space, config.num_prompt_frames, progress=progress)
+    prompt, vectors = clips.frames[:, : config.num_prompt_frames], torch.from_numpy(clips.space.vectors(actions))
+    generated = [to_uint8(frame) for frame in rollout(sampler, to_float(prompt), vectors, progress)]
+    return np.concatenate((prompt, np.stack(generated, 1)), 1)
 
 
 def write_metrics(config: InferConfig, model: WorldModel, clips: Clips, report: dict) -> None:

@@ -11,11 +11,12 @@ from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.index import held_out_split, split_shards
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.metrics import frame_mse, psnr_from_mse
+from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.inference import prepare_for_inference
+from dreamrun.model.rollout import rollout
 from dreamrun.shipped import find_shipped
 from dreamrun.training.games import choose_game
-from dreamrun.training.rollout import rollout
 from dreamrun.training.setup import check_model_fits_data
 
 ROOT = Path(__file__).parent.parent
@@ -40,8 +41,9 @@ def test_a_shipped_model_continues_its_samples(checkpoint, samples, least_psnr):
     check_model_fits_data(model, data.metadata, ROOT / "samples" / samples)
     clips = held_out_clips(data, 4, PROMPT + 1)
     sampler = Sampler(prepare_for_inference(model, torch.device("cpu"), bf16=False))
-    frames = rollout(sampler, clips.frames[:, :PROMPT], clips.actions, clips.space, PROMPT, "", list(range(4)))
-    mse = frame_mse(clips.frames[:, PROMPT:], frames[:, PROMPT:], clips.lengths - PROMPT)
+    vectors = torch.from_numpy(clips.space.vectors(clips.actions))
+    (frame,) = rollout(sampler, to_float(clips.frames[:, :PROMPT]), vectors, seeds=range(4))
+    mse = frame_mse(clips.frames[:, PROMPT:], to_uint8(frame)[:, None], clips.lengths - PROMPT)
     assert psnr_from_mse(mse.mean()) > least_psnr
 
 

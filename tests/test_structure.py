@@ -49,12 +49,9 @@ TO_MEND = {
     "games/gymnasium.py",
     "games/pong.py",
     "games/procgen.py",
-    "model/inference.py",
     "play/actions.py",
-    "play/follow.py",
     "play/gallery.py",
     "play/launch.py",
-    "training/rollout.py",
 }
 
 

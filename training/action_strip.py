@@ -6,14 +6,16 @@ It shows at a glance whether a model obeys its actions. Shapes: K columns, T fra
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from dreamrun.data.clips import held_out_clips
 from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.data.video import side_by_side, titled, upscale
 from dreamrun.model.dit import WorldModel
+from dreamrun.model.rollout import rollout
 from dreamrun.model.sampler import Sampler
 from dreamrun.training.distributed import all_gather_object, rank, world_size
-from dreamrun.training.rollout import rollout
 
 MAX_COLUMNS = 10
 STRIP_PROMPT, STRIP_FRAMES = 4, 36  # frames; the prompt is part of the strip
@@ -43,7 +45,9 @@ def action_rollouts(model: WorldModel, dataset: ClipDataset) -> tuple[np.ndarray
     generated = frames[:0]
     if len(columns):
         seeds = [0] * len(columns)  # the same noise: only the actions differ
-        generated = rollout(Sampler(model), frames[columns], actions[columns], space, STRIP_PROMPT, seeds=seeds)
+        prompt, vectors = to_float(frames[columns, :STRIP_PROMPT]), torch.from_numpy(space.vectors(actions[columns]))
+        new = np.stack([to_uint8(frame) for frame in rollout(Sampler(model), prompt, vectors, seeds=seeds)], 1)
+        generated = np.concatenate((frames[columns, :STRIP_PROMPT], new), 1)
     parts = [part for part in all_gather_object(generated) if len(part)]
     return np.concatenate(parts), ["no action", *map(space.format, held)]
 

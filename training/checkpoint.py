@@ -148,15 +148,6 @@ def load_state(checkpoint: Path) -> dict:
         raise ValueError(f"{checkpoint / STATE_FILE} is damaged: {reason}") from None
 
 
-def hash_weights(model: WorldModel) -> str:
-    """SHA-256 of the names and weights of a model. It identifies a checkpoint, wherever it is stored."""
-    digest = hashlib.sha256()
-    for name, weight in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weight.contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def copy_to_cpu(state: Any) -> Any:
     """Copy nested dicts and lists, with all tensors on the CPU. Later training steps do not change the copy."""
     if isinstance(state, torch.Tensor):

@@ -19,18 +19,18 @@ from tqdm import tqdm
 from dreamrun.data.clips import held_out_clips
 from dreamrun.data.dataset import Batch, ClipDataset
 from dreamrun.data.metrics import batched_ssim, metrics_by_frame, psnr_from_mse
-from dreamrun.data.pixels import to_float, to_levels
+from dreamrun.data.pixels import to_float, to_levels, to_uint8
 from dreamrun.data.video import comparison, grid
 from dreamrun.data.workers import prefetch
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import autocast
+from dreamrun.model.rollout import rollout
 from dreamrun.model.sampler import Sampler
 from dreamrun.training.distributed import all_gather_object, all_reduce_mean, raise_on_all_ranks, rank, world_size
 from dreamrun.training.fill_loss import draw_fill_task, fill_loss
 from dreamrun.training.games import text_of
 from dreamrun.training.loss import diffusion_loss, draw_noise, validation_noise
 from dreamrun.training.outcomes import outcome_metrics, outcome_sums
-from dreamrun.training.rollout import rollout
 
 NOISE_BINS = 8  # the validation loss is also logged for each of these equal ranges of noise levels
 ROLLOUT_SAMPLES, ROLLOUT_PROMPT, ROLLOUT_FRAMES = 4, 4, 32
@@ -192,13 +192,16 @@ def validation_rollout(model: WorldModel, dataset: ClipDataset) -> ValidationRol
         return None
     clips = held_out_clips(dataset, num_samples, num_frames)
     samples = np.array_split(np.arange(num_samples), world_size())[rank()]  # this rank's
-    generated = clips.frames[:0]
+    generated = clips.frames[:0, ROLLOUT_PROMPT:]
     if len(samples):
         sampler = Sampler(model, seed=int(samples[0]))
-        generated = rollout(sampler, clips.frames[samples], clips.actions[samples], clips.space, ROLLOUT_PROMPT)
+        prompt = to_float(clips.frames[samples, :ROLLOUT_PROMPT])
+        vectors = torch.from_numpy(clips.space.vectors(clips.actions[samples]))
+        generated = np.stack([to_uint8(frame) for frame in rollout(sampler, prompt, vectors)], 1)
     generated = np.concatenate(all_gather_object(generated))
-    psnr_by_frame = metrics_by_frame(clips.frames[:, ROLLOUT_PROMPT:], generated[:, ROLLOUT_PROMPT:])["psnr"]
+    psnr_by_frame = metrics_by_frame(clips.frames[:, ROLLOUT_PROMPT:], generated)["psnr"]
     psnr_after = {n: psnr_by_frame[n - 1] for n in (1, 4, 8, 16) if n <= len(psnr_by_frame)}
+    generated = np.concatenate((clips.frames[:, :ROLLOUT_PROMPT], generated), 1)
     grid_times = list(range(ROLLOUT_PROMPT - 1, num_frames, max(1, num_frames // GRID_FRAMES)))
     return ValidationRollout(
         metrics={f"rollout/psnr_{n}": value for n, value in psnr_after.items() if value},

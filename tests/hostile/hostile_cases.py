@@ -18,9 +18,9 @@ from dreamrun.data.episode_writer import EpisodeWriter
 from dreamrun.data.importing.importer import ImportVideoConfig
 from dreamrun.games.space import ActionSpace
 from dreamrun.model import GameInfo, ModelConfig
+from dreamrun.model.checkpoint import hash_weights
 from dreamrun.play.replay import FORMAT
 from dreamrun.scripts import import_video, infer, visualize_dataset
-from dreamrun.training.checkpoint import hash_weights
 
 ESCAPE = "\x1b[31mred\x07"
 DEEP_JSON = "[" * 200_000

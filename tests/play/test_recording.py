@@ -12,6 +12,7 @@ from tiny import assert_one_line, command, random_model
 
 from dreamrun.games.space import UNKNOWN_ACTION
 from dreamrun.model import WorldModel
+from dreamrun.model.checkpoint import hash_weights
 from dreamrun.model.inference import prepare_for_inference
 from dreamrun.play.actions import playable_actions
 from dreamrun.play.recording import (
@@ -24,7 +25,6 @@ from dreamrun.play.recording import (
 )
 from dreamrun.play.replay import Replay
 from dreamrun.play.rollout_pool import Prompt, RolloutPool, RolloutSettings, StepResult
-from dreamrun.training.checkpoint import hash_weights
 
 
 @pytest.fixture
