@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ PAGE, STAGE = ROOT / "export" / "page", ROOT / "play" / "stage"
 NUM_STEPS = (1, 2, 4)  # denoising steps per frame that a player can choose
 MIN_FRAME_NUMBERS = 16  # torch draws fewer normal numbers than that in another way, which the page does not know
 README_FILE, TAG = "README.md", "dreamrun-site"
+MANIFEST_FILE = "export.json"  # the files that the export wrote; a later one replaces these alone
 _README = """\
 ---
 title: {title}
@@ -87,6 +89,26 @@ def is_site(folder: Path) -> bool:
     return readme.is_file() and f"tags: [{TAG}]" in readme.read_text(errors="replace")
 
 
+def keep_other_files(site: Path, new: Path) -> None:
+    """Copy what an earlier export did not write, such as `.git` and `CNAME`, from its folder into a new site.
+
+    Raises:
+        ValueError: the new site has a file of the same name as one of these.
+    """
+    manifest = site / MANIFEST_FILE
+    written = set(json.loads(manifest.read_text())) if manifest.exists() else None  # None: of an early version
+    for path in sorted(site.rglob("*")):
+        name = path.relative_to(site)
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if (new / name).exists():
+            if written is not None and name.as_posix() not in written:
+                raise ValueError(f"{path} would be replaced, and no export has written it: move it away")
+        elif written is None or name.as_posix() not in written:
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, new / name, follow_symlinks=False)
+
+
 def write_site(folder: Path, games: list[Game], title: str, weights: Weights, runtime: Path) -> None:
     """Write a site into an empty folder. Equal arguments give equal bytes.
 
@@ -107,7 +129,8 @@ def write_site(folder: Path, games: list[Game], title: str, weights: Weights, ru
             image = f'<img src="{escape(game.name)}/prompts/0.png" alt="">'
             cards.append(f'<li><a href="{escape(game.name)}/index.html">{image}{escape(name)}</a></li>')
         _write_page(folder / "index.html", "games.html", title=escape(title), games="\n".join(cards))
-        shutil.copy(PAGE / "page.css", folder)
+        for name in ("page.css", "isolate.js"):  # one service worker for all games
+            shutil.copy(PAGE / name, folder)
     shutil.copy(ROOT / "LICENSE", folder)
     (folder / README_FILE).write_text(_README.format(title=json.dumps(title, ensure_ascii=False)[1:-1], tag=TAG))
     (folder / "runtime").mkdir()
@@ -117,6 +140,8 @@ def write_site(folder: Path, games: list[Game], title: str, weights: Weights, ru
     copyright_line = next(line for line in text.splitlines() if line.startswith("Copyright"))
     text = text.replace(copyright_line, "Copyright (c) Microsoft Corporation")
     (folder / "runtime" / "LICENSE").write_text(_RUNTIME_LICENSE.format(text=text))
+    written = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    (folder / MANIFEST_FILE).write_text(json.dumps([*written, MANIFEST_FILE]) + "\n")
 
 
 def _write_game(folder: Path, game: Game, title: str, weights: Weights, runtime: Path, runtime_folder: str) -> str:
@@ -140,11 +165,11 @@ def _write_game(folder: Path, game: Game, title: str, weights: Weights, runtime:
     (folder / "prompts.bin").write_bytes(gzip.compress(frames.tobytes(), mtime=0))
     _write_thumbnails(folder / "prompts", prompts)
     title = title or f"Dream of {model.game.environment or 'a game'}"
-    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+    files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir()) if path.is_file()}
     settings = {
         **_sampler_settings(model),
         "table_dtype": "float32" if weights == "fp32" else "float16",
-        "sizes": files,
+        "files": files,
         "models": {device: f"model.{stored}.onnx" for device, stored in models.items()},
         "runtime": {"folder": runtime_folder, **_runtime_files(runtime)},
         "space": describe_space(space),
@@ -199,10 +224,13 @@ def _modulation_table(model: WorldModel) -> np.ndarray:
 
 def _runtime_files(runtime: Path) -> dict[str, dict[str, Any]]:
     names = ("script", "glue", "wasm")
-    return {
-        device: {**dict(zip(names, files, strict=True)), "size": (runtime / files[-1]).stat().st_size}
-        for device, files in FILES.items()
-    }
+    by_device = {device: dict(zip(names, files, strict=True)) for device, files in FILES.items()}
+    return {**by_device, "files": {name: _fingerprint(runtime / name) for name in ALL_FILES}}
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """What the page checks of a file that it has loaded."""
+    return {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def describe_space(space: ActionSpace) -> dict[str, Any]:
@@ -264,13 +292,15 @@ def _write_page_files(folder: Path, title: str, settings: dict[str, Any], space:
         title=escape(title),
         home=' · <a href="../index.html">All games</a>' if several else "",
         license="../LICENSE" if several else "LICENSE",
+        root="../" if several else "./",
         stage=(STAGE / "stage.html").read_text().strip(),
         step_buttons="" if space.unconditional else "\n".join(buttons),
         prompts="\n".join(prompts),
         num_steps="\n".join(f'<option value="{n}">{n}</option>' for n in NUM_STEPS),
     )
     for path in [*sorted(PAGE.glob("*.js")), PAGE / "page.css"]:
-        shutil.copy(path, folder)
+        if not several or path.name != "isolate.js":
+            shutil.copy(path, folder)
     # Gradio runs the stage's files as one function and nests its style sheet, and so does the page.
     scripts = "\n".join((STAGE / name).read_text() for name in ("stage.js", "keys.js", "pictures.js"))
     (folder / "stage.js").write_text(f"export function runStage(element, trigger) {{\n{scripts}\n}}\n")

@@ -16,7 +16,7 @@ from dreamrun.data.atomic import atomic_folder, check_output
 from dreamrun.export.hub import check_logged_in, upload_folder
 from dreamrun.export.onnx_graph import Weights
 from dreamrun.export.runtime import find_runtime
-from dreamrun.export.site import Game, is_site, write_site
+from dreamrun.export.site import Game, is_site, keep_other_files, write_site
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ExportWebConfig:
         Path("checkpoints/pong-pico"),
     )  # checkpoint folders; several get a page that lists them
     data: tuple[Path, ...] = (Path("samples/pong"),)  # data set of each checkpoint, with the prompts
-    out: Path = Path("site")  # new or empty folder, or an earlier site, which is replaced
+    out: Path = Path("site")  # new or empty folder, or an earlier site, whose files are replaced
     title: str = "Dreamrun"
     weights: Weights = "int8"  # of the networks; docs/benchmarks.md compares size, speed and quality
     runtime: Path | None = None  # a folder with the npm package onnxruntime-web; None: npm downloads it once
@@ -53,6 +53,8 @@ def main(config: ExportWebConfig) -> None:
     runtime = find_runtime(config.runtime)
     with atomic_folder(config.out, replace=True) as folder:
         write_site(folder, games, config.title, config.weights, runtime)
+        if config.out.exists():
+            keep_other_files(config.out, folder)
     size = sum(path.stat().st_size for path in config.out.rglob("*") if path.is_file())
     print(f"{config.out}: {size / 1e6:.1f} MB. To try it: python3 -m http.server --directory {config.out}")
     if config.push:

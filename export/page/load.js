@@ -8,17 +8,18 @@ const TIMED_FRAMES = 3;
 // { config, prompts, network, device }. `options`: threads, device ("wasm" or "webgpu"; null: the faster one).
 // `onProgress` gets texts.
 export async function load(base, options, onProgress) {
-  const config = await (await fetchFile(new URL("config.json", base))).json();
+  const config = await (await fetchFile(new URL("config.json", base))).json().catch(() => { throw damaged("config.json"); });
   const gpu = options.device === "wasm" ? null : await findGpu(options.device === "webgpu");
   const progress = new Progress(onProgress);
   const runtime = config.runtime[gpu ? "webgpu" : "wasm"], runtimeFolder = new URL(config.runtime.folder, base);
-  const file = (name) => progress.fetch(new URL(name, base), config.sizes[name]);
+  const file = (name) => progress.fetch(new URL(name, base), config.files[name]);
+  const runtimeFile = (name) => progress.fetch(new URL(name, runtimeFolder), config.runtime.files[name]);
   const [prompts, table, wasm, model, ort] = await Promise.all([
     file("prompts.bin").then(unzip),
-    config.sizes["table.bin"] ? file("table.bin").then((bytes) => toFloats(bytes, config.table_dtype)) : null,
-    progress.fetch(new URL(runtime.wasm, runtimeFolder), runtime.size),
+    config.files["table.bin"] ? file("table.bin").then((bytes) => toFloats(bytes, config.table_dtype)) : null,
+    runtimeFile(runtime.wasm),
     file(gpu ? config.models.webgpu : config.models.wasm),
-    import(new URL(runtime.script, runtimeFolder)),
+    Promise.all([runtimeFile(runtime.script), runtimeFile(runtime.glue)]).then(() => import(new URL(runtime.script, runtimeFolder))),
   ]);
   const threads = self.crossOriginIsolated ? options.threads ?? defaultThreads() : 1;
   ort.env.logLevel = "error";
@@ -62,9 +63,12 @@ async function frameMs(config, network) {
   return (performance.now() - start) / TIMED_FRAMES;
 }
 
+const fileName = (url) => url.pathname.split("/").at(-1);
+const damaged = (name, why = "") => new Error(`${name} is damaged${why}. Load the page again; if that does not help, the site has to be uploaded again`);
+
 async function fetchFile(url) {
-  const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url.pathname.split("/").at(-1)} cannot be loaded (${response.status})`);
+  const response = await fetch(url).catch(() => { throw new Error(`${fileName(url)} cannot be loaded: there is no connection`); });
+  if (!response.ok) throw new Error(`${fileName(url)} cannot be loaded (${response.status})`);
   return response;
 }
 
@@ -73,19 +77,25 @@ class Progress {
     Object.assign(this, { report, done: 0, total: 0 });
   }
 
-  // The bytes of a file, of which the size is known.
-  async fetch(url, size) {
+  // The bytes of a file, which must be those that the site was written with: `size` of them, and their SHA-256.
+  async fetch(url, { size, sha256 }) {
     this.total += size;
-    const bytes = new Uint8Array(size), reader = (await fetchFile(url)).body.getReader();
+    const bytes = new Uint8Array(size), reader = (await fetchFile(url)).body.getReader(), lost = () => new Error(`${fileName(url)} cannot be loaded: the connection broke off`);
     let at = 0;
-    for (let part; !(part = await reader.read()).done; at += part.value.length) {
+    for (let part; !(part = await reader.read().catch(() => { throw lost(); })).done; at += part.value.length) {
+      if (at + part.value.length > size) throw damaged(fileName(url), `: it has more than ${size} bytes`);
       bytes.set(part.value, at);
       this.done += part.value.length;
       this.report(`Loading … ${Math.floor((100 * this.done) / this.total)} % of ${(this.total / 1e6).toFixed(0)} MB`);
     }
+    if (at < size) throw damaged(fileName(url), `: it has ${at} of ${size} bytes`);
+    const digest = await crypto.subtle?.digest("SHA-256", bytes); // browsers have it where the connection is secure
+    if (digest && hex(digest) !== sha256) throw damaged(fileName(url));
     return bytes;
   }
 }
+
+const hex = (buffer) => Array.from(new Uint8Array(buffer), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 async function unzip(bytes) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));

@@ -1,8 +1,6 @@
 // The page around the stage: its controls, the worker that dreams, and recordings.
 import { runStage } from "./stage.js";
-
-const VIDEO_TYPES = ["video/webm;codecs=vp9", "video/webm", "video/mp4"];
-const VIDEO_HEIGHT = 512, CAPTION_HEIGHT = 40; // of a recording, in pixels
+import { canWriteVideos, writeVideo } from "./video.js";
 
 const $ = (selector) => document.querySelector(selector);
 
@@ -14,7 +12,7 @@ class LocalSocket {
     this.worker = new Worker(new URL(`worker.js${location.search}`, import.meta.url), { type: "module" });
     this.worker.onmessage = (event) => {
       this.onmessage(event);
-      if (typeof event.data !== "string") recorder?.draw();
+      if (typeof event.data !== "string") recorded?.push(shownFrame());
     };
     this.worker.onerror = (event) => this.onmessage({ data: JSON.stringify({ type: "failed", text: `The dream has failed: ${event.message ?? "its program cannot be loaded"}.` }) });
   }
@@ -29,43 +27,15 @@ class LocalSocket {
   }
 }
 
-// A video of the dream with the pressed keys, written by the browser.
-class Recorder {
-  constructor(source, type, onDone) {
-    const scale = Math.max(1, Math.round(VIDEO_HEIGHT / source.height));
-    this.source = source;
-    this.canvas = Object.assign(document.createElement("canvas"), { width: scale * source.width, height: scale * source.height + CAPTION_HEIGHT });
-    this.context = this.canvas.getContext("2d");
-    this.draw();
-    const parts = [];
-    this.media = new MediaRecorder(this.canvas.captureStream(), { mimeType: type, videoBitsPerSecond: 4e6 });
-    this.media.ondataavailable = ({ data }) => parts.push(data);
-    this.media.onstop = () => onDone(new Blob(parts, { type: type.split(";")[0] }));
-    this.media.start();
-  }
+let recorded = null, socket = null; // recorded: the frames of a recording that runs
+let fps = 0; // of the game
 
-  draw() {
-    const { canvas, context, source } = this, height = canvas.height - CAPTION_HEIGHT;
-    context.fillStyle = "#000";
-    context.fillRect(0, 0, canvas.width, canvas.height);
-    context.imageSmoothingEnabled = false;
-    context.drawImage(source, 0, 0, canvas.width, height);
-    Object.assign(context, { fillStyle: "#fff", font: "20px system-ui, sans-serif", textAlign: "center" });
-    context.fillText($(".stage").dataset.action ?? "", canvas.width / 2, height + 27);
-  }
-
-  pause(on) {
-    if (on && this.media.state === "recording") this.media.pause();
-    else if (!on && this.media.state === "paused") this.media.resume();
-  }
-
-  stop() {
-    this.media.stop();
-  }
+function shownFrame() {
+  const { width, height } = $(".dream-canvas");
+  const image = $(".dream-canvas").getContext("2d").getImageData(0, 0, width, height);
+  return { image, text: $(".stage").dataset.action ?? "" };
 }
 
-let recorder = null, socket = null;
-const videoType = window.MediaRecorder && VIDEO_TYPES.find((type) => MediaRecorder.isTypeSupported(type));
 window.openLocalSocket = () => {
   socket?.worker.terminate(); // one that has failed
   return (socket = new LocalSocket());
@@ -75,6 +45,7 @@ window.openLocalSocket = () => {
 
 const events = {
   started(started) {
+    fps = started.fps;
     $("#details").textContent = describe(started);
     for (const button of document.querySelectorAll("#prompts button")) {
       button.setAttribute("aria-pressed", Number(button.dataset.record) === started.record && started.record !== null);
@@ -82,18 +53,18 @@ const events = {
   },
   paused({ paused }) {
     $("#pause").textContent = paused ? "Resume (P)" : "Pause (P)";
-    recorder?.pause(paused);
   },
   recording({ recording }) {
     $("#record").textContent = recording ? "■ Stop recording" : "● Record";
-    if (recording && videoType) recorder = new Recorder($(".dream-canvas"), videoType, showVideo);
-    if (!recording) recorder?.stop();
-    if (!recording) recorder = null;
-    if (recording) $("#recording").hidden = true;
+    if (recording) recorded = [];
+    if (recording) $("#recording").hidden = $("#download-video").hidden = true;
   },
-  recorded({ replay }) {
+  recorded({ replay, frames }) {
     offer($("#download-json"), new Blob([replay], { type: "application/json" }), "dream.json");
     $("#recording").hidden = false;
+    const kept = recorded.slice(0, frames); // a frame may have come after the recording had ended
+    recorded = null;
+    if (canWriteVideos) writeVideo(kept, fps).then(showVideo);
   },
   real() {},
 };
@@ -122,7 +93,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const showColors = () => document.body.classList.toggle("dark", dark.matches);
 dark.addEventListener("change", showColors);
 showColors();
-if (!videoType) {
+if (!canWriteVideos) {
   $("#recording video").hidden = true;
   $("#recording h2").textContent = "Recording (this browser cannot write videos)";
 }
@@ -135,8 +106,11 @@ $("#step").onclick = () => dreamrun.step();
 $("#record").onclick = () => dreamrun.record();
 $("#speed").onchange = ({ target }) => dreamrun.setSpeed(Number(target.value));
 $("#num-steps").onchange = ({ target }) => dreamrun.start({ num_steps: Number(target.value) || null });
-$("#seed").onchange = ({ target }) => dreamrun.start({ seed: target.value === "" ? null : Number(target.value) });
-$("#image").onchange = ({ target }) => target.files[0] && dreamrun.startFromImage({ url: URL.createObjectURL(target.files[0]) });
+$("#seed").onchange = ({ target }) => dreamrun.start({ seed: target.validity.badInput ? NaN : target.value === "" ? null : Number(target.value) });
+$("#image").onchange = ({ target }) => {
+  if (target.files[0]) dreamrun.startFromImage({ url: URL.createObjectURL(target.files[0]) });
+  target.value = ""; // so that the same picture can be chosen again
+};
 $("#steps").onclick = ({ target }) => target.dataset.action && dreamrun.step(target.dataset.action);
 $("#prompts").onclick = ({ target }) => {
   const button = target.closest("button");

@@ -28,24 +28,33 @@
     document.body.appendChild(script);
   }
 
-  // Once only: if the page is not isolated afterwards, one thread has to do.
+  // One more load only, which the address says: if the page is not isolated then, one thread has to do. (A mark in
+  // sessionStorage may outlive its removal, as isolated pages have a process of their own.)
   function isolate() {
-    var options = new URLSearchParams(location.search);
+    var options = new URLSearchParams(location.search), again = options.has("isolating");
+    options.delete("isolating");
+    var address = location.pathname + (options.toString() && "?" + options);
+    if (again) history.replaceState(null, "", address);
     var impossible = !window.isSecureContext || !navigator.serviceWorker || window !== window.top;
-    if (window.crossOriginIsolated || impossible || options.get("threads") === "1" || sessionStorage.getItem("isolated")) {
-      return Promise.resolve(false);
-    }
-    sessionStorage.setItem("isolated", "yes");
-    var controlled = new Promise(function (resolve) {
-      if (navigator.serviceWorker.controller) resolve();
-      else navigator.serviceWorker.addEventListener("controllerchange", resolve);
-    });
-    return navigator.serviceWorker.register("isolate.js").then(function () { return controlled; }).then(function () {
-      location.reload();
+    if (window.crossOriginIsolated || impossible || again || options.get("threads") === "1") return Promise.resolve(false);
+    options.set("isolating", "");
+    // One worker for all games of a site, in its root folder.
+    return navigator.serviceWorker.register(root + "isolate.js").then(activated).then(function () {
+      location.replace(location.pathname + "?" + options);
       return true;
     });
   }
 
+  // Resolves as soon as the service worker is active: it then serves the next load of this page.
+  function activated(registration) {
+    var worker = registration.installing || registration.waiting;
+    return new Promise(function (resolve) {
+      if (registration.active || !worker) return resolve();
+      worker.addEventListener("statechange", function () { if (worker.state === "activated") resolve(); });
+    });
+  }
+
+  var root = document.currentScript.getAttribute("data-root");
   var lacks = missing();
   if (lacks) {
     document.querySelector(".stage").setAttribute("data-phase", "lost");

@@ -53,13 +53,14 @@ function findPrompt(record) {
 
 const handlers = {
   async start(message) {
+    const seed = message.seed ?? Math.floor(Math.random() * (MAX_SEED + 1));
+    if (!Number.isInteger(seed) || seed < 0 || seed > MAX_SEED) return say("error", { text: `The seed must be an integer from 0 to ${MAX_SEED}.` });
     const turn = ++starts;
     stopRecording();
     rollout = null; // so that no tick generates a frame meanwhile
     await busy;
     if (turn !== starts) return;
-    const prompt = findPrompt(message.record), seed = message.seed ?? Math.floor(Math.random() * (MAX_SEED + 1));
-    if (!Number.isInteger(seed) || seed < 0 || seed > MAX_SEED) return say("error", { text: `The seed must be an integer from 0 to ${MAX_SEED}.` });
+    const prompt = findPrompt(message.record);
     const num_steps = message.num_steps ?? affordableSteps(), pass_ms = network.passTime;
     busy = dream.reset(prompt.frames, prompt.actions.map((action) => actionVector(action, config.space)), normals(seed));
     await busy;
@@ -67,7 +68,7 @@ const handlers = {
     rollout = { prompt, seed, num_steps, actions: [] };
     paused = true;
     waitingSteps = [];
-    say("started", { seed, num_steps, guidance: 1, record: prompt.record, moment: prompt.moment, last_moment: null, prompt_frames: prompt.frames.length, why_no_real_game: "", device, pass_ms });
+    say("started", { seed, num_steps, guidance: 1, record: prompt.record, moment: prompt.moment, last_moment: null, prompt_frames: prompt.frames.length, why_no_real_game: "", device, pass_ms, fps: config.hello.fps });
     show({ frame: 0, action: null, keys: keysNumber, real_ended: false }, prompt.frames.at(-1));
   },
   keys(message) {
@@ -76,7 +77,7 @@ const handlers = {
   },
   pause: ({ on }) => pause(on),
   step({ action }) {
-    if (action !== null && !paused) pause(true);
+    if (!paused) pause(true);
     if (!paused || waitingSteps.length >= MAX_WAITING_STEPS) return;
     waitingSteps.push(action === null ? null : config.step_actions[action]);
     wake();

@@ -18,7 +18,8 @@ function fitCanvases() {
   const style = getComputedStyle($(".screens"));
   const inner = $(".screens").clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
   const width = $(".real").hidden ? inner : (inner - parseFloat(style.columnGap)) / 2;
-  const height = Math.max(260, innerHeight * 0.55);
+  const sideways = matchMedia("(orientation: landscape) and (max-height: 500px)").matches; // a phone: keys stand beside
+  const height = sideways ? innerHeight - 24 : Math.max(260, innerHeight * 0.55);
   const factor = Math.max(1, Math.floor(Math.min(width / dreamCanvas.width, height / dreamCanvas.height) * devicePixelRatio)) / devicePixelRatio;
   for (const canvas of [dreamCanvas, realCanvas]) {
     Object.assign(canvas.style, { width: `${factor * canvas.width}px`, height: `${factor * canvas.height}px` });

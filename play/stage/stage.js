@@ -1,12 +1,13 @@
 // The stage: sends held keys and shows frames over a websocket. play/messages.py describes the messages.
 // keys.js and pictures.js follow in the same function, which runs once, when the stage is on the page. `element` is the
 // stage's root, and `trigger` sends events to the controls around it: Gradio's (ui.py), or those of a static page
-// (web/page/page.js), whose `window.openLocalSocket` takes the place of the websocket.
+// (export/page/page.js), whose `window.openLocalSocket` takes the place of the websocket.
 "use strict";
 
 const GLYPHS = { LEFT: "←", RIGHT: "→", UP: "↑", DOWN: "↓", SPACE: "␣", ENTER: "⏎" };
 const KEY_NAMES = { ArrowLeft: "LEFT", ArrowRight: "RIGHT", ArrowUp: "UP", ArrowDown: "DOWN", " ": "SPACE", Enter: "ENTER", Shift: "SHIFT", Tab: "TAB" };
 const MOUSE_NAMES = ["MOUSE1", "MOUSE3", "MOUSE2"]; // left, middle, right
+const MAX_SEED = 2 ** 31 - 1;
 const FIELDS = "input:not([type=checkbox], [type=radio], [type=range]), select, textarea, [contenteditable]";
 
 const $ = (selector) => element.querySelector(selector);
@@ -23,6 +24,7 @@ let startNotice = ""; // shown when the dream has started
 let ticksPerFrame = 1;
 let chosenGame = null; // of several; a new connection begins with the first one
 let startTimer = null;
+let leftTab = false; // whether play pauses because the player looks at another tab
 
 // What Gradio's controls call.
 window.dreamrun = {
@@ -40,6 +42,8 @@ window.dreamrun = {
   start(changes = {}) {
     clearTimeout(startTimer);
     this.set(changes);
+    const { seed } = settings;
+    if (seed !== null && !(Number.isInteger(seed) && seed >= 0 && seed <= MAX_SEED)) return showNotice(`The seed must be an integer from 0 to ${MAX_SEED}.`, true);
     if (game && settings.record !== null) settings.record = Math.min(game.num_records - 1, Math.max(0, Math.round(Number(settings.record) || 0)));
     showNotice("");
     send("start", { ...settings, real: state.real });
@@ -50,7 +54,10 @@ window.dreamrun = {
     startTimer = setTimeout(() => this.start(changes), 250);
   },
   startFromImage,
-  pause() { send("pause", { on: phase === "playing" }); focusGame(); },
+  pause() { // before the first key, too: then single frames can be generated
+    if (["ready", "playing", "paused", "idle"].includes(phase)) send("pause", { on: phase === "ready" || phase === "playing" });
+    focusGame();
+  },
   step(action = null) { send("step", { action }); },
   setSpeed(every) { ticksPerFrame = every; send("speed", { every }); focusGame(); },
   setReal(on) {
@@ -128,8 +135,8 @@ function send(type, fields = {}) {
 function onMessage(message) {
   const handlers = {
     hello: onHello,
-    loading: ({ text }) => showOverlay(text),
-    failed: ({ text }) => onLost(text),
+    loading: ({ text }) => { if (phase !== "lost") showOverlay(text); }, // what has failed stays on the picture
+    failed: ({ text }) => { if (phase !== "lost") onLost(text); }, // the first error is the cause
     wait: ({ ahead }) => {
       setPhase("waiting");
       showOverlay(`All places are taken. ${ahead ? `${ahead} before you.` : "You are next."} The game starts as soon as a place is free.`);
@@ -168,6 +175,7 @@ function onHello(hello) {
   showOrigin();
   for (const canvas of [dreamCanvas, realCanvas]) Object.assign(canvas, { width: game.width, height: game.height });
   makePad();
+  loadBindings();
   fitCanvases();
   send("speed", { every: ticksPerFrame });
   if (settings.record === null && !settings.dream) socket.send(imagePixels); // a new connection starts without it
@@ -223,6 +231,8 @@ function onStarted(started) {
 }
 
 function onPaused({ on, reason }) {
+  if (on && !reason && leftTab) reason = "Paused: press any key";
+  leftTab = false;
   if (on && reason) {
     setPhase("idle");
     showOverlay(reason, watchOnly() ? "Continue" : "", resume);

@@ -39,7 +39,6 @@ def test_two_exports_have_equal_bytes_and_name_nothing_of_this_machine(export, p
         "runtime/LICENSE",
         "runtime/ort.wasm.min.mjs",
     } < files.keys()
-    (tmp_path / "site" / "left_over.txt").write_text("of an earlier export")
     assert export("--title", "My <game>")[0] == 0
     assert contents(tmp_path / "site") == files
     text = b"".join(content for name, content in files.items() if name.endswith((".html", ".js", ".json", ".md")))
@@ -65,12 +64,46 @@ def test_the_settings_are_those_of_the_checkpoint(export, pong_game, tmp_path):
     assert config["passes"]["2"][1][0] == config["levels"].index(0.5) and len(config["passes"]["4"]) == 4
     assert config["models"] == {"wasm": "model.int8.onnx", "webgpu": "model.fp16.onnx"}
     table_bytes = len(config["levels"]) * (1 + 3) * config["vectors"] * model.dim * 2
-    assert config["sizes"]["table.bin"] == table_bytes == (tmp_path / "site" / "table.bin").stat().st_size
+    assert config["files"]["table.bin"]["size"] == table_bytes == (tmp_path / "site" / "table.bin").stat().st_size
     assert config["hello"]["keys"] == {"UP": "up", "DOWN": "down"} and config["step_actions"] == {
         "noop": 0,
         "up": 1,
         "down": 2,
     }
+
+
+def test_the_page_knows_each_of_its_files(export, tmp_path):
+    """Their sizes and hashes, so that a half-loaded or changed one is noticed."""
+    assert export()[0] == 0
+    site = tmp_path / "site"
+    config = json.loads((site / "config.json").read_text())
+    named = {**config["files"], **{f"runtime/{name}": of for name, of in config["runtime"]["files"].items()}}
+    assert {"prompts.bin", "table.bin", "model.int8.onnx", "runtime/ort-wasm-simd-threaded.wasm"} <= named.keys()
+    for name, expected in named.items():
+        content = (site / name).read_bytes()
+        assert expected == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def test_an_export_replaces_its_own_files_alone(export, tmp_path):
+    site = tmp_path / "site"
+    assert export()[0] == 0
+    first = contents(site)
+    (site / ".git" / "objects").mkdir(parents=True)
+    mine = {".git/objects/1": "history", "CNAME": "example.org", ".nojekyll": ""}
+    for name, text in mine.items():
+        (site / name).write_text(text)
+    (site / "old.js").write_text("of an earlier version")
+    manifest = json.loads((site / "export.json").read_text())
+    (site / "export.json").write_text(json.dumps([*manifest, "old.js"]))
+    assert export("--title", "New")[0] == 0
+    after = contents(site)
+    assert after.keys() == first.keys() | mine.keys() and after["index.html"] != first["index.html"]
+    assert {name: after[name].decode() for name in mine} == mine
+    (site / "export.json").write_text(json.dumps([name for name in manifest if name != "LICENSE"]))
+    code, _, err = export()
+    assert_one_line(code, err, "LICENSE would be replaced")
+    (site / "export.json").unlink()  # a site of an early version
+    assert export()[0] == 0 and contents(site)["CNAME"] == b"example.org"
 
 
 def test_several_games_get_a_page_that_lists_them(pong_game, custom_game, empty_runtime, tmp_path):
@@ -93,7 +126,7 @@ def test_several_games_get_a_page_that_lists_them(pong_game, custom_game, empty_
     } < files.keys()
     assert b'<a href="mine/index.html">' in files["index.html"] and b'href="../LICENSE"' in files["mine/index.html"]
     config = json.loads(files["mine/config.json"])
-    assert config["runtime"]["folder"] == "../runtime/" and "table.bin" not in config["sizes"]
+    assert config["runtime"]["folder"] == "../runtime/" and "table.bin" not in config["files"]
     assert config["space"]["unknown"] == [None] * 6 and config["step_actions"]["dx=-1"] == [0, 0, 0, 0, -1, 0]
 
 

@@ -87,7 +87,6 @@ def test_a_page_isolates_itself_and_plays(visit, page_address):
 def test_a_recording_can_be_watched_and_replayed_by_torch(visit, page_address, custom_game, tmp_path):
     page = visit(f"{page_address}/isolated/custom/?threads=1")
     page.click("#pause")
-    page.click("#pause")
     wait_for_phase(page, "paused")
     seen = []
 
