@@ -10,7 +10,7 @@ Browser to server:
     game    name: play another game of the checkpoint; "hello" follows
     keys    held: names of the held keys; number: counts key messages, frames return it
     pause   on
-    step    one frame: under the held keys while paused, or under an action (pauses first)
+    step    one frame, under the held keys or under an action; pauses first
     speed   every: ticks per frame
     real    on: run the real game beside the dream
     record  on: start or stop a recording

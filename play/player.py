@@ -169,15 +169,12 @@ class Player:
         self._ticks_per_frame = parse_int(message, "every", 1, MAX_TICKS_PER_FRAME, 1)
 
     def _add_single_step(self, message: dict) -> None:
-        """Generate one frame while paused, under the action that the message names or under the held keys.
-
-        Without an action, a message during play does nothing; with one, it pauses first.
-        """
+        """Generate one frame, under the action that the message names or the held keys; during play, pause first."""
         action = None
         if message.get("action") is not None:
             action = parse_action(parse_text(message, "action", MAX_ACTION_CHARS), self._engine.space)
-            if self.rollout is not None and not self._paused:
-                self.pause(True)
+        if self.rollout is not None and not self._paused:
+            self.pause(True)
         if self._paused and len(self._single_steps) < MAX_WAITING_STEPS:
             self._single_steps.append(action)
             self._engine.wake()

@@ -57,9 +57,6 @@ def start_playing(page: Page, key: str = "ArrowUp") -> None:
 
 def pause(page: Page) -> None:
     """Pause, and wait for the frames that were on their way."""
-    if page.get_attribute(".stage", "data-phase") == "ready":
-        page.click("#pause")
-        wait_for_phase(page, "playing")
     page.click("#pause")
     wait_for_phase(page, "paused")
     time.sleep(0.4)

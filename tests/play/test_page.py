@@ -119,6 +119,17 @@ def test_pause_single_steps_and_starting_over_by_keyboard(visit):
     page.wait_for_selector(".stage[data-phase=ready][data-frame='0']")
 
 
+def test_a_seed_that_is_none_is_refused(visit):
+    page = visit()
+    page.click("#sampling button")
+    page.fill("#seed input, #seed textarea", "abc")
+    page.click("#restart")
+    page.wait_for_selector(".notice.bad:has-text('The seed must be an integer')")
+    page.fill("#seed input, #seed textarea", "7")
+    page.click("#restart")
+    wait_until(lambda: "seed 7" in page.inner_text("#details"))
+
+
 def test_step_by_step_every_click_generates_one_frame_under_its_action(visit):
     page = visit()
     buttons = page.locator("button.step-action")

@@ -116,6 +116,10 @@ def test_a_step_names_its_action_and_generates_exactly_one_frame(play):
             message = client.receive(0.5)
             frames += [message.header] if isinstance(message, Frame) else []
     assert frames[-1]["action"] == 0 and all(frame["action"] == 1 for frame in frames[:-1])
+    client.send("pause", on=False)
+    client.wait_for("frame")
+    client.send("step")  # under the held keys; it pauses, too
+    assert client.wait_for("paused")["on"]
     for name in ("fly", 3, "x" * 999):
         client.send("step", action=name)
         assert client.wait_for("error")["text"]
