@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +11,34 @@ import numpy as np
 from dreamrun.data.video import edited, write_mp4
 from dreamrun.editing.drafts import Draft, extend, loop
 from dreamrun.games.space import ActionSpace
-from dreamrun.play.rollout_pool import Rollout
 
 TASKS = ("rewind", "loop")
 REWIND_WINDOWS, LOOP_WINDOWS = 1, 2  # length of what is generated before the prompt, and of a loop, in windows
 
 
-def make_draft(task: str, rollout: Rollout, space: ActionSpace, window_frames: int) -> tuple[Draft, int]:
+def make_draft(
+    task: str,
+    prompt: np.ndarray,
+    actions: np.ndarray,
+    recent: Sequence[np.ndarray],
+    space: ActionSpace,
+    window_frames: int,
+) -> tuple[Draft, int]:
     """What is known of a clip, and how many of its frames to show.
 
     "rewind": the prompt, with unknown frames before it. "loop": the last frames of the rollout, unknown frames, and the
     same frames again, which are not shown.
+
+    Args:
+        prompt: frames uint8 (T, H, W, C) that the rollout started from.
+        actions: recorded actions (T,) or (T, names) that lead into these frames, then into those of the rollout.
+        recent: the rollout's last frames, uint8 (H, W, C).
     """
-    prompt = rollout.prompt
     if task == "rewind":
-        draft = extend(np.array(prompt.frames), prompt.actions, space, REWIND_WINDOWS * window_frames, 0)
+        draft = extend(np.array(prompt), actions[: len(prompt)], space, REWIND_WINDOWS * window_frames, 0)
         return draft, len(draft.frames)
-    frames, num_frames = np.stack(rollout.recent), LOOP_WINDOWS * window_frames
-    actions = np.array([*prompt.actions, *rollout.actions], prompt.actions.dtype)[-len(frames) :]
-    return loop(frames, actions, space, num_frames, len(frames)), num_frames
+    num_frames = LOOP_WINDOWS * window_frames
+    return loop(np.stack(recent), actions[-len(recent) :], space, num_frames, len(recent)), num_frames
 
 
 def edited_mp4(frames: np.ndarray, draft: Draft, num_frames: int, space: ActionSpace, fps: float) -> bytes:

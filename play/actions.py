@@ -86,20 +86,21 @@ def actions_to_json(actions: int | np.ndarray) -> Any:
     return (actions if actions.dtype.kind == "i" else np.where(np.isnan(actions), None, actions)).tolist()
 
 
-def actions_from_json(values: Any, space: ActionSpace) -> np.ndarray:
-    """The inverse of `actions_to_json` for a sequence of actions: ids (T,) or vectors (T, names).
+def actions_from_json(values: Any, space: ActionSpace, max_actions: int) -> np.ndarray:
+    """The inverse of `actions_to_json` for a sequence of 1 to `max_actions` actions: ids (T,) or vectors (T, names).
 
     Raises:
         TypeError, ValueError, OverflowError: the values are not actions of the space.
     """
-    expected = space.unknown(0)
+    if not isinstance(values, list) or not 1 <= len(values) <= max_actions:
+        raise ValueError(f"the actions are no list of 1 to {max_actions} actions")
     if space.discrete and any(type(value) is not int for value in values):
         raise ValueError("the actions are not whole numbers")
     with np.errstate(over="ignore"):  # a number that is too large becomes infinite and is rejected below
         actions = np.array(values, np.int64 if space.discrete else np.float32)
-    if actions.ndim != expected.ndim or actions.shape[1:] != expected.shape[1:]:
-        row = "one number" if space.discrete else f"a row of {len(space.names)} numbers"
-        raise ValueError(f"the actions have shape {actions.shape}: expected {row} per frame")
+    expected = (len(values), *space.unknown(0).shape[1:])
+    if actions.shape != expected:
+        raise ValueError(f"the actions have shape {actions.shape}: expected {expected}")
     known = actions[is_known(actions)]
     if space.discrete and known.size and not 0 <= known.min() <= known.max() < len(space.names):
         raise ValueError(f"the actions are not numbers from 0 to {len(space.names) - 1}")

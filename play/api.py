@@ -9,9 +9,14 @@ import numpy as np
 
 from dreamrun.data.video import write_mp4
 from dreamrun.play.actions import parse_action
-from dreamrun.play.messages import MAX_ACTION_CHARS, MAX_SEED, parse_float, parse_int
-from dreamrun.play.played_game import MAX_NUM_STEPS
-from dreamrun.play.player import MAX_GUIDANCE
+from dreamrun.play.messages import (
+    MAX_ACTION_CHARS,
+    MAX_GUIDANCE,
+    MAX_NUM_STEPS,
+    MAX_SEED,
+    parse_float,
+    parse_int,
+)
 from dreamrun.play.recording import rollout_video
 from dreamrun.play.rollout_pool import RolloutSettings
 from dreamrun.play.server import PlayServer
@@ -25,7 +30,7 @@ def add_endpoints(server: PlayServer, public: bool) -> None:
     Args:
         public: whether the page describes them. Gradio shows the description to those who have not logged in, too.
     """
-    engine, gallery = server.engine, server.gallery
+    engine, gallery = server.engine, server.engine.gallery
 
     def about() -> dict:
         """The game, its actions and the limits of `dream`."""
@@ -72,7 +77,7 @@ def add_endpoints(server: PlayServer, public: bool) -> None:
             prompt = await asyncio.to_thread(
                 gallery.prompt, record, gallery.default_moment(record) if moment < 0 else moment
             )
-            generated = await engine.generate(prompt, seed, settings, parsed_actions)
+            generated = await engine.run_between_frames(engine.pool.dream(prompt, seed, settings, parsed_actions))
         except (ValueError, TypeError) as error:
             raise gr.Error(str(error), print_exception=False) from None
         frames = np.stack([step.frame for step in generated])

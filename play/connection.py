@@ -15,16 +15,20 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dreamrun.play.messages import BadMessage, parse
 
-SEND_TIMEOUT_SECS = 10.0  # a browser that receives nothing for so long is disconnected
 MESSAGES_PER_SEC, MESSAGE_BURST = 100.0, 200.0  # far more than a person who presses keys sends
 MESSAGE_COSTS = {"start": 20.0, "real": 20.0, "record": 20.0, "image": 20.0, "game": 20.0}  # other messages cost 1
 
 
 class Connection:
-    """Sends and receives on one websocket. All methods run on the event loop."""
+    """Sends and receives on one websocket. All methods run on the event loop.
 
-    def __init__(self, socket: WebSocket):
+    Args:
+        send_secs: a browser that takes no message for so long is disconnected.
+    """
+
+    def __init__(self, socket: WebSocket, send_secs: float):
         self.last_received = time.monotonic()
+        self._send_secs = send_secs
         self._socket = socket
         self._outbox: deque[str | bytes] = deque()
         self._newest_frame: bytes | None = None
@@ -55,7 +59,7 @@ class Connection:
             await asyncio.gather(sender, receiver, return_exceptions=True)
             if self._close_reason is not None:
                 with contextlib.suppress(Exception):  # the socket may be closed already
-                    async with asyncio.timeout(SEND_TIMEOUT_SECS):
+                    async with asyncio.timeout(self._send_secs):
                         await self._socket.close(1008, self._close_reason)
 
     def send(self, message_type: str, **fields: Any) -> None:
@@ -90,7 +94,7 @@ class Connection:
                 return
 
     async def _send_one(self, message: str | bytes) -> None:
-        async with asyncio.timeout(SEND_TIMEOUT_SECS):
+        async with asyncio.timeout(self._send_secs):
             if isinstance(message, bytes):
                 await self._socket.send_bytes(message)
             else:

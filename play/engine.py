@@ -11,44 +11,20 @@ import contextlib
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import numpy as np
 
-from dreamrun.editing.drafts import Draft
-from dreamrun.editing.page import edited_mp4
 from dreamrun.play.follow import CheckpointFollower
-from dreamrun.play.recording import Recording
+from dreamrun.play.gallery import Gallery, RealGame
+from dreamrun.play.playback import Playback
 from dreamrun.play.rollout_pool import Prompt, Rollout, RolloutPool, RolloutSettings, StepResult
 
-
-class FrameReceiver(Protocol):
-    """What the engine needs of a player."""
-
-    rollout: Rollout | None
-    keys_number: int  # number of the newest key message
-
-    @property
-    def active(self) -> bool:
-        """Whether the player wants frames at present."""
-
-    def is_due(self, tick: int) -> bool:
-        """Whether the player gets a frame at this tick."""
-
-    def take_action(self) -> int | np.ndarray:
-        """The recorded action of the frame that is generated now."""
-
-    def show_step(self, rollout: Rollout, step: StepResult, keys_number: int, timing: dict[str, Any]) -> None:
-        """Receive a frame."""
-
-    def pause(self, paused: bool, reason: str = "") -> None:
-        """Pause or resume."""
-
-    def on_new_weights(self, checkpoint_name: str) -> None:
-        """The engine has loaded newer weights."""
+Item = TypeVar("Item")
 
 
 class Engine:
@@ -56,6 +32,7 @@ class Engine:
 
     Args:
         pool: the rollouts.
+        gallery: the prompts that players start from.
         model_thread: an executor with one thread, the only one that has used torch so far. A second thread that uses
             torch gets OpenMP threads of its own. With more of them than cores, all of them sleep while they wait, and
             a frame takes 1.5 times as long.
@@ -68,17 +45,19 @@ class Engine:
     def __init__(
         self,
         pool: RolloutPool,
+        gallery: Gallery,
         model_thread: ThreadPoolExecutor,
         checkpoint_name: str,
         fps: float,
         num_steps: int,
         follower: CheckpointFollower | None = None,
     ):
-        self.pool, self.checkpoint_name, self.fps, self.num_steps = pool, checkpoint_name, fps, num_steps
+        self.pool, self.gallery = pool, gallery
+        self.checkpoint_name, self.fps, self.num_steps = checkpoint_name, fps, num_steps
         self.config, self.game, self.space = pool.config, pool.game, pool.space
         self.guidance = pool.config.guidance  # unless a player asks for another scale
         self._model_thread, self._follower = model_thread, follower
-        self._players: list[FrameReceiver] = []
+        self._playbacks: list[Playback] = []
         self._encoding = asyncio.Semaphore(1)  # one mp4 at a time
         self._wake_up = asyncio.Event()
         self._background: set[asyncio.Task] = set()
@@ -99,14 +78,14 @@ class Engine:
             task.cancel()
         self._model_thread.shutdown(wait=False, cancel_futures=True)
 
-    def add_player(self, player: FrameReceiver) -> None:
-        """Send frames to a player from now on."""
-        self._players.append(player)
+    def add(self, playback: Playback) -> None:
+        """Generate frames for a player from now on."""
+        self._playbacks.append(playback)
 
-    def remove_player(self, player: FrameReceiver) -> None:
-        """Send no more frames to a player. A player that was not added is ignored."""
+    def remove(self, playback: Playback) -> None:
+        """Generate no more frames for a player. One that was not added is ignored."""
         with contextlib.suppress(ValueError):
-            self._players.remove(player)
+            self._playbacks.remove(playback)
 
     def wake(self) -> None:
         """Tell the engine that a player may want frames again."""
@@ -133,49 +112,23 @@ class Engine:
             starting.add_done_callback(end)
             raise
 
-    async def generate(
-        self, prompt: Prompt, seed: int, settings: RolloutSettings, actions: Sequence[int | np.ndarray]
-    ) -> list[StepResult]:
-        """Generate frames for a program, without a player. While people play, at most one frame per tick.
-
-        Raises:
-            ValueError: as `start_rollout`.
-        """
-        rollout = await self.start_rollout(prompt, seed, settings)
+    async def run_between_frames(self, work: Generator[Item, None, None]) -> list[Item]:
+        """All items of a generator that uses the model. While people play, it gives at most one item per tick."""
+        items = []
         try:
-            steps = []
-            for action in actions:
-                steps += await self.run_on_model_thread(self.pool.step, [(rollout, action)])
-                if any(player.active for player in self._players):
+            while (item := await self.run_on_model_thread(next, work, None)) is not None:
+                items.append(item)
+                if any(playback.active for playback in self._playbacks):
                     await asyncio.sleep(1.0 / self.fps)
-            return steps
         finally:
-            await self.run_on_model_thread(self.pool.end, rollout)
+            with contextlib.suppress(RuntimeError):  # the model thread has ended with the server
+                await self.run_on_model_thread(work.close)
+        return items
 
-    async def dream_prompt(self, seed: int, settings: RolloutSettings) -> Prompt:
-        """A prompt of one frame that is dreamt too: from noise, and from the words if the model has learnt any.
-
-        Raises:
-            ValueError: as `start_rollout`.
-        """
-        channels, height, width = self.config.frame_shape
-        nothing = Prompt(np.zeros((0, height, width, channels), np.uint8), self.space.unknown(0))
-        steps = await self.generate(nothing, seed, settings, [self.space.unknown(1)[0]])
-        return Prompt(steps[0].frame[None], self.space.unknown(1))
-
-    async def complete(self, draft: Draft, num_frames: int, seed: int, num_steps: int) -> bytes:
-        """Fill in a clip, window by window between two frames of the players: an mp4 of its first `num_frames` frames.
-
-        Raises:
-            ValueError: the model never learnt to fill in frames.
-        """
-        windows = self.pool.complete(draft, seed, num_steps)
-        while (result := await self.run_on_model_thread(next, windows, None)) is not None:
-            frames = result
-            if any(player.active for player in self._players):
-                await asyncio.sleep(1.0 / self.fps)
+    async def encode(self, make_mp4: Callable[..., bytes], *arguments: Any) -> bytes:
+        """Call a function in a worker thread, one at a time."""
         async with self._encoding:
-            return await asyncio.to_thread(edited_mp4, frames, draft, num_frames, self.space, self.fps)
+            return await asyncio.to_thread(make_mp4, *arguments)
 
     def run_in_background(self, coroutine: Coroutine) -> None:
         """Run a coroutine as a task that ends with the engine. Exceptions are printed."""
@@ -183,45 +136,51 @@ class Engine:
         self._background.add(task)
         task.add_done_callback(self._on_task_done)
 
-    async def encode_mp4(self, recording: Recording) -> bytes:
-        """Encode a recording in a worker thread, one recording at a time."""
-        async with self._encoding:
-            return await asyncio.to_thread(recording.mp4, self.space, self.fps)
-
     async def _tick_forever(self) -> None:
         """Tick k is due k / fps seconds after the start. Of several late ticks only the newest runs."""
         loop, period = asyncio.get_running_loop(), 1.0 / self.fps
         start, tick = loop.time(), 0
         while True:
-            if not any(player.active for player in self._players):
+            if not any(playback.active for playback in self._playbacks):
                 self._wake_up.clear()
                 await self._wake_up.wait()
                 start, tick = loop.time(), 0
             await asyncio.sleep(start + tick * period - loop.time())
-            due_players = [player for player in self._players if player.is_due(tick)]
-            if due_players:
-                await self._run_tick(due_players, tick)
+            due = [playback for playback in self._playbacks if playback.is_due(tick)]
+            if due:
+                await self._run_tick(due, tick)
             tick = max(tick + 1, int((loop.time() - start) / period))
 
-    async def _run_tick(self, players: list[FrameReceiver], tick: int) -> None:
+    async def _run_tick(self, playbacks: list[Playback], tick: int) -> None:
         """Generate one frame for each of some players."""
-        jobs = [(player.rollout, player.take_action(), player.keys_number) for player in players]
+        jobs = [(playback.rollout, playback.take_action(), playback.real_game) for playback in playbacks]
+        keys_numbers = [playback.keys_number for playback in playbacks]
         start = time.perf_counter()
         try:
-            steps = await self.run_on_model_thread(self.pool.step, [(rollout, action) for rollout, action, _ in jobs])
+            steps = await self.run_on_model_thread(self._step, jobs)
         except Exception:  # the other players may go on, whatever failed
             traceback.print_exc()
-            for player in players:
-                player.pause(True, "The model failed. The server's log shows why. Start a new dream.")
+            for playback in playbacks:
+                playback.pause(True, "The model failed. The server's log shows why. Start a new dream.")
             return
-        timing = {"tick": tick, "ms": round(1000 * (time.perf_counter() - start), 1), "together": len(players)}
-        for player, (rollout, _, keys_number), step in zip(players, jobs, steps, strict=True):
-            player.show_step(rollout, step, keys_number, timing)
+        timing = {"tick": tick, "ms": round(1000 * (time.perf_counter() - start), 1), "together": len(playbacks)}
+        for playback, (rollout, *_), keys_number, step in zip(playbacks, jobs, keys_numbers, steps, strict=True):
+            playback.show_step(rollout, step, keys_number, timing)
+
+    def _step(self, jobs: list[tuple[Rollout, int | np.ndarray, RealGame | None]]) -> list[StepResult]:
+        """On the model thread: the next frame of each rollout, and of the real game beside it."""
+        steps = self.pool.step([(rollout, action) for rollout, action, _ in jobs])
+        for i, (rollout, _, real_game) in enumerate(jobs):
+            if real_game is not None:
+                real_game.apply_new_actions(rollout.actions)
+                psnr = real_game.psnr(steps[i].frame)
+                steps[i] = replace(steps[i], real_frame=real_game.frame, real_ended=real_game.ended, psnr=psnr)
+        return steps
 
     async def _follow_run(self, follower: CheckpointFollower) -> None:
         """Load newer weights of a run between two frames."""
         while True:
-            await asyncio.sleep(follower.POLL_SECS)
+            await asyncio.sleep(follower.poll_secs)
             short_lived = ThreadPoolExecutor(1)  # torch's OpenMP threads end with the thread that loads
             newer = await asyncio.get_running_loop().run_in_executor(short_lived, follower.poll)
             short_lived.shutdown()
@@ -234,8 +193,8 @@ class Engine:
                 continue
             self.checkpoint_name = newer.name
             print(f"loaded newer weights: {newer.name}")
-            for player in self._players:
-                player.on_new_weights(newer.name)
+            for playback in self._playbacks:
+                playback.connection.send("weights", checkpoint=newer.name)
 
     def _on_task_done(self, task: asyncio.Task) -> None:
         self._background.discard(task)

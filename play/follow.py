@@ -1,17 +1,26 @@
-"""Loading a checkpoint for playing, and following a run that is still training."""
+"""Loading a checkpoint for playing, and following a run that is still training: its newer weights, its curves, and its
+newest action strip."""
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
+import pandas as pd
 import torch
 
+from dreamrun.data.metrics_log import ACTION_STRIPS, METRICS_FILE, read_metrics
 from dreamrun.model import WorldModel
 from dreamrun.model.checkpoint import LATEST, hash_weights
 from dreamrun.model.inference import prepare_for_inference
+
+MAX_POINTS = 400  # of a curve
+CURVES = {
+    "log10 of the loss": ("train/loss", "val/loss"),
+    "PSNR of rollouts, dB": ("rollout/psnr_1", "rollout/psnr_8"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,12 +62,11 @@ class CheckpointFollower:
     Args:
         link: the link to the newest checkpoint, as `latest_checkpoint` returns it.
         loaded_folder: the checkpoint folder that is already loaded.
+        poll_secs: how long to wait between two calls of `poll`.
     """
 
-    POLL_SECS: ClassVar[float] = 2.0
-
-    def __init__(self, link: Path, loaded_folder: Path, device: torch.device):
-        self._link, self._loaded_folder, self._device = link, loaded_folder, device
+    def __init__(self, link: Path, loaded_folder: Path, device: torch.device, poll_secs: float):
+        self._link, self._loaded_folder, self._device, self.poll_secs = link, loaded_folder, device, poll_secs
 
     @property
     def run_folder(self) -> Path:
@@ -83,3 +91,26 @@ class CheckpointFollower:
             return None
         self._loaded_folder = folder
         return loaded
+
+
+def curves(run_folder: Path) -> list[pd.DataFrame]:
+    """For each of CURVES a table with the columns step, value and metric; empty before the first metrics."""
+    path = run_folder / METRICS_FILE
+    lines = read_metrics(path) if path.is_file() else []
+    return [_table(lines, names, is_log="log10" in title) for title, names in CURVES.items()]
+
+
+def _table(lines: list[dict], names: tuple[str, ...], is_log: bool) -> pd.DataFrame:
+    rows = []
+    for name in names:
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        for step, value in points[:: max(1, math.ceil(len(points) / MAX_POINTS))]:
+            if value > 0 or not is_log:
+                rows.append((step, math.log10(value) if is_log else value, name))
+    return pd.DataFrame(rows, columns=["step", "value", "metric"]).astype({"step": float, "value": float})
+
+
+def newest_strip(run_folder: Path) -> Path | None:
+    """The newest action strip of a run, an mp4; None before the first one. A link could lead to any file."""
+    strips = (path for path in run_folder.glob(ACTION_STRIPS) if path.is_file() and not path.is_symlink())
+    return max(strips, default=None)

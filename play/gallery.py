@@ -1,19 +1,62 @@
-"""Prompts for players: any moment of any record of a data set."""
+"""Prompts for players: any moment of any record of a data set, and the real game at that moment."""
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
+import numpy as np
+
 from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.metadata import Metadata
+from dreamrun.data.metrics import psnr_from_mse
+from dreamrun.data.recorded_game import replay_to
 from dreamrun.data.records import Record
 from dreamrun.games.factory import check_recorded_options, describe_environment
 from dreamrun.games.printable import printable
 from dreamrun.model import WorldModel
-from dreamrun.play.real_game import RealGame
 from dreamrun.play.rollout_pool import Prompt
 from dreamrun.training.setup import check_model_fits_data
 
 NUM_THUMBNAILS = 8  # records that players see at once
+PSNR_WINDOW = 15  # frames whose squared errors are averaged
+MAX_PSNR = 99.0  # dB; of identical pictures, as JSON has no infinity
+
+
+class RealGame:
+    """One instance of the real game beside a dream: replayed to the moment of a prompt, then under the same actions.
+
+    Create it in a worker thread: importing Procgen takes seconds. The engine steps it on the model thread.
+
+    Args:
+        record: the record that the prompt is from.
+        moment: index in it of the prompt's last frame.
+
+    Raises:
+        ValueError: the record does not contain its level seed, or the game is not installed.
+    """
+
+    def __init__(self, record: Record, metadata: Metadata, moment: int):
+        self._environment, self.frame = replay_to(record, metadata, moment)  # frame: the current one, uint8 (H, W, C)
+        self.ended = False  # the episode has ended at least once, and a new one has begun
+        self._num_actions = 0
+        self._squared_errors: deque[float] = deque(maxlen=PSNR_WINDOW)
+
+    def apply_new_actions(self, actions: list[int | np.ndarray]) -> None:
+        """Step the game with those actions since the prompt that it has not received yet."""
+        for action in actions[self._num_actions :]:
+            frames, _, terminations, truncations, _ = self._environment.step(np.array([action]))
+            self.frame, self.ended = frames[0], self.ended or bool(terminations[0] or truncations[0])
+        self._num_actions = len(actions)
+
+    def psnr(self, dream: np.ndarray) -> float:
+        """PSNR in dB of the dream's frames against the real ones, over PSNR_WINDOW frames up to this one."""
+        self._squared_errors.append(float(np.square(dream.astype(np.float32) - self.frame.astype(np.float32)).mean()))
+        return min(MAX_PSNR, float(psnr_from_mse(np.mean(self._squared_errors))))
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._environment.close()
 
 
 class Gallery:

@@ -12,28 +12,36 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+import torch
 from starlette.middleware import Middleware
 
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.mixture import Folders
 from dreamrun.games.factory import import_environment_module
-from dreamrun.model.inference import choose_device, describe_device
-from dreamrun.play.auth import MAX_UPLOAD_BYTES, AccessRules, AuthMiddleware, password_check
+from dreamrun.model.inference import choose_device, describe_device, free_memory
 from dreamrun.play.engine import Engine
 from dreamrun.play.follow import CheckpointFollower, latest_checkpoint, load_checkpoint
 from dreamrun.play.gallery import Gallery
-from dreamrun.play.limits import AddressLimit, limit_connections
-from dreamrun.play.memory import check_memory
-from dreamrun.play.played_game import MAX_NUM_STEPS, PlayedGame
+from dreamrun.play.messages import MAX_NUM_STEPS
+from dreamrun.play.recording import max_recording_bytes
 from dreamrun.play.rollout_pool import RolloutPool
+from dreamrun.play.security import (
+    MAX_UPLOAD_BYTES,
+    AccessRules,
+    Guard,
+    Limits,
+    check_memory,
+    limit_connections,
+    password_check,
+)
 from dreamrun.play.server import PlayServer
 from dreamrun.training.games import find_game
 
@@ -69,14 +77,11 @@ class PlayConfig:
     def __post_init__(self):
         if not self.folders:
             raise ValueError("data names no data set")
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port is {self.port}: it must lie in 0 to 65535")
-        if self.fps is not None and not 0 < self.fps <= 120:
-            raise ValueError(f"fps is {self.fps}: it must be above 0, and at most 120")
-        if self.num_steps is not None and not 1 <= self.num_steps <= 32:
-            raise ValueError(f"num_steps is {self.num_steps}: it must lie in 1 to 32")
-        if not 1 <= self.max_players <= 64:
-            raise ValueError(f"max_players is {self.max_players}: it must lie in 1 to 64")
+        ranges = {"port": (0, 65535), "fps": (1e-3, 120), "num_steps": (1, MAX_NUM_STEPS), "max_players": (1, 64)}
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} is {value}: it must lie in {low:g} to {high:g}")
         if self.no_password and self.password_env:
             raise ValueError("--no-password and --password-env contradict each other")
 
@@ -105,25 +110,32 @@ class RunningApp:
 
 
 @contextlib.contextmanager
-def running_app(config: PlayConfig) -> Iterator[RunningApp]:
+def running_app(
+    config: PlayConfig,
+    limits: Limits | None = None,
+    free_memory: Callable[[torch.device], int | None] = free_memory,
+) -> Iterator[RunningApp]:
     """Launch the Gradio app, and close it after the block.
 
     Raises:
-        ValueError: an option, the checkpoint or the data set is wrong, or there is no tunnel.
+        ValueError: an option, the checkpoint or the data set is wrong, there is too little memory, or no tunnel.
         OSError: the address is not available.
     """
+    limits = limits or Limits()
     password = find_password(config)
     port = find_port(config.host, config.port)
-    games = load_games(config)
-    pools = [game.engine.pool for game in games.values()]
-    largest = max(pools, key=lambda pool: pool.bytes_per_rollout(MAX_NUM_STEPS))
-    memory = check_memory(largest, config.max_players, choose_device(config.device))
+    engines = load_engines(config, limits)
+    rollout_bytes = max(engine.pool.bytes_per_rollout(MAX_NUM_STEPS) for engine in engines.values())
+    recording_bytes = max(
+        max_recording_bytes(engine.config.frame_shape, limits.recording_frames) for engine in engines.values()
+    )
+    memory = check_memory(rollout_bytes, recording_bytes, config.max_players, choose_device(config.device), free_memory)
     print(f"{memory}; at most {config.max_players} play at the same time")
     with tempfile.TemporaryDirectory(prefix="dreamrun-", ignore_cleanup_errors=True) as folder:
         # Gradio reads both variables; the first one when it is imported.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
-        server = PlayServer(games, config.max_players, Path(folder))
-        rules = access_rules(config, password)
+        server = PlayServer(engines, config.max_players, Path(folder), limits)
+        rules = access_rules(config, server, password)
         demo, routes, public_address = launch_gradio(config, server, rules, port, password)
         try:
             if config.share:
@@ -144,17 +156,16 @@ def launch_gradio(
     from dreamrun.play.ui import CSS, build_page, theme  # imported here: Gradio takes seconds to import
 
     demo = build_page(server, public_api=password is None)
-    most_pixels = max(math.prod(game.engine.config.frame_shape) for game in server.games.values())
-    middleware = [Middleware(AuthMiddleware, rules=rules)]
-    if not config.public_host:  # otherwise all players have the proxy's address
-        middleware.insert(0, Middleware(AddressLimit, max_requests=server.max_connections // 2))
+    auth = {}
+    if password is not None:
+        auth["auth"] = password_check(password, server.limits.login_secs)
+        auth["auth_message"] = "Enter any user name, and the password of this server."
     app, _, public_address = demo.launch(
         server_name=_bracketed(config.host),
         server_port=port,
         share=config.share,
-        auth=password_check(password) if password is not None else None,
-        auth_message="Enter any user name, and the password of this server." if password is not None else None,
-        app_kwargs={**server.app_options(), "middleware": middleware},
+        **auth,
+        app_kwargs={**server.app_options(), "middleware": [Middleware(Guard, rules=rules)]},
         max_file_size=MAX_UPLOAD_BYTES,
         max_threads=8,
         state_session_capacity=100,
@@ -171,21 +182,24 @@ def launch_gradio(
     )
     rules.launched = True
     demo.share = False  # otherwise the page loads Gradio's front end from a foreign host
-    limit_connections(demo.server.config, most_pixels, server.max_connections)
+    image_bytes = max(math.prod(engine.config.frame_shape) for engine in server.engines.values())
+    limit_connections(demo.server.config, image_bytes, server.max_connections, server.limits)
     return demo, app.routes, public_address
 
 
-def access_rules(config: PlayConfig, password: str | None) -> AccessRules:
+def access_rules(config: PlayConfig, server: PlayServer, password: str | None) -> AccessRules:
     """The rules of the middleware, before a tunnel's name is known."""
     rules = AccessRules(needs_login=password is not None, public_host=config.public_host or "")
     rules.allowed_hosts |= {config.host.lower(), rules.public_host.lower()} - {""}
     if config.frame_ancestors:
         rules.frame_ancestors = config.frame_ancestors
+    if not config.public_host:  # otherwise all players have the proxy's address
+        rules.max_requests = server.max_connections // 2
     return rules
 
 
-def load_games(config: PlayConfig) -> dict[str, PlayedGame]:
-    """Load the checkpoint and the data sets. The games by name, in the order of the data sets.
+def load_engines(config: PlayConfig, limits: Limits) -> dict[str, Engine]:
+    """Load the checkpoint and the data sets. An engine by the name of its game, in the order of the data sets.
 
     Raises:
         ValueError: there is no checkpoint or no data set, or they are of different games.
@@ -197,19 +211,19 @@ def load_games(config: PlayConfig) -> dict[str, PlayedGame]:
     model_thread = ThreadPoolExecutor(1, "model")
     loaded = model_thread.submit(load_checkpoint, checkpoint, device).result()
     print(f"device: {describe_device(device)}")
-    games: dict[str, PlayedGame] = {}
+    engines: dict[str, Engine] = {}
     for folder in config.folders:
         name = find_game(loaded.model, config.game, read_metadata(folder))
-        if name in games:
+        if name in engines:
             raise ValueError(f"{folder} is of the same game as another data set: give one for each game")
         pool = RolloutPool(loaded.model, loaded.weights_hash, name)
         gallery = Gallery(folder, config.split or held_out_split(folder), pool.model, config.any_game)
         num_steps, fps = config.num_steps or pool.config.num_steps, config.fps or pool.game.fps
         guided = "" if pool.config.guidance == 1 else f", guidance {pool.config.guidance:g}"
         print(f"{name or loaded.name}: {num_steps} denoising steps{guided}, {fps:g} frames/s")
-        follower = CheckpointFollower(link, Path(checkpoint), device) if link else None
-        games[name] = PlayedGame(Engine(pool, model_thread, loaded.name, fps, num_steps, follower), gallery)
-    return games
+        follower = CheckpointFollower(link, Path(checkpoint), device, limits.follow_secs) if link else None
+        engines[name] = Engine(pool, gallery, model_thread, loaded.name, fps, num_steps, follower)
+    return engines
 
 
 def find_password(config: PlayConfig) -> str | None:

@@ -39,7 +39,6 @@ Its "hello" and "started" also hold the device, and "recorded" holds the replay 
 from __future__ import annotations
 
 import json
-import math
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -48,6 +47,8 @@ import numpy as np
 
 MAX_MESSAGE_BYTES = 4096  # of a JSON message
 MAX_SEED = 2**31 - 1
+MAX_NUM_STEPS = 32  # denoising steps that a player can ask for
+MAX_GUIDANCE = 8.0
 MAX_KEY_CHARS = 16  # in the name of a key
 MAX_HELD_KEYS = 16  # in one message
 MAX_ACTION_CHARS = 200  # in the name of an action
@@ -86,18 +87,13 @@ def parse(text: str) -> dict[str, Any]:
     return message
 
 
-def parse_int(message: dict, name: str, min_value: int, max_value: int, default: int | None = None) -> int | None:
+def parse_int(message: dict, name: str, min_value: int, max_value: int, default: int | None = None) -> Any:
     """An integer field; `default` if it is null or missing.
 
     Raises:
         BadMessage: the field is not an integer from `min_value` to `max_value`.
     """
-    value = message.get(name)
-    if value is None:
-        return default
-    if type(value) is not int or not min_value <= value <= max_value:
-        raise BadMessage(f"{name} is {value!r:.40}: expected an integer from {min_value} to {max_value}")
-    return value
+    return _parse_number(message, name, min_value, max_value, default, "an integer", (int,))
 
 
 def parse_float(message: dict, name: str, min_value: float, max_value: float, default: float) -> float:
@@ -106,12 +102,18 @@ def parse_float(message: dict, name: str, min_value: float, max_value: float, de
     Raises:
         BadMessage: the field is not a finite number from `min_value` to `max_value`.
     """
+    return float(_parse_number(message, name, min_value, max_value, default, "a number", (int, float)))
+
+
+def _parse_number(
+    message: dict, name: str, low: float, high: float, default: float | None, expected: str, types: tuple[type, ...]
+) -> Any:
     value = message.get(name)
     if value is None:
         return default
-    if type(value) not in (int, float) or not math.isfinite(value) or not min_value <= value <= max_value:
-        raise BadMessage(f"{name} is {value!r:.40}: expected a number from {min_value} to {max_value}")
-    return float(value)
+    if type(value) not in types or not low <= value <= high:  # NaN is in no range
+        raise BadMessage(f"{name} is {value!r:.40}: expected {expected} from {low} to {high}")
+    return value
 
 
 def parse_bool(message: dict, name: str) -> bool:
@@ -130,13 +132,9 @@ def parse_text(message: dict, name: str, max_chars: int) -> str:
     return value
 
 
-def parse_names(message: dict, name: str, max_names: int = MAX_HELD_KEYS) -> list[str]:
+def parse_keys(message: dict, name: str) -> list[str]:
     """A field that is a short list of key names. Raises BadMessage otherwise."""
-    value = message.get(name)
-    if (
-        not isinstance(value, list)
-        or len(value) > max_names
-        or not all(isinstance(key, str) and len(key) <= MAX_KEY_CHARS for key in value)
-    ):
-        raise BadMessage(f"{name} is not a list of at most {max_names} keys")
-    return value
+    keys = message.get(name)
+    if not isinstance(keys, list) or len(keys) > MAX_HELD_KEYS:
+        raise BadMessage(f"{name} is not a list of at most {MAX_HELD_KEYS} keys")
+    return [parse_text({name: key}, name, MAX_KEY_CHARS) for key in keys]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +29,11 @@ from dreamrun.model.games import select_game
 from dreamrun.model.sampler_inputs import MAX_SEED, MAX_STEPS
 from dreamrun.model.text import check_words
 from dreamrun.play.actions import actions_from_json, actions_to_json, playable_actions
-from dreamrun.play.recording import MAX_REPLAY_FRAMES, rollout_video
+from dreamrun.play.recording import rollout_video
 from dreamrun.play.rollout_pool import Prompt, Rollout, RolloutSettings, prompt_tensors, told_model
 
 FORMAT = "dreamrun-replay-1"
+MAX_REPLAY_FRAMES = 200_000  # from the prompt on; a recording cannot start later in a rollout
 MAX_CHECKPOINT_CHARS = 1000  # of the checkpoint's name
 
 
@@ -98,47 +100,38 @@ class Replay:
 
     @classmethod
     def read(cls, path: Path, model: WorldModel) -> Replay:
-        """Read a replay for this model, which may be of several games.
+        """Read a replay for this model, which may be of several games. The file may come from a stranger.
 
         Raises:
             ValueError: the file is not a replay, or it is from another game.
         """
         try:
-            return cls._from_json(read_json(path), model)
+            fields = read_json(path)
+            if fields["format"] != FORMAT:
+                raise ValueError(f"its format is {fields['format']!r:.40}, not {FORMAT}")
+            game, words = check_name("game", fields.get("game", "")), fields.get("words")
+            model = select_game(model, game)
+            space = playable_actions(model)
+            actions = actions_from_json(fields["actions"], space, MAX_REPLAY_FRAMES)
+            if not is_known(actions).all():
+                raise ValueError("some of its actions are unknown")
+            return cls(
+                prompt=_prompt_from_json(fields["prompt"], model.config, space),
+                seed=_number(fields, "seed", 0, MAX_SEED, int),
+                settings=RolloutSettings(
+                    num_steps=_number(fields, "num_steps", 1, MAX_STEPS, int),
+                    guidance=_number(fields, "guidance", 0, MAX_GUIDANCE),
+                    words=None if words is None else check_words(words),
+                ),
+                context_noise=_number(fields, "context_noise", 0, 1 - 1e-6),
+                weights_hash=check_name("weights_sha256", fields["weights_sha256"]),
+                actions=actions,
+                first_recorded=_number(fields, "first_recorded", 0, len(actions) - 1, int),
+                checkpoint=check_name("checkpoint", fields["checkpoint"], MAX_CHECKPOINT_CHARS),
+                game=game,
+            )
         except (KeyError, TypeError, AttributeError, OverflowError, zlib.error, ValueError) as error:
             raise ValueError(f"{path} is not a replay for this checkpoint: {type(error).__name__}: {error}") from None
-
-    @classmethod
-    def _from_json(cls, fields: Any, model: WorldModel) -> Replay:
-        """A replay from the parsed file. It checks sizes before it works: the file may come from a stranger."""
-        if not isinstance(fields, dict):
-            raise ValueError("it is not an object")
-        game, words = check_name("game", fields.get("game", "")), fields.get("words")
-        model = select_game(model, game)
-        space = playable_actions(model)
-        if fields["format"] != FORMAT:
-            raise ValueError(f"its format is {fields['format']!r:.40}, not {FORMAT}")
-        num_steps = _parse_int(fields, "num_steps", 1, MAX_STEPS)
-        guidance = _parse_float(fields, "guidance", MAX_GUIDANCE)
-        context_noise = _parse_float(fields, "context_noise", 1.0)
-        if context_noise == 1.0:
-            raise ValueError("its context_noise is 1: it must be below")
-        if not isinstance(fields["actions"], list) or not 1 <= len(fields["actions"]) <= MAX_REPLAY_FRAMES:
-            raise ValueError(f"its actions are no list of 1 to {MAX_REPLAY_FRAMES} actions")
-        actions = actions_from_json(fields["actions"], space)
-        if not is_known(actions).all():
-            raise ValueError("some of its actions are unknown")
-        return cls(
-            prompt=_prompt_from_json(fields["prompt"], model.config, space),
-            seed=_parse_int(fields, "seed", 0, MAX_SEED),
-            settings=RolloutSettings(num_steps, guidance, None if words is None else check_words(words)),
-            context_noise=context_noise,
-            weights_hash=check_name("weights_sha256", fields["weights_sha256"]),
-            actions=actions,
-            first_recorded=_parse_int(fields, "first_recorded", 0, len(actions) - 1),
-            checkpoint=check_name("checkpoint", fields["checkpoint"], MAX_CHECKPOINT_CHARS),
-            game=game,
-        )
 
     def check_weights(self, weights_hash: str, checkpoint: str) -> None:
         """Check that a checkpoint is the one that the replay was recorded with.
@@ -180,35 +173,22 @@ class Replay:
         )
 
 
-def _parse_int(fields: dict[str, Any], name: str, minimum: int, maximum: int) -> int:
+def _number(fields: dict[str, Any], name: str, low: float, high: float, kind: type = float) -> Any:
     value = fields[name]
-    if type(value) is not int or not minimum <= value <= maximum:
-        raise ValueError(f"its {name} is {value!r:.40}: expected an integer from {minimum} to {maximum}")
-    return value
-
-
-def _parse_float(fields: dict[str, Any], name: str, maximum: float) -> float:
-    value = fields[name]
-    if type(value) not in (int, float) or not 0 <= value <= maximum:
-        raise ValueError(f"its {name} is {value!r:.40}: expected a number from 0 to {maximum:g}")
-    return float(value)
+    if type(value) not in (int, kind) or not low <= value <= high:
+        raise ValueError(f"its {name} is {value!r:.40}: expected {kind.__name__} from {low} to {high}")
+    return kind(value)
 
 
 def _prompt_from_json(fields: Any, config: ModelConfig, space: ActionSpace) -> Prompt:
     channels, height, width = config.frame_shape
-    if not isinstance(fields, dict) or not isinstance(fields["shape"], list):
-        raise ValueError("its prompt has no shape")
-    if any(type(size) is not int for size in fields["shape"]) or len(fields["shape"]) != 4:
-        raise ValueError(f"its prompt has shape {fields['shape']!r:.60}: expected 4 integers")
-    num_frames, *frame_shape = fields["shape"]
-    max_frames = max(1, config.window_frames - 1)
-    if frame_shape != [height, width, channels] or not 1 <= num_frames <= max_frames:
-        raise ValueError(f"its prompt has shape {fields['shape']!r:.60}, which does not fit the checkpoint")
-    compressed, num_bytes = base64.b64decode(fields["frames"]), num_frames * height * width * channels
-    pixels = zlib.decompressobj().decompress(compressed, num_bytes + 1)  # the limit stops a decompression bomb
+    actions = actions_from_json(fields["actions"], space, max(1, config.window_frames - 1))
+    shape = [len(actions), height, width, channels]
+    if fields["shape"] != shape:
+        raise ValueError(f"its prompt has shape {fields['shape']!r:.60}, which does not fit the checkpoint: {shape}")
+    num_bytes = math.prod(shape)
+    # The limit stops a decompression bomb.
+    pixels = zlib.decompressobj().decompress(base64.b64decode(fields["frames"]), num_bytes + 1)
     if len(pixels) != num_bytes:
         raise ValueError(f"its prompt does not have {num_bytes} bytes of pixels")
-    if not isinstance(fields["actions"], list) or len(fields["actions"]) != num_frames:
-        raise ValueError("its prompt does not have one action per frame")
-    actions = actions_from_json(fields["actions"], space)
-    return Prompt(np.frombuffer(pixels, np.uint8).reshape(num_frames, *frame_shape), actions)
+    return Prompt(np.frombuffer(pixels, np.uint8).reshape(shape), actions)

@@ -6,7 +6,7 @@ Shapes: T frames, H x W pixels, C channels, A numbers in an action vector.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,6 @@ from dreamrun.model import ModelConfig, Sampler, WorldModel
 from dreamrun.model.games import select_game, tell
 from dreamrun.model.modulation_table import MAX_CACHED_ACTIONS
 from dreamrun.play.actions import playable_actions
-from dreamrun.play.real_game import RealGame
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,9 @@ class Rollout:
     settings: RolloutSettings
     slot: int  # in the sampler of its settings
     weights_hash: str  # of the model that the rollout started with
-    real_game: RealGame | None = None  # gets the same actions
     actions: list[int | np.ndarray] = field(default_factory=list)  # recorded actions since the prompt
     recent: deque[np.ndarray] = field(default_factory=deque)  # its last frames, half a window
     weights_changed: bool = False  # the pool has loaded other weights since the start
-
-    def add_real_game(self, real_game: RealGame) -> None:
-        """Bring a real game from the prompt to the present. From now on it gets the same actions."""
-        real_game.apply_new_actions(self.actions)
-        self.real_game = real_game
 
 
 @dataclass(frozen=True)
@@ -68,8 +61,10 @@ class StepResult:
     frame_index: int  # counts generated frames from 0; the prompt does not count
     action: int | np.ndarray
     frame: np.ndarray  # uint8 (H, W, C), generated
-    real_frame: np.ndarray | None = None  # uint8 (H, W, C), of the real game if it runs
-    real_ended: bool = False  # the real game's episode has ended since the prompt, and a new one has begun
+    # Of the real game, if it runs beside the dream.
+    real_frame: np.ndarray | None = None  # uint8 (H, W, C)
+    real_ended: bool = False  # its episode has ended since the prompt, and a new one has begun
+    psnr: float = 0.0  # dB, of the dream's last frames against the real ones
 
 
 class RolloutPool:
@@ -129,12 +124,32 @@ class RolloutPool:
         for rollout, action in jobs:
             rollout.actions.append(action)
             rollout.recent.append(frames[id(rollout)])
-            real_game = rollout.real_game  # read once: the event loop may set it to None at any time
-            real = (real_game.apply_new_actions(rollout.actions), real_game.ended) if real_game else ()
-            results.append(StepResult(len(rollout.actions) - 1, action, frames[id(rollout)], *real))
+            results.append(StepResult(len(rollout.actions) - 1, action, frames[id(rollout)]))
         return results
 
-    def complete(self, draft: Draft, seed: int, num_steps: int) -> Iterator[np.ndarray]:
+    def dream(
+        self, prompt: Prompt, seed: int, settings: RolloutSettings, actions: Iterable[int | np.ndarray]
+    ) -> Generator[StepResult, None, None]:
+        """Generate one frame for each action, in a rollout of their own.
+
+        Raises:
+            ValueError: as `start`.
+        """
+        rollout = self.start(prompt, seed, settings)
+        try:
+            for action in actions:
+                yield from self.step([(rollout, action)])
+        finally:
+            self.end(rollout)
+
+    def dream_prompt(self, seed: int, settings: RolloutSettings) -> Generator[Prompt, None, None]:
+        """A prompt of one frame that is dreamt too: from noise, and from the words if the model has learnt any."""
+        channels, height, width = self.config.frame_shape
+        nothing = Prompt(np.zeros((0, height, width, channels), np.uint8), self.space.unknown(0))
+        for step in self.dream(nothing, seed, settings, self.space.unknown(1)):
+            yield Prompt(step.frame[None], self.space.unknown(1))
+
+    def complete(self, draft: Draft, seed: int, num_steps: int) -> Generator[np.ndarray, None, None]:
         """Fill in a clip: uint8 (T, H, W, C) after each window, of which the last one is complete.
 
         Raises:

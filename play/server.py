@@ -16,12 +16,10 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from dreamrun.play.connection import Connection
-from dreamrun.play.played_game import PlayedGame
+from dreamrun.play.engine import Engine
 from dreamrun.play.player import Player
+from dreamrun.play.security import Limits
 
-MAX_WAITING = 32  # players in the waiting list; more are rejected
-IDLE_SECS = 120.0  # without a message; then a player's rollout is paused
-RELEASE_SECS = 300.0  # without a message; then a player's place is given to one who waits
 CONNECTIONS_PER_BROWSER = 8
 FILE_SECS = 3600.0  # how long uploads and recordings are kept
 MAX_FILES_BYTES = 512 * 2**20  # of all uploads and recordings together
@@ -32,15 +30,14 @@ class PlayServer:
     """Places and the websocket route.
 
     Args:
-        games: by name; players begin with the first.
+        engines: by the name of their game; players begin with the first.
         max_players: number of places; further players wait.
         folder: Gradio's folder for uploads and downloads. Old files in it are deleted.
     """
 
-    def __init__(self, games: dict[str, PlayedGame], max_players: int, folder: Path):
-        self.games, self.max_players, self.folder = games, max_players, folder
-        first = next(iter(games.values()))
-        self.engine, self.gallery = first.engine, first.gallery
+    def __init__(self, engines: dict[str, Engine], max_players: int, folder: Path, limits: Limits):
+        self.engines, self.max_players, self.folder, self.limits = engines, max_players, folder, limits
+        self.engine = next(iter(engines.values()))
         self.server_id = secrets.token_urlsafe(8)  # a page of an older server notices that it must reload
         self._players: list[Player] = []  # those with a place
         self._waiting: deque[Player] = deque()
@@ -51,7 +48,7 @@ class PlayServer:
     @property
     def max_connections(self) -> int:
         """Connections of all players and of those who wait, and some more for programs."""
-        return CONNECTIONS_PER_BROWSER * (self.max_players + MAX_WAITING) + 64
+        return CONNECTIONS_PER_BROWSER * (self.max_players + self.limits.max_waiting) + 64
 
     def app_options(self) -> dict[str, Any]:
         """Keyword arguments of Gradio's application, as `launch(app_kwargs=...)` takes them."""
@@ -73,8 +70,8 @@ class PlayServer:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Any) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            for game in self.games.values():
-                await stack.enter_async_context(game.engine.running())
+            for engine in self.engines.values():
+                await stack.enter_async_context(engine.running())
             self.engine.run_in_background(self._check_idle_players())
             self.engine.run_in_background(self._delete_old_files())
             yield
@@ -87,10 +84,11 @@ class PlayServer:
 
     async def _serve_player(self, socket: WebSocket) -> None:
         await socket.accept()
-        player = Player(self.games, Connection(socket), self.server_id)
+        connection = Connection(socket, self.limits.send_secs)
+        player = Player(self.engines, connection, self.server_id, self.limits.recording_frames)
         if len(self._players) < self.max_players:
             self._admit(player)
-        elif len(self._waiting) < MAX_WAITING:
+        elif len(self._waiting) < self.limits.max_waiting:
             self._waiting.append(player)
             player.connection.send("wait", ahead=len(self._waiting) - 1)
         else:
@@ -122,18 +120,18 @@ class PlayServer:
         while True:
             await asyncio.sleep(1.0)
             for player in list(self._players):
-                if player.active and player.idle_secs > IDLE_SECS:
-                    player.pause(True, self._idle_message)
-                if self._waiting and player.idle_secs > RELEASE_SECS:
+                if player.playback.active and player.idle_secs > self.limits.idle_secs:
+                    player.playback.pause(True, self._idle_message)
+                if self._waiting and player.idle_secs > self.limits.release_secs:
                     player.connection.close("another player was waiting for your place")
 
 
-def delete_old_files(folder: Path, keep: set[Path]) -> None:
-    """Delete files older than `FILE_SECS`, and the oldest ones while all together are larger than `MAX_FILES_BYTES`."""
+def delete_old_files(folder: Path, keep: set[Path], max_bytes: int = MAX_FILES_BYTES) -> None:
+    """Delete files older than `FILE_SECS`, and the oldest ones while all together are larger than `max_bytes`."""
     found = [(path.stat(), path) for path in folder.rglob("*") if path.is_file() and path not in keep]
     total = sum(info.st_size for info, _ in found)
     for info, path in sorted(found, key=lambda item: item[0].st_mtime):
-        if total <= MAX_FILES_BYTES and time.time() - info.st_mtime < FILE_SECS:
+        if total <= max_bytes and time.time() - info.st_mtime < FILE_SECS:
             return
         total -= info.st_size
         path.unlink()

@@ -16,13 +16,12 @@ from dreamrun.games.printable import markdown
 from dreamrun.model.game_info import MAX_CAPTION_CHARS
 from dreamrun.play.actions import step_actions
 from dreamrun.play.api import add_endpoints
+from dreamrun.play.follow import CURVES, curves, newest_strip
 from dreamrun.play.messages import MAX_SEED
-from dreamrun.play.run_view import CURVES, curves, newest_strip
 from dreamrun.play.server import PlayServer
 
 _STAGE = Path(__file__).parent / "stage"
 _MAX_SHOWN_STEPS, _MAX_SHOWN_GUIDANCE = 16, 4.0
-_RENEW_SECS = 5.0  # between two looks at a training run
 _MAX_WAITING_EVENTS = 64  # in Gradio's queue
 _INTRODUCTION = (
     "No game runs behind the picture called *Dream*. A neural network generates every frame from the frames before it "
@@ -114,11 +113,11 @@ def _add_controls(stage: gr.HTML, server: PlayServer) -> list[gr.Accordion]:
             value=1, label="Speed", show_label=False, min_width=120, filterable=False, elem_id="speed",
         )  # fmt: skip
     steps = []
-    for game in server.games.values():
-        is_shown = game.engine is server.engine and not game.engine.space.unconditional
+    for engine in server.engines.values():
+        is_shown = engine is server.engine and not engine.space.unconditional
         steps.append(gr.Accordion("Step by step: one frame per click", open=True, visible=is_shown))
         with steps[-1], gr.Row(elem_classes="steps"):
-            for name in step_actions(game.engine.space):
+            for name in step_actions(engine.space):
                 button = gr.Button(name, size="sm", min_width=72, elem_classes="step-action")
                 button.click(js=f"() => dreamrun.step({json.dumps(name)})")
     restart.click(js="() => dreamrun.start()")
@@ -157,9 +156,9 @@ def _add_recording(stage: gr.HTML, server: PlayServer) -> None:
 
 def _add_games(server: PlayServer) -> gr.Dropdown | None:
     """The choice between the checkpoint's games; None if there is one alone."""
-    if len(server.games) == 1:
+    if len(server.engines) == 1:
         return None
-    names = list(server.games)
+    names = list(server.engines)
     chosen = gr.Dropdown(names, value=names[0], label="Game", filterable=False, elem_id="game")
     chosen.input(None, chosen, js="(name) => dreamrun.chooseGame(name)")
     return chosen
@@ -188,21 +187,21 @@ def _add_words(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None) -
     words.submit(js="() => dreamrun.start()")
     dream.click(js="() => dreamrun.start({record: null, moment: null, dream: true})")
     if chosen is not None:
-        chosen.input(lambda name: server.games[name].engine.pool.caption, chosen, words, **_private())
+        chosen.input(lambda name: server.engines[name].pool.caption, chosen, words, **_private())
 
 
 def _add_prompts(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None) -> None:
     """What a dream starts from: a thumbnail, any frame of any record, or the player's own picture."""
-    gallery = server.gallery
+    gallery = server.engine.gallery
     gr.Markdown("### Start from")
     galleries = [
         gr.Gallery(
-            [(frame, None) for _, frame in game.gallery.thumbnails], visible=game.gallery is gallery,
+            [(frame, None) for _, frame in engine.gallery.thumbnails], visible=engine is server.engine,
             label="Recorded moments", show_label=False, format="png", columns=4, allow_preview=False, selected_index=0,
             buttons=[], container=False, interactive=False, object_fit="contain", min_width=100,
-            elem_id="gallery" if game.gallery is gallery else None, elem_classes="moments",
+            elem_id="gallery" if engine is server.engine else None, elem_classes="moments",
         )
-        for game in server.games.values()
+        for engine in server.engines.values()
     ]  # fmt: skip
     _show_chosen(chosen, galleries)
     record = _record_number(len(gallery))
@@ -232,7 +231,7 @@ def _add_prompts(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None)
     for thumbnails in galleries:
         thumbnails.select(chosen_record, None, record, **_private()).then(None, record, js=start_record)
     if chosen is not None:
-        chosen.input(lambda name: _record_number(len(server.games[name].gallery)), chosen, record, **_private())
+        chosen.input(lambda name: _record_number(len(server.engines[name].gallery)), chosen, record, **_private())
     record.input(None, record, js="(record) => dreamrun.startSoon({record, moment: null})")
     moment.input(None, [record, moment], js="(record, moment) => dreamrun.startSoon({record, moment})")
     image.upload(None, image, js="(file) => dreamrun.startFromImage(file)")
@@ -297,7 +296,7 @@ def _add_run(server: PlayServer, run_folder: Path) -> None:
                 for title, table in zip(CURVES, curves(run_folder), strict=True)
             ]
         video = gr.Video(visible=False, interactive=False, autoplay=True, loop=True, buttons=[], elem_id="strip")
-        timer = gr.Timer(_RENEW_SECS)
+        timer = gr.Timer(server.limits.renew_secs)
     timer.tick(newest, None, [*plots, video], **_private())
 
 

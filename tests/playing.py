@@ -24,6 +24,7 @@ from dreamrun.data.metadata import read_metadata
 from dreamrun.games.space import ActionSpace
 from dreamrun.play.launch import PlayConfig, RunningApp, running_app
 from dreamrun.play.messages import unpack_pictures
+from dreamrun.play.security import Limits
 from dreamrun.training.games import describe_games, game_info
 from dreamrun.training.setup import fit_config_to_data
 
@@ -61,10 +62,10 @@ def config_of_several_games(folder: Path, pong_set: Path) -> PlayConfig:
 
 
 @contextlib.contextmanager
-def serving(config: PlayConfig) -> Iterator[str]:
-    """Run a server while the block runs; gives its address."""
+def serving(config: PlayConfig, **limits) -> Iterator[str]:
+    """Run a server while the block runs; gives its address. `limits` are some of `Limits`."""
     # Restores Gradio's folder: a server around this one looks for its files there.
-    with patch.dict(os.environ), running_app(config) as app:
+    with patch.dict(os.environ), running_app(config, Limits(**limits)) as app:
         _apps[app.address] = app
         try:
             yield app.address

@@ -11,7 +11,6 @@ from playing import Client, recorded_file, running, serving
 from dreamrun.editing.page import LOOP_WINDOWS, REWIND_WINDOWS, make_draft
 from dreamrun.games.space import UNKNOWN_ACTION
 from dreamrun.model import WorldModel
-from dreamrun.play.rollout_pool import Prompt, Rollout, RolloutSettings
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +70,11 @@ def test_drafts_take_the_prompt_and_the_last_frames(play_config):
         action_space(model),
         np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 64, 64, 3), np.uint8),
     )
-    rollout = Rollout(Prompt(pictures[:2], np.array([UNKNOWN_ACTION, 1])), 0, RolloutSettings(2), 0, "x")
-    rollout.recent.extend(pictures[3:6])
-    rollout.actions.extend([1, 2, 0, 2])
-    draft, num_frames = make_draft("rewind", rollout, space, 6)
+    given = (pictures[:2], np.array([UNKNOWN_ACTION, 1, 1, 2, 0, 2]), pictures[3:6])
+    draft, num_frames = make_draft("rewind", *given, space, 6)
     assert num_frames == 8 and draft.known.tolist() == [False] * 6 + [True] * 2
     assert draft.frames[6:, 0, 0, 0].tolist() == [0, 1] and draft.actions[7] == 1
-    draft, num_frames = make_draft("loop", rollout, space, 6)
+    draft, num_frames = make_draft("loop", *given, space, 6)
     assert num_frames == 12 and draft.known.tolist() == [True] * 3 + [False] * 9 + [True] * 3
     assert draft.frames[:3, 0, 0, 0].tolist() == draft.frames[12:, 0, 0, 0].tolist() == [3, 4, 5]
     assert draft.actions[:3].tolist() == [2, 0, 2]
