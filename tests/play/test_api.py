@@ -11,7 +11,6 @@ from gradio_client.exceptions import AppError
 from playing import Client, make_custom_game, serving
 from tiny import CONTROLS
 
-from dreamrun.play import api
 from dreamrun.play.launch import PlayConfig
 
 
@@ -88,8 +87,7 @@ def test_buttons_and_axes_are_named_with_their_values(tmp_path):
             program.predict(actions=["dx=nan"], api_name="/dream")
 
 
-def test_one_call_runs_at_a_time_and_the_queue_is_bounded(play_config, monkeypatch):
-    monkeypatch.setattr(api, "MAX_FRAMES", 5)
+def test_one_call_runs_at_a_time_and_the_queue_is_bounded(play_config):
     with serving(replace(play_config, num_steps=1)) as address:
         program = GradioClient(address, verbose=False)
         jobs = [program.submit(actions=["up"] * 5, api_name="/dream") for _ in range(4)]

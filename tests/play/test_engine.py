@@ -7,7 +7,6 @@ from dataclasses import replace
 from playing import Client, random_checkpoint, record, serving
 
 from dreamrun.play import launch
-from dreamrun.play.follow import CheckpointFollower
 from dreamrun.play.rollout_pool import RolloutPool
 
 
@@ -59,14 +58,13 @@ def test_torch_runs_on_one_thread_only(play_config, monkeypatch):
     assert len(names) == 2 and len(set(names)) == 1 and names[0] != threading.main_thread().name
 
 
-def test_newer_weights_are_loaded_while_players_stay(tmp_path, pong_set, play_config, monkeypatch):
-    monkeypatch.setattr(CheckpointFollower, "POLL_SECS", 0.1)
+def test_newer_weights_are_loaded_while_players_stay(tmp_path, pong_set, play_config):
     checkpoints = tmp_path / "run" / "checkpoints"
     random_checkpoint(checkpoints / "step_1", pong_set, seed=1)
     random_checkpoint(checkpoints / "step_2", pong_set, seed=2)
     (checkpoints / "latest").symlink_to("step_1")
     config = replace(play_config, checkpoint=str(tmp_path / "run"), follow=True)
-    with serving(config) as address, Client(address) as client:
+    with serving(config, follow_secs=0.1) as address, Client(address) as client:
         client.join()
         client.start(seed=1)
         before = client.step(("UP",)).header["frame"]

@@ -25,7 +25,6 @@ from screenshots import wait_for_phase
 
 from dreamrun.model import WorldModel
 from dreamrun.model.inference import choose_device, prepare_for_inference
-from dreamrun.play import auth
 from dreamrun.play.launch import find_port
 from dreamrun.play.replay import Replay
 
@@ -148,7 +147,6 @@ def test_the_page_reconnects_after_the_server_has_restarted(visit, page_config):
 
 def test_the_password_is_asked_for_once_and_again_after_a_restart(visit, page_config, monkeypatch):
     monkeypatch.setenv("DREAMRUN_TEST_PASSWORD", "open sesame")
-    monkeypatch.setattr(auth, "LOGIN_DELAY_SECS", 0.01)
     config = replace(page_config, password_env="DREAMRUN_TEST_PASSWORD", port=find_port("127.0.0.1", 0))
 
     def log_in(password):
@@ -173,13 +171,13 @@ def test_the_password_is_asked_for_once_and_again_after_a_restart(visit, page_co
         wait_for_phase(page, "ready")
 
 
-def test_players_who_press_no_key_are_paused_and_continue_with_a_key(visit, monkeypatch):
-    monkeypatch.setattr("dreamrun.play.server.IDLE_SECS", 1.0)
-    page = visit()
-    start_playing(page)
-    wait_for_phase(page, "idle")
-    assert "not pressed a key" in page.inner_text(".overlay")
-    time.sleep(0.3)
-    number = frame_number(page)
-    start_playing(page)
-    wait_until(lambda: frame_number(page) > number)
+def test_players_who_press_no_key_are_paused_and_continue_with_a_key(visit, page_config):
+    with serving(page_config, idle_secs=1.0) as address:
+        page = visit(address)
+        start_playing(page)
+        wait_for_phase(page, "idle")
+        assert "not pressed a key" in page.inner_text(".overlay")
+        time.sleep(0.3)
+        number = frame_number(page)
+        start_playing(page)
+        wait_until(lambda: frame_number(page) > number)

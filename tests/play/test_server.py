@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from playing import Client, record, recorded_file, serving
 
-from dreamrun.play import server
+from dreamrun.play.server import delete_old_files
 
 
 def test_players_without_a_place_wait_until_one_is_free(play_config):
@@ -28,24 +28,22 @@ def test_players_without_a_place_wait_until_one_is_free(play_config):
             assert second.step().header["frame"] == 1
 
 
-def test_players_are_rejected_when_the_waiting_list_is_full(play_config, monkeypatch):
-    monkeypatch.setattr(server, "MAX_WAITING", 0)
-    with serving(replace(play_config, max_players=1)) as address, Client(address) as first:
+def test_players_are_rejected_when_the_waiting_list_is_full(play_config):
+    with serving(replace(play_config, max_players=1), max_waiting=0) as address, Client(address) as first:
         first.join()
         with Client(address) as second, pytest.raises(Exception, match="too many players are waiting"):
             second.join()
 
 
-def test_idle_players_are_paused_and_lose_their_place_to_a_waiting_one(play_config, monkeypatch):
-    monkeypatch.setattr(server, "IDLE_SECS", 0.5)
-    with serving(replace(play_config, max_players=1)) as address, Client(address) as first:
+def test_idle_players_are_paused_and_lose_their_place_to_a_waiting_one(play_config):
+    config = replace(play_config, max_players=1)
+    with serving(config, idle_secs=0.5, release_secs=2.0) as address, Client(address) as first:
         first.join()
         first.start()
         first.send("pause", on=False)
         first.wait_for("frame")
         while "not pressed a key" not in first.wait_for("paused")["reason"]:
             pass  # the answer to our own "pause" message comes first
-        monkeypatch.setattr(server, "RELEASE_SECS", 0.5)
         with Client(address) as second:
             second.join()
             with pytest.raises(Exception, match="another player was waiting"):
@@ -53,10 +51,9 @@ def test_idle_players_are_paused_and_lose_their_place_to_a_waiting_one(play_conf
                     first.receive()
 
 
-def test_a_browser_that_reads_nothing_loses_its_place(play_config, monkeypatch):
+def test_a_browser_that_reads_nothing_loses_its_place(play_config):
     """The server drops frames that the browser does not read, then closes the connection."""
-    monkeypatch.setattr("dreamrun.play.connection.SEND_TIMEOUT_SECS", 1.0)
-    with serving(replace(play_config, max_players=1, fps=120, num_steps=1)) as address:
+    with serving(replace(play_config, max_players=1, fps=120, num_steps=1), send_secs=1.0) as address:
         host, port = address.removeprefix("http://").split(":")
         raw = socket.socket()
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -82,13 +79,12 @@ def test_recordings_are_deleted_when_their_player_leaves(play, address):
         recorded_file(address, recorded, "dream.json")
 
 
-def test_old_and_too_many_files_are_deleted(tmp_path, monkeypatch):
-    monkeypatch.setattr(server, "MAX_FILES_BYTES", 25)
+def test_old_and_too_many_files_are_deleted(tmp_path):
     now = time.time()
     for name, age in (("gallery", 9000), ("ancient", 4000), ("older", 60), ("newer", 40), ("newest", 20)):
         path = tmp_path / name / "file"
         path.parent.mkdir()
         path.write_bytes(bytes(10))
         os.utime(path, (now - age, now - age))
-    server.delete_old_files(tmp_path, keep={tmp_path / "gallery" / "file"})
+    delete_old_files(tmp_path, keep={tmp_path / "gallery" / "file"}, max_bytes=25)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gallery", "newer", "newest"]

@@ -8,8 +8,7 @@ from browsing import wait_until
 from playing import random_checkpoint, serving
 
 from dreamrun.data.video import write_mp4
-from dreamrun.play import ui
-from dreamrun.play.run_view import MAX_POINTS, curves, newest_strip
+from dreamrun.play.follow import MAX_POINTS, curves, newest_strip
 
 
 def write_metrics(run, steps):
@@ -38,14 +37,13 @@ def test_a_link_is_no_strip(tmp_path):
     assert newest_strip(tmp_path).stem == "step_0000001_actions"
 
 
-def test_the_page_follows_the_run(tmp_path, pong_set, play_config, visit, monkeypatch):
-    monkeypatch.setattr(ui, "_RENEW_SECS", 0.5)
+def test_the_page_follows_the_run(tmp_path, pong_set, play_config, visit):
     run, strip = tmp_path / "run", np.zeros((8, 32, 64, 3), np.uint8)
     random_checkpoint(run / "checkpoints" / "step_1", pong_set)
     (run / "checkpoints" / "latest").symlink_to("step_1")
     (run / "rollouts").mkdir()
     write_metrics(run, range(1, 5))
-    with serving(replace(play_config, checkpoint=str(run), follow=True)) as address:
+    with serving(replace(play_config, checkpoint=str(run), follow=True), renew_secs=0.5) as address:
         page = visit(address)
         wait_until(lambda: "log10 of the loss" in page.inner_text("#run"))
         wait_until(lambda: page.locator("#run canvas, #run svg.marks").count() >= 2)
