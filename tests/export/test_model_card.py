@@ -14,7 +14,7 @@ from tiny import random_model
 from dreamrun.data.metrics_log import MetricsLog, read_metrics
 from dreamrun.export.model_card import commands, model_card, training_budget
 from dreamrun.model import GameInfo
-from dreamrun.play.run_view import curves
+from dreamrun.play.follow import curves
 from dreamrun.training.config import TrainConfig
 from dreamrun.training.loop import train
 from dreamrun.training.plots import draw_metrics
