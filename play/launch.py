@@ -124,7 +124,7 @@ def running_app(
     limits = limits or Limits()
     password = find_password(config)
     port = find_port(config.host, config.port)
-    engines = load_engines(config, limits)
+    engines = load_engines(config, limits.follow_secs)
     rollout_bytes = max(engine.pool.bytes_per_rollout(MAX_NUM_STEPS) for engine in engines.values())
     recording_bytes = max(
         max_recording_bytes(engine.config.frame_shape, limits.recording_frames) for engine in engines.values()
@@ -198,7 +198,7 @@ def access_rules(config: PlayConfig, server: PlayServer, password: str | None) -
     return rules
 
 
-def load_engines(config: PlayConfig, limits: Limits) -> dict[str, Engine]:
+def load_engines(config: PlayConfig, follow_secs: float = Limits.follow_secs) -> dict[str, Engine]:
     """Load the checkpoint and the data sets. An engine by the name of its game, in the order of the data sets.
 
     Raises:
@@ -221,7 +221,7 @@ def load_engines(config: PlayConfig, limits: Limits) -> dict[str, Engine]:
         num_steps, fps = config.num_steps or pool.config.num_steps, config.fps or pool.game.fps
         guided = "" if pool.config.guidance == 1 else f", guidance {pool.config.guidance:g}"
         print(f"{name or loaded.name}: {num_steps} denoising steps{guided}, {fps:g} frames/s")
-        follower = CheckpointFollower(link, Path(checkpoint), device, limits.follow_secs) if link else None
+        follower = CheckpointFollower(link, Path(checkpoint), device, follow_secs) if link else None
         engines[name] = Engine(pool, gallery, model_thread, loaded.name, fps, num_steps, follower)
     return engines
 

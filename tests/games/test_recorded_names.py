@@ -18,7 +18,7 @@ from dreamrun.games import factory
 from dreamrun.games.factory import describe_environment, game_of, make_environment
 from dreamrun.model import GameInfo
 from dreamrun.play.gallery import Gallery
-from dreamrun.play.launch import load_games
+from dreamrun.play.launch import load_engines
 
 SOURCE = """
 import pathlib
@@ -119,10 +119,9 @@ def test_evaluate_and_play_run_no_payload(payload, pong_set, tmp_path, monkeypat
     assert_one_line(code, err, "give --data", "set env_module to its name")
     code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--data", data)
     assert code == 0 and not payload.exists(), err
-    (game,) = load_games(PlayConfig(checkpoint=str(checkpoint), data=data, num_steps=1)).values()
-    engine, gallery = game.engine, game.gallery
+    (engine,) = load_engines(PlayConfig(checkpoint=str(checkpoint), data=data, num_steps=1)).values()
+    gallery = engine.gallery
     assert "payload" in gallery.real_game_unavailable_reason(gallery.prompt(0, 5)) and not payload.exists()
-    engine.close() if hasattr(engine, "close") else None
 
 
 def test_a_module_that_the_user_typed_is_imported(payload, tmp_path, monkeypatch, capsys):
@@ -142,8 +141,10 @@ def test_a_module_that_the_user_typed_is_imported(payload, tmp_path, monkeypatch
     assert "cannot be saved and restored" in (tmp_path / "report" / "report.md").read_text()
     code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--env-module", "no_such_module")
     assert_one_line(code, err, "env_module 'no_such_module' cannot be imported")
-    (game,) = load_games(PlayConfig(checkpoint=str(checkpoint), data=out, num_steps=1, env_module="payload")).values()
-    gallery = game.gallery
+    (engine,) = load_engines(
+        PlayConfig(checkpoint=str(checkpoint), data=out, num_steps=1, env_module="payload")
+    ).values()
+    gallery = engine.gallery
     assert gallery.real_game_unavailable_reason(gallery.prompt(0, 5)) is None
 
 
@@ -169,9 +170,9 @@ def test_wrong_game_is_refused_unless_insisted(pong_set, tmp_path, monkeypatch, 
     assert_one_line(code, err, *words)
     play = PlayConfig(checkpoint=str(tmp_path / "leaper"), data=pong_set)
     with pytest.raises(ValueError, match="is of the game leaper"):
-        load_games(play)
+        load_engines(play)
     for options in (("--checkpoint", tmp_path / "leaper", "--any-game"), ("--checkpoint", tmp_path / "unknown")):
         code, _, err = command(monkeypatch, capsys, "scripts.infer", *options, *infer)
         assert code == 0, err
-    assert isinstance(load_games(replace(play, any_game=True))[""].gallery, Gallery)
+    assert isinstance(load_engines(replace(play, any_game=True))[""].gallery, Gallery)
     assert game_of("gym:module:Dot-v0") == game_of("gym:Dot-v0") == "gym:Dot-v0" and game_of("pong") == "pong"
