@@ -1,76 +1,15 @@
-"""The options of an evaluation, and how much it measures."""
+"""The options of an evaluation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dreamrun.model.diffusion import CONTEXT_NOISE
 from dreamrun.model.sampler_inputs import MAX_SEED
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much is measured. The field names are keys of report.json.
-
-    All random draws are seeded, so a smaller size uses the first part of what a larger size uses.
-    """
-
-    num_clips: int  # held-out clips that the world model continues
-    num_frames: int  # generated frames per clip
-    num_states: int  # game states from which counterfactual futures start
-    branch_frames: int  # frames of each counterfactual future
-    inverse_dynamics_steps: int  # training steps of the inverse dynamics model
-    train_records: int  # training records for the inverse dynamics model and for the statistics of real play
-    num_long_rollouts: int  # long rollouts
-    drift_frames: int  # frames of each long rollout
-    sweep_clips: int  # clips per row of the sweep over sampler settings
-    sweep_frames: int  # generated frames per clip in the sweep
-    sweep_states: int  # game states per row of the sweep
-    sweep_steps: tuple[int, ...]  # values of num_steps in the sweep
-    sweep_guidance: tuple[float, ...]  # values of guidance in the sweep
-    sweep_noise: tuple[float, ...]  # values of context_noise in the sweep
-    timed_frames: int  # frames whose generation is timed
-    outcome_clips: int  # held-out clips on which the outcome head is measured
-
-
-FULL = Sizes(
-    num_clips=64,
-    num_frames=64,
-    num_states=48,
-    branch_frames=32,
-    inverse_dynamics_steps=800,
-    train_records=200,
-    num_long_rollouts=32,
-    drift_frames=900,
-    sweep_clips=24,
-    sweep_frames=16,
-    sweep_states=24,
-    sweep_steps=(1, 2, 4, 10),
-    sweep_guidance=(1.0, 1.5, 2.0),
-    sweep_noise=(0.0, 0.02, 0.05, 0.1),
-    timed_frames=40,
-    outcome_clips=1000,
-)
-QUICK = Sizes(
-    num_clips=12,
-    num_frames=16,
-    num_states=8,
-    branch_frames=8,
-    inverse_dynamics_steps=150,
-    train_records=60,
-    num_long_rollouts=4,
-    drift_frames=90,
-    sweep_clips=4,
-    sweep_frames=4,
-    sweep_states=2,
-    sweep_steps=(1, 4, 10),
-    sweep_guidance=(1.0,),
-    sweep_noise=(0.0, 0.02, 0.1),
-    timed_frames=8,
-    outcome_clips=100,
-)
 _SIZE_OPTIONS = ("num_clips", "num_frames", "num_states", "num_long_rollouts")
 _POSITIVE_OPTIONS = (*_SIZE_OPTIONS, "num_prompt_frames", "num_steps", "batch_size")
 
@@ -89,6 +28,8 @@ class EvaluateConfig:
     num_frames: int | None = None  # generated frames per clip; None: 64, or 16 with quick
     num_states: int | None = None  # game states for the controllability; None: 48, or 8 with quick
     num_long_rollouts: int | None = None  # long rollouts of 900 frames (90 with quick); None: 32, or 4 with quick
+    # More sizes, named as in the settings of report.json: drift_frames=90 sweep_steps=1,4
+    sizes: tuple[str, ...] = ()
     num_prompt_frames: int = 4  # real frames that a rollout starts from
     num_steps: int | None = None  # denoising steps per frame; None: the checkpoint's default
     # Above 1: follow actions more closely, at twice the cost per step; None: the checkpoint's default, 1 with onnx.
@@ -119,9 +60,24 @@ class EvaluateConfig:
         if not 0 <= self.seed < MAX_SEED:
             raise ValueError(f"seed is {self.seed}: it must lie in 0 to {MAX_SEED - 1}")
 
-    @property
-    def sizes(self) -> Sizes:
-        """The full or the quick sizes, changed by the options that are set."""
-        options = {name: getattr(self, name) for name in _SIZE_OPTIONS}
-        given = {name: value for name, value in options.items() if value is not None}
-        return replace(QUICK if self.quick else FULL, **given)
+    def choose_sizes(self, table: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+        """The full or the quick size of each name, changed by the options that are set.
+
+        Raises:
+            ValueError: `sizes` holds an unknown name or no number.
+        """
+        sizes = {name: pair[self.quick] for name, pair in table.items()}
+        for text in self.sizes:
+            name, _, value = text.partition("=")
+            if name not in sizes:
+                raise ValueError(f"sizes has {text!r}: the names are {', '.join(sizes)}")
+            is_list, (_, default) = isinstance(sizes[name], tuple), table[name]
+            kind = type(default[0] if is_list else default)
+            try:
+                numbers = tuple(kind(number) for number in value.split(","))
+            except ValueError:
+                numbers = ()
+            if not numbers or (not is_list and (len(numbers) > 1 or numbers[0] < 1)):
+                raise ValueError(f"sizes has {text!r}: write it like drift_frames=90 or sweep_steps=1,4")
+            sizes[name] = numbers if is_list else numbers[0]
+        return sizes | {name: getattr(self, name) for name in _SIZE_OPTIONS if getattr(self, name) is not None}

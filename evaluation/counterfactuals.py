@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 import numpy as np
-from einops import rearrange, repeat
+from einops import repeat
 
 from dreamrun.data.metadata import Metadata
 from dreamrun.games.base import SPLIT_LEVELS, GameVectorEnv
@@ -33,7 +33,7 @@ class Counterfactuals:
     lengths: np.ndarray  # int (S, K), frames before the episode ends; later frames belong to another episode
 
     def rollout_inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The arguments of a `RolloutModel`: prompt (S K, P, ...), actions (S K, P + T, ...), rollout_ids (S K,).
+        """Prompts (S K, P, ...), actions (S K, P + T, ...) and rollout ids (S K,) of `EvaluationContext.generate`.
 
         All rollouts of a state have the same id, and so the same noise.
         """
@@ -136,8 +136,3 @@ def identical_groups(frames: np.ndarray) -> np.ndarray:
     """uint8 (K, ...) -> int (K,): a group number from 0 for each frame; identical frames share a number."""
     numbers: dict[bytes, int] = {}
     return np.array([numbers.setdefault(frame.tobytes(), len(numbers)) for frame in frames])
-
-
-def to_rollouts(generated: np.ndarray, counterfactuals: Counterfactuals) -> np.ndarray:
-    """Generated frames (S K, T, H, W, C) in the shape of the futures, (S, K, T, H, W, C)."""
-    return rearrange(generated, "(s k) ... -> s k ...", k=len(counterfactuals.actions))

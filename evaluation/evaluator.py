@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from dreamrun.editing.section import editing_section
 from dreamrun.evaluation.config import EvaluateConfig
-from dreamrun.evaluation.controllability import counterfactuals_section
-from dreamrun.evaluation.cost import cost_section, frame_ms_section
-from dreamrun.evaluation.drift import drift_section
-from dreamrun.evaluation.fidelity import fidelity_section
-from dreamrun.evaluation.inputs import EvaluationInputs
-from dreamrun.evaluation.inverse_dynamics import inverse_dynamics_section
-from dreamrun.evaluation.objects import objects_section
-from dreamrun.evaluation.outcomes import outcomes_section
-from dreamrun.evaluation.pictures import pictures_section
-from dreamrun.evaluation.report_sections import SECTIONS
-from dreamrun.evaluation.result_cache import ResultCache
-from dreamrun.evaluation.single_step import single_step_section
-from dreamrun.evaluation.sweep import sweep_section
+from dreamrun.evaluation.context import SIZES, EvaluationContext, make_sampler
+from dreamrun.evaluation.section import Section
+from dreamrun.evaluation.sections import SECTIONS
 from dreamrun.model.inference import describe_device
 
-PERCEPTUAL = (
-    "LPIPS, FID and FVD need pretrained networks (AlexNet or VGG, Inception, I3D). This project does not contain them "
-    "and never downloads them. To measure these distances, write the clips with python -m scripts.infer and use the "
-    "lpips package or a FID tool"
-)
 
-
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(
+    config: EvaluateConfig,
+    make_sampler: Callable[..., Any] = make_sampler,
+    sections: Sequence[Section] = SECTIONS,
+) -> dict[str, Any]:
     """Measure a checkpoint. A section that cannot be measured holds the reason as `not_measured`.
+
+    Args:
+        make_sampler: (model, settings) -> what generates the rollouts, with the interface of `Sampler`.
 
     Returns:
         The contents of report.json, and the pictures of report.html.
@@ -40,82 +30,57 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         ValueError: no checkpoint, or a data set that does not fit it.
     """
-    inputs = EvaluationInputs(config)
-    print(f"device: {describe_device(inputs.device)}; {'bfloat16' if inputs.bf16 else 'float32'}")
-    print(f"evaluating on {inputs.data}, {inputs.split} split, {len(inputs.held_out.index.lengths)} records")
-    run = SectionRunner(inputs.cache)
-    sections = {
-        "fidelity": run("fidelity", fidelity_section, inputs),
-        "counterfactuals": run("counterfactuals", counterfactuals_section, inputs),
+    context = make_context(config, make_sampler)
+    print(f"device: {describe_device(context.device)}; {'bfloat16' if context.bf16 else 'float32'}")
+    print(f"evaluating on {context.data}, {context.split} split, {len(context.held_out.index.lengths)} records")
+    results = {section.name: measure(section, context) for section in sections}
+    context.results.drop_arrays()
+    secs = {name: context.results.secs[name] for name in results if name in context.results.secs}
+    frame_ms = results.pop("frame_ms")
+    timings = {
+        "device": describe_device(context.device),
+        **({} if "not_measured" in frame_ms else {"frame_ms": frame_ms}),
+        "section_secs": secs,
     }
-    if config.onnx is not None:
-        not_measured = {"not_measured": "an exported network is measured in fidelity and controllability only"}
-        others = {name for _, name, _ in SECTIONS} - sections.keys()
-        timings = {"device": describe_device(inputs.device), "section_secs": run.section_secs}
-        return {
-            **_description(inputs),
-            **sections,
-            **dict.fromkeys(sorted(others | {"cost", "pictures"}), not_measured),
-            "timings": timings,
-        }
-    sections |= {
-        "single_step": run("single_step", single_step_section, inputs),
-        "inverse_dynamics": run("inverse_dynamics", inverse_dynamics_section, inputs),
-        "drift": run("drift", drift_section, inputs),
-        "objects": run("objects", objects_section, inputs),
-        "outcomes": run("outcomes", outcomes_section, inputs),
-    }
-    has_counterfactuals = "not_measured" not in sections["counterfactuals"]
-    sections |= {
-        "sweep": run("sweep", sweep_section, inputs, has_counterfactuals),
-        "cost": run("cost", cost_section, inputs),
-        "editing": run("editing", editing_section, inputs),
-        "pictures": run("pictures", pictures_section, inputs, has_counterfactuals),
-    }
-    frame_ms = run("frame_ms", frame_ms_section, inputs)
-    inputs.cache.drop_arrays()
-    return {
-        **_description(inputs),
-        **sections,
-        "perceptual": {"not_measured": PERCEPTUAL},
-        "timings": {"device": describe_device(inputs.device), "frame_ms": frame_ms, "section_secs": run.section_secs},
-    }
+    return {**_description(context), **results, "timings": timings}
 
 
-class SectionRunner:
-    """Runs sections, or takes their results from the cache."""
-
-    def __init__(self, cache: ResultCache):
-        self._cache = cache
-        self.section_secs: dict[str, float] = {}  # seconds that each measured section took
-
-    def __call__(self, name: str, section: Callable[..., Any], *arguments: Any) -> Any:
-        """The result of `section(*arguments)`, or the reason why it cannot be measured."""
-        label = name.replace("_", " ")
-        print(f"{label} ...", file=sys.stderr)
-        try:
-            result, self.section_secs[name] = self._cache.values(name, lambda: section(*arguments))
-            return result
-        except (ValueError, NotImplementedError) as error:
-            print(f"{label}: not measured: {error}", file=sys.stderr)
-            return {"not_measured": str(error)}
+def make_context(config: EvaluateConfig, make_sampler: Callable[..., Any] = make_sampler) -> EvaluationContext:
+    """The context of an evaluation, with the sizes of all sections."""
+    table = dict(SIZES)
+    for section in SECTIONS:
+        table |= section.sizes
+    return EvaluationContext(config, config.choose_sizes(table), make_sampler)
 
 
-def _description(inputs: EvaluationInputs) -> dict[str, Any]:
+def measure(section: Section, context: EvaluationContext) -> Any:
+    """The result of a section, from the cache if it is there, or the reason why it cannot be measured."""
+    if context.config.onnx is not None and not section.of_export:
+        return {"not_measured": "an exported network is measured in fidelity and controllability only"}
+    label = section.name.replace("_", " ")
+    print(f"{label} ...", file=sys.stderr)
+    try:
+        return context.results.value(section.name, lambda: section.measure(context))
+    except (ValueError, NotImplementedError) as error:
+        print(f"{label}: not measured: {error}", file=sys.stderr)
+        return {"not_measured": str(error)}
+
+
+def _description(context: EvaluationContext) -> dict[str, Any]:
     """The checkpoint, the data set and the settings of an evaluation."""
-    config, metadata = inputs.config, inputs.metadata
+    config, metadata = context.config, context.metadata
     return {
         "checkpoint": {
             "name": config.checkpoint,
-            "weights_sha256": inputs.weights_sha256,
-            "parameters": sum(p.numel() for p in inputs.model.parameters()),
-            "config": inputs.model.config.to_dict(),
-            "game": inputs.model.game.to_dict(),
+            "weights_sha256": context.weights_sha256,
+            "parameters": sum(p.numel() for p in context.model.parameters()),
+            "config": context.model.config.to_dict(),
+            "game": context.model.game.to_dict(),
         },
         "data": {
-            "folder": str(inputs.data),
-            "split": inputs.split,
-            "records": len(inputs.held_out.index.lengths),
+            "folder": str(context.data),
+            "split": context.split,
+            "records": len(context.held_out.index.lengths),
             "environment": metadata.environment,
             "environment_options": dict(metadata.environment_options),
         },
@@ -124,9 +89,9 @@ def _description(inputs: EvaluationInputs) -> dict[str, Any]:
             **({} if config.onnx is None else {"onnx": config.onnx.name}),
             "num_prompt_frames": config.num_prompt_frames,
             "seed": config.seed,
-            **asdict(inputs.settings),
+            **asdict(context.settings),
             "batch_size": config.batch_size,
-            "bf16": inputs.bf16,
-            **asdict(inputs.sizes),
+            "bf16": context.bf16,
+            **{name: size for name, size in context.sizes.items() if name != "held_out_records"},  # see data
         },
     }

@@ -11,11 +11,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dreamrun.data.atomic import atomic_file
-from dreamrun.evaluation.report_blocks import Block, Heading, Table, Text, split_interval
-from dreamrun.evaluation.report_sections import GLOSSARY, SECTIONS, headline_rows
+from dreamrun.evaluation.section import Block, Heading, Table, Text, split_interval
+from dreamrun.evaluation.sections import SECTIONS
 from dreamrun.games.printable import markdown, printable
 
 TEMPLATES = Path(__file__).parent / "templates"
+GLOSSARY = (
+    "A rollout (a dream) is the world model's continuation of a few real frames, the prompt. PSNR (peak "
+    "signal-to-noise ratio, in dB) measures the squared error between real and generated frames; higher is better. "
+    "SSIM (structural similarity) compares their local brightness, contrast and structure; 1 means identical. "
+    "Controllability (counterfactual action accuracy) is the share of futures in which the rollout follows its own "
+    "action. Inverse dynamics accuracy is how often a small network predicts the right action from the frames. Drift "
+    "is how rollouts change over a long time; a rollout has collapsed when it no longer looks or moves like real "
+    "play."
+)
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:
@@ -43,12 +52,19 @@ def report_blocks(report: dict[str, Any]) -> Iterator[Block]:
     yield Heading("At a glance")
     yield Text(GLOSSARY)
     yield Table(["", "world model", "compared with"], headline_rows(report))
-    for heading, name, section_blocks in SECTIONS:
-        yield Heading(heading)
-        if "not_measured" in report[name]:
-            yield Text(f"Not measured: {report[name]['not_measured'].rstrip('.')}.")
+    for section in SECTIONS:
+        if not section.heading:
+            continue
+        yield Heading(section.heading)
+        if "not_measured" in report[section.name]:
+            yield Text(f"Not measured: {report[section.name]['not_measured'].rstrip('.')}.")
         else:
-            yield from section_blocks(report)
+            yield from section.blocks(report)
+
+
+def headline_rows(report: dict[str, Any]) -> list[list[str]]:
+    """The most important figures: name, figure of the world model, what to compare it with."""
+    return [row for section in SECTIONS for row in section.headlines(report)]
 
 
 def _introduction(report: dict[str, Any]) -> str:

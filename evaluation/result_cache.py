@@ -26,14 +26,15 @@ class ResultCache:
     """
 
     def __init__(self, root: Path, key: str):
+        self.secs: dict[str, float] = {}  # seconds that measuring each value took
         self._folder = root / key
         for other in root.glob("*"):
             if other != self._folder and re.fullmatch(KEY_PATTERN, other.name):
                 shutil.rmtree(other)
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    def values(self, name: str, compute: Callable[[], Any]) -> tuple[Any, float]:
-        """A result that JSON can hold, computed if it is not cached, and the seconds that computing it took."""
+    def value(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A result that JSON can hold, computed if it is not cached."""
         path = self._folder / f"{name}.json"
         if not path.is_file():
             start = time.perf_counter()
@@ -42,7 +43,8 @@ class ResultCache:
                 temporary.write_text(json.dumps({"secs": time.perf_counter() - start, "result": result}))
         # A new result is read back too: JSON turns tuples into lists and all keys into strings.
         stored = json.loads(path.read_text())
-        return stored["result"], stored["secs"]
+        self.secs[name] = stored["secs"]
+        return stored["result"]
 
     def array(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
         """A large array, computed if it is not cached, and memory-mapped from disk."""

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from dreamrun import cli
 from dreamrun.data.atomic import atomic_file, check_output
-from dreamrun.evaluation.config import FULL, EvaluateConfig
-from dreamrun.evaluation.drift import drift_section
-from dreamrun.evaluation.evaluator import SectionRunner
-from dreamrun.evaluation.inputs import EvaluationInputs
-from dreamrun.evaluation.objects import objects_section
+from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.evaluation.context import SIZES
+from dreamrun.evaluation.evaluator import make_context, measure
 from dreamrun.evaluation.report import markdown_table
-from dreamrun.evaluation.report_blocks import Table, format_percent
+from dreamrun.evaluation.section import Table, format_percent
+from dreamrun.evaluation.sections.drift import DRIFT
+from dreamrun.evaluation.sections.key_objects import OBJECTS
 from dreamrun.model.diffusion import CONTEXT_NOISE
 
 
@@ -34,7 +34,8 @@ class CompareDriftConfig:
     num_steps: tuple[int, ...] = ()  # denoising steps per frame; none: the checkpoint's default
     guidance: tuple[float, ...] = ()  # scales of guidance; none: the checkpoint's default
     context_noise: tuple[float, ...] = (CONTEXT_NOISE,)  # noise levels of the context frames
-    num_rollouts: int = 24  # long rollouts of 900 frames
+    num_rollouts: int = 24  # long rollouts
+    num_frames: int = 900  # of each
     batch_size: int = 16  # rollouts generated in parallel
     seed: int = 0  # of the clips, the actions and the noise
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
@@ -44,7 +45,7 @@ class CompareDriftConfig:
         for name in ("checkpoints", "context_noise"):
             if not getattr(self, name):
                 raise ValueError(f"{name} names nothing to compare")
-        for name in ("num_rollouts", "batch_size"):
+        for name in ("num_rollouts", "num_frames", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
 
@@ -58,8 +59,9 @@ class CompareDriftConfig:
                 checkpoint=checkpoint,
                 data=self.data,
                 output=self.output / f"row-{number}",
-                num_clips=max(FULL.num_clips, self.num_rollouts),
+                num_clips=max(SIZES["num_clips"][0], self.num_rollouts),
                 num_long_rollouts=self.num_rollouts,
+                sizes=(f"drift_frames={self.num_frames}",),
                 num_steps=num_steps,
                 guidance=guidance,
                 context_noise=context_noise,
@@ -72,7 +74,7 @@ class CompareDriftConfig:
 def main(config: CompareDriftConfig) -> None:
     """Measure row after row, print the table, and write it. Finished rows are cached, as those of an evaluation are."""
     check_output(config.output, is_folder=True)
-    results = [measure(evaluation) for evaluation in config.evaluations()]
+    results = [measure_row(evaluation) for evaluation in config.evaluations()]
     table = markdown_table(make_table(results))
     print(table)
     for name, text in (("drift.md", table), ("drift.json", json.dumps(results, indent=2))):
@@ -81,21 +83,18 @@ def main(config: CompareDriftConfig) -> None:
     print(f"wrote {config.output}/drift.md and drift.json")
 
 
-def measure(config: EvaluateConfig) -> dict[str, Any]:
+def measure_row(config: EvaluateConfig) -> dict[str, Any]:
     """Drift and key objects of long rollouts, and the settings of the rollouts."""
-    inputs = EvaluationInputs(config)
-    print(f"{config.checkpoint}: {inputs.settings}")
-    drift, _ = inputs.cache.values("drift", lambda: drift_section(inputs))
+    context = make_context(config)
+    print(f"{config.checkpoint}: {context.settings}")
     result = {
         "checkpoint": config.checkpoint,
-        "weights": inputs.weights_sha256,
-        "num_steps": inputs.settings.num_steps,
-        "guidance": inputs.settings.guidance,
-        "context_noise": inputs.settings.context_noise,
-        "drift": drift,
-        "objects": SectionRunner(inputs.cache)("objects", objects_section, inputs),  # few games have any
+        "weights": context.weights_sha256,
+        **asdict(context.settings),
+        "drift": context.results.value("drift", lambda: DRIFT.measure(context)),
+        "objects": measure(OBJECTS, context),  # few games have any
     }
-    inputs.cache.drop_arrays()
+    context.results.drop_arrays()
     return result
 
 

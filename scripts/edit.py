@@ -29,8 +29,8 @@ from dreamrun.data.importing.clip_source import SourceClip, read_source
 from dreamrun.data.metrics import psnr, ssim
 from dreamrun.data.video import edited, write_animation
 from dreamrun.editing import drafts as editing
-from dreamrun.editing.drafts import MAX_FRAMES, Draft, complete, cross_fade, nearest_known, seam_steps, step_sizes
-from dreamrun.editing.section import ordinary_range
+from dreamrun.editing.drafts import MAX_FRAMES, Draft, complete
+from dreamrun.editing.measures import cross_fade, nearest_known, ordinary_range, seam_steps, step_sizes
 from dreamrun.model import WorldModel
 from dreamrun.model.fill import check_can_fill
 from dreamrun.model.inference import choose_device, describe_device, prepare_for_inference

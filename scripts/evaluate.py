@@ -7,13 +7,18 @@ python -m scripts.evaluate --compare report/report.json other/report.json
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from dreamrun import cli
 from dreamrun.data.atomic import check_output
 from dreamrun.evaluation.compare import compare_reports
 from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.evaluation.context import SamplerSettings
 from dreamrun.evaluation.evaluator import evaluate
 from dreamrun.evaluation.report import summary, write_report
 from dreamrun.games.factory import import_environment_module
+from dreamrun.model import WorldModel
 
 
 def main(config: EvaluateConfig) -> None:
@@ -23,10 +28,22 @@ def main(config: EvaluateConfig) -> None:
         return
     check_output(config.output, is_folder=True)
     import_environment_module(config.env_module)
-    report = evaluate(config)
+    report = evaluate(config, export_sampler(config.onnx)) if config.onnx else evaluate(config)
     write_report(config.output, report)
     print(summary(report))
     print(f"wrote {config.output}/report.html, report.json and report.md")
+
+
+def export_sampler(path: Path) -> Callable:
+    """What makes rollouts with an exported network, in place of the checkpoint that it was made of."""
+    from dreamrun.export.onnx_sampler import OnnxSampler  # onnxruntime takes a while to import
+
+    file = path.read_bytes()
+
+    def make(model: WorldModel, settings: SamplerSettings) -> OnnxSampler:
+        return OnnxSampler(file, model, settings.num_steps, settings.context_noise)
+
+    return make
 
 
 if __name__ == "__main__":

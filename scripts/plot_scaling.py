@@ -13,7 +13,7 @@ from typing import Any
 from dreamrun import cli
 from dreamrun.data.atomic import check_output
 from dreamrun.data.metrics_log import TRAIN_CONFIG_FILE
-from dreamrun.evaluation.report_blocks import format_estimate, format_percent
+from dreamrun.evaluation.section import format_estimate, format_percent
 from dreamrun.model import ModelConfig
 from dreamrun.training.step import training_flop
 

@@ -10,7 +10,7 @@ import json
 
 from dreamrun import cli
 from dreamrun.envs.score import ScoreAgentConfig, score_agent
-from dreamrun.evaluation.report_blocks import format_estimate
+from dreamrun.evaluation.section import format_estimate
 from dreamrun.evaluation.statistics import estimate
 
 

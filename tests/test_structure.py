@@ -36,12 +36,10 @@ SOURCES = [
 MAX_LINES = 600
 # Files whose imports still have to be mended; no file may be added.
 TO_MEND = {
-    "editing/section.py",
     "envs/dream.py",
-    "evaluation/inputs.py",
-    "evaluation/outcomes.py",
-    "evaluation/rollouts.py",
-    "evaluation/single_step.py",
+    "evaluation/context.py",
+    "evaluation/sections/rewards_and_ends.py",
+    "evaluation/sections/single_step.py",
     "export/site.py",
     "games/base.py",
     "games/factory.py",

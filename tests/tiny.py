@@ -13,7 +13,6 @@ from typing import get_type_hints
 import torch
 
 from dreamrun import cli
-from dreamrun.evaluation.config import Sizes
 from dreamrun.games.space import ActionSpace
 from dreamrun.model import GameInfo, ModelConfig, WorldModel
 
@@ -36,11 +35,12 @@ CONTROLS = ActionSpace(
 SMALLEST = ModelConfig(patch_size=16, dim=32, num_blocks=1, num_heads=2, window_frames=6, prediction="x0")
 
 
-# Evaluated in no time.
-LITTLE = Sizes(
-    num_clips=3, num_frames=6, num_states=3, branch_frames=4, inverse_dynamics_steps=4, train_records=8,
-    num_long_rollouts=2, drift_frames=36, sweep_clips=2, sweep_frames=4, sweep_states=2, sweep_steps=(1, 2),
-    sweep_guidance=(1.5,), sweep_noise=(0.0, 0.1), timed_frames=2, outcome_clips=6,
+# Options of scripts.evaluate: a checkpoint is evaluated in no time.
+LITTLE = (
+    "--quick", "--sizes", "num_clips=3", "num_frames=6", "num_states=3", "branch_frames=4", "inverse_dynamics_steps=4",
+    "train_records=8", "held_out_records=3", "num_long_rollouts=2", "drift_frames=36", "sweep_clips=2",
+    "sweep_frames=4", "sweep_states=2", "sweep_steps=1,2", "sweep_guidance=1.5", "sweep_noise=0,0.1", "timed_frames=2",
+    "outcome_clips=6",
 )  # fmt: skip
 
 

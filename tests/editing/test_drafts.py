@@ -8,14 +8,11 @@ from dreamrun.editing.drafts import (
     Draft,
     between,
     complete,
-    cross_fade,
     extend,
     join,
     loop,
-    nearest_known,
-    seam_steps,
-    step_sizes,
 )
+from dreamrun.editing.measures import cross_fade, nearest_known, seam_steps, step_sizes
 from dreamrun.games.space import UNKNOWN_ACTION, unnamed_actions
 from dreamrun.model import ModelConfig
 

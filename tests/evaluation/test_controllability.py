@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from artificial import PROMPT, noise
 
-from dreamrun.evaluation.controllability import controllability, controllability_by_state
 from dreamrun.evaluation.counterfactuals import (
     Counterfactuals,
     collect_counterfactuals,
     identical_groups,
-    to_rollouts,
 )
+from dreamrun.evaluation.sections.controllability import controllability, controllability_by_state
 from dreamrun.games.factory import make_environment
 from dreamrun.games.space import UNKNOWN_ACTION
 
@@ -40,8 +39,6 @@ def test_rollouts_of_a_state_share_prompt_and_id_and_differ_in_the_action(counte
     assert np.array_equal(actions[:, :PROMPT], counterfactuals.prompt_actions.repeat(3, axis=0))
     assert np.array_equal(rollout_ids, np.arange(12).repeat(3))
     assert np.array_equal(prompt[4], counterfactuals.prompt[1])
-    shaped = to_rollouts(counterfactuals.futures.reshape(36, *counterfactuals.futures.shape[2:]), counterfactuals)
-    assert np.array_equal(shaped, counterfactuals.futures)
 
 
 def test_the_first_states_are_those_of_a_smaller_collection(counterfactuals):

@@ -7,7 +7,7 @@ from artificial import PROMPT, noise
 from dreamrun.data.clips import draw_clips, draw_records, scripted_actions
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.recorded_game import replay_to
-from dreamrun.evaluation.drift import DriftReference, drift
+from dreamrun.evaluation.sections.drift import DriftReference, drift
 
 
 @pytest.fixture(scope="module")

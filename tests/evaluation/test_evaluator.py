@@ -8,9 +8,11 @@ import pytest
 from tiny import LITTLE, SMALLEST, TINY, assert_one_line, command, random_model
 
 from dreamrun.evaluation.compare import figures, read_report
+from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.evaluation.evaluator import evaluate
 from dreamrun.evaluation.report import write_report
-from dreamrun.evaluation.report_sections import SECTIONS
 from dreamrun.evaluation.result_cache import ResultCache
+from dreamrun.evaluation.sections import SECTIONS
 from dreamrun.export.onnx import export_onnx
 from dreamrun.games.pong import PongVectorEnv
 from dreamrun.model import GameInfo, WorldModel
@@ -29,12 +31,10 @@ def checkpoint(tmp_path_factory):
 def run(monkeypatch, capsys, tmp_path, checkpoint, pong_set):
     """run(*options): evaluate a network of random weights, with few clips, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", LITTLE)
-    monkeypatch.setattr("dreamrun.evaluation.real_play.NUM_RECORDS", {True: (4, 3)})
 
     def evaluate(*options, data=pong_set):
         data_option = ("--data", data) if data else ()
-        fixed = ("--checkpoint", checkpoint, "--quick", *data_option)
+        fixed = ("--checkpoint", checkpoint, *LITTLE, *data_option)
         return command(monkeypatch, capsys, "scripts.evaluate", *fixed, *options)
 
     return evaluate
@@ -122,40 +122,41 @@ def test_the_comparison_names_the_figures_that_differ(run, report_a, tmp_path):
     assert code == 0 and "fidelity dream psnr 4: " in printed and "-> 90 [89, 91]" in printed and "\n1 of " in printed
 
 
-def test_an_interrupted_evaluation_continues_where_it_stopped(run, tmp_path, monkeypatch):
-    def stop(*arguments):
-        raise KeyboardInterrupt
+def test_an_interrupted_evaluation_continues_where_it_stopped(checkpoint, pong_set, tmp_path):
+    def evaluate_until(stopped, out):
+        """Until the section of that name, whose measuring is interrupted."""
 
-    monkeypatch.setattr("dreamrun.evaluation.evaluator.drift_section", stop)
-    assert run("--output", "a")[0] == 130
-    assert not (tmp_path / "a" / "report.json").exists()
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", LITTLE)
-    monkeypatch.setattr("dreamrun.evaluation.evaluator.fidelity_section", stop)  # it is cached, and so are its rollouts
-    assert run("--output", "a")[0] == 0
-    assert run("--output", "b")[0] == 130  # another folder has another cache
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", LITTLE)
-    assert run("--output", "b")[0] == 0
-    assert read_figures(tmp_path / "a") == read_figures(tmp_path / "b")
+        def stop(context):
+            raise KeyboardInterrupt
+
+        sections = [replace(section, measure=stop) if section.name == stopped else section for section in SECTIONS]
+        config = EvaluateConfig(str(checkpoint), pong_set, output=tmp_path / out, quick=True, sizes=LITTLE[2:])
+        report = evaluate(config, sections=sections)
+        del report["timings"]
+        return report
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_until("drift", "a")
+    first = evaluate_until("fidelity", "a")  # it is cached, and so are its rollouts
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_until("fidelity", "b")  # another folder has another cache
+    assert evaluate_until(None, "b") == first
     assert not list(tmp_path.glob("a/parts/*/*.npy"))
 
 
 def test_the_cache_deletes_only_caches_of_other_keys(tmp_path):
     (tmp_path / "photos").mkdir()
     old = ResultCache(tmp_path, "0" * 16)
-    assert old.values("x", lambda: 1)[0] == 1
-    assert ResultCache(tmp_path, "0" * 16).values("x", lambda: 2)[0] == 1
-    assert ResultCache(tmp_path, "1" * 16).values("x", lambda: 2)[0] == 2
+    assert old.value("x", lambda: 1) == 1
+    assert ResultCache(tmp_path, "0" * 16).value("x", lambda: 2) == 1
+    assert ResultCache(tmp_path, "1" * 16).value("x", lambda: 2) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1" * 16, "photos"]
 
 
 def test_without_data_real_play_is_collected(run, tmp_path):
     code, printed, err = run("--output", "a", data=None)
     assert code == 0, err
-    assert "collecting 7 records of pong" in printed
+    assert "collecting 11 records of pong" in printed
     assert len(list(tmp_path.glob("a/parts/play-*/test/*.array_record"))) == 1
     assert "controllability" in read_figures(tmp_path / "a")["counterfactuals"]["by_frame"][0]
     code, printed, _ = run("--output", "a", "--num-steps", 1, data=None)  # the same play again
@@ -187,7 +188,7 @@ def test_a_game_that_is_not_available(run, tmp_path, monkeypatch, checkpoint):
     monkeypatch.setattr("dreamrun.evaluation.counterfactuals.make_environment", missing)
     assert run("--output", "a")[0] == 0
     assert "Procgen is not installed" in read_figures(tmp_path / "a")["counterfactuals"]["not_measured"]
-    monkeypatch.setattr("dreamrun.evaluation.real_play.collect", missing)
+    monkeypatch.setattr("dreamrun.evaluation.context.collect", missing)
     code, _, err = run("--output", "b", data=None)
     assert_one_line(code, err, "give --data DIR", "Procgen is not installed")
 
@@ -204,10 +205,10 @@ def test_an_export_is_measured_in_place_of_its_checkpoint(run, tmp_path, checkpo
 
 
 @pytest.mark.slow
-def test_frames_beyond_the_end_of_clips_do_not_count(run, tmp_path, monkeypatch):
+def test_frames_beyond_the_end_of_clips_do_not_count(run, tmp_path):
     """Rollouts longer than the records: each frame is compared with the clips that reach it."""
-    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", replace(LITTLE, drift_frames=20))
-    assert run("--output", "a", "--num-frames", "400", "--num-clips", 2)[0] == 0
+    sizes = (*LITTLE[1:], "drift_frames=20")
+    assert run(*sizes, "--output", "a", "--num-frames", "400", "--num-clips", 2)[0] == 0
     report = read_figures(tmp_path / "a")
     assert report["drift"] == {"not_measured": "long rollouts of 20 frames are shorter than a window of 30"}
     psnr = report["fidelity"]["dream"]["psnr"]
@@ -223,6 +224,9 @@ def test_frames_beyond_the_end_of_clips_do_not_count(run, tmp_path, monkeypatch)
         (("--guidance", -1), ("guidance is -1",)),
         (("--num-prompt-frames", 9), ("num_prompt_frames is 9", "room for 5")),
         (("--context-noise", 1), ("context_noise is 1",)),
+        (("--sizes", "drift=9"), ("sizes has 'drift=9'", "drift_frames")),
+        (("--sizes", "drift_frames=0"), ("sizes has 'drift_frames=0'",)),
+        (("--sizes", "sweep_steps=1,x"), ("sizes has 'sweep_steps=1,x'", "sweep_steps=1,4")),
         (("--compare", "a", "b"), ("no report at a",)),
     ],
 )
@@ -251,7 +255,7 @@ def test_wrong_checkpoints_and_reports_are_explained(run, tmp_path, monkeypatch,
 
 def test_a_report_without_any_measurement_can_be_written_figures(tmp_path):
     missing = {"not_measured": "there was nothing"}
-    report = dict.fromkeys([*(name for _, name, _ in SECTIONS), "pictures"], missing) | {
+    report = {section.name: missing for section in SECTIONS} | {
         "checkpoint": {"name": "x", "weights_sha256": "0" * 64, "parameters": 1, "config": {}},
         "data": {"folder": "d", "split": "test", "environment": "pong", "environment_options": {}, "records": 0},
         "settings": {
@@ -262,4 +266,5 @@ def test_a_report_without_any_measurement_can_be_written_figures(tmp_path):
         "timings": {"device": "CPU", "frame_ms": {"2 steps, guidance 1": 10.0}, "section_secs": {}},
     }  # fmt: skip
     write_report(tmp_path, report)
-    assert (tmp_path / "report.md").read_text().count("Not measured: there was nothing.") == len(SECTIONS)
+    headings = [section.heading for section in SECTIONS if section.heading]
+    assert (tmp_path / "report.md").read_text().count("Not measured: there was nothing.") == len(headings)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from artificial import PROMPT, noise
 
-from dreamrun.evaluation.fidelity import example_clips, fidelity
+from dreamrun.evaluation.sections.fidelity import example_clips, fidelity
 
 
 def after_prompt(clips):

@@ -10,7 +10,7 @@ from tiny import CONTROLS
 from dreamrun.data.clips import draw_clips, draw_records
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.records import Record
-from dreamrun.evaluation.inverse_dynamics import ActionGroups, inverse_dynamics, train_inverse_dynamics
+from dreamrun.evaluation.sections.inverse_dynamics import ActionGroups, inverse_dynamics, train_inverse_dynamics
 from dreamrun.games.procgen_actions import procgen_actions
 from dreamrun.games.space import UNKNOWN_ACTION, ActionSpace
 

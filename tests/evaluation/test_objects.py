@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from dreamrun.data.dataset import ClipDataset
-from dreamrun.evaluation.objects import FRAMES, KEY_OBJECTS, clips_with_object, compare_objects, find_objects, is_alive
+from dreamrun.evaluation.sections.key_objects import (
+    FRAMES,
+    KEY_OBJECTS,
+    clips_with_object,
+    compare_objects,
+    find_objects,
+    is_alive,
+)
 from dreamrun.games.factory import make_environment
 
 BALL = KEY_OBJECTS["pong"]

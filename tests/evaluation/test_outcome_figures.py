@@ -6,9 +6,8 @@ import torch
 from tiny import SMALLEST, random_model
 
 from dreamrun.data.dataset import ClipDataset
-from dreamrun.evaluation.outcomes import compare_with_truth, measure_outcomes
-from dreamrun.evaluation.report_blocks import Table
-from dreamrun.evaluation.report_sections import SECTIONS
+from dreamrun.evaluation.section import Table
+from dreamrun.evaluation.sections.rewards_and_ends import OUTCOMES, compare_with_truth, measure_outcomes
 
 NAN = np.nan
 
@@ -42,6 +41,6 @@ def test_a_head_on_held_out_play_and_its_part_of_the_report(pong_set):
     assert section["reward"]["error"]["value"] == pytest.approx(section["reward"]["trivial_error"]["value"], abs=0.01)
     assert section["end"]["error"]["value"] == pytest.approx(0.5)
     assert section["end"]["recall"]["value"] == 1 and section["reward"]["recall"]["value"] == 0
-    blocks = next(blocks for _, name, blocks in SECTIONS if name == "outcomes")({"outcomes": section})
+    blocks = OUTCOMES.blocks({"outcomes": section})
     table = next(block for block in blocks if isinstance(block, Table))
     assert [row[0] for row in table.rows] == ["reward", "end"]

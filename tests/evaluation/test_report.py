@@ -7,7 +7,7 @@ from hostile_names import HOSTILE_NAMES
 from markdown_it import MarkdownIt
 
 from dreamrun.evaluation.report import to_html, to_markdown
-from dreamrun.evaluation.report_blocks import (
+from dreamrun.evaluation.section import (
     Heading,
     Picture,
     Table,

@@ -11,7 +11,7 @@ from dreamrun.data.collecting import CollectConfig, collect
 from dreamrun.data.metadata import read_metadata
 from dreamrun.evaluation import words
 from dreamrun.evaluation.config import EvaluateConfig
-from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.evaluator import make_context
 from dreamrun.evaluation.words import RealFrames, classify, judge_words, read_frames, train_classifier
 from dreamrun.model import GameInfo
 from dreamrun.training.games import describe_games
@@ -44,13 +44,13 @@ def test_an_evaluation_is_of_the_game_of_its_data(pong_set, tmp_path):
     game, _ = describe_games([wide, metadata])
     random_model(replace(SMALLEST, num_actions=3, words=True), game=game).save_pretrained(tmp_path / "model")
     config = EvaluateConfig(checkpoint=str(tmp_path / "model"), data=pong_set, output=tmp_path)
-    inputs = EvaluationInputs(config)
-    assert inputs.model.config.frame_shape == (3, 64, 64) and inputs.model.game.environment == "pong"
-    assert inputs.model.words is not None  # the caption
+    context = make_context(config)
+    assert context.model.config.frame_shape == (3, 64, 64) and context.model.game.environment == "pong"
+    assert context.model.words is not None  # the caption
     with pytest.raises(ValueError, match="the model makes frames of 64x32"):
-        EvaluationInputs(replace(config, game="pong"))
+        make_context(replace(config, game="pong"))
     with pytest.raises(ValueError, match="no game 'chess'"):
-        EvaluationInputs(replace(config, game="chess"))
+        make_context(replace(config, game="chess"))
 
 
 def test_words_are_judged_by_what_the_frames_show(pong_set, run_script, tmp_path, monkeypatch):

@@ -5,9 +5,12 @@ import onnx
 import torch
 from tiny import assert_one_line
 
-from dreamrun.evaluation.rollouts import SamplerSettings, WorldModelRollout
+from dreamrun.data.pixels import to_float, to_uint8
+from dreamrun.evaluation.context import SamplerSettings, make_sampler
 from dreamrun.games.space import unnamed_actions
 from dreamrun.model import WorldModel
+from dreamrun.model.rollout import rollout
+from dreamrun.scripts.evaluate import export_sampler
 
 
 def test_a_checkpoint_is_exported_and_evaluated(run_script, pong_checkpoint, tmp_path):
@@ -19,10 +22,13 @@ def test_a_checkpoint_is_exported_and_evaluated(run_script, pong_checkpoint, tmp
     model = WorldModel.from_pretrained(pong_checkpoint).requires_grad_(False)
     prompt = np.random.default_rng(0).integers(0, 256, (2, 2, *np.roll(model.config.frame_shape, -1)), np.uint8)
     actions = torch.randint(3, (2, 6)).numpy()
+    vectors = torch.from_numpy(unnamed_actions(3).vectors(actions))
     settings = SamplerSettings(num_steps=2, guidance=1.0, context_noise=0.02)
     of_torch, of_onnx = (
-        WorldModelRollout(model, unnamed_actions(3), settings, 0, onnx_file)(prompt, actions, np.arange(2))
-        for onnx_file in (None, file)
+        np.stack(
+            [to_uint8(frame) for frame in rollout(make(model, settings), to_float(prompt), vectors, seeds=[0, 1])], 1
+        )
+        for make in (make_sampler, export_sampler(tmp_path / "to" / "model.onnx"))
     )
     assert of_torch.shape == of_onnx.shape == (2, 4, *prompt.shape[2:]) and of_torch.std() > 1
     assert np.abs(of_torch.astype(int) - of_onnx).max() <= 1

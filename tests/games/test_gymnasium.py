@@ -133,8 +133,7 @@ def test_play_and_evaluate_buttons(tmp_path, here, monkeypatch, capsys):
         for keys, held in ((("2",), [0, 1]), (("1", "2"), [1, 1]), (("1",), [1, 0])):
             shown = client.step(keys).pictures[1]
             assert np.array_equal(shown, game.step(np.array([held], np.float32))[0][0])
-    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", LITTLE)
-    options = ("--data", few["data"], "--split", "val", "--quick", "--output", tmp_path / "report")
+    options = ("--data", few["data"], "--split", "val", *LITTLE, "--output", tmp_path / "report")
     code, _, err = command(monkeypatch, capsys, "scripts.evaluate", "--checkpoint", few["checkpoint"], *options)
     assert code == 0, err
     assert "the state of gym:TestWalk-v0 cannot be saved and restored" in (tmp_path / "report/report.md").read_text()

@@ -13,7 +13,7 @@ from dreamrun.data.metadata import Metadata, read_metadata
 from dreamrun.data.recorded_game import replay_to
 from dreamrun.data.records import Record
 from dreamrun.evaluation.config import EvaluateConfig
-from dreamrun.evaluation.real_play import collect_real_play
+from dreamrun.evaluation.context import collect_real_play
 from dreamrun.games import factory
 from dreamrun.games.factory import describe_environment, game_of, make_environment
 from dreamrun.model import GameInfo
@@ -75,6 +75,9 @@ HOSTILE = (
 )
 
 
+FEW = {"train_records": 1, "held_out_records": 1}
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_name_of_a_file_imports_a_module(name, payload, pong_set, tmp_path):
     record = Record(np.zeros((2, 64, 64, 3), np.uint8), np.zeros(2, np.int32), level_seed=1)
@@ -82,9 +85,7 @@ def test_no_name_of_a_file_imports_a_module(name, payload, pong_set, tmp_path):
         lambda: describe_environment(name),
         lambda: make_environment(name, 1),
         lambda: replay_to(record, Metadata(environment=name)),
-        lambda: collect_real_play(
-            EvaluateConfig(checkpoint="x", quick=True, output=tmp_path), GameInfo(environment=name), tmp_path
-        ),
+        lambda: collect_real_play(EvaluateConfig(checkpoint="x"), FEW, GameInfo(environment=name), tmp_path),
     ):
         with pytest.raises(ValueError):
             attempt()
@@ -96,7 +97,7 @@ def test_no_option_of_a_file_reaches_another_setting(payload, tmp_path):
     for options in ((("policy", "payload:policy"),), (("overwrite", True),), (("num_envs", 9),), (("levels", 3),)):
         with pytest.raises(ValueError, match="unknown environment options"):
             collect_real_play(
-                EvaluateConfig(checkpoint="x", output=tmp_path), GameInfo("pong", environment_options=options), tmp_path
+                EvaluateConfig(checkpoint="x"), FEW, GameInfo("pong", environment_options=options), tmp_path
             )
         record = Record(np.zeros((2, 64, 64, 3), np.uint8), np.zeros(2, np.int32), level_seed=1)
         with pytest.raises(ValueError, match="unknown environment options"):
@@ -113,8 +114,7 @@ def test_evaluate_and_play_run_no_payload(payload, pong_set, tmp_path, monkeypat
     values = json.loads((data / "metadata.json").read_text())
     (data / "metadata.json").write_text(json.dumps({**values, "environment": "gym:payload:Dot-v0"}))
     checkpoint = random_checkpoint(tmp_path / "random", data)
-    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", LITTLE)
-    options = ("--checkpoint", checkpoint, "--quick", "--output", tmp_path / "report")
+    options = ("--checkpoint", checkpoint, *LITTLE, "--output", tmp_path / "report")
     code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options)
     assert_one_line(code, err, "give --data", "set env_module to its name")
     code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--data", data)
@@ -134,8 +134,7 @@ def test_a_module_that_the_user_typed_is_imported(payload, tmp_path, monkeypatch
     assert payload.exists() and read_metadata(out).environment == "gym:payload:Dot-v0"
     checkpoint = random_checkpoint(tmp_path / "random", out)
     factory._typed_modules.discard("payload")
-    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", LITTLE)
-    options = ("--checkpoint", checkpoint, "--data", out, "--quick", "--output", tmp_path / "report")
+    options = ("--checkpoint", checkpoint, "--data", out, *LITTLE, "--output", tmp_path / "report")
     code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--env-module", "payload")
     assert code == 0, err
     assert "cannot be saved and restored" in (tmp_path / "report" / "report.md").read_text()
@@ -165,7 +164,7 @@ def test_wrong_game_is_refused_unless_insisted(pong_set, tmp_path, monkeypatch, 
     infer = ("--data", pong_set, "--num-frames", 6, "--num-samples", 1, "--output", tmp_path / "dream.mp4")
     code, _, err = command(monkeypatch, capsys, "scripts.infer", "--checkpoint", tmp_path / "leaper", *infer)
     assert_one_line(code, err, *words)
-    evaluate = ("--data", pong_set, "--quick", "--output", tmp_path / "report")
+    evaluate = ("--data", pong_set, *LITTLE, "--output", tmp_path / "report")
     code, _, err = command(monkeypatch, capsys, "scripts.evaluate", "--checkpoint", tmp_path / "leaper", *evaluate)
     assert_one_line(code, err, *words)
     play = PlayConfig(checkpoint=str(tmp_path / "leaper"), data=pong_set)

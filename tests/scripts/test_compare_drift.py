@@ -4,19 +4,16 @@ import json
 from dataclasses import replace
 
 import pytest
-from tiny import LITTLE, SMALLEST, assert_one_line, command, random_model
+from tiny import SMALLEST, assert_one_line, command, random_model
 
 from dreamrun.model import GameInfo
 
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """run(*options): compare in an empty folder, with short rollouts."""
+    """run(*options): compare in an empty folder, with long rollouts of four windows of two seconds."""
     monkeypatch.chdir(tmp_path)
-    sizes = replace(LITTLE, drift_frames=120)  # four windows of two seconds
-    monkeypatch.setattr("dreamrun.evaluation.config.FULL", sizes)
-    monkeypatch.setattr("dreamrun.scripts.compare_drift.FULL", LITTLE)
-    return lambda *options: command(monkeypatch, capsys, "scripts.compare_drift", *options)
+    return lambda *options: command(monkeypatch, capsys, "scripts.compare_drift", "--num-frames", 120, *options)
 
 
 def save(folder, seed):
@@ -24,26 +21,27 @@ def save(folder, seed):
     model.save_pretrained(folder)
 
 
-@pytest.mark.parametrize("setting", ["num_steps", "guidance"])
-def test_a_row_for_every_combination(run, monkeypatch, tmp_path, pong_set, setting):
+@pytest.mark.parametrize(("checkpoints", "setting"), [(("a", "b"), "num_steps"), (("a",), "guidance")])
+def test_a_row_for_every_combination(run, tmp_path, pong_set, checkpoints, setting):
     save("a", 0)
     save("b", 1)
     option = f"--{setting.replace('_', '-')}"
-    options = ("--checkpoints", "a", "b", "--data", pong_set, option, "1", "2", "--num-rollouts", "3")
+    options = ("--checkpoints", *checkpoints, "--data", pong_set, option, "1", "2", "--num-rollouts", "3")
     code, printed, err = run(*options)
-    assert code == 0, err
+    assert code == 0 and "long rollouts, 1 of 1" in err, err
     results = json.loads((tmp_path / "drift" / "drift.json").read_text())
-    assert [(row["checkpoint"], row[setting]) for row in results] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    assert [(row["checkpoint"], row[setting]) for row in results] == [
+        (name, value) for name in checkpoints for value in (1, 2)
+    ]
     brightness = [row["drift"]["statistics"]["brightness"][-1]["value"] for row in results]
-    assert len(set(brightness)) == 4  # each row is of its own checkpoint and setting
+    assert len(set(brightness)) == len(results)  # each row is of its own checkpoint and setting
     assert all(row["drift"]["collapsed"]["n"] == 3 and "alive" in row["objects"] for row in results)
     table = (tmp_path / "drift" / "drift.md").read_text()
-    assert table in printed and len(table.splitlines()) == 2 + 4
+    assert table in printed and len(table.splitlines()) == 2 + len(results)
     assert not list((tmp_path / "drift").rglob("*.npy"))  # the rollouts take a lot of room
 
-    monkeypatch.setattr("dreamrun.scripts.compare_drift.drift_section", None)
-    code, again, err = run(*options)  # from the cache
-    assert code == 0 and table in again, err
+    code, again, err = run(*options)
+    assert code == 0 and table in again and "long rollouts" not in err, err  # from the cache
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,6 @@ def run(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
 
-    monkeypatch.setattr("dreamrun.evaluation.config.QUICK", LITTLE)
-    monkeypatch.setattr("dreamrun.evaluation.real_play.NUM_RECORDS", {True: (4, 3)})
-
     def call(name, *options):
         code, out, err = command(monkeypatch, capsys, name, *options)
         assert code == 0, err
@@ -184,7 +181,7 @@ def test_a_game_with_buttons_and_axes_is_played_and_replayed(custom_game, run, t
 
 
 def evaluate(run, *options):
-    run("scripts.evaluate", "--quick", "--output", "report", *options)
+    run("scripts.evaluate", *LITTLE, "--output", "report", *options)
     with open("report/report.json") as file:
         return json.load(file, parse_constant=reject_constant)
 

@@ -1,9 +1,31 @@
-"""The parts that a report is made of, and how an estimate is written in it."""
+"""A section of a report: how it is measured, and the blocks that show it.
+
+`SECTIONS` in `evaluation/sections/__init__.py` lists all of them; one file of that folder holds everything about one.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from dreamrun.evaluation.context import EvaluationContext
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of report.json, and of report.md and report.html if it has a heading."""
+
+    name: str  # key in report.json
+    # The result as JSON can hold it. A ValueError or NotImplementedError says why it cannot be measured.
+    measure: Callable[[EvaluationContext], Any]
+    heading: str = ""
+    blocks: Callable[[dict[str, Any]], Iterable[Block]] = lambda report: ()  # of the whole report.json, if measured
+    # Rows of the table at the top: name, figure of the world model, what to compare it with. Also if not measured.
+    headlines: Callable[[dict[str, Any]], Iterable[list[str]]] = lambda report: ()
+    sizes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # name in report.json: full size, quick size
+    of_export: bool = False  # whether an exported network has it too
 
 
 @dataclass(frozen=True)

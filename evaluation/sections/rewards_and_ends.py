@@ -5,6 +5,7 @@ Shapes: S clips, T frames.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.pixels import to_float
-from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.context import EvaluationContext
+from dreamrun.evaluation.section import Block, Section, Table, Text, format_estimate, format_percent
 from dreamrun.evaluation.statistics import estimate
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import autocast
@@ -20,24 +22,30 @@ from dreamrun.model.outcomes import to_outcome
 from dreamrun.training.loss import validation_noise
 from dreamrun.training.outcomes import OutcomeTargets, read_outcomes
 
+WORDS = (
+    "The outcome head reads real held-out frames and the action taken at each. It predicts the reward that follows and "
+    "the probability that the episode ends. A reward counts as predicted if it is at least half of the smallest real "
+    "one; an end, if its probability is at least one half. The error is the mean absolute error; that of always "
+    "predicting 0 stands beside it. Calibration: what came where such a value was predicted."
+)
 # Edges of the bins of predictions that the calibration is shown for. Those of rewards are shares of the largest reward.
 REWARD_EDGES = (-0.9, -0.5, -0.1, -0.01, 0.01, 0.1, 0.5, 0.9)
 END_EDGES = (0.01, 0.05, 0.2, 0.4, 0.6, 0.8)
 
 
-def outcomes_section(inputs: EvaluationInputs) -> dict[str, Any]:
+def measure(context: EvaluationContext) -> dict[str, Any]:
     """`measure_outcomes` on held-out clips as long as the model's window.
 
     Raises:
         ValueError: the model has no outcome head.
     """
-    if not inputs.model.config.outcomes:
+    if not context.model.config.outcomes:
         raise ValueError("the checkpoint has no outcome head (--outcomes in training)")
-    window = inputs.model.config.window_frames
-    clips = ClipDataset(inputs.data, inputs.split, window, seed=inputs.config.seed, outcomes=True)
-    model = inputs.model.to(inputs.device)
-    num_context = min(inputs.config.num_prompt_frames, window) - 1
-    return measure_outcomes(model, clips, inputs.sizes.outcome_clips, inputs.config.batch_size, num_context)
+    window = context.model.config.window_frames
+    clips = ClipDataset(context.data, context.split, window, seed=context.config.seed, outcomes=True)
+    model = context.model.to(context.device)
+    num_context = min(context.config.num_prompt_frames, window) - 1
+    return measure_outcomes(model, clips, context.sizes["outcome_clips"], context.config.batch_size, num_context)
 
 
 @torch.inference_mode()
@@ -101,3 +109,26 @@ def compare_with_truth(
         "events": int(is_event.sum()),
         "calibration": rows,
     }
+
+
+def blocks(report: dict[str, Any]) -> Iterator[Block]:
+    yield Text(WORDS)
+    measured = {name: section for name, section in report["outcomes"].items() if section}
+    rows = [
+        [
+            name,
+            *(format_percent(section[figure]) for figure in ("precision", "recall")),
+            *(format_estimate(section[figure], 4) for figure in ("error", "trivial_error")),
+            str(section["events"]),
+        ]
+        for name, section in measured.items()
+    ]
+    yield Table(["", "precision", "recall", "error", "error of always 0", "events"], rows)
+    for name, section in measured.items():
+        rows = [
+            [f"{row['predicted']:.3f}", f"{row['real']:.3f}", str(row["num_frames"])] for row in section["calibration"]
+        ]
+        yield Table([f"{name}, predicted (mean)", "real (mean)", "frames"], rows)
+
+
+OUTCOMES = Section("outcomes", measure, "Rewards and ends", blocks, sizes={"outcome_clips": (1000, 100)})

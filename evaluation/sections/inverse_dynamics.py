@@ -8,7 +8,7 @@ Shapes: S clips, T frames, H x W pixels, C channels, G action groups.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,18 @@ from torch import Tensor, nn
 
 from dreamrun.data.pixels import to_float
 from dreamrun.data.records import Record
-from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.context import EvaluationContext
+from dreamrun.evaluation.section import Block, Section, Table, Text, format_percent
 from dreamrun.evaluation.statistics import estimate
 from dreamrun.games.space import ActionSpace, is_known
 
+WORDS = (
+    "A small network is trained on real play only. It predicts the held keys from the last four frames, on real "
+    "held-out video and on rollouts under the same actions. Some actions have no visible effect (a jump in the air), "
+    "so the accuracy on real video is the most that a rollout can be expected to reach. If several buttons can be "
+    "held, the network predicts the combination, among the most frequent ones, and ignores the mouse. If there are "
+    "only axes, it predicts their directions."
+)
 CELL_SIZE = 4  # pixels; the cost volume and the newest frame are averaged over cells of this size
 SHIFTS = [(0, d) for d in range(-4, 5)] + [(d, 0) for d in range(-4, 5) if d]  # (rows, columns) in pixels
 STACK_FRAMES = 4  # input frames. Only the last one shows the action's effect.
@@ -31,15 +39,15 @@ BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
 
 
-def inverse_dynamics_section(inputs: EvaluationInputs) -> dict[str, Any]:
+def measure(context: EvaluationContext) -> dict[str, Any]:
     """Train the inverse dynamics model and apply it to the clips and to their rollouts."""
-    inputs.require_actions()
-    clips, records, num_prompt = inputs.clips, inputs.train_records, inputs.config.num_prompt_frames
-    groups = ActionGroups(inputs.space, records)
+    context.require_actions()
+    clips, records, num_prompt = context.clips, context.train_records, context.config.num_prompt_frames
+    groups = ActionGroups(context.space, records)
     model, group_counts = train_inverse_dynamics(
-        records, groups, inputs.sizes.inverse_dynamics_steps, inputs.config.seed
+        records, groups, context.sizes["inverse_dynamics_steps"], context.config.seed
     )
-    rollouts = np.concatenate((clips.frames[:, :num_prompt], inputs.rollouts), axis=1)
+    rollouts = np.concatenate((clips.frames[:, :num_prompt], context.rollouts), axis=1)
     return inverse_dynamics(
         model, group_counts, clips.frames, rollouts, clips.actions, clips.lengths, num_prompt, groups
     )
@@ -229,3 +237,33 @@ def inverse_dynamics(
     result["chance"] = estimate(counts[:, majority].sum(-1), num_frames)
     result["majority"] = groups.names[majority]
     return result
+
+
+def blocks(report: dict[str, Any]) -> Iterator[Block]:
+    section = report["inverse_dynamics"]
+    yield Text(WORDS)
+    real, rollouts = section["real"], section["dream"]
+    accuracies = [format_percent(value) for value in (real["accuracy"], rollouts["accuracy"], section["chance"])]
+    head = ["accuracy on real video", "accuracy on rollouts", f"always {section['majority']}", "frames", "n clips"]
+    yield Table(head, [[*accuracies, str(real["num_frames"]), str(real["accuracy"]["n"])]])
+    for title, counts in (("real video", real["confusion"]), ("rollouts", rollouts["confusion"])):
+        shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+        rows = [
+            [group, *(f"{share:.0%}" for share in row)] for group, row in zip(section["groups"], shares, strict=True)
+        ]
+        yield Table([f"{title}: true \\ predicted", *section["groups"]], rows, shares)
+
+
+def headlines(report: dict[str, Any]) -> Iterator[list[str]]:
+    section = report["inverse_dynamics"]
+    if "real" in section:
+        real, rollouts, chance = (
+            format_percent(value)
+            for value in (section["real"]["accuracy"], section["dream"]["accuracy"], section["chance"])
+        )
+        yield ["Inverse dynamics accuracy", rollouts, f"real video: {real}; always the same: {chance}"]
+
+
+INVERSE_DYNAMICS = Section(
+    "inverse_dynamics", measure, "Inverse dynamics", blocks, headlines, sizes={"inverse_dynamics_steps": (800, 150)}
+)

@@ -5,6 +5,7 @@ Shapes: S clips, T frames, H x W pixels, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,25 @@ import torch
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics import frame_mse, frame_ssim, psnr_from_mse
 from dreamrun.data.pixels import to_float, to_uint8
-from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.context import EvaluationContext
+from dreamrun.evaluation.section import Block, Section, Table, Text, format_estimate
 from dreamrun.evaluation.statistics import estimate
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import autocast
 from dreamrun.training.loss import diffusion_loss, validation_noise
 
+WORDS = (
+    "One forward pass of the network, as in the validation of training: every frame of a clip has a random noise level "
+    "of its own, and its context is nearly clean. The last figure is the loss under another clip's actions divided by "
+    "the loss under the true actions: above 1, the network uses the actions."
+)
 
-def single_step_section(inputs: EvaluationInputs) -> dict[str, Any]:
+
+def measure(context: EvaluationContext) -> dict[str, Any]:
     """`single_step` on held-out clips as long as the model's window."""
-    window = inputs.model.config.window_frames
-    clips = ClipDataset(inputs.data, inputs.split, window, seed=inputs.config.seed)
-    return single_step(inputs.model.to(inputs.device), clips, inputs.sizes.num_clips, inputs.config.batch_size)
+    window = context.model.config.window_frames
+    clips = ClipDataset(context.data, context.split, window, seed=context.config.seed)
+    return single_step(context.model.to(context.device), clips, context.sizes["num_clips"], context.config.batch_size)
 
 
 @torch.inference_mode()
@@ -62,3 +70,15 @@ def single_step(model: WorldModel, dataset: ClipDataset, num_clips: int, batch_s
         "ssim": estimate(ssim),
         "action_ratio": estimate(other_losses, losses) if has_other_actions else None,
     }
+
+
+def blocks(report: dict[str, Any]) -> Iterator[Block]:
+    section = report["single_step"]
+    yield Text(WORDS)
+    titles = {"loss": "loss", "psnr": "PSNR (dB)", "ssim": "SSIM", "action_ratio": "loss, wrong / true actions"}
+    measured = {name: estimate for name, estimate in section.items() if estimate}
+    figures = [format_estimate(estimate, 4 if name == "loss" else 3) for name, estimate in measured.items()]
+    yield Table([*(titles[name] for name in measured), "n clips"], [[*figures, str(section["loss"]["n"])]])
+
+
+SINGLE_STEP = Section("single_step", measure, "A single forward pass", blocks)

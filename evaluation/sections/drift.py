@@ -5,13 +5,23 @@ Shapes: N frames or windows, S rollouts, T frames, W windows, H x W pixels, C ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from einops import rearrange, reduce
 
-from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.data.plots import Line, line_plot
+from dreamrun.evaluation.context import EvaluationContext
+from dreamrun.evaluation.section import (
+    Block,
+    Picture,
+    Section,
+    Table,
+    Text,
+    format_estimate,
+    format_percent,
+)
 from dreamrun.evaluation.statistics import estimate
 
 WINDOW_SECS = 2.0  # statistics are averaged over windows of this length
@@ -29,22 +39,22 @@ COLLAPSE_DEFINITION = (
 )
 
 
-def drift_section(inputs: EvaluationInputs) -> dict[str, Any]:
+def measure(context: EvaluationContext) -> dict[str, Any]:
     """`drift` of the long rollouts, measured against real play."""
-    reference = _make_reference(inputs)
-    if inputs.sizes.drift_frames < reference.window:
+    reference = _make_reference(context)
+    if context.sizes["drift_frames"] < reference.window:
         raise ValueError(
-            f"long rollouts of {inputs.sizes.drift_frames} frames are shorter than a window of {reference.window}"
+            f"long rollouts of {context.sizes['drift_frames']} frames are shorter than a window of {reference.window}"
         )
-    windows = [reference.statistics(frames)[1] for batch in inputs.long_rollouts() for frames in batch]
+    windows = [reference.statistics(frames)[1] for batch in context.long_rollouts() for frames in batch]
     return drift(np.stack(windows), reference)
 
 
-def _make_reference(inputs: EvaluationInputs) -> DriftReference:
-    rng = np.random.default_rng(inputs.config.seed)
-    frames = np.concatenate([record.frames for record in inputs.train_records])
+def _make_reference(context: EvaluationContext) -> DriftReference:
+    rng = np.random.default_rng(context.config.seed)
+    frames = np.concatenate([record.frames for record in context.train_records])
     chosen = np.sort(rng.permutation(len(frames))[:NUM_REFERENCE_FRAMES])
-    return DriftReference(frames[chosen], (record.frames for record in inputs.held_out_records), inputs.metadata.fps)
+    return DriftReference(frames[chosen], (record.frames for record in context.held_out_records), context.metadata.fps)
 
 
 def features(frames: np.ndarray) -> np.ndarray:
@@ -157,3 +167,57 @@ def drift(windows: np.ndarray, reference: DriftReference) -> dict[str, Any]:
             "high": dict(zip(STATISTICS, reference.high.tolist(), strict=True)),
         },
     }
+
+
+def blocks(report: dict[str, Any]) -> Iterator[Block]:
+    section, pictures = report["drift"], report["pictures"]
+    num_frames, n = report["settings"]["drift_frames"], section["collapsed"]["n"]
+    yield Text(
+        f"{n} rollouts of {num_frames} frames follow random actions: each action is as frequent as in real play and is "
+        f"held for six frames on average. {section['definition']} By this rule, {section['real']['collapsed']:.1%} of "
+        f"{section['real']['windows']} real windows count as collapsed. The distance is to the nearest of 4 000 real "
+        "training frames, measured in the colours and edges of an 8 x 8 grid."
+    )
+    collapsed = {"collapsed": section["collapsed"], **section["collapsed_how"]}
+    yield Table([*collapsed, "n rollouts"], [[*(format_percent(value) for value in collapsed.values()), str(n)]])
+    yield _drift_table(section)
+    ends = _window_ends(section)
+    for name in ("sharpness", "distance"):
+        median = ("real play, median", section["real"]["median"][name])
+        line = Line("rollouts", ends, section["statistics"][name])
+        yield Picture(f"{name} over time", line_plot(name, "generated frame", [line], median))
+    line = Line("rollouts", ends, section["collapsed_by_window"])
+    plot = line_plot("share of collapsed rollouts", "generated frame", [line], top=1.0)
+    yield Picture("Share of collapsed rollouts over time", plot)
+    if "shown" in pictures:
+        frames = ", ".join(map(str, pictures["drift_moments"]))
+        yield Picture(f"Long rollouts, one per row, at frames {frames}", pictures["shown"]["long dreams"], wide=True)
+
+
+def _window_ends(section: dict) -> list[int]:
+    """The last frame of each window."""
+    return [(i + 1) * section["window_frames"] for i in range(len(section["collapsed_by_window"]))]
+
+
+def _drift_table(section: dict) -> Table:
+    ends, real = _window_ends(section), section["real"]
+    shown = sorted({0, len(ends) // 4, len(ends) // 2, len(ends) - 1})
+    rows = [
+        [
+            name,
+            *(format_estimate(windows[i], 2) for i in shown),
+            f"{real['low'][name]:.2f} to {real['high'][name]:.2f}",
+        ]
+        for name, windows in section["statistics"].items()
+    ]
+    return Table(["two seconds up to frame", *(str(ends[i]) for i in shown), "98 % of real play"], rows)
+
+
+def headlines(report: dict[str, Any]) -> Iterator[list[str]]:
+    if "collapsed" in report["drift"]:
+        share = report["drift"]["collapsed"]
+        name = f"Collapsed after {report['settings']['drift_frames']} frames"
+        yield [name, format_percent(share), f"{share['n']} rollouts"]
+
+
+DRIFT = Section("drift", measure, "Drift", blocks, headlines)

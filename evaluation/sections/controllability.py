@@ -5,24 +5,35 @@ Shapes: S game states, K actions, T frames, H x W pixels, C channels, F distinct
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from einops import rearrange
 
+from dreamrun.data.plots import Line, line_plot
+from dreamrun.evaluation.context import EvaluationContext
 from dreamrun.evaluation.counterfactuals import Counterfactuals, identical_groups
-from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.section import Block, Picture, Section, Table, Text, format_estimate, format_percent
 from dreamrun.evaluation.statistics import estimate
 
+WORDS = (
+    "The state of the real game is saved, and the game continues from it under each of several held actions. The world "
+    "model continues the same real frames under the same actions. A rollout is correct at a frame if its squared error "
+    "to the true future of its own action is smaller than to every other future; a tie is wrong. Futures that are "
+    "identical at that frame count as one. Chance is the mean of 1 / number of distinct futures; a model that ignores "
+    "actions reaches exactly this."
+)
 HORIZONS = (1, 2, 4, 8, 16, 32)  # frames after the state
+HEADLINE_FRAMES = (1, 8, 32)
 
 
-def counterfactuals_section(inputs: EvaluationInputs) -> dict[str, Any]:
+def measure(context: EvaluationContext) -> dict[str, Any]:
     """The names of the held actions, and the controllability by frame."""
-    counterfactuals = inputs.counterfactuals
+    counterfactuals = context.counterfactuals
     return {
-        "actions": [inputs.space.format(action) for action in counterfactuals.actions],
-        "by_frame": controllability(counterfactuals, inputs.counterfactual_rollouts),
+        "actions": [context.space.format(action) for action in counterfactuals.actions],
+        "by_frame": controllability(counterfactuals, context.counterfactual_rollouts),
     }
 
 
@@ -75,3 +86,39 @@ def controllability_by_state(
         accuracy[state] = np.mean([correct[future_ids == future].mean() for future in range(num_futures)])
         chance[state] = 1 / num_futures
     return accuracy, chance
+
+
+def blocks(report: dict[str, Any]) -> Iterator[Block]:
+    section, pictures = report["counterfactuals"], report["pictures"].get("shown", {})
+    yield Text(f"{WORDS} The actions: {', '.join(section['actions'])}.")
+    measured = [row for row in section["by_frame"] if row["controllability"]]
+    labels = {
+        "controllability": "controllability",
+        "chance": "chance",
+        "above_chance": "controllability above chance, per state",
+    }
+    rows = [[label, *(format_percent(row[name]) for row in measured)] for name, label in labels.items()]
+    counts = ["n states", *(str(row["controllability"]["n"]) for row in measured)]
+    frames = [row["frame"] for row in measured]
+    yield Table(["frame after the state", *map(str, frames)], [*rows, counts])
+    lines = [Line(name, frames, [row[name] for row in measured]) for name in ("controllability", "chance")]
+    yield Picture("Controllability by frame", line_plot("controllability", "frame after the state", lines, top=1.0))
+    if "futures" in pictures:
+        yield Picture("Futures of one state: real game above, rollouts below", pictures["futures"], wide=True)
+
+
+def headlines(report: dict[str, Any]) -> Iterator[list[str]]:
+    """Whether actions are followed: over time here, and in the single forward pass."""
+    for row in report["counterfactuals"].get("by_frame", []):
+        accuracy = row["controllability"]
+        if row["frame"] in HEADLINE_FRAMES and accuracy:
+            reference = f"chance: {format_percent(row['chance'])}; {accuracy['n']} states"
+            yield [f"Controllability at frame {row['frame']}", format_percent(accuracy), reference]
+    ratio = report["single_step"].get("action_ratio")
+    if ratio:
+        yield ["Loss under wrong actions", format_estimate(ratio, 2, " times"), "a model that ignores actions: 1"]
+
+
+CONTROLLABILITY = Section(
+    "counterfactuals", measure, "Controllability (counterfactual action accuracy)", blocks, headlines, of_export=True
+)

@@ -14,9 +14,10 @@ from einops import rearrange
 from PIL import Image
 
 from dreamrun.data.video import titled, upscale
+from dreamrun.evaluation.context import EvaluationContext
 from dreamrun.evaluation.counterfactuals import Counterfactuals, identical_groups
-from dreamrun.evaluation.fidelity import example_clips
-from dreamrun.evaluation.inputs import EvaluationInputs
+from dreamrun.evaluation.section import Section
+from dreamrun.evaluation.sections.fidelity import example_clips
 from dreamrun.games.space import ActionSpace
 
 WEBP_QUALITY = 80
@@ -24,18 +25,18 @@ UPSCALE_FACTOR = 2  # done before WebP halves the colour resolution
 NUM_LONG_ROLLOUTS, NUM_LONG_ROLLOUT_FRAMES = 6, 10  # rows and columns of the contact sheet of long rollouts
 
 
-def pictures_section(inputs: EvaluationInputs, has_counterfactuals: bool) -> dict[str, Any]:
+def measure(context: EvaluationContext) -> dict[str, Any]:
     """The pictures of the report by name, and the numbers of the frames that the long rollouts show."""
-    truth, lengths, rollouts, fps = inputs.truth, inputs.truth_lengths, inputs.rollouts, inputs.metadata.fps
+    truth, lengths, rollouts, fps = context.truth, context.truth_lengths, context.rollouts, context.metadata.fps
     pictures = {}
     for name, example in example_clips(truth, rollouts, lengths).items():
         clip, end = example["clip"], lengths[example["clip"]]
         pictures[name] = comparison_animation(truth[clip, :end], rollouts[clip, :end], fps)
-    if has_counterfactuals:
-        generated = inputs.counterfactual_rollouts
-        pictures["futures"] = counterfactual_animation(inputs.counterfactuals, generated, inputs.space, fps)
-    frame_ids = np.linspace(0, inputs.sizes.drift_frames - 1, NUM_LONG_ROLLOUT_FRAMES).astype(int)
-    long_rollouts = [frames[frame_ids] for batch in inputs.long_rollouts() for frames in batch]
+    if context.has_counterfactuals:
+        generated = context.counterfactual_rollouts
+        pictures["futures"] = counterfactual_animation(context.counterfactuals, generated, context.space, fps)
+    frame_ids = np.linspace(0, context.sizes["drift_frames"] - 1, NUM_LONG_ROLLOUT_FRAMES).astype(int)
+    long_rollouts = [frames[frame_ids] for batch in context.long_rollouts() for frames in batch]
     pictures["long dreams"] = contact_sheet(np.stack(long_rollouts[:NUM_LONG_ROLLOUTS]))
     return {"shown": pictures, "drift_moments": (frame_ids + 1).tolist()}
 
@@ -79,3 +80,6 @@ def _data_uri(images: list[Image.Image], options: dict[str, Any]) -> str:
     file = io.BytesIO()
     images[0].save(file, "webp", quality=WEBP_QUALITY, save_all=len(images) > 1, append_images=images[1:], **options)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+PICTURES = Section("pictures", measure)

@@ -4,13 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny import LITTLE, random_model
+from tiny import random_model
 
 from dreamrun.data.dataset import ClipDataset
-from dreamrun.editing import section as editing
-from dreamrun.editing.section import editing_section, ordinary_range, patterns
+from dreamrun.editing.measures import nearest_known, ordinary_range
 from dreamrun.evaluation.config import EvaluateConfig
-from dreamrun.evaluation.rollouts import SamplerSettings
+from dreamrun.evaluation.context import SamplerSettings
+from dreamrun.evaluation.sections import infilling
+from dreamrun.evaluation.sections.infilling import measure, patterns
 from dreamrun.model import ModelConfig
 
 
@@ -33,7 +34,7 @@ def test_range_of_ordinary_steps():
 
 
 @pytest.fixture
-def inputs(pong_set):
+def context(pong_set):
     """Held-out Pong, and a model of a window of 8 frames."""
     dataset = ClipDataset(pong_set, "test", clip_frames=1)
     config = ModelConfig(
@@ -41,15 +42,15 @@ def inputs(pong_set):
     )
     model = random_model(config)
     return SimpleNamespace(
-        model=model, inference_model=model, sizes=LITTLE, held_out=dataset, space=dataset.metadata.actions,
+        model=model, inference_model=model, sizes={"num_clips": 3}, held_out=dataset, space=dataset.metadata.actions,
         settings=SamplerSettings(2, 1.0, 0.02), config=EvaluateConfig(checkpoint="x", batch_size=2),
     )  # fmt: skip
 
 
-def test_a_model_that_knows_the_truth_is_perfect(inputs, monkeypatch):
+def test_a_model_that_knows_the_truth_is_perfect(context, monkeypatch):
     """Under true actions this one answers with the truth, and under others with the nearest known frame."""
     truths = []
-    draw_clips = editing.draw_clips
+    draw_clips = infilling.draw_clips
 
     def note(*arguments):
         clips = draw_clips(*arguments)
@@ -62,14 +63,14 @@ def test_a_model_that_knows_the_truth_is_perfect(inputs, monkeypatch):
                 frames[draft.known], draft.frames[draft.known]
             ):
                 return frames
-        return editing.nearest_known(draft.frames, draft.known)
+        return nearest_known(draft.frames, draft.known)
 
     def complete(model, drafts, space, seed, num_steps, guidance):
         return np.stack([answer(draft) for draft in drafts])
 
-    monkeypatch.setattr(editing, "draw_clips", note)
-    monkeypatch.setattr(editing, "complete", complete)
-    section = editing_section(inputs)
+    monkeypatch.setattr(infilling, "draw_clips", note)
+    monkeypatch.setattr(infilling, "complete", complete)
+    section = measure(context)
     for pattern in section["patterns"]:
         rows = pattern["rows"]
         assert rows["true actions"]["psnr"]["value"] is None and rows["true actions"]["ssim"]["value"] == 1
@@ -80,15 +81,15 @@ def test_a_model_that_knows_the_truth_is_perfect(inputs, monkeypatch):
     assert loops["into"]["value"] == 0 < loops["largest"]["value"]  # the nearest known frame is repeated, then it jumps
 
 
-def test_a_model_of_random_weights_is_measured(inputs):
-    section = editing_section(inputs)
+def test_a_model_of_random_weights_is_measured(context):
+    section = measure(context)
     for pattern in section["patterns"]:
         psnr = {name: row["psnr"]["value"] for name, row in pattern["rows"].items()}
         assert psnr["true actions"] < psnr["nearest known frame"] and psnr["true actions"] != psnr["hidden actions"]
         assert psnr["true actions, 1 step"] != psnr["true actions"]
 
 
-def test_a_model_that_cannot_fill_in_is_not_measured(inputs):
-    inputs.model = random_model(ModelConfig(**{**inputs.model.config.to_dict(), "can_fill": False}))
+def test_a_model_that_cannot_fill_in_is_not_measured(context):
+    context.model = random_model(ModelConfig(**{**context.model.config.to_dict(), "can_fill": False}))
     with pytest.raises(ValueError, match="never learnt to fill in"):
-        editing_section(inputs)
+        measure(context)

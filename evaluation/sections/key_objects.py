@@ -7,6 +7,7 @@ Shapes: N frames, S clips, T frames, P prompt frames, H x W pixels, K objects in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,15 @@ from skimage.measure import label, regionprops
 
 from dreamrun.data.clips import Clips, cut_clips
 from dreamrun.data.dataset import ClipDataset
-from dreamrun.evaluation.inputs import EvaluationInputs
-from dreamrun.evaluation.rollouts import rollout_in_batches
+from dreamrun.evaluation.context import EvaluationContext
+from dreamrun.evaluation.section import Block, Section, Table, Text, format_percent
 from dreamrun.evaluation.statistics import estimate
 
+WORDS = (
+    "Small things decide a game and hardly count in PSNR. Of clips that show a {name} in the last prompt frame: kept is"
+    " the share of real ones near which (3 pixels of a 64x64 frame) the rollout has one; real, the share of the "
+    "rollout's that are near a real one."
+)
 FRAMES = (1, 4, 8)  # generated frames whose objects are compared
 ALIVE_SECS = 4.0  # the end of a long rollout, or a stretch of real play
 MAX_COLOR_DISTANCE = 100.0  # Euclidean, in levels of 0 to 255: dreams are paler than the game
@@ -41,7 +47,7 @@ KEY_OBJECTS = {
 }
 
 
-def objects_section(inputs: EvaluationInputs) -> dict[str, Any]:
+def measure(context: EvaluationContext) -> dict[str, Any]:
     """Of clips that show an object: the share of real objects that a rollout keeps, and of its objects that are real.
 
     Of long rollouts, if the object is always visible: the share in whose last seconds at least half of the frames show
@@ -50,17 +56,15 @@ def objects_section(inputs: EvaluationInputs) -> dict[str, Any]:
     Raises:
         ValueError: no object of this game is known, or no clip shows one.
     """
-    key_object = KEY_OBJECTS.get(inputs.metadata.environment)
+    key_object = KEY_OBJECTS.get(context.metadata.environment)
     if key_object is None:
         raise ValueError(
-            f"no object of {inputs.metadata.environment} is known: evaluation/objects.py lists those of games"
+            f"no object of {context.metadata.environment} is known: evaluation/sections/key_objects.py lists those of "
+            "games"
         )
-    num_prompt, batch_size = inputs.config.num_prompt_frames, inputs.config.batch_size
-    clips = clips_with_object(inputs.held_out, key_object, inputs.sizes.num_clips, num_prompt, inputs.config.seed)
-    prompt, ids = clips.frames[:, :num_prompt], np.arange(len(clips.frames))
-    batches = rollout_in_batches(
-        inputs.rollout_model(), prompt, clips.actions, ids, batch_size, inputs.cache, "key objects"
-    )
+    num_prompt = context.config.num_prompt_frames
+    clips = clips_with_object(context.held_out, key_object, context.sizes["num_clips"], num_prompt, context.config.seed)
+    batches = context.generate("key objects", clips.frames[:, :num_prompt], clips.actions)
     truth, frames = clips.frames[:, num_prompt:], np.concatenate(list(batches))
     result = {
         "name": key_object.name,
@@ -70,9 +74,9 @@ def objects_section(inputs: EvaluationInputs) -> dict[str, Any]:
         ],
     }
     if key_object.always_visible:
-        length = min(round(ALIVE_SECS * inputs.metadata.fps), inputs.sizes.drift_frames)
-        ends = [rollout[-length:] for batch in inputs.long_rollouts() for rollout in batch]
-        real = [record.frames[-length:] for record in inputs.held_out_records if len(record.frames) >= length]
+        length = min(round(ALIVE_SECS * context.metadata.fps), context.sizes["drift_frames"])
+        ends = [rollout[-length:] for batch in context.long_rollouts() for rollout in batch]
+        real = [record.frames[-length:] for record in context.held_out_records if len(record.frames) >= length]
         result["alive"] = {"dream": is_alive(ends, key_object), "real": is_alive(real, key_object)}
     return result
 
@@ -139,3 +143,21 @@ def is_alive(stretches: list[np.ndarray], key_object: KeyObject) -> dict[str, An
     """The share of stretches, uint8 (T, H, W, 3) each, that show the object in at least half of their frames."""
     visible = [[len(find_objects(frame, key_object)) > 0 for frame in stretch] for stretch in stretches]
     return estimate(np.array([np.mean(frames) >= 0.5 for frames in visible], np.float64))
+
+
+def blocks(report: dict[str, Any]) -> Iterator[Block]:
+    section, num_frames = report["objects"], report["settings"]["drift_frames"]
+    yield Text(WORDS.format(name=section["name"]))
+    measured = [row for row in section["by_frame"] if row["kept"]]
+    rows = [[name, *(format_percent(row[name]) for row in measured)] for name in ("kept", "real")]
+    counts = ["n clips", *(str(row["kept"]["n"]) for row in measured)]
+    yield Table([f"{section['name']}, generated frame", *(str(row["frame"]) for row in measured)], [*rows, counts])
+    if "alive" in section:
+        yield Text(
+            f"At the end of {format_percent(section['alive']['dream'])} of the rollouts of {num_frames} frames, a "
+            f"{section['name']} is in half of the frames of four seconds; of real play, in "
+            f"{format_percent(section['alive']['real'])}."
+        )
+
+
+OBJECTS = Section("objects", measure, "Key objects", blocks)

@@ -1,0 +1,303 @@
+"""What the sections of an evaluation share: the checkpoint, the real play, and the rollouts. Each is made on first use.
+
+Shapes: S clips or rollouts, P prompt frames, T frames, H x W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dreamrun.data.clips import Clips, draw_clips, draw_records, scripted_actions
+from dreamrun.data.collecting import CollectConfig, collect
+from dreamrun.data.dataset import ClipDataset
+from dreamrun.data.index import held_out_split
+from dreamrun.data.metadata import read_metadata
+from dreamrun.data.pixels import to_float, to_uint8
+from dreamrun.data.records import Record
+from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.evaluation.counterfactuals import Counterfactuals, collect_counterfactuals, make_game
+from dreamrun.evaluation.result_cache import ResultCache
+from dreamrun.games.factory import check_recorded_options, with_module
+from dreamrun.games.printable import printable
+from dreamrun.games.space import ActionSpace
+from dreamrun.model.checkpoint import check_finite, hash_weights
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.game_info import GameInfo
+from dreamrun.model.inference import choose_device, has_native_bf16, prepare_for_inference
+from dreamrun.model.rollout import rollout
+from dreamrun.model.sampler import Sampler
+from dreamrun.training.games import choose_game
+from dreamrun.training.setup import check_model_fits_data
+
+PARTS_FOLDER = "parts"  # beside the report: cached results and collected play
+SIZES = {  # of what several sections use; name in report.json: full size, quick size
+    "num_clips": (64, 12),  # held-out clips that the world model continues
+    "num_frames": (64, 16),  # generated frames per clip
+    "num_states": (48, 8),  # game states from which counterfactual futures start
+    "branch_frames": (32, 8),  # frames of each counterfactual future
+    "train_records": (200, 60),  # training records for the inverse dynamics model and the statistics of real play
+    "held_out_records": (200, 40),  # records to collect, if no data set is given
+    "num_long_rollouts": (32, 4),  # long rollouts
+    "drift_frames": (900, 90),  # frames of each long rollout
+}
+_CODE_PACKAGES = ("games", "data", "model", "editing", "evaluation")  # the results depend on their source code
+# Irrelevant for the results, or in the key of the cache in another form.
+_NOT_IN_KEY = ("checkpoint", "data", "output", "device", "compare", "env_module", "any_game", "onnx", "sizes")
+
+
+@dataclass(frozen=True, order=True)
+class SamplerSettings:
+    """How the frames of a rollout are denoised: arguments of `Sampler`."""
+
+    num_steps: int
+    guidance: float
+    context_noise: float
+
+    def __str__(self) -> str:
+        return f"{self.num_steps} steps, guidance {self.guidance:g}, noise {self.context_noise:g}"
+
+
+def make_sampler(model: WorldModel, settings: SamplerSettings) -> Sampler:
+    """The sampler of a world model."""
+    return Sampler(model, settings.num_steps, settings.context_noise, guidance=settings.guidance)
+
+
+class EvaluationContext:
+    """A checkpoint, the real play to evaluate it on, and its rollouts.
+
+    All random draws are seeded, so a smaller size uses the first part of what a larger size uses.
+
+    Args:
+        sizes: how much is measured, by the names of SIZES and of the sections.
+        make_sampler: makes what generates the rollouts, with the interface of `Sampler`.
+
+    Raises:
+        ValueError: no checkpoint, weights that are not finite, or a data set that does not fit the checkpoint.
+    """
+
+    def __init__(
+        self, config: EvaluateConfig, sizes: Mapping[str, Any], make_sampler: Callable[..., Any] = make_sampler
+    ):
+        self.config, self.sizes, self._make_sampler = config, sizes, make_sampler
+        self.device = choose_device(config.device)
+        self.bf16 = has_native_bf16(self.device) if config.bf16 is None else config.bf16
+        metadata = read_metadata(config.data) if config.data else None
+        self.model = choose_game(WorldModel.from_pretrained(config.checkpoint), config.game, metadata)
+        check_finite(self.model)
+        max_prompt = max(1, self.model.config.window_frames - 1)
+        if config.num_prompt_frames > max_prompt:
+            raise ValueError(
+                f"num_prompt_frames is {config.num_prompt_frames}: this model's window has room for {max_prompt}"
+            )
+        num_steps = config.num_steps or self.model.config.num_steps
+        guidance = self.model.config.guidance if config.guidance is None and config.onnx is None else config.guidance
+        self.settings = SamplerSettings(num_steps, 1.0 if guidance is None else guidance, config.context_noise)
+        parts = config.output / PARTS_FOLDER
+        self.data = config.data or collect_real_play(config, sizes, self.model.game, parts)
+        self.split = config.split or held_out_split(self.data)
+        self.held_out = ClipDataset(self.data, self.split, clip_frames=1)
+        self.metadata = self.held_out.metadata
+        check_model_fits_data(self.model, self.metadata, self.data, config.any_game)
+        self.weights_sha256 = hash_weights(self.model)
+        self.results = ResultCache(parts, self._cache_key())
+
+    def _cache_key(self) -> str:
+        """A hash of settings, checkpoint, data and code: it is equal only if all results would be equal."""
+        root, onnx = Path(__file__).parent.parent, self.config.onnx
+        sources = [path for package in _CODE_PACKAGES for path in sorted((root / package).rglob("*.py"))]
+        dependencies = {
+            "settings": {name: value for name, value in asdict(self.config).items() if name not in _NOT_IN_KEY},
+            "sizes": self.sizes,
+            "weights": self.weights_sha256,
+            "onnx": None if onnx is None else hashlib.sha256(onnx.read_bytes()).hexdigest(),
+            "model": [self.model.config.to_dict(), self.model.game.to_dict()],
+            "data": [str(self.data), self.split, self.metadata.to_dict(), self.held_out.index.lengths.tolist()],
+            "code": hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest(),
+            "device": [str(self.device), self.bf16, torch.__version__],
+        }
+        return hashlib.sha256(json.dumps(dependencies, default=str).encode()).hexdigest()[:16]
+
+    @cached_property
+    def inference_model(self) -> WorldModel:
+        """The model that rollouts sample from."""
+        return prepare_for_inference(self.model, self.device, self.bf16)
+
+    @property
+    def space(self) -> ActionSpace:
+        """The actions of the data set."""
+        return self.metadata.actions
+
+    def require_actions(self) -> None:
+        """Raises ValueError if the data set has no actions to choose from."""
+        if self.space.unconditional:
+            raise ValueError("the data set has no actions")
+
+    # Real play.
+
+    @cached_property
+    def clips(self) -> Clips:
+        """Held-out clips: a prompt, and the frames that really follow it."""
+        num_prompt = self.config.num_prompt_frames
+        length = num_prompt + self.sizes["num_frames"]
+        return draw_clips(self.held_out, self.sizes["num_clips"], length, num_prompt + 1, self.config.seed)
+
+    @property
+    def truth(self) -> np.ndarray:
+        """What really follows the prompts: uint8 (S, T, H, W, C)."""
+        return self.clips.frames[:, self.config.num_prompt_frames :]
+
+    @property
+    def truth_lengths(self) -> np.ndarray:
+        """How many frames of `truth` exist before the record ends: int (S,)."""
+        return self.clips.lengths - self.config.num_prompt_frames
+
+    @cached_property
+    def train_records(self) -> list[Record]:
+        """Records of the training split."""
+        train = ClipDataset(self.data, "train", clip_frames=1)
+        return draw_records(train, self.sizes["train_records"], self.config.seed)
+
+    @cached_property
+    def held_out_records(self) -> list[Record]:
+        """Whole held-out records."""
+        return draw_records(self.held_out, self.sizes["train_records"], self.config.seed)
+
+    @property
+    def counterfactuals(self) -> Counterfactuals:
+        """Counterfactual futures of the real game.
+
+        Raises:
+            ValueError: the game is not available, differs from the data set, or has no actions.
+            NotImplementedError: its state cannot be saved.
+        """
+        if isinstance(self._counterfactuals, Exception):
+            raise self._counterfactuals
+        return self._counterfactuals
+
+    @property
+    def has_counterfactuals(self) -> bool:
+        """Whether the game has counterfactual futures."""
+        return not isinstance(self._counterfactuals, Exception)
+
+    @cached_property
+    def _counterfactuals(self) -> Counterfactuals | Exception:
+        """The futures, or why there are none: games can be slow, so they are asked once."""
+        try:
+            self.require_actions()
+            environment = make_game(self.metadata, self.sizes["num_states"], self.split, self.config.seed)
+        except ValueError as error:
+            return error
+        num_prompt, num_frames = self.config.num_prompt_frames, self.sizes["branch_frames"]
+        try:
+            return collect_counterfactuals(environment, num_prompt, num_frames, self.config.seed)
+        except NotImplementedError:
+            name = self.metadata.environment
+            return NotImplementedError(f"the state of {name} cannot be saved and restored")
+        finally:
+            environment.close()
+
+    # Rollouts.
+
+    @cached_property
+    def rollouts(self) -> np.ndarray:
+        """Rollouts of the clips under their own actions, shaped as `truth`."""
+        return self.continue_clips("rollouts", self.clips.actions)
+
+    def continue_clips(self, name: str, actions: np.ndarray, settings: SamplerSettings | None = None) -> np.ndarray:
+        """Continue the first clips under `actions` (S, P + T, ...): uint8 (S, T, H, W, C)."""
+        prompt = self.clips.frames[: len(actions), : self.config.num_prompt_frames]
+        return np.concatenate(list(self.generate(name, prompt, actions, settings=settings)))
+
+    @cached_property
+    def counterfactual_rollouts(self) -> np.ndarray:
+        """Rollouts of the counterfactuals, shaped as their futures."""
+        return self.continue_states("counterfactuals", self.counterfactuals)
+
+    def continue_states(
+        self, name: str, counterfactuals: Counterfactuals, settings: SamplerSettings | None = None
+    ) -> np.ndarray:
+        """Rollouts from each state under each action, shaped as the futures."""
+        frames = np.concatenate(list(self.generate(name, *counterfactuals.rollout_inputs(), settings)))
+        return frames.reshape(counterfactuals.futures.shape)
+
+    def long_rollouts(self) -> Iterator[np.ndarray]:
+        """Long rollouts under random actions, in batches: uint8 (S, T, H, W, C)."""
+        clips, num_prompt = self.clips, self.config.num_prompt_frames
+        count = min(self.sizes["num_long_rollouts"], len(clips.frames))
+        script = scripted_actions(clips, count, self.sizes["drift_frames"], self.config.seed)
+        actions = np.concatenate((clips.actions[:count, :num_prompt], script), axis=1)
+        return self.generate("long rollouts", clips.frames[:count, :num_prompt], actions)
+
+    def generate(
+        self,
+        name: str,
+        prompt: np.ndarray,
+        actions: np.ndarray,
+        rollout_ids: np.ndarray | None = None,
+        settings: SamplerSettings | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Continue prompts under recorded actions, in batches that are cached on disk.
+
+        Args:
+            name: of the batches in the cache and of their progress bars.
+            prompt: uint8 (S, P, H, W, C).
+            actions: (S, P + T) or (S, P + T, names). `actions[:, t]` leads into frame t, prompt included.
+            rollout_ids: int (S,). Rollout i draws its noise from seed `seed + i`; None: 0 to S - 1.
+            settings: None: those that are evaluated.
+
+        Yields:
+            The generated frames, uint8 (at most batch_size, T, H, W, C).
+        """
+        rollout_ids = np.arange(len(prompt)) if rollout_ids is None else rollout_ids
+        starts = range(0, len(prompt), self.config.batch_size)
+        for number, start in enumerate(starts, start=1):
+            batch = slice(start, start + self.config.batch_size)
+            seeds = [self.config.seed + int(rollout_id) for rollout_id in rollout_ids[batch]]
+            progress = f"{name}, {number} of {len(starts)}"
+            compute = partial(self._continue, prompt[batch], actions[batch], seeds, settings, progress)
+            yield self.results.array(f"{name} {number}", compute)
+
+    def _continue(
+        self,
+        prompt: np.ndarray,
+        actions: np.ndarray,
+        seeds: list[int],
+        settings: SamplerSettings | None,
+        progress: str,
+    ) -> np.ndarray:
+        sampler = self._make_sampler(self.inference_model, settings or self.settings)
+        vectors = torch.from_numpy(self.space.vectors(actions))
+        return np.stack([to_uint8(frame) for frame in rollout(sampler, to_float(prompt), vectors, progress, seeds)], 1)
+
+
+def collect_real_play(config: EvaluateConfig, sizes: Mapping[str, Any], game: GameInfo, root: Path) -> Path:
+    """Collect a data set of the checkpoint's game under `root`, unless it is there, and return its folder.
+
+    The play depends on the game, the split, the sizes and the seed, so it is the same for every checkpoint of a game.
+
+    Raises:
+        ValueError: the game is unknown or not installed.
+    """
+    num_records = {"records": sizes["train_records"], "val_records": 0, "test_records": 0}
+    num_records[f"{config.split or 'test'}_records"] = sizes["held_out_records"]
+    try:
+        # Both are from the checkpoint's files: a name may import nothing, and an option may be no other setting.
+        environment = with_module(game.environment, config.env_module)
+        game_options = check_recorded_options(game.environment_options)
+        options = {"env": environment, "seed": config.seed, **num_records, **game_options}
+        folder = root / f"play-{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16]}"
+        if not folder.is_dir():
+            print(f"collecting {sum(num_records.values())} records of {printable(environment)} into {folder}")
+            collect(CollectConfig(out=folder, **options), lambda _: None)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"no held-out play: give --data DIR, because collecting play failed ({error})") from None
+    return folder
