@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamrun.data.clips import Clips
 from dreamrun.data.pixels import to_float
 from dreamrun.data.records import Record
 from dreamrun.evaluation.context import EvaluationContext
@@ -44,13 +45,10 @@ def measure(context: EvaluationContext) -> dict[str, Any]:
     context.require_actions()
     clips, records, num_prompt = context.clips, context.train_records, context.config.num_prompt_frames
     groups = ActionGroups(context.space, records)
-    model, group_counts = train_inverse_dynamics(
-        records, groups, context.sizes["inverse_dynamics_steps"], context.config.seed
-    )
+    num_steps = context.sizes["inverse_dynamics_steps"]
+    model, group_counts = train_inverse_dynamics(records, groups, num_steps, context.config.seed)
     rollouts = np.concatenate((clips.frames[:, :num_prompt], context.rollouts), axis=1)
-    return inverse_dynamics(
-        model, group_counts, clips.frames, rollouts, clips.actions, clips.lengths, num_prompt, groups
-    )
+    return inverse_dynamics(model, group_counts, clips, rollouts, num_prompt, groups)
 
 
 class ActionGroups:
@@ -175,24 +173,17 @@ def _stack(frames: np.ndarray, newest: int) -> np.ndarray:
 
 @torch.inference_mode()
 def confusion_matrices(
-    model: InverseDynamicsModel,
-    frames: np.ndarray,
-    actions: np.ndarray,
-    lengths: np.ndarray,
-    first_frame: int,
-    groups: ActionGroups,
+    model: InverseDynamicsModel, frames: np.ndarray, clips: Clips, first_frame: int, groups: ActionGroups
 ) -> np.ndarray:
     """int (S, G, G): for each clip, how many frames have the first group as true and the second as predicted action.
 
     Args:
-        frames: uint8 (S, T, H, W, C), real or generated.
-        actions: recorded actions, (S, T) or (S, T, names); `actions[:, t]` leads into frame t.
-        lengths: (S,) number of frames of each clip that count.
+        frames: uint8 (S, T, H, W, C), those of the clips, or generated under the same actions.
         first_frame: the first frame whose action is predicted.
     """
-    true_groups, num_groups = groups(actions), len(groups.names)
+    true_groups, num_groups = groups(clips.actions), len(groups.names)
     counts = np.zeros((len(frames), num_groups, num_groups), int)
-    for clip, length in enumerate(lengths):
+    for clip, length in enumerate(clips.lengths):
         newest = [t for t in range(max(first_frame, STACK_FRAMES - 1), length) if true_groups[clip, t] >= 0]
         if not newest:
             continue
@@ -205,10 +196,8 @@ def confusion_matrices(
 def inverse_dynamics(
     model: InverseDynamicsModel,
     group_counts: np.ndarray,
-    real: np.ndarray,
+    clips: Clips,
     rollouts: np.ndarray,
-    actions: np.ndarray,
-    lengths: np.ndarray,
     num_prompt: int,
     groups: ActionGroups,
 ) -> dict[str, Any]:
@@ -216,8 +205,7 @@ def inverse_dynamics(
 
     Args:
         group_counts: (G,) number of frames of each group in the training records.
-        real, rollouts: uint8 (S, T, H, W, C), the prompt included.
-        actions, lengths: as for `confusion_matrices`.
+        rollouts: uint8 (S, T, H, W, C), the prompt included.
 
     Returns:
         For "real" and for "dream" (the rollouts): the accuracy with its interval over clips, the confusion matrix, and
@@ -226,8 +214,8 @@ def inverse_dynamics(
     """
     majority = int(group_counts.argmax())
     result: dict[str, Any] = {"groups": groups.names}
-    for name, frames in (("real", real), ("dream", rollouts)):
-        counts = confusion_matrices(model, frames, actions, lengths, num_prompt, groups)
+    for name, frames in (("real", clips.frames), ("dream", rollouts)):
+        counts = confusion_matrices(model, frames, clips, num_prompt, groups)
         num_frames = counts.sum((1, 2))
         result[name] = {
             "accuracy": estimate(counts.trace(axis1=1, axis2=2), num_frames),

@@ -49,8 +49,7 @@ def test_actions_are_predicted_from_real_play_and_not_from_noise(train_records, 
     model, group_counts = train_inverse_dynamics(train_records, groups, 50, seed=0)
 
     def measure(rollouts):
-        arguments = clips.frames, rollouts, clips.actions, clips.lengths, PROMPT, groups
-        return inverse_dynamics(model, group_counts, *arguments)
+        return inverse_dynamics(model, group_counts, clips, rollouts, PROMPT, groups)
 
     perfect = measure(clips.frames)
     assert perfect["real"] == perfect["dream"]
