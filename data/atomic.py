@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-MAX_NAME_BYTES = 250  # of a file, with room for the suffix of a temporary one: file systems allow 255
-
 
 @contextmanager
 def atomic_file(path: Path, fsync: bool = False) -> Iterator[Path]:
@@ -40,8 +38,6 @@ def check_output(path: Path, is_folder: bool = False) -> None:
     Raises:
         ValueError: a folder is in the place of the file, a file in that of the folder, or nothing may be written.
     """
-    if max(len(os.fsencode(part)) for part in path.parts or (".",)) > MAX_NAME_BYTES:
-        raise ValueError(f"{path!s:.60}... cannot be written: its name is too long")
     if is_folder and path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: choose another output folder")
     if not is_folder and path.is_dir():

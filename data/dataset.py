@@ -16,24 +16,20 @@ Shapes: B clips, T frames, H x W x C pixels, A action vector.
 
 from __future__ import annotations
 
-import operator
-import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dreamrun.data.index import check_bad_fraction, index_split, warn_of_bad_parts
+from dreamrun.data.index import check_bad_fraction, index_split, warn_of_bad_records
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.outcomes import EventClips, Outcomes, cut_outcomes, find_event_clips
 from dreamrun.data.records import Record
 from dreamrun.data.shards import ShardReader
-from dreamrun.games.printable import printable
 from dreamrun.games.space import unknown_action_value
 from dreamrun.games.splitmix import splitmix64_hash
 
@@ -129,21 +125,15 @@ class ClipDataset:
         pool_records: int = POOL_RECORDS,
     ):
         folder = Path(folder)
-        if not _as_int("clip_frames", clip_frames) >= 1 or not _as_int("stride", stride) >= 1:
+        if not clip_frames > 0 or not stride > 0:
             raise ValueError(f"clip_frames is {clip_frames} and stride is {stride}: both must be at least 1")
-        if not _as_int("seed", seed) >= 0 or not _as_int("num_threads", num_threads) >= 1:
-            raise ValueError(f"seed is {seed} and num_threads is {num_threads}: at least 0 and 1 are expected")
-        if not 0 <= _as_int("rank", rank) < _as_int("world_size", world_size):
-            raise ValueError(f"rank is {rank} of world_size {world_size}: expected 0 to world_size - 1")
-        if not 0 <= max_bad_fraction <= 1:
-            raise ValueError(f"max_bad_fraction is {max_bad_fraction}: it must lie in 0 to 1")
         self.folder, self.split, self.clip_frames, self.stride = folder, split, clip_frames, stride
         self.seed, self.rank, self.world_size, self.num_threads = seed, rank, world_size, num_threads
         self.has_outcomes, self.pool_records = outcomes, pool_records
         self.metadata = read_metadata(folder)
         self.index = index_split(folder, split, self.metadata, num_threads, progress)
         if rank == 0:
-            warn_of_bad_parts(self.index, f"{folder}/{split}")
+            warn_of_bad_records(self.index, f"{folder}/{split}")
         check_bad_fraction(self.index, f"{folder}/{split}", max_bad_fraction)
         self._clips_per_record = count_clips(self.index.lengths, clip_frames, stride)
         if self.num_clips == 0:
@@ -151,7 +141,6 @@ class ClipDataset:
             raise ValueError(f"no record of {folder}/{split} has {clip_frames} frames: the longest has {longest}")
         self.reader = ShardReader(self.index.paths, self.metadata)
         self._events = self._find_events() if choose_events else None
-        self.num_lost = 0  # records that were readable when they were indexed and no longer are
 
     @property
     def num_clips(self) -> int:
@@ -170,10 +159,8 @@ class ClipDataset:
             skip_batches: batches to skip at the start, to continue an epoch.
 
         Raises:
-            ValueError: batch_size is not a multiple of world_size, or no record can be read any more.
+            ValueError: batch_size is not a multiple of world_size, or a record can no longer be read.
         """
-        if _as_int("batch_size", batch_size) < 1 or _as_int("epoch", epoch) < 0 or skip_batches < 0:
-            raise ValueError(f"batch_size is {batch_size}, epoch {epoch}, skip_batches {skip_batches}: too small")
         if batch_size % self.world_size:
             raise ValueError(f"batch_size {batch_size} cannot be divided evenly among {self.world_size} ranks")
         return self._batches(batch_size, epoch, skip_batches)
@@ -208,14 +195,11 @@ class ClipDataset:
                 clips = rank_clips[first : first + batch_size]
                 batch_ids, batch_starts = record_ids[clips], starts[clips]
                 records = {i: threads.submit(self._read, i) for i in dict.fromkeys(batch_ids.tolist())}
-                readable = np.array([records[i].result() is not None for i in batch_ids.tolist()])
-                if readable.any():
-                    yield self._collate(records, 0, batch_ids[readable], batch_starts[readable])
+                yield self._collate(records, 0, batch_ids, batch_starts)
 
     def records(self, record_ids: Iterable[int]) -> Iterator[Record]:
         """Whole records, by their index in the split."""
-        for record_id in record_ids:
-            yield self.reader.read(int(self.index.shards[record_id]), int(self.index.numbers[record_id]))
+        return map(self._read, record_ids)
 
     def _batches(self, batch_size: int, epoch: int, skip_batches: int) -> Iterator[Batch]:
         records: dict[int, Future] = {}
@@ -227,16 +211,15 @@ class ClipDataset:
                     for i in dict.fromkeys(ids.ravel().tolist()):  # in the order of use
                         records[i] = records.get(i) or previous.get(i) or threads.submit(self._read, i)
                 for record_ids, starts in zip(*pool, strict=True):
-                    yield self._collate(records, epoch, *self._replace_lost(records, pool, record_ids, starts))
+                    yield self._collate(records, epoch, record_ids, starts)
 
     def _pools(self, batch_size: int, epoch: int, skip_batches: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For each pool the record ids and starts of this rank's clips, both (batches, B / world_size)."""
         order = np.random.default_rng((self.seed, epoch)).permutation(np.flatnonzero(self._clips_per_record))
         ends = np.cumsum(self._clips_per_record[order])
-        num_batches, pool_records = (
-            self.num_batches(batch_size),
-            max(self.pool_records, LANE_RECORDS * batch_size * min(self.pool_records, POOL_RECORDS) // POOL_RECORDS),
-        )
+        num_batches = self.num_batches(batch_size)
+        min_records = LANE_RECORDS * batch_size * min(self.pool_records, POOL_RECORDS) // POOL_RECORDS
+        pool_records = max(self.pool_records, min_records)
         pool_batches = pool_records * self.num_clips / len(order) / batch_size
         num_pools = max(1, round(num_batches / pool_batches))  # of equal size, as a small one would mix badly
         share = batch_size // self.world_size
@@ -268,36 +251,13 @@ class ClipDataset:
         with ThreadPoolExecutor(self.num_threads) as threads:
             return find_event_clips(threads.map(self._read, range(len(lengths))), starts, self.clip_frames)
 
-    def _replace_lost(
-        self,
-        records: dict[int, Future],
-        pool: tuple[np.ndarray, np.ndarray],
-        record_ids: np.ndarray,
-        starts: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Record ids and starts of a batch. Other clips of the pool replace those that can no longer be read."""
-        lost = np.array([records[int(record_id)].result() is None for record_id in record_ids])
-        if not lost.any():
-            return record_ids, starts
-        ids = pool[0].ravel()
-        readable = np.flatnonzero([records[int(record_id)].result() is not None for record_id in ids])
-        if not len(readable):
-            raise ValueError(f"no record of {self.folder}/{self.split} can be read any more")
-        chosen = readable[clip_seeds(self.seed, 0, record_ids, starts) % np.uint64(len(readable))]
-        return np.where(lost, ids[chosen], record_ids), np.where(lost, pool[1].ravel()[chosen], starts)
-
-    def _read(self, record_id: int) -> Record | None:
-        """A record, or None with a warning if it can no longer be read."""
+    def _read(self, record_id: int) -> Record:
+        """A record. Raises ValueError with its name if it cannot be read, although it could when it was indexed."""
         shard, number = int(self.index.shards[record_id]), int(self.index.numbers[record_id])
-        try:
-            record = self.reader.read(shard, number)
-            if len(record) != self.index.lengths[record_id]:
-                raise ValueError(f"{self.index.paths[shard]}, record {number}: it changed since it was indexed")
-            return record
-        except (ValueError, OSError) as error:
-            self.num_lost += 1
-            print(f"warning: skipped a record that can no longer be read: {printable(error)}", file=sys.stderr)
-            return None
+        record = self.reader.read(shard, number)
+        if len(record) != self.index.lengths[record_id]:
+            raise ValueError(f"{self.index.paths[shard]}, record {number}: it changed since it was indexed")
+        return record
 
     def _collate(self, records: dict[int, Future], epoch: int, record_ids: np.ndarray, starts: np.ndarray) -> Batch:
         seeds = clip_seeds(self.seed, epoch, record_ids, starts)
@@ -317,11 +277,3 @@ class ClipDataset:
             outcomes=outcomes,
             captions=tuple(record.caption or self.metadata.caption for record in batch_records),
         )
-
-
-def _as_int(name: str, value: Any) -> int:
-    """The value as int. Raises ValueError unless it is an integer."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} is {value!r:.40}: expected an integer") from None

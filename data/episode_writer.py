@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import re
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
 from dreamrun.data.captions import check_caption
-from dreamrun.data.index import check_split_name, is_split_name
 from dreamrun.data.metadata import METADATA_FILE, Metadata, check_fps, check_frame_shape, read_metadata, write_metadata
 from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ZSTD_FAST, ShardWriter
@@ -83,8 +81,8 @@ class EpisodeWriter:
         min_frames: the end of an episode is dropped if it is shorter.
 
     Raises:
-        ValueError: an argument is invalid, or the folder holds a data set with another frame size, frame rate or action
-            space.
+        ValueError: environment, fps or caption is invalid, or the folder holds a data set with another frame size,
+            frame rate or action space.
     """
 
     def __init__(
@@ -98,15 +96,6 @@ class EpisodeWriter:
         min_frames: int = 1,
         caption: str = "",
     ):
-        if not isinstance(actions, ActionSpace):
-            raise ValueError(f"actions are {actions!r:.40}: expected an ActionSpace")
-        if type(min_frames) is not int or not 1 <= min_frames <= MAX_FRAMES:
-            raise ValueError(f"min_frames is {min_frames!r:.40}: it must be in 1 to {MAX_FRAMES}")
-        check_split_name(split)
-        if not is_split_name(shard_name):
-            raise ValueError(
-                f"shard_name is {shard_name!r:.80}: expected letters, digits, dots, dashes and underscores"
-            )
         check_name("environment", environment)
         self.folder, self.actions, self.fps, self.environment = Path(folder), actions, check_fps(fps), environment
         self.shard_name, self.min_frames, self.caption = shard_name, min_frames, check_caption(caption)
@@ -143,18 +132,15 @@ class EpisodeWriter:
             reward: that followed; give it at every step or at none.
 
         Raises:
-            ValueError: the frame or the action does not fit the data set, the reward is not finite, or the writer is
-                closed.
+            ValueError: the frame or the action does not fit the data set.
         """
-        self._check_open()
+        assert not self._closed, "the `with` block of this writer has ended: make another EpisodeWriter"
         frame = np.array(frame)
         if self._shape is None:
             self._begin(frame)
         if frame.dtype != np.uint8 or frame.shape != self._shape:
             raise ValueError(f"the frame is {frame.dtype} {frame.shape}: expected uint8 {self._shape}")
         action = self._check_action(action)
-        if reward is not None and not (isinstance(reward, Real | np.number | np.bool_) and math.isfinite(reward)):
-            raise ValueError(f"the reward is {reward!r:.40}: expected a finite number, or None")
         self._write_if_full()  # only now it is known that the episode continues
         self._episode.add(frame, action, reward)
 
@@ -163,18 +149,10 @@ class EpisodeWriter:
 
         Args:
             terminal: whether the game ended with the last action; False: only the recording ended; None: unknown.
-
-        Raises:
-            ValueError: the writer is closed.
         """
-        self._check_open()
         if len(self._episode) >= max(1, self.min_frames):
             self._write(self._episode.record(terminal))
         self._episode = Episode()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ValueError("the writer is closed: its `with` block has ended; make another EpisodeWriter")
 
     def _write_if_full(self) -> None:
         if len(self._episode) == MAX_FRAMES:
@@ -225,8 +203,7 @@ class EpisodeWriter:
 
     def _next_path(self) -> Path:
         """The shard path with the number after the largest that exists."""
-        prefix = f"{self.shard_name}_"
-        names = [path.name for path in self._split_folder.glob(f"*{SUFFIX}") if path.name.startswith(prefix)]
-        numbers = [name[len(prefix) : -len(SUFFIX)] for name in names]
-        number = 1 + max((int(text) for text in numbers if text.isdigit()), default=-1)
-        return self._split_folder / f"{prefix}{number:04d}{SUFFIX}"
+        pattern = re.compile(rf"{re.escape(self.shard_name)}_(\d+){re.escape(SUFFIX)}")
+        found = [pattern.fullmatch(path.name) for path in self._split_folder.iterdir()]
+        number = 1 + max((int(match[1]) for match in found if match), default=-1)
+        return self._split_folder / f"{self.shard_name}_{number:04d}{SUFFIX}"

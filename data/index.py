@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,14 +25,12 @@ from dreamrun.shipped import find_shipped
 
 INDEX_FILE = "index.json"
 MAX_INDEX_BYTES = 2**30
-_MAX_LENGTH = 2**31 - 1  # frames of a record
-_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-MAX_WARNINGS = 5  # bad parts that are named one by one
+MAX_WARNINGS = 5  # bad records and shards that are named one by one
 
 
 @dataclass(frozen=True)
-class BadPart:
-    """A shard or a record that cannot be used."""
+class BadRecord:
+    """A record, or a whole shard, that cannot be used."""
 
     shard: str  # file name
     number: int | None  # index of the record in the shard; None: the whole shard
@@ -42,19 +39,19 @@ class BadPart:
 
 @dataclass(frozen=True)
 class SplitIndex:
-    """The R good records of a split, in the order of (shard, number), and its bad parts."""
+    """The R good records of a split, in the order of (shard, number), and the bad ones."""
 
     paths: list[Path]  # of all shards
     shards: np.ndarray  # int32 (R,), index into `paths` of each good record
     numbers: np.ndarray  # int32 (R,), index of the record in its shard
     lengths: np.ndarray  # int32 (R,), frames of the record
-    bad: list[BadPart]
+    bad: list[BadRecord]
 
     @property
     def bad_fraction(self) -> float:
         """Share of records that are bad; an unreadable shard counts as a full one."""
-        bad = sum(1 if part.number is not None else RECORDS_PER_SHARD for part in self.bad)
-        return bad / max(1, bad + len(self.lengths))
+        num_bad = sum(1 if bad.number is not None else RECORDS_PER_SHARD for bad in self.bad)
+        return num_bad / max(1, num_bad + len(self.lengths))
 
 
 def index_split(
@@ -74,21 +71,22 @@ def index_split(
         ValueError: the split has no shards.
     """
     paths = split_shards(folder, split)
-    cache_path = paths[0].parent / INDEX_FILE
-    cached = _read_cache(cache_path, metadata)
-    entries = {path.name: cached.get(path.name) for path in paths}
-    stamps = {path.name: _stamp(path) for path in paths}
-    todo = [path for path in paths if entries[path.name] is None or entries[path.name]["stamp"] != stamps[path.name]]
-    reader = ShardReader(paths, metadata)
-    number_of = {path: number for number, path in enumerate(paths)}
+    cache_path = folder / split / INDEX_FILE
+    stamps = {path.name: [stat.st_size, stat.st_mtime_ns] for path in paths for stat in (path.stat(),)}
+    cached, reader = _read_cache(cache_path, metadata), ShardReader(paths, metadata)
+    entries = {name: cached[name] for name in stamps if name in cached and cached[name]["stamp"] == stamps[name]}
+    todo = [shard for shard, path in enumerate(paths) if path.name not in entries]
     with ThreadPoolExecutor(num_threads) as pool:
-        results = pool.map(lambda path: _scan_shard(reader, number_of[path]), todo)
-        for done, (path, scanned) in enumerate(zip(todo, results, strict=True), start=1):
-            entries[path.name] = {"stamp": stamps[path.name], **scanned}
+        scans = pool.map(lambda shard: _scan_shard(reader, shard), todo)
+        for done, (shard, scan) in enumerate(zip(todo, scans, strict=True), start=1):
+            name = paths[shard].name
+            entries[name] = {"stamp": stamps[name], **scan}
             if progress:
                 progress(done, len(todo))
     if todo:
-        _write_cache(cache_path, metadata, entries)
+        # If the folder is read-only, its shards are read again each time.
+        with contextlib.suppress(OSError), atomic_file(cache_path) as temporary:
+            temporary.write_text(json.dumps({"fingerprint": _fingerprint(metadata), "shards": entries}))
     return _assemble(paths, entries)
 
 
@@ -98,18 +96,6 @@ def held_out_split(folder: Path) -> str:
     return "val" if any((folder / "val").glob("*")) and not any((folder / "test").glob("*")) else "test"
 
 
-def is_split_name(name: Any) -> bool:
-    """Whether a split can have this name, which is that of a folder inside of the data set."""
-    return isinstance(name, str) and bool(_SPLIT_NAME.fullmatch(name))
-
-
-def check_split_name(name: Any) -> str:
-    """Raises ValueError unless a split can have this name, else returns it."""
-    if not is_split_name(name):
-        raise ValueError(f"split is {name!r:.80}: expected a plain name, such as train, val or test")
-    return name
-
-
 def split_shards(folder: Path, split: str) -> list[Path]:
     """The shard files of a split, sorted by name.
 
@@ -117,7 +103,6 @@ def split_shards(folder: Path, split: str) -> list[Path]:
         ValueError: the split has no shards.
     """
     folder = find_dataset(folder)
-    check_split_name(split)
     paths = sorted((folder / split).glob(f"*{SUFFIX}"))
     if not paths:
         folders = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "no folders"
@@ -125,10 +110,10 @@ def split_shards(folder: Path, split: str) -> list[Path]:
     return paths
 
 
-def warn_of_bad_parts(index: SplitIndex, split_name: str) -> None:
-    """Print a warning for each bad part of a split, up to MAX_WARNINGS of them, on standard error."""
-    for part in index.bad[:MAX_WARNINGS]:
-        print(f"warning: skipped: {printable(part.reason)}", file=sys.stderr)
+def warn_of_bad_records(index: SplitIndex, split_name: str) -> None:
+    """Print a warning for each bad record or shard of a split, up to MAX_WARNINGS of them, on standard error."""
+    for bad in index.bad[:MAX_WARNINGS]:
+        print(f"warning: skipped: {printable(bad.reason)}", file=sys.stderr)
     if len(index.bad) > MAX_WARNINGS:
         print(f"warning: and {len(index.bad) - MAX_WARNINGS} more in {split_name}", file=sys.stderr)
 
@@ -146,26 +131,20 @@ def check_bad_fraction(index: SplitIndex, split_name: str, max_bad_fraction: flo
         )
 
 
-def _stamp(path: Path) -> list[int]:
-    """A fingerprint of the file: size and modification time."""
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
-
-
 def _scan_shard(reader: ShardReader, shard: int) -> dict[str, Any]:
-    """Read all records of a shard: their lengths (0: bad), and the bad parts."""
+    """Read all records of a shard: their lengths (0: bad), and the bad ones."""
     name = reader.paths[shard].name
     try:
         count = reader.num_records(shard)
     except ValueError as error:
-        return {"lengths": [], "bad": [asdict(BadPart(name, None, str(error)))]}
+        return {"lengths": [], "bad": [asdict(BadRecord(name, None, str(error)))]}
     lengths, bad = [], []
     for number in range(count):
         try:
             lengths.append(len(reader.read(shard, number)))
         except ValueError as error:
             lengths.append(0)
-            bad.append(asdict(BadPart(name, number, str(error))))
+            bad.append(asdict(BadRecord(name, number, str(error))))
     return {"lengths": lengths, "bad": bad}
 
 
@@ -175,36 +154,20 @@ def _fingerprint(metadata: Metadata) -> list:
 
 
 def _read_cache(path: Path, metadata: Metadata) -> dict[str, dict]:
-    try:
+    """Shard name -> stamp, lengths and bad records, of shards that were read before; empty if the file is damaged."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         cache = read_json(path, MAX_INDEX_BYTES)
-        if cache["fingerprint"] != _fingerprint(metadata):
-            return {}
-        return {name: _cached_entry(entry) for name, entry in cache["shards"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        return {}  # missing or damaged: all shards are read again
-
-
-def _cached_entry(entry: dict) -> dict[str, Any]:
-    """One shard's part of the cache. Raises TypeError or ValueError if it is damaged."""
-    lengths, bad = np.array(entry["lengths"], np.int64), [BadPart(**part) for part in entry["bad"]]
-    if lengths.ndim != 1 or (lengths.size and not 0 <= lengths.min() <= lengths.max() <= _MAX_LENGTH):
-        raise ValueError("the lengths are no numbers of frames")
-    if not all(isinstance(part.reason, str) and type(part.number) in (int, type(None)) for part in bad):
-        raise ValueError("the bad parts are no parts of a shard")
-    return {"stamp": entry["stamp"], "lengths": lengths.tolist(), "bad": [asdict(part) for part in bad]}
-
-
-def _write_cache(path: Path, metadata: Metadata, entries: dict[str, dict]) -> None:
-    # If the folder is read-only, its shards are read again each time.
-    with contextlib.suppress(OSError), atomic_file(path) as temporary:
-        temporary.write_text(json.dumps({"fingerprint": _fingerprint(metadata), "shards": entries}))
+        if cache["fingerprint"] == _fingerprint(metadata):
+            keys = ("stamp", "lengths", "bad")
+            return {name: {key: entry[key] for key in keys} for name, entry in cache["shards"].items()}
+    return {}
 
 
 def _assemble(paths: list[Path], entries: dict[str, dict]) -> SplitIndex:
     shards, numbers, lengths, bad = [], [], [], []
     for shard, path in enumerate(paths):
         entry = entries[path.name]
-        bad.extend(BadPart(**part) for part in entry["bad"])
+        bad.extend(BadRecord(**part) for part in entry["bad"])
         good = [(number, length) for number, length in enumerate(entry["lengths"]) if length]
         shards.extend([shard] * len(good))
         numbers.extend(number for number, _ in good)

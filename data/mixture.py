@@ -85,6 +85,8 @@ class Mixture:
 
     def widen(self, batch: Batch, number: int) -> Batch:
         """A batch of one set with the action vectors of the mixture: zeros outside of the set's slice."""
+        if len(self.sets) == 1:
+            return batch
         actions = np.zeros((*batch.actions.shape[:2], self.num_actions), np.float32)
         actions[..., self._slices[number]] = batch.actions
         return replace(batch, actions=actions, number=number)

@@ -104,12 +104,12 @@ class EventClips:
         return weights[kinds].astype(np.float32)
 
 
-def find_event_clips(records: Iterable[Record | None], starts: Iterable[np.ndarray], clip_frames: int) -> EventClips:
-    """The clips with events, among those of each record that begin at its `starts`. None: an unreadable record."""
+def find_event_clips(records: Iterable[Record], starts: Iterable[np.ndarray], clip_frames: int) -> EventClips:
+    """The clips with events, among those of each record that begin at its `starts`."""
     found, found_kinds, num_clips = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)], 0
     for record_id, (record, record_starts) in enumerate(zip(records, starts, strict=True)):
         num_clips += len(record_starts)
-        if record is None or not len(record_starts):
+        if not len(record_starts):
             continue
         frames = record_starts[:, None] + np.arange(clip_frames)
         found.append(np.stack((np.full(len(record_starts), record_id), record_starts), axis=1))

@@ -16,7 +16,7 @@ import numpy as np
 from dreamrun import cli
 from dreamrun.data.alignment import check_alignment
 from dreamrun.data.atomic import check_output
-from dreamrun.data.index import SplitIndex, index_split, warn_of_bad_parts
+from dreamrun.data.index import SplitIndex, index_split, warn_of_bad_records
 from dreamrun.data.metadata import METADATA_FILE, Metadata, read_metadata
 from dreamrun.data.records import Record
 from dreamrun.data.shards import ShardReader
@@ -62,7 +62,7 @@ def main(config: VisualizeConfig) -> None:
     else:
         metadata = read_metadata(config.data)
         index = index_split(config.data, config.split, metadata)
-        warn_of_bad_parts(index, f"{config.data}/{config.split}")
+        warn_of_bad_records(index, f"{config.data}/{config.split}")
         reader = ShardReader(index.paths, metadata)
         places = list(zip(index.shards.tolist(), index.numbers.tolist(), strict=True))
         if not places:
@@ -101,8 +101,8 @@ def check_splits(folder: Path, metadata: Metadata) -> None:
             f"\n{split}: {len(index.paths)} shards, {len(index.lengths)} records, {int(index.lengths.sum())} frames, "
             f"{len(index.bad)} bad"
         )
-        for part in index.bad:
-            print(f"  bad: {printable(part.reason)}")
+        for bad in index.bad:
+            print(f"  bad: {printable(bad.reason)}")
         if len(index.lengths):
             counts, edges = np.histogram(index.lengths, bins=8)
             histogram([f"{int(a)} to {int(b)} frames" for a, b in pairwise(edges)], counts)

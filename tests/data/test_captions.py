@@ -75,7 +75,7 @@ def test_videos_bring_their_captions(run_script, tmp_path):
     assert code == 0, err
     metadata = json.loads((tmp_path / "set" / METADATA_FILE).read_text())
     assert metadata["caption"] == "a drive" and sorted(metadata["skipped"]) == ["d", "e"]
-    assert "d.txt" in metadata["skipped"]["d"] and "no UTF-8 text" in metadata["skipped"]["e"]
+    assert "d.txt" in metadata["skipped"]["d"] and "not UTF-8 text" in metadata["skipped"]["e"]
     found = set()
     for split in metadata["splits"]:
         dataset = ClipDataset(tmp_path / "set", split, 1)

@@ -33,7 +33,7 @@ def test_clips_with_events_are_found(records):
     assert [clips.tolist() for clips in events.by_kind] == [[[0, start] for start in range(7)], [[1, 12]]]
     records[0].rewards[0] = 1  # clips with both count as those with a positive reward
     assert [len(clips) for clips in find_event_clips(records, starts, 8).by_kind] == [1, 6, 1]
-    assert find_event_clips([None, records[3]], starts[:2], 8).by_kind == ()
+    assert find_event_clips(records[3:], starts[:1], 8).by_kind == ()
 
 
 def test_half_of_the_clips_are_replaced_and_weights_restore_the_mean():
