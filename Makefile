@@ -1,7 +1,7 @@
 PYTHON := .venv/bin/python
 DEMO_STEPS := 60
 # One test process more than cores, as many tests wait for servers and browsers; at most four, as each takes 2 GB.
-TEST_PROCESSES := -n $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4))) --dist worksteal
+TEST_PROCESSES := -n $(shell cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu); echo $$((cores < 4 ? cores + 1 : 4))) --dist worksteal
 
 .PHONY: setup test test-slow lint demo play site
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Sets up .venv with everything that is needed; a second call finds nothing to do and takes no time.
+# Procgen, the real CoinRun, is built for Linux on x86-64 alone. Elsewhere, such as on macOS, it is left out.
 #
 #   ./setup.sh                      Python 3.11 or 3.12, whichever is found (or PYTHON=/path/to/python)
 #   ./setup.sh --torch-index URL    another torch build, from that package index (used for torch alone)
@@ -20,7 +21,7 @@ while [ $# -gt 0 ]; do
     --torch-index) [ $# -ge 2 ] || fail "--torch-index needs a URL"; torch_index="$2"; shift 2 ;;
     --browser) browser=yes; shift ;;
     --rl) rl=yes; shift ;;
-    -h | --help) sed -n '2,7p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    -h | --help) sed -n '2,8p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
     *) fail "unknown option $1 (see ./setup.sh --help)" ;;
   esac
 done
@@ -46,7 +47,7 @@ fi
 
 # What the environment was made from. Without --torch-index, the torch that is there stays.
 stamp=.venv/.set-up
-wanted=$(cat setup.sh pyproject.toml requirements.txt requirements-procgen.txt | sha256sum)
+wanted=$(cat setup.sh pyproject.toml requirements.txt requirements-procgen.txt | cksum)
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 install() { pip install --quiet "$@" || fail "installing failed (pip install $*); its message stands above. Is there a network?"; }
 install_rl() {
@@ -83,8 +84,13 @@ fi
 install "$TORCH"
 echo "installing the libraries (2 of 3)"
 install -r requirements.txt
-echo "installing Procgen (3 of 3)"
-install --no-deps -r requirements-procgen.txt
+if [ "$(uname -s) $(uname -m)" = "Linux x86_64" ]; then
+  echo "installing Procgen (3 of 3)"
+  install --no-deps -r requirements-procgen.txt
+else
+  echo "without Procgen (3 of 3): there is no build of it for $(uname -s) on $(uname -m), so CoinRun and its relatives are"
+  echo "  played as dreams, but not collected, nor played beside the dream. Dreamrun has been tested on Linux only."
+fi
 install --no-deps --no-build-isolation --editable .
 [ -z "$rl" ] || install_rl
 echo "$wanted" >"$stamp"

@@ -52,8 +52,9 @@ def _exit(_number: int, _frame: FrameType | None) -> None:
 def _is_command() -> bool:
     """Whether this process runs one of the project's commands: no test, and no worker process of a command."""
     is_module = sys.argv[:1] == ["-m"]  # so it is while `python -m scripts.NAME` imports the package `scripts`
-    main_file = getattr(sys.modules["__main__"], "__file__", None) or ""
-    return is_module or Path(main_file).name == "train_world_model.py"
+    main_file = Path(getattr(sys.modules["__main__"], "__file__", None) or "nothing/at/all")
+    # `dreamrun`, or a file beside this one: `python train_world_model.py` and `python -m dreamrun`
+    return is_module or main_file.name == "dreamrun" or main_file.resolve().parent == Path(__file__).resolve().parent
 
 
 set_openmp_defaults()

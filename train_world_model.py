@@ -4,6 +4,8 @@ python train_world_model.py --data datasets/coinrun --out runs/first --preset na
 python train_world_model.py --data datasets/coinrun --out runs/first --resume auto
 python train_world_model.py --data datasets/pong datasets/bigfish --out runs/games --mix 1,2
 torchrun --standalone --nproc-per-node=8 --max-restarts=3 train_world_model.py --data datasets/coinrun --out runs/first
+
+Without a clone of the repository: `dreamrun train`, and `torchrun ... -m dreamrun.train_world_model` for several GPUs.
 """
 
 from __future__ import annotations
@@ -20,16 +22,15 @@ from dreamrun.training.loop import train
 
 def main(config: TrainConfig) -> None:
     """Train, then print where the checkpoint is."""
-    command = shlex.join(["python", "train_world_model.py", *sys.argv[1:]])
     try:
-        checkpoint = train(config, command)
+        checkpoint = train(config, cli.command_line("train"))
     except CheckpointNotSavedError as error:  # not a mistake in the options
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     print0(f"done: {checkpoint}")
     options = shlex.join(["--checkpoint", str(checkpoint), "--data", str(config.folders[0])])
-    print0(f"dream with it: python -m scripts.infer {options}")
+    print0(f"dream with it: dreamrun infer {options}")
 
 
 if __name__ == "__main__":
-    cli.run(main, TrainConfig, __doc__, print_error_once)
+    cli.run(main, __doc__, print_error_once)

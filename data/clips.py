@@ -6,10 +6,15 @@ Shapes: S clips, T frames, H x W x C pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dreamrun.data.dataset import ClipDataset, cut_clip
+from dreamrun.data.index import held_out_split
+from dreamrun.data.pixels import to_float
 from dreamrun.data.records import Record
 from dreamrun.games.policies import MEAN_HOLD_STEPS
 from dreamrun.games.space import ActionSpace, is_known
@@ -74,6 +79,26 @@ def held_out_clips(
         )
     record_ids = np.random.default_rng(seed).choice(long_enough, num_samples, replace=False)
     return cut_clips(dataset, record_ids, np.zeros(num_samples, np.int64), num_frames)
+
+
+def load_prompts(
+    data: str | Path, num_clips: int = 1, num_frames: int = 4, split: str | None = None, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Prompts for `Sampler.reset`: the first frames of records, drawn by `seed`.
+
+    Args:
+        data: the folder of a data set, or the name of shipped samples, such as "coinrun".
+        split: of the data set; None: test, or val if there is no test split.
+
+    Returns:
+        Frames (B, T, C, H, W), float32 in [-1, 1], and the action vectors that led into them, (B, T, A).
+
+    Raises:
+        ValueError: there is no such data set, or too few records are long enough.
+    """
+    dataset = ClipDataset(Path(data), split or held_out_split(Path(data)), clip_frames=1)
+    clips = held_out_clips(dataset, num_clips, num_frames, seed)
+    return to_float(clips.frames), torch.from_numpy(clips.space.vectors(clips.actions))
 
 
 def draw_clips(dataset: ClipDataset, num_clips: int, num_frames: int, min_frames: int, seed: int) -> Clips:

@@ -202,7 +202,7 @@ def read_agent(folder: Path) -> dict[str, Any]:
     """The settings of an agent. Raises ValueError if the folder holds none."""
     path = folder / AGENT_FILE
     if not path.is_file():
-        raise ValueError(f"{folder} holds no agent: train one with python -m scripts.train_agent")
+        raise ValueError(f"{folder} holds no agent: train one with `dreamrun train-agent`")
     settings = read_json(path)
     expected = {"game": str, "game_options": dict, "frame_skip": int}
     if not isinstance(settings, dict) or any(type(settings.get(name)) is not kind for name, kind in expected.items()):

@@ -1,3 +1,3 @@
-"""Commands: `python -m scripts.NAME`."""
+"""Commands: `dreamrun NAME`, or `python -m scripts.NAME` in a clone. `cli.COMMANDS` lists them."""
 
 from dreamrun import startup  # noqa: F401  before the slow imports of a command

@@ -48,4 +48,4 @@ def main(config: Benchmark) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, Benchmark, __doc__)
+    cli.run(main, __doc__)

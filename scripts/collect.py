@@ -6,8 +6,6 @@ python -m scripts.collect --env pong --out datasets/pong --records 300
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 
 from tqdm import tqdm
@@ -20,11 +18,10 @@ from dreamrun.data.episode_writer import MAX_FRAMES
 def main(config: CollectConfig) -> None:
     """Collect with a progress bar and print a summary."""
     max_frames = (config.records + config.val_records + config.test_records) * MAX_FRAMES
-    command = shlex.join(["python", "-m", "scripts.collect", *sys.argv[1:]])
     start = time.perf_counter()
     with tqdm(total=max_frames, unit=" frames", unit_scale=True, desc=f"collecting {config.env}") as bar:
         try:
-            metadata = collect(config, bar.update, command)
+            metadata = collect(config, bar.update, cli.command_line("collect"))
         except KeyboardInterrupt:
             bar.close()
             print(f"interrupted: the same command continues from {config.out}.partial")
@@ -43,4 +40,4 @@ def main(config: CollectConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, CollectConfig, __doc__)
+    cli.run(main, __doc__)

@@ -116,4 +116,4 @@ def _row(result: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main, CompareDriftConfig, __doc__)
+    cli.run(main, __doc__)

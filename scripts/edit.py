@@ -292,4 +292,4 @@ def rounded(value: float) -> float | None:
 
 
 if __name__ == "__main__":
-    cli.run(main, EditConfig, __doc__)
+    cli.run(main, __doc__)

@@ -47,4 +47,4 @@ def export_sampler(path: Path) -> Callable:
 
 
 if __name__ == "__main__":
-    cli.run(main, EvaluateConfig, __doc__)
+    cli.run(main, __doc__)

@@ -32,7 +32,7 @@ def main(config: ExportConfig) -> None:
     """Write the converted weights and the card."""
     checkpoint = config.checkpoint.resolve()  # `latest` is a link; the card names the step
     if config.report and not config.report.is_file():
-        raise ValueError(f"no report at {config.report}: create one with python -m scripts.evaluate")
+        raise ValueError(f"no report at {config.report}: create one with `dreamrun evaluate`")
     check_replaceable(config.out)
     model = WorldModel.from_pretrained(checkpoint)
     defaults = {"num_steps": config.num_steps, "guidance": config.guidance}
@@ -57,4 +57,4 @@ def check_replaceable(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, ExportConfig, __doc__)
+    cli.run(main, __doc__)

@@ -40,4 +40,4 @@ def main(config: ExportOnnxConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, ExportOnnxConfig, __doc__)
+    cli.run(main, __doc__)

@@ -142,4 +142,4 @@ def requirements(torch_index: str | None) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main, ExportSpaceConfig, __doc__)
+    cli.run(main, __doc__)

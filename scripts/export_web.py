@@ -62,4 +62,4 @@ def main(config: ExportWebConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, ExportWebConfig, __doc__)
+    cli.run(main, __doc__)

@@ -59,4 +59,4 @@ def main(config: ImportConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, ImportConfig, __doc__)
+    cli.run(main, __doc__)

@@ -8,8 +8,6 @@ docs/your_own_game.md explains how to describe the actions.
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 
 from tqdm import tqdm
@@ -27,11 +25,10 @@ MAX_CHECKED_RECORDS = 100  # for the alignment of actions and frames
 def main(config: ImportVideoConfig) -> None:
     """Import with a progress bar, print a summary and check that actions are aligned with frames."""
     importer = Importer(config, tqdm.write)
-    command = shlex.join(["python", "-m", "scripts.import_video", *sys.argv[1:]])
     start = time.perf_counter()
     with tqdm(total=importer.num_frames, unit=" frames", unit_scale=True, desc=f"importing {config.videos}") as bar:
         try:
-            metadata = importer.run(bar.update, command)
+            metadata = importer.run(bar.update, cli.command_line("import"))
         except KeyboardInterrupt:
             bar.close()
             print("interrupted: the same command continues")
@@ -64,4 +61,4 @@ def print_alignment(config: ImportVideoConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, ImportVideoConfig, __doc__)
+    cli.run(main, __doc__)

@@ -216,4 +216,4 @@ def write_metrics(config: InferConfig, model: WorldModel, clips: Clips, report: 
 
 
 if __name__ == "__main__":
-    cli.run(main, InferConfig, __doc__)
+    cli.run(main, __doc__)

@@ -67,4 +67,4 @@ def main(config: JudgeWordsConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, JudgeWordsConfig, __doc__)
+    cli.run(main, __doc__)

@@ -17,4 +17,4 @@ def main(config: PlayConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, PlayConfig, __doc__)
+    cli.run(main, __doc__)

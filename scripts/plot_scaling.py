@@ -94,4 +94,4 @@ def read_points(run: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    cli.run(main, PlotScalingConfig, __doc__)
+    cli.run(main, __doc__)

@@ -25,4 +25,4 @@ def main(config: ScoreAgentConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, ScoreAgentConfig, __doc__)
+    cli.run(main, __doc__)

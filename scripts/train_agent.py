@@ -15,8 +15,8 @@ def main(config: TrainAgentConfig) -> None:
     """Train, then say how to score the agent."""
     check_output(config.out, is_folder=True)
     train_agent(config)
-    print(f"score it in the real game: python -m scripts.score_agent --agent {config.out}")
+    print(f"score it in the real game: dreamrun score-agent --agent {config.out}")
 
 
 if __name__ == "__main__":
-    cli.run(main, TrainAgentConfig, __doc__)
+    cli.run(main, __doc__)

@@ -45,4 +45,4 @@ def main(config: UploadConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, UploadConfig, __doc__)
+    cli.run(main, __doc__)

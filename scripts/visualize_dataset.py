@@ -130,4 +130,4 @@ def histogram(labels: list[str], counts: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, VisualizeConfig, __doc__)
+    cli.run(main, __doc__)

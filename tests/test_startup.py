@@ -56,8 +56,8 @@ def test_interrupted_command_has_its_exit_code_wherever_it_was(tmp_path, interru
         "from dreamrun import cli",
         "@dataclasses.dataclass",
         "class Config: pass",
-        "def main(config):",
+        "def main(config: Config):",
     )
-    (tmp_path / "command.py").write_text("\n".join((*lines, f"    {interrupt}", "cli.run(main, Config)")))
+    (tmp_path / "command.py").write_text("\n".join((*lines, f"    {interrupt}", "cli.run(main)")))
     output = subprocess.run([sys.executable, "-m", "command"], cwd=tmp_path, capture_output=True, text=True)
     assert (output.returncode, output.stderr) == (130, "stopped\n")

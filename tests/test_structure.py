@@ -28,6 +28,7 @@ ALLOWED = {
     "cli.py": {"games", "startup"},
     "startup.py": set(),
     "shipped.py": set(),
+    "__main__.py": {"cli"},
 }
 PACKAGES = {name.removesuffix(".py") for name in ALLOWED}
 SOURCES = [

@@ -80,7 +80,7 @@ def command(monkeypatch, capsys, name: str, *arguments) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     code = 0
     try:
-        cli.run(module.main, config_class(module))
+        cli.run(module.main)
     except SystemExit as stop:
         code = stop.code or 0
     captured = capsys.readouterr()

@@ -15,7 +15,6 @@ from dreamrun import cli
 from dreamrun.model import PRESETS
 from dreamrun.train_world_model import main
 from dreamrun.training import action_strip, loop, plots, validation
-from dreamrun.training.config import TrainConfig
 from dreamrun.training.distributed import print_error_once, rank
 
 faulthandler.register(signal.SIGUSR1)
@@ -36,4 +35,4 @@ if "SEEN" in os.environ:
     train_step, loop.train_step = loop.train_step, note_clips
 
 if __name__ == "__main__":
-    cli.run(main, TrainConfig, print_usage_error=print_error_once)
+    cli.run(main, print_usage_error=print_error_once)

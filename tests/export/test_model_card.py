@@ -40,7 +40,7 @@ def test_card_shows_the_commands_of_all_runs(train_command, data, tmp_path):
 
     collect, *runs = commands(second / "step_0000004")
     assert collect == "python -m scripts.collect --env pong"
-    assert all(run.startswith("python train_world_model.py ") for run in runs)
+    assert all(run.startswith("dreamrun train ") for run in runs)
     assert all(str(data) in shlex.split(run) for run in runs)  # quoted, since it has spaces
     assert [run.count("--resume auto") for run in runs] == [0, 1, 0] and "--init-from" in runs[2]
     assert len(commands(first / "step_0000002")) == 2  # it was made before the run was resumed at step 3

@@ -357,7 +357,7 @@ def test_metadata_stores_the_command_line(tmp_path, monkeypatch, capsys, in_proc
     assert code == 0, err
     values = json.loads((tmp_path / "my set" / METADATA_FILE).read_text())
     words = f"--env pong --out '{tmp_path / 'my set'}' --records 4 --val-records 0 --test-records 0"
-    assert values["command"] == f"python -m scripts.collect {words}"
+    assert values["command"] == f"dreamrun collect {words}"
 
 
 def test_another_command_with_the_same_settings_continues(tmp_path, in_process, fail_at):

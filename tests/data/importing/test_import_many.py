@@ -199,4 +199,4 @@ def test_metadata_stores_the_command_line(recordings, tmp_path, monkeypatch, cap
     code, _, err = command(monkeypatch, capsys, "scripts.import_video", *options)
     assert code == 0, err
     values = json.loads((out / "metadata.json").read_text())
-    assert values["command"] == (f"python -m scripts.import_video --videos {recordings} --out '{out}' --min-frames 1")
+    assert values["command"] == (f"dreamrun import --videos {recordings} --out '{out}' --min-frames 1")
