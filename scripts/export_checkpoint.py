@@ -15,6 +15,7 @@ from dreamrun.data.atomic import atomic_folder
 from dreamrun.export.model_card import CARD_FILE, has_card, model_card
 from dreamrun.model import WorldModel
 from dreamrun.model.checkpoint import CONFIG_FILE, GAME_FILE, WEIGHTS_FILE
+from dreamrun.shipped import find_shipped
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ExportConfig:
 
 def main(config: ExportConfig) -> None:
     """Write the converted weights and the card."""
-    checkpoint = config.checkpoint.resolve()  # `latest` is a link; the card names the step
+    checkpoint = find_shipped(config.checkpoint, "checkpoints").resolve()  # `latest` is a link; the card names the step
     if config.report and not config.report.is_file():
         raise ValueError(f"no report at {config.report}: create one with `dreamrun evaluate`")
     check_replaceable(config.out)

@@ -17,6 +17,7 @@ from dreamrun.export.hub import check_logged_in, upload_folder
 from dreamrun.export.onnx_graph import Weights
 from dreamrun.export.runtime import find_runtime
 from dreamrun.export.site import Game, is_site, keep_other_files, write_site
+from dreamrun.shipped import find_shipped
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def main(config: ExportWebConfig) -> None:
     if config.out.exists() and any(config.out.iterdir()) and not is_site(config.out):
         raise ValueError(f"{config.out} is not empty and not a site: give a new folder with --out")
     # `latest` is a link; the page names the step.
-    games = [Game(checkpoint.resolve(), data) for checkpoint, data in zip(config.checkpoint, config.data, strict=True)]
+    checkpoints = [find_shipped(checkpoint, "checkpoints").resolve() for checkpoint in config.checkpoint]
+    games = [Game(checkpoint, data) for checkpoint, data in zip(checkpoints, config.data, strict=True)]
     if len({game.name for game in games}) < len(games):
         raise ValueError("two checkpoints have the same folder name: the site needs a name for each")
     runtime = find_runtime(config.runtime)

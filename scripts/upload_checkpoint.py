@@ -17,6 +17,7 @@ from dreamrun.export.hub import check_logged_in, upload_folder
 from dreamrun.export.model_card import CARD_FILE, has_card, model_card
 from dreamrun.model import WorldModel
 from dreamrun.model.checkpoint import WEIGHTS_FILE, save_config
+from dreamrun.shipped import find_shipped
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class UploadConfig:
 
 def main(config: UploadConfig) -> None:
     """Check the checkpoint, write a card, and upload both."""
-    checkpoint = config.checkpoint.resolve()  # `latest` is a link; the card names the step
+    checkpoint = find_shipped(config.checkpoint, "checkpoints").resolve()  # `latest` is a link; the card names the step
     model = WorldModel.from_pretrained(checkpoint)
     check_logged_in()
     with tempfile.TemporaryDirectory() as folder:

@@ -31,7 +31,7 @@ def test_openmp_threads_do_not_spin_for_long(module):
 
 def test_commands_import_it_first():
     """`python -m scripts.NAME` imports the package first; training imports `cli` before anything slow."""
-    first_import = next(line for line in (ROOT / "cli.py").read_text().splitlines()[2:] if "dreamrun" in line)
+    first_import = next(line for line in (ROOT / "cli.py").read_text().splitlines() if line.startswith("from dreamrun"))
     assert first_import.startswith("from dreamrun import startup")
     lines = (ROOT / "train_world_model.py").read_text().splitlines()
     assert lines.index("from dreamrun import cli") < next(
