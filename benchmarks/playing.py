@@ -82,12 +82,12 @@ def measure(config: PlayingConfig) -> dict:
 
 @contextlib.contextmanager
 def running_server(*options) -> Iterator[tuple[subprocess.Popen, str]]:
-    """Run `python -m scripts.play` in its own process while the block runs; gives the process and its host and port.
+    """Run `dreamrun play` in its own process while the block runs; gives the process and its host and port.
 
     Raises:
         ValueError: it ended with an error; the text is its own.
     """
-    command = [sys.executable, "-m", "scripts.play", *map(str, options)]
+    command = [sys.executable, "-m", "dreamrun", "play", *map(str, options)]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         try:

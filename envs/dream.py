@@ -78,7 +78,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         if not model.config.outcomes:
             raise ValueError(
                 f"{checkpoint!s:.200} has no outcome head, so its dream has no rewards: train one with "
-                "train_world_model.py --outcomes head --init-from"
+                "`dreamrun train --outcomes head --init-from CHECKPOINT`"
             )
         window = model.config.window_frames
         if not 1 <= num_prompt_frames < max(2, window):

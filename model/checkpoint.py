@@ -63,7 +63,7 @@ class PretrainedModule(nn.Module, PyTorchModelHubMixin):
         folder = find_shipped(pretrained_model_name_or_path, "checkpoints")
         if not folder.is_dir():
             if len(folder.parts) > 1 and folder.parent.is_dir():  # clearly a path, so do not ask the Hub
-                raise ValueError(f"no checkpoint at {name}: train one with train_world_model.py, or name another one")
+                raise ValueError(f"no checkpoint at {name}: train one with `dreamrun train`, or name another one")
             folder = _download(name, **hub_options)
         config, game = load_config(folder)
         with torch.device("meta"):  # its shapes alone: the config may ask for more memory than there is

@@ -104,7 +104,7 @@ def check_can_fill(model: WorldModel) -> None:
     if not model.config.can_fill:
         raise ValueError(
             "this checkpoint never learnt to fill in frames: train on from it with "
-            "train_world_model.py --init-from CHECKPOINT --fill-share 0.3"
+            "`dreamrun train --init-from CHECKPOINT --fill-share 0.3`"
         )
     check_finite(model)
 

@@ -23,7 +23,7 @@ WORDS = (
 )
 PERCEPTUAL = (
     "LPIPS, FID and FVD need pretrained networks (AlexNet or VGG, Inception, I3D). This project does not contain them "
-    "and never downloads them. To measure these distances, write the clips with python -m scripts.infer and use the "
+    "and never downloads them. To measure these distances, write the clips with `dreamrun infer` and use the "
     "lpips package or a FID tool"
 )
 SHOWN_FRAMES = (1, 2, 4, 8, 16, 32, 64)
