@@ -186,7 +186,7 @@ def _rename_option(word: str) -> str:
 
 
 def _one_line(message: str) -> str:
-    from dreamrun.games.printable import printable
+    from dreamrun.games.untrusted import printable
 
     line = printable(" ".join(message.split()).replace(" ; ", "; "))  # it may quote a file of a stranger
     return line if len(line) <= MAX_ERROR_CHARS else f"{line[:MAX_ERROR_CHARS]}..."

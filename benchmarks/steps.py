@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from dreamrun.benchmarks.machine import matmul_flops_per_sec, peak_memory_bytes
-from dreamrun.data.metadata import Metadata
+from dreamrun.data.metadata import PUBLIC_SET
 from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import SUFFIX, write_shard
 from dreamrun.model import ModelConfig
@@ -102,7 +102,7 @@ def _write_synthetic_data(folder: Path, num_records: int) -> Path:
     scene = rng.integers(0, 256, (8, 8 + SYNTHETIC_FRAMES // 8, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
     frames = np.stack([scene[:, t : t + 64] for t in range(SYNTHETIC_FRAMES)])
     for split, count in (("train", num_records), ("val", 1)):
-        records = (Record(frames, rng.integers(0, len(Metadata().actions), len(frames))) for _ in range(count))
+        records = (Record(frames, rng.integers(0, len(PUBLIC_SET.actions), len(frames))) for _ in range(count))
         (folder / split).mkdir(parents=True)
         write_shard(folder / split / f"data_0000{SUFFIX}", map(encode_record, records))
     return folder

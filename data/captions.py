@@ -7,12 +7,15 @@ clip gets one of many phrasings of its caption, so that a network learns what th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dreamrun.games.printable import check_name
+import numpy as np
 
-MAX_CAPTION_CHARS = 1000
+from dreamrun.games.splitmix import splitmix64_hash
+
+TEXT_HIDDEN = 0.1  # share of clips whose text is hidden in training
+_TEXT_STREAM = np.uint64(0x70D5)  # of random numbers, apart from those of the noise
 # What is seen in a game, for those that `scripts.collect` knows.
 GAME_WORDS = {
     "pong": "two paddles and a ball",
@@ -60,11 +63,6 @@ HELD_OUT_PHRASINGS = (
 )
 
 
-def check_caption(caption: Any) -> str:
-    """A caption. Raises ValueError unless it is text of at most MAX_CAPTION_CHARS without control characters."""
-    return check_name("caption", caption, MAX_CAPTION_CHARS)
-
-
 def game_caption(environment: str, options: Mapping[str, Any]) -> str:
     """The caption of a game that was collected with these options of `make_environment`."""
     details = [GAME_WORDS.get(environment, "")]
@@ -89,3 +87,18 @@ def phrasings(caption: str, held_out: bool = False) -> list[str]:
         templates = tuple(template for template in templates if not ("{first}" in template or "{rest}" in template))
     first, rest = (details[0], ", ".join(details)) if details else ("", "")
     return [template.format(name=name, first=first, rest=rest) for template in templates]
+
+
+def draw_phrasings(captions: Sequence[str], seeds: np.ndarray) -> list[str]:
+    """What a network in training is told of clips: a phrasing of each caption, or nothing for a share of the clips.
+
+    Args:
+        captions: (B,).
+        seeds: uint64 (B,), of the clips: each decides on its own text.
+    """
+    texts = []
+    for caption, number in zip(captions, splitmix64_hash(seeds ^ _TEXT_STREAM).tolist(), strict=True):
+        choices = phrasings(caption)
+        is_hidden = not choices or (number >> 32) / 2**32 < TEXT_HIDDEN
+        texts.append("" if is_hidden else choices[(number & 0xFFFFFFFF) % len(choices)])
+    return texts

@@ -19,12 +19,12 @@ import numpy as np
 from dreamrun.data.captions import game_caption
 from dreamrun.data.dataset_folder import begin_partial, finish_partial
 from dreamrun.data.episode_writer import MAX_FRAMES, Episode
-from dreamrun.data.metadata import Metadata
 from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader, write_shard
 from dreamrun.data.workers import worker_pool
 from dreamrun.games.base import SPLIT_LEVELS, GameVectorEnv
 from dreamrun.games.factory import describe_environment, make_environment
+from dreamrun.games.game import Game
 from dreamrun.games.policies import ExplorePolicy, FunctionPolicy, UniformPolicy, make_policy
 
 NUM_ENVS = 16  # games per shard; what they have played is lost when the shard is full
@@ -105,7 +105,7 @@ def collect(config: CollectConfig, progress: Callable[[int], None], command: str
     return metadata
 
 
-def _game_metadata(config: CollectConfig) -> Metadata:
+def _game_metadata(config: CollectConfig) -> Game:
     return describe_environment(config.env, **_environment_options(config), import_modules=True)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from dreamrun.data.index import INDEX_FILE
 from dreamrun.data.metadata import METADATA_FILE, write_metadata
 from dreamrun.data.shards import SUFFIX
-from dreamrun.games.json_file import read_json
+from dreamrun.games.untrusted import read_json
 
 JOURNAL_FILE = "imported.jsonl"  # of an import: one line per recording that is complete
 _FILES = (METADATA_FILE, INDEX_FILE, JOURNAL_FILE, SUFFIX)  # the ends of all names in a data set

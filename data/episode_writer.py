@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamrun.data.captions import check_caption
-from dreamrun.data.metadata import METADATA_FILE, Metadata, check_fps, check_frame_shape, read_metadata, write_metadata
+from dreamrun.data.metadata import METADATA_FILE, read_metadata, write_metadata
 from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ZSTD_FAST, ShardWriter
-from dreamrun.games.printable import check_name
+from dreamrun.games.game import Game, check_caption, check_fps, check_frame_shape
 from dreamrun.games.space import ActionSpace
+from dreamrun.games.untrusted import check_name
 
 MAX_FRAMES = 160  # of a record; longer episodes are split
 
@@ -164,7 +164,7 @@ class EpisodeWriter:
         if frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"the frame has shape {frame.shape}: expected (height, width, 3)")
         check_frame_shape(frame.shape)
-        metadata = Metadata(self.environment, (), frame.shape, float(self.fps), self.actions)
+        metadata = Game(self.environment, (), frame.shape, float(self.fps), self.actions)
         if (self.folder / METADATA_FILE).is_file():
             existing = read_metadata(self.folder)
             for name in ("frame_shape", "fps", "actions"):

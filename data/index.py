@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from dreamrun.data.atomic import atomic_file
-from dreamrun.data.metadata import Metadata, find_dataset
+from dreamrun.data.metadata import find_dataset
 from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader
-from dreamrun.games.json_file import read_json
-from dreamrun.games.printable import printable
+from dreamrun.games.game import Game
+from dreamrun.games.untrusted import printable, read_json
 from dreamrun.shipped import find_shipped
 
 INDEX_FILE = "index.json"
@@ -57,7 +57,7 @@ class SplitIndex:
 def index_split(
     folder: Path,
     split: str,
-    metadata: Metadata,
+    metadata: Game,
     num_threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> SplitIndex:
@@ -148,12 +148,12 @@ def _scan_shard(reader: ShardReader, shard: int) -> dict[str, Any]:
     return {"lengths": lengths, "bad": bad}
 
 
-def _fingerprint(metadata: Metadata) -> list:
+def _fingerprint(metadata: Game) -> list:
     """The metadata that decides whether a record is valid."""
     return [*metadata.frame_shape, len(metadata.actions.names), *metadata.actions.kinds]
 
 
-def _read_cache(path: Path, metadata: Metadata) -> dict[str, dict]:
+def _read_cache(path: Path, metadata: Game) -> dict[str, dict]:
     """Shard name -> stamp, lengths and bad records, of shards that were read before; empty if the file is damaged."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         cache = read_json(path, MAX_INDEX_BYTES)

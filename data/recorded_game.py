@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from dreamrun.data.metadata import Metadata
 from dreamrun.data.records import Record
 from dreamrun.games.base import GameVectorEnv
 from dreamrun.games.factory import check_recorded_options, make_environment
+from dreamrun.games.game import Game
 
 
-def replay_to(record: Record, metadata: Metadata, frame: int = 0) -> tuple[GameVectorEnv, np.ndarray]:
+def replay_to(record: Record, metadata: Game, frame: int = 0) -> tuple[GameVectorEnv, np.ndarray]:
     """Replay the real game up to frame `frame` of a record.
 
     Args:

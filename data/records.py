@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dreamrun.data.captions import check_caption
+from dreamrun.games.game import check_caption
 from dreamrun.games.space import ActionSpace, unknown_action_value
 
 MAX_FRAMES = 2**31 - 1

@@ -14,8 +14,8 @@ from pathlib import Path
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from dreamrun.data.atomic import atomic_file
-from dreamrun.data.metadata import Metadata
 from dreamrun.data.records import Record, decode_record
+from dreamrun.games.game import Game
 
 RECORDS_PER_SHARD = 100
 SUFFIX = ".array_record"
@@ -108,7 +108,7 @@ class ShardReader:
         max_open_files: the least recently used file is closed above this number.
     """
 
-    def __init__(self, paths: list[Path], metadata: Metadata, max_open_files: int = 128):
+    def __init__(self, paths: list[Path], metadata: Game, max_open_files: int = 128):
         self.paths, self.metadata = paths, metadata
         self._max_open_files = max_open_files
         self._lock = threading.Lock()

@@ -21,7 +21,7 @@ from dreamrun.envs import MAX_EPISODE_STEPS
 from dreamrun.envs.dream import DreamVectorEnv
 from dreamrun.games.base import SPLIT_LEVELS
 from dreamrun.games.factory import MAX_FRAME_SKIP, check_recorded_options, make_environment
-from dreamrun.games.json_file import read_json
+from dreamrun.games.untrusted import read_json
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO

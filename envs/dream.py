@@ -21,9 +21,9 @@ from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.envs import MAX_EPISODE_STEPS
 from dreamrun.envs.spaces import gym_space, recorded_actions
 from dreamrun.model.dit import WorldModel
+from dreamrun.model.game_views import check_model_fits_data
 from dreamrun.model.inference import choose_device, prepare_for_inference
 from dreamrun.model.sampler import Sampler
-from dreamrun.training.setup import check_model_fits_data
 
 MAX_SEED = 2**63 - 1  # of the prompt and the noise of an episode
 

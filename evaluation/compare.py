@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dreamrun.games.printable import printable
+from dreamrun.games.untrusted import printable
 
 # If these differ, the reports did not measure the same thing.
 _CONDITIONS = ("data", "settings")

@@ -27,16 +27,15 @@ from dreamrun.evaluation.config import EvaluateConfig
 from dreamrun.evaluation.counterfactuals import Counterfactuals, collect_counterfactuals, make_game
 from dreamrun.evaluation.result_cache import ResultCache
 from dreamrun.games.factory import check_recorded_options, with_module
-from dreamrun.games.printable import printable
+from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace
+from dreamrun.games.untrusted import printable
 from dreamrun.model.checkpoint import check_finite, hash_weights
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.game_info import GameInfo
+from dreamrun.model.game_views import check_model_fits_data, choose_game
 from dreamrun.model.inference import choose_device, has_native_bf16, prepare_for_inference
 from dreamrun.model.rollout import rollout
 from dreamrun.model.sampler import Sampler
-from dreamrun.training.games import choose_game
-from dreamrun.training.setup import check_model_fits_data
 
 PARTS_FOLDER = "parts"  # beside the report: cached results and collected play
 SIZES = {  # of what several sections use; name in report.json: full size, quick size
@@ -279,7 +278,7 @@ class EvaluationContext:
         return np.stack([to_uint8(frame) for frame in rollout(sampler, to_float(prompt), vectors, progress, seeds)], 1)
 
 
-def collect_real_play(config: EvaluateConfig, sizes: Mapping[str, Any], game: GameInfo, root: Path) -> Path:
+def collect_real_play(config: EvaluateConfig, sizes: Mapping[str, Any], game: Game, root: Path) -> Path:
     """Collect a data set of the checkpoint's game under `root`, unless it is there, and return its folder.
 
     The play depends on the game, the split, the sizes and the seed, so it is the same for every checkpoint of a game.

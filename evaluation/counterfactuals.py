@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from einops import repeat
 
-from dreamrun.data.metadata import Metadata
 from dreamrun.games.base import SPLIT_LEVELS, GameVectorEnv
 from dreamrun.games.factory import check_recorded_options, make_environment
+from dreamrun.games.game import Game
 from dreamrun.games.policies import ExplorePolicy
 
 MAX_ACTIONS = 6
@@ -55,7 +55,7 @@ class Counterfactuals:
         )
 
 
-def make_game(metadata: Metadata, num_envs: int, split: str, seed: int) -> GameVectorEnv:
+def make_game(metadata: Game, num_envs: int, split: str, seed: int) -> GameVectorEnv:
     """The game that a data set was collected from, with the levels of a split.
 
     Raises:

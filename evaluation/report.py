@@ -13,7 +13,7 @@ from markupsafe import Markup
 from dreamrun.data.atomic import atomic_file
 from dreamrun.evaluation.section import Block, Heading, Table, Text, split_interval
 from dreamrun.evaluation.sections import SECTIONS
-from dreamrun.games.printable import markdown, printable
+from dreamrun.games.untrusted import markdown, printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 GLOSSARY = (

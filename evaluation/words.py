@@ -23,8 +23,9 @@ from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.index import held_out_split
 from dreamrun.data.pixels import to_float
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.games import hide_words, select_game, tell
+from dreamrun.model.game_views import select_game
 from dreamrun.model.sampler import Sampler
+from dreamrun.model.text import with_text, without_text
 
 TRAIN_RECORDS, FRAMES_PER_RECORD = 100, 8  # that the classifier learns from, for each data set
 TEST_RECORDS = 30
@@ -94,7 +95,7 @@ def dream_first_frames(
     model: WorldModel, text: str, num_frames: int, seed: int, num_steps: int | None, guidance: float | None
 ) -> Tensor:
     """First frames from words alone, under an unknown action: float32 (N, C, H, W) in [-1, 1]."""
-    sampler = Sampler(tell(model, text) if text else hide_words(model), num_steps, guidance=guidance)
+    sampler = Sampler(with_text(model, text) if text else without_text(model), num_steps, guidance=guidance)
     sampler.reset(torch.zeros(num_frames, 0, *model.config.frame_shape), seeds=list(range(seed, seed + num_frames)))
     return sampler.step(torch.zeros(num_frames, model.config.num_actions)).float().cpu()
 

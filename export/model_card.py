@@ -8,8 +8,7 @@ from pathlib import Path
 from dreamrun.data.metadata import METADATA_FILE
 from dreamrun.data.metrics_log import COMMANDS_FILE, METRICS_FILE, TRAIN_CONFIG_FILE, read_json_lines, read_metrics
 from dreamrun.data.mixture import MAX_SETS
-from dreamrun.games.json_file import read_json
-from dreamrun.games.printable import markdown, printable
+from dreamrun.games.untrusted import markdown, printable, read_json
 from dreamrun.model.dit import WorldModel
 
 CARD_FILE = "README.md"
@@ -43,10 +42,12 @@ def model_card(name: str, model: WorldModel, checkpoint: Path, report: str = "")
         "denoising steps": config.num_steps,
         "guidance": f"{config.guidance:g}",
         "fills in missing frames": "yes" if config.can_fill else "no",
-        "actions": markdown(", ".join(game.action_names)) or config.num_actions,
+        "actions": config.num_actions if game.games else markdown(", ".join(game.actions.names)),
     }
     if game.games:
-        architecture["frames"] = markdown(", ".join(f"{g.frame_width}x{g.frame_height} ({g.name})" for g in game.games))
+        architecture["frames"] = markdown(
+            ", ".join(f"{g.frame_shape[1]}x{g.frame_shape[0]} ({g.name})" for g in game.games)
+        )
         architecture["learnt words"] = "yes" if config.words else "no"
     names = markdown(", ".join(part.name for part in game.games) or game.environment)
     options = ", ".join(f"{markdown(name)}={markdown(value)}" for name, value in game.environment_options)

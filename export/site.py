@@ -31,13 +31,13 @@ from dreamrun.games.space import ActionSpace
 from dreamrun.model import WorldModel
 from dreamrun.model.checkpoint import hash_weights
 from dreamrun.model.diffusion import CONTEXT_NOISE
-from dreamrun.model.games import fold_words
+from dreamrun.model.game_views import choose_game, find_game
 from dreamrun.model.modulation_table import ModulationTable
+from dreamrun.model.text import fold_text
 from dreamrun.play.actions import actions_to_json, key_labels, parse_action, playable_actions, step_actions
 from dreamrun.play.gallery import NUM_THUMBNAILS, Gallery
 from dreamrun.play.replay import FORMAT
 from dreamrun.play.rollout_pool import Prompt
-from dreamrun.training.games import choose_game, find_game
 
 ROOT = Path(__file__).parent.parent
 PAGE, STAGE = ROOT / "export" / "page", ROOT / "play" / "stage"
@@ -147,8 +147,8 @@ def write_site(folder: Path, games: list[Game], title: str, weights: Weights, ru
 def _write_game(folder: Path, game: Game, title: str, weights: Weights, runtime: Path, runtime_folder: str) -> str:
     """Write the page of one game, and return its title."""
     checkpoint = WorldModel.from_pretrained(game.checkpoint)
-    name = find_game(checkpoint, metadata=read_metadata(game.data))
-    model = fold_words(choose_game(checkpoint, name))
+    name = find_game(checkpoint, data=read_metadata(game.data))
+    model = fold_text(choose_game(checkpoint, name))
     config = model.config
     if np.prod(config.frame_shape) < MIN_FRAME_NUMBERS:
         raise ValueError(f"{game.checkpoint}: frames of {config.frame_width}x{config.frame_height} are too small")

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from dreamrun.data.metadata import Metadata
+from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace
 
 # First level and number of levels of each split. The ranges are disjoint and large, but finite: with num_levels=0
@@ -38,11 +38,11 @@ class GameVectorEnv(gymnasium.vector.VectorEnv):
     explore_weights: np.ndarray  # (names,), how often the `explore` policy draws each action of a discrete space
     metadata: ClassVar[dict] = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
-    def __init__(self, game_metadata: Metadata, num_envs: int):
-        self.name, self.options = game_metadata.environment, dict(game_metadata.environment_options)
-        self.actions, self.fps, self.num_envs = game_metadata.actions, game_metadata.fps, num_envs
+    def __init__(self, game: Game, num_envs: int):
+        self.name, self.options = game.environment, dict(game.environment_options)
+        self.actions, self.fps, self.num_envs = game.actions, game.fps, num_envs
         self.explore_weights = np.ones(len(self.actions.names))
-        self.single_observation_space = gymnasium.spaces.Box(0, 255, game_metadata.frame_shape, np.uint8)
+        self.single_observation_space = gymnasium.spaces.Box(0, 255, game.frame_shape, np.uint8)
         num_names = len(self.actions.names)
         box = gymnasium.spaces.Box(-1, 1, (num_names,), np.float32)
         self.single_action_space = gymnasium.spaces.Discrete(num_names) if self.actions.discrete else box

@@ -13,9 +13,9 @@ from typing import Any
 
 import gymnasium
 
-from dreamrun.data.metadata import Metadata, parse_size
 from dreamrun.games.atari import AtariVectorEnv
 from dreamrun.games.base import SPLIT_LEVELS, GameVectorEnv
+from dreamrun.games.game import Game, parse_size
 from dreamrun.games.gymnasium import GymVectorEnv
 from dreamrun.games.pong import PongVectorEnv
 from dreamrun.games.procgen import ProcgenVectorEnv
@@ -45,12 +45,6 @@ def import_environment_module(module: str | None) -> None:
     except Exception as error:  # the code of a foreign module can raise anything
         raise ValueError(f"env_module {module!r} cannot be imported: {type(error).__name__}: {error}") from None
     _typed_modules.add(module)
-
-
-def game_of(environment: str) -> str:
-    """The name of a game without the module that registers it: "gym:MODULE:ID" -> "gym:ID"."""
-    match = _GYM_NAME.fullmatch(environment)
-    return f"gym:{match['id']}" if match else environment
 
 
 def check_recorded_name(name: str) -> None:
@@ -133,12 +127,12 @@ def make_environment(
     first, count = levels
     if first < 0 or count < 1 or first + count > MAX_LEVELS:  # Procgen would end the process
         raise ValueError(f"levels {first} to {first + count - 1}: they must lie in 0 to {MAX_LEVELS - 1}")
-    game_metadata = describe_environment(name, distribution_mode, simple, frame_skip, size, import_modules)
+    game = describe_environment(name, distribution_mode, simple, frame_skip, size, import_modules)
     if name.startswith(("gym:", "ale:")):
         env_class = AtariVectorEnv if name.startswith("ale:") else GymVectorEnv
     else:
         env_class = PongVectorEnv if name == "pong" else ProcgenVectorEnv
-    return env_class(game_metadata, num_envs, levels, seed)
+    return env_class(game, num_envs, levels, seed)
 
 
 def describe_environment(
@@ -148,8 +142,8 @@ def describe_environment(
     frame_skip: int | None = None,
     size: str | None = None,
     import_modules: bool = False,
-) -> Metadata:
-    """The metadata of a game's data sets. Does not start Procgen games, which takes two seconds.
+) -> Game:
+    """The description of a game. Does not start Procgen games, which takes two seconds.
 
     Raises:
         ValueError: as `make_environment`.
@@ -181,17 +175,17 @@ def describe_environment(
     if importlib.util.find_spec("procgen") is None:
         raise ValueError("Procgen is not installed: run ./setup.sh, or choose env pong")
     options = (("distribution_mode", distribution_mode), ("simple", simple))
-    return Metadata(environment=name, environment_options=options, actions=procgen_actions(name))
+    return Game(environment=name, environment_options=options, actions=procgen_actions(name))
 
 
-def _describe_pong(size: str | None) -> Metadata:
+def _describe_pong(size: str | None) -> Game:
     actions = ActionSpace(names=("noop", "up", "down"), keys=((), ("UP",), ("DOWN",)), acting=(0, 1, 2))
     if size is None:
-        return Metadata(environment="pong", actions=actions)
+        return Game(environment="pong", actions=actions)
     width, height = parse_size(size)
     if min(width, height) < MIN_PONG_SIDE:
         raise ValueError(f"size is {size!r:.40}: Pong needs at least {MIN_PONG_SIDE}x{MIN_PONG_SIDE}")
-    return Metadata("pong", (("size", size),), (height, width, 3), actions=actions)
+    return Game("pong", (("size", size),), (height, width, 3), actions=actions)
 
 
 def _import_typed_module(name: str) -> None:

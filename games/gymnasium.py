@@ -14,8 +14,8 @@ import gymnasium
 import numpy as np
 from PIL import Image
 
-from dreamrun.data.metadata import Metadata, parse_size
 from dreamrun.games.base import GameVectorEnv
+from dreamrun.games.game import Game, parse_size
 from dreamrun.games.space import ActionSpace, unnamed_actions
 from dreamrun.games.splitmix import splitmix64_next
 
@@ -27,8 +27,8 @@ class GymVectorEnv(GameVectorEnv):
     num_max_frames = 1  # a frame is the pixel-wise maximum of this many last frames of a step
 
     @classmethod
-    def describe(cls, name: str, frame_skip: int, size: str) -> Metadata:
-        """The metadata of this game's data sets.
+    def describe(cls, name: str, frame_skip: int, size: str) -> Game:
+        """The description of this game.
 
         Args:
             name: "gym:ID" or "ale:GAME".
@@ -43,7 +43,7 @@ class GymVectorEnv(GameVectorEnv):
         width, height = parse_size(size)
         game = cls.make_game(name)
         try:
-            return Metadata(
+            return Game(
                 environment=name,
                 environment_options=(("frame_skip", frame_skip), ("size", size)),
                 frame_shape=(height, width, 3),
@@ -77,16 +77,16 @@ class GymVectorEnv(GameVectorEnv):
             f"cannot record the actions of {name}: {space} is not Discrete, MultiBinary or Box of one dimension"
         )
 
-    def __init__(self, game_metadata: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
-        super().__init__(game_metadata, num_envs)
+    def __init__(self, description: Game, num_envs: int, levels: tuple[int, int], seed: int):
+        super().__init__(description, num_envs)
         self._frame_skip = self.options["frame_skip"]
-        self._games = [self.make_game(game_metadata.environment) for _ in range(num_envs)]
+        self._games = [self.make_game(description.environment) for _ in range(num_envs)]
         self._to_game_action = _action_converter(self._games[0].action_space)
         self._levels = levels
         # The state of a SplitMix64 generator per game, which draws the levels.
         self._streams = np.arange(num_envs, dtype=np.uint64) + np.uint64(seed) * np.uint64(1 << 32)
         self._level_seeds = np.zeros(num_envs, np.int64)
-        height, width, _ = game_metadata.frame_shape
+        height, width, _ = description.frame_shape
         self._frames = np.zeros((num_envs, height, width, 3), np.uint8)
         for number in range(num_envs):
             self._start_level(number)

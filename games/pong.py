@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamrun.data.metadata import Metadata
 from dreamrun.games.base import GameVectorEnv
+from dreamrun.games.game import Game
 from dreamrun.games.splitmix import splitmix64_hash, splitmix64_next
 
 
@@ -22,10 +22,10 @@ class PongVectorEnv(GameVectorEnv):
     ball_speed, player_speed, opponent_speed = 2.0, 2.0, 1.4
     points_per_episode, max_steps = 3, 1000
 
-    def __init__(self, game_metadata: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
-        super().__init__(game_metadata, num_envs)
+    def __init__(self, game: Game, num_envs: int, levels: tuple[int, int], seed: int):
+        super().__init__(game, num_envs)
         self._levels = levels
-        self._height, self._width, _ = game_metadata.frame_shape
+        self._height, self._width, _ = game.frame_shape
         # One row per game. It includes the states of two SplitMix64 generators, which draw levels and serves.
         self._state = np.zeros(
             num_envs,

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from dreamrun.data.metadata import Metadata
 from dreamrun.games.base import GameVectorEnv
+from dreamrun.games.game import Game
 
 
 class ProcgenVectorEnv(GameVectorEnv):
     """N copies of one of the sixteen Procgen games (arXiv 1912.01588): 64x64 RGB, 15 actions."""
 
-    def __init__(self, game_metadata: Metadata, num_envs: int, levels: tuple[int, int], seed: int):
-        super().__init__(game_metadata, num_envs)
+    def __init__(self, game: Game, num_envs: int, levels: tuple[int, int], seed: int):
+        super().__init__(game, num_envs)
         # Levels of CoinRun and Ninja are crossed from left to right; other games are explored evenly.
         key_weights = {"RIGHT": 3.0} if self.name in ("coinrun", "ninja") else {}
         self.explore_weights = np.zeros(len(self.actions))

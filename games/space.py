@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dreamrun.games.printable import check_name
+from dreamrun.games.untrusted import check_name
 
 NOOP_NAMES = ("noop", "stay")  # accepted names of the action that holds no key; older data sets call it "stay"
 UNKNOWN_ACTION = -1  # the id of an action that is not known; in vectors it is NaN

@@ -2,8 +2,7 @@
 
 from dreamrun.model.config import PRESETS, ModelConfig
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.game_info import GameInfo
 from dreamrun.model.outcomes import Outcome
 from dreamrun.model.sampler import Sampler
 
-__all__ = ["PRESETS", "GameInfo", "ModelConfig", "Outcome", "Sampler", "WorldModel"]
+__all__ = ["PRESETS", "ModelConfig", "Outcome", "Sampler", "WorldModel"]

@@ -1,6 +1,6 @@
 """Checkpoint folders and the Hugging Face Hub: load and save a network.
 
-A checkpoint folder holds `config.json` (`ModelConfig`), `game.json` (`GameInfo`) and `model.safetensors` (weights).
+A checkpoint folder holds `config.json` (`ModelConfig`), `game.json` (`Game`) and `model.safetensors` (weights).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import safetensors.torch
 import torch
@@ -19,14 +19,19 @@ from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
+from dreamrun.games.game import Game
+from dreamrun.games.space import unnamed_actions
+from dreamrun.games.untrusted import read_json
 from dreamrun.model.config import ModelConfig
-from dreamrun.model.game_info import GameInfo
-from dreamrun.model.json_fields import read_json_object
 from dreamrun.shipped import find_shipped
 
 CONFIG_FILE, GAME_FILE, WEIGHTS_FILE = "config.json", "game.json", "model.safetensors"
 LATEST, BEST = "latest", "best"  # links in the checkpoints/ of a run, to the newest one and that of the lowest loss
+MAX_JSON_BYTES = 2**23  # of config.json and of game.json
 MAX_HEADER_BYTES = 2**24  # of model.safetensors
+# Of the game, in the config.json of old checkpoints.
+_OLD_GAME_FIELDS = {"environment", "environment_options", "action_names", "action_keys", "acting_actions", "fps"}
+_OLD_GAME_FIELDS |= {"action_kinds", "action_scales"}
 FLOATING_POINT_DTYPES = ("F64", "F32", "F16", "BF16")  # of weights, as safetensors names them
 
 
@@ -36,10 +41,10 @@ class PretrainedModule(nn.Module, PyTorchModelHubMixin):
     A subclass is created by `cls(config, game)`.
     """
 
-    def __init__(self, config: ModelConfig, game: GameInfo | None = None):
+    def __init__(self, config: ModelConfig, game: Game | None = None):
         super().__init__()
         self.config = config
-        self.game = game or GameInfo()  # not used by the network; saved with it
+        self.game = game or unknown_game(config)  # not used by the network; saved with it
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Hook of `save_pretrained`."""
@@ -78,7 +83,7 @@ class PretrainedModule(nn.Module, PyTorchModelHubMixin):
         return model.eval()
 
 
-def save_config(folder: Path, config: ModelConfig, game: GameInfo) -> None:
+def save_config(folder: Path, config: ModelConfig, game: Game) -> None:
     """Write `config.json` and `game.json`."""
     for name, values in ((CONFIG_FILE, config.to_dict()), (GAME_FILE, game.to_dict())):
         (folder / name).write_text(json.dumps(values, indent=2) + "\n")
@@ -93,7 +98,7 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_config(folder: Path) -> tuple[ModelConfig, GameInfo]:
+def load_config(folder: Path) -> tuple[ModelConfig, Game]:
     """Read `config.json` and `game.json`. In old checkpoints `config.json` holds the fields of both.
 
     Raises:
@@ -104,20 +109,26 @@ def load_config(folder: Path) -> tuple[ModelConfig, GameInfo]:
             latest = folder / "checkpoints" / "latest"
             hint = f"; it is a run: name its newest checkpoint, {latest}" if latest.is_dir() else ""
             raise ValueError(f"{folder} is not a checkpoint: it has no {name}{hint}")
-    config_path = folder / CONFIG_FILE
-    game_path = folder / GAME_FILE if (folder / GAME_FILE).is_file() else config_path
-    old_game_values: dict[str, Any] = {}
-    with _name_damaged_file(config_path):
-        values = read_json_object(config_path)
-        if game_path == config_path:
-            old_game_values = {name: values.pop(name) for name in GameInfo.field_names() & values.keys()}
+    with _name_damaged_file(folder / CONFIG_FILE):
+        values = read_json(folder / CONFIG_FILE, MAX_JSON_BYTES)
+        old_game_values = {name: values.pop(name) for name in _OLD_GAME_FIELDS & values.keys()}
         config = ModelConfig.from_dict(values)
-    with _name_damaged_file(game_path):
-        game = GameInfo.from_dict(old_game_values if game_path == config_path else read_json_object(game_path))
-        game.check(config.num_actions)
-        for part in game.games:
-            config.resized(part.frame_height, part.frame_width)
+    game_path = folder / GAME_FILE
+    with _name_damaged_file(game_path if game_path.is_file() else folder / CONFIG_FILE):
+        values = read_json(game_path, MAX_JSON_BYTES) if game_path.is_file() else old_game_values
+        game = Game.from_dict(values, unknown_game(config))
+        for part in game.games or (game,):
+            end = part.action_slice.stop
+            if end > config.num_actions or (part is game and end < config.num_actions):
+                raise ValueError(f"{len(part.actions.names)} action names for num_actions {config.num_actions}")
+            config.resized(*part.frame_shape[:2])
     return config, game
+
+
+def unknown_game(config: ModelConfig) -> Game:
+    """The game of a network of which only the sizes are known."""
+    shape = (config.frame_height, config.frame_width, config.num_channels)
+    return Game(frame_shape=shape, actions=unnamed_actions(config.num_actions))
 
 
 @contextmanager
@@ -125,7 +136,7 @@ def _name_damaged_file(path: Path) -> Iterator[None]:
     """Turn an error in the content of config.json or game.json into a ValueError that names the file."""
     try:
         yield
-    except (ValueError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         content = "the description of a game" if path.name == GAME_FILE else "the config of a world model"
         raise ValueError(f"{path} is not {content}: {error}") from None
 

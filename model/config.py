@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from dreamrun.model.diffusion import Prediction, Schedule
-from dreamrun.model.json_fields import check_int, dataclass_from_json
 
 # The largest values of each size. They are far above those of any real network of this kind: the config may come from a
 # stranger, and must not make this program allocate all memory.
@@ -52,8 +51,9 @@ class ModelConfig:
 
     def __post_init__(self):
         for name, maximum in _MAX_SIZES.items():
-            # Frames of no pixels get the message below.
-            check_int(name, getattr(self, name), 0 if name.startswith("frame_") else 1, maximum)
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= maximum:
+                raise ValueError(f"{name} is {value!r:.40}: it must be an integer from 1 to {maximum}")
         for name in ("frame_height", "frame_width"):
             size = getattr(self, name)
             if size < self.patch_size or size % self.patch_size:
@@ -176,7 +176,13 @@ class ModelConfig:
         Raises:
             ValueError: an unknown field (a checkpoint of another program or a newer version), or a bad value.
         """
-        return dataclass_from_json(cls, values, "model settings")
+        unknown = sorted(values.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown model settings: {', '.join(unknown[:8])}"[:200])
+        try:
+            return cls(**values)
+        except (TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"bad model settings: {error}") from None
 
 
 _SMALL = ModelConfig()

@@ -15,17 +15,17 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
+from dreamrun.games.game import Game
 from dreamrun.model.activation_checkpoint import activation_checkpoint, selective_checkpoint
 from dreamrun.model.attention import Attention, SpatialAttention, TemporalAttention, TemporalMask
 from dreamrun.model.checkpoint import PretrainedModule
 from dreamrun.model.config import ModelConfig
 from dreamrun.model.full_attention import FullAttention, token_mask
-from dreamrun.model.game_info import GameInfo
 from dreamrun.model.kv_cache import CacheView
 from dreamrun.model.mlp import MLP
 from dreamrun.model.outcomes import OutcomeHead
 from dreamrun.model.rotary import PlaceTables, RotaryTable, temporal_cos_sin
-from dreamrun.model.text import TextEncoder
+from dreamrun.model.text_encoder import TextEncoder
 
 
 def timestep(noise_level: Tensor) -> Tensor:
@@ -165,9 +165,9 @@ class WorldModel(PretrainedModule):
     `save_pretrained(folder)` writes a checkpoint, and `WorldModel.from_pretrained(folder or "user/name")` reads one.
     """
 
-    words: Tensor | None  # (D,), what `model.games.tell` tells the network at every frame
+    words: Tensor | None  # (D,), of the text that a view is told at every frame (`text.with_text`)
 
-    def __init__(self, config: ModelConfig, game: GameInfo | None = None):
+    def __init__(self, config: ModelConfig, game: Game | None = None):
         super().__init__(config, game)
         self.activation_checkpointing = False  # in training, save only the input of each block
         patch, dim = config.patch_size, config.dim
@@ -248,7 +248,7 @@ class WorldModel(PretrainedModule):
                 all, as in filling in. (T, T) bool: True where frame `row` attends to frame `column`.
             positions: (T,) int64, position of each frame in time, below `config.window_frames`; None: 0 to T - 1.
             next_actions: (B, S, A) float, the action taken at each of the first S frames, for the outcome head.
-            text: (B, L) uint8, words for each clip (`model.text.encode_bytes`); None: those of `model.games.tell`.
+            text: (B, L) uint8, of each clip, from `text_encoder.encode_bytes`; None: that of the view.
 
         Returns:
             (B, T, C, H, W) float32. With `next_actions` also the outcome logits of these frames, (B, S, K + 1), which

@@ -15,8 +15,8 @@ from torch import Tensor
 from dreamrun.model.checkpoint import check_finite
 from dreamrun.model.diffusion import CONTEXT_NOISE, add_noise, alpha_sigma, ddim_step, x0_from_prediction
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.games import hide_words
 from dreamrun.model.sampler_inputs import validate_prompt, validate_seed, validate_settings
+from dreamrun.model.text import without_text
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _denoise_window(
     schedule, kind = model.config.schedule, model.config.prediction
     context = add_noise(frames, eps, alpha_sigma(torch.tensor(CONTEXT_NOISE), schedule))
     x_u = add_noise(frames, eps, alpha_sigma(levels[0], schedule))
-    unconditional = hide_words(model) if guidance != 1.0 else model
+    unconditional = without_text(model) if guidance != 1.0 else model
     for u, u_next in pairwise(levels):
         level = alpha_sigma(u, schedule)
         given = torch.where(is_target[:, None, None, None], x_u, context)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.games import hide_words
+from dreamrun.model.text import without_text
 
 MAX_CACHED_ACTIONS = 64  # actions other than one-hot whose modulation is cached; 1 MB each for preset `small`
 
@@ -35,7 +35,7 @@ class ModulationTable:
         self._hidden = self._one_hot[:, 0]  # (L, M, D), for the zero action without words
         if model.words is not None:
             levels, no_action = self._noise_levels[None], actions[:1].expand(1, len(noise_levels), -1)
-            self._hidden = hide_words(model).modulations(levels, no_action.to(levels))[0]
+            self._hidden = without_text(model).modulations(levels, no_action.to(levels))[0]
         self._recent: OrderedDict[bytes, Tensor] = OrderedDict()  # action vector -> (L, M, D), oldest first
 
     def lookup(self, actions: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ from dreamrun.model.checkpoint import check_finite
 from dreamrun.model.cuda_graph import CUDAGraphRunner
 from dreamrun.model.diffusion import CONTEXT_NOISE, AlphaSigma, add_noise, alpha_sigma, ddim_step, x0_from_prediction
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.games import hide_words
 from dreamrun.model.kv_cache import CacheView, KVCache
 from dreamrun.model.modulation_table import ModulationTable
 from dreamrun.model.outcomes import Outcome, check_outcome_head, to_outcome
 from dreamrun.model.sampler_inputs import fit_prompt, validate_seed, validate_settings, validate_slots, validate_step
+from dreamrun.model.text import without_text
 
 
 @dataclass
@@ -283,7 +283,7 @@ class Sampler:
             levels = torch.full(frames.shape[:2], self.context_noise, device=frames.device)
             levels[:, -1] = self._levels[step]
             newest = actions if conditional else torch.zeros_like(actions)
-            model = self.model if conditional else hide_words(self.model, frames.shape[1])
+            model = self.model if conditional else without_text(self.model, frames.shape[1])
             return model(frames, levels, torch.cat((past, newest[:, None]), dim=1))[:, -1]
 
         return predict

@@ -1,82 +1,65 @@
-"""The text encoder: words -> a vector that is added to the condition of every frame.
+"""Views of a network that is told a text at every frame, or none.
 
-It reads UTF-8 bytes, so that it needs no vocabulary and knows every language's letters. It is trained with the network.
-
-Shapes: B texts, L bytes, E width of the encoder, D width of the network.
+A view shares all weights with its network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
-from torch import Tensor, nn
 
-from dreamrun.model.attention import attention
-from dreamrun.model.game_info import MAX_CAPTION_CHARS, check_text
-
-WIDTH, NUM_BLOCKS, NUM_HEADS = 128, 2, 4  # E, and the encoder's blocks and heads
-MAX_BYTES = 128  # of a text; the rest of a longer one is not read
+from dreamrun.games.game import MAX_CAPTION_CHARS
+from dreamrun.games.untrusted import check_name
+from dreamrun.model.dit import WorldModel
+from dreamrun.model.text_encoder import encode_bytes
 
 
-def check_words(text: str) -> str:
-    """Words for a network, by the rules of a caption. Raises ValueError unless they can be one."""
-    check_text("the text of the words", text, MAX_CAPTION_CHARS)
-    return text
+def check_text(text: str) -> str:
+    """A text that a network can be told. Raises ValueError unless it could be a caption."""
+    return check_name("the text", text, MAX_CAPTION_CHARS)
 
 
-def encode_bytes(texts: Sequence[str]) -> Tensor:
-    """Texts -> uint8 (B, L), padded with zeros; a text of no words is a row of zeros. L is at least 1."""
-    # A character that does not fit whole is left out.
-    rows = [text.encode()[:MAX_BYTES].decode(errors="ignore").encode() for text in texts]
-    encoded = torch.zeros(len(rows), max(1, *map(len, rows)), dtype=torch.uint8)
-    for row, content in zip(encoded, rows, strict=True):
-        row[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else 0
-    return encoded
+def view_of(model: WorldModel) -> WorldModel:
+    """A shallow copy, whose modules and buffers can be replaced."""
+    view = copy.copy(model)
+    view._modules, view._buffers = dict(model._modules), dict(model._buffers)
+    return view
 
 
-class TextBlock(nn.Module):
-    """Attention among the bytes of a text, then an MLP, both before a LayerNorm."""
+@torch.no_grad()
+def with_text(model: WorldModel, text: str) -> WorldModel:
+    """The view that is told this text at every frame; "": none.
 
-    def __init__(self):
-        super().__init__()
-        self.to_qkv, self.to_out = nn.Linear(WIDTH, 3 * WIDTH, bias=False), nn.Linear(WIDTH, WIDTH)
-        self.norm_a, self.norm_m = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU("tanh"), nn.Linear(4 * WIDTH, WIDTH))
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, E) and which bytes are read, bool (B, L) -> (B, L, E)."""
-        q, k, v = rearrange(self.to_qkv(self.norm_a(x)), "b l (qkv n k) -> qkv b n l k", qkv=3, n=NUM_HEADS)
-        x = x + self.to_out(rearrange(attention(q, k, v, mask[:, None, None]), "b n l k -> b l (n k)"))
-        return x + self.mlp(self.norm_m(x))
+    Raises:
+        ValueError: the network has no text encoder, or the text is too long or not printable.
+    """
+    if model.text_encoder is None:
+        raise ValueError("this checkpoint has learnt no words: train one with --words True")
+    view = view_of(model)
+    has_text = bool(check_text(text).strip())
+    view.words = model.text_encoder(encode_bytes([text]).to(model.device))[0] if has_text else None
+    return view
 
 
-class TextEncoder(nn.Module):
-    """Bytes of texts -> vectors for the condition; a text of no words gives zeros, as hidden words do in training."""
+def without_text(model: WorldModel, num_frames: int | None = None) -> WorldModel:
+    """The view that is told no text: at all frames, or at the last one of `num_frames` alone."""
+    if model.words is None:
+        return model
+    view = view_of(model)
+    view.words = None
+    if num_frames is not None:
+        view.words = model.words.repeat(num_frames, 1)
+        view.words[-1] = 0
+    return view
 
-    def __init__(self, dim: int):
-        super().__init__()
-        self.byte_embedding = nn.Embedding(256, WIDTH)
-        self.position_embedding = nn.Parameter(torch.empty(MAX_BYTES, WIDTH))
-        self.blocks = nn.ModuleList(TextBlock() for _ in range(NUM_BLOCKS))
-        self.norm = nn.LayerNorm(WIDTH)
-        self.to_condition = nn.Linear(WIDTH, dim)
 
-    def reset_parameters(self) -> None:
-        """What Xavier initialisation of the linear maps leaves to do."""
-        nn.init.normal_(self.byte_embedding.weight, std=0.5)
-        nn.init.normal_(self.position_embedding, std=0.5)
-
-    def forward(self, text: Tensor) -> Tensor:
-        """uint8 (B, L), from `encode_bytes` -> (B, D)."""
-        is_read = text > 0
-        has_words = is_read.any(1, keepdim=True)
-        mask = is_read | ~has_words  # attention to nothing at all would give NaN
-        x = self.byte_embedding(text.long()) + self.position_embedding[: text.shape[1]]
-        for block in self.blocks:
-            x = block(x, mask)
-        weights = is_read[..., None].to(x.dtype)
-        mean = (self.norm(x) * weights).sum(1) / weights.sum(1).clamp(min=1)
-        return self.to_condition(F.gelu(mean, approximate="tanh")) * has_words.to(x.dtype)
+@torch.no_grad()
+def fold_text(model: WorldModel) -> WorldModel:
+    """The same view with its text in the bias of the actions, for an export without a text encoder."""
+    if model.words is None:
+        return model
+    view = view_of(model)
+    view.action_embedding, view.words = copy.deepcopy(model.action_embedding), None
+    view.action_embedding.get_parameter("bias").add_(model.words)
+    return view

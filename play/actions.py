@@ -10,7 +10,6 @@ import numpy as np
 from dreamrun.games.space import ActionSpace, is_known
 from dreamrun.model import WorldModel
 from dreamrun.play.messages import MAX_KEY_CHARS
-from dreamrun.training.setup import action_space
 
 # Keys for actions that have none. The first key of a pair moves an axis down, the second up. A mouse's y axis points
 # down, so UP comes first.
@@ -26,7 +25,7 @@ def playable_actions(model: WorldModel) -> ActionSpace:
     Raises:
         ValueError: the checkpoint's action names, keys and kinds do not fit together.
     """
-    space = action_space(model)
+    space = model.game.actions
     if space.unconditional or (space.discrete and space.all_keys):
         return space  # an action without keys is the noop
     keys, taken = list(space.keys), {key.upper() for action_keys in space.keys for key in action_keys}

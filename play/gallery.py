@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from dreamrun.data.dataset import ClipDataset
-from dreamrun.data.metadata import Metadata
 from dreamrun.data.metrics import psnr_from_mse
 from dreamrun.data.recorded_game import replay_to
 from dreamrun.data.records import Record
 from dreamrun.games.factory import check_recorded_options, describe_environment
-from dreamrun.games.printable import printable
+from dreamrun.games.game import Game
+from dreamrun.games.untrusted import printable
 from dreamrun.model import WorldModel
+from dreamrun.model.game_views import check_model_fits_data
 from dreamrun.play.rollout_pool import Prompt
-from dreamrun.training.setup import check_model_fits_data
 
 NUM_THUMBNAILS = 8  # records that players see at once
 PSNR_WINDOW = 15  # frames whose squared errors are averaged
@@ -36,7 +36,7 @@ class RealGame:
         ValueError: the record does not contain its level seed, or the game is not installed.
     """
 
-    def __init__(self, record: Record, metadata: Metadata, moment: int):
+    def __init__(self, record: Record, metadata: Game, moment: int):
         self._environment, self.frame = replay_to(record, metadata, moment)  # frame: the current one, uint8 (H, W, C)
         self.ended = False  # the episode has ended at least once, and a new one has begun
         self._num_actions = 0

@@ -26,6 +26,7 @@ from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.mixture import Folders
 from dreamrun.games.factory import import_environment_module
+from dreamrun.model.game_views import find_game
 from dreamrun.model.inference import choose_device, describe_device, free_memory
 from dreamrun.play.engine import Engine
 from dreamrun.play.follow import CheckpointFollower, latest_checkpoint, load_checkpoint
@@ -43,7 +44,6 @@ from dreamrun.play.security import (
     password_check,
 )
 from dreamrun.play.server import PlayServer
-from dreamrun.training.games import find_game
 
 if TYPE_CHECKING:
     from gradio import Blocks

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dreamrun.editing.page import TASKS, edited_mp4, make_draft
-from dreamrun.model.game_info import MAX_CAPTION_CHARS
-from dreamrun.model.text import check_words
+from dreamrun.games.game import MAX_CAPTION_CHARS
+from dreamrun.model.text import check_text
 from dreamrun.play.actions import key_labels, parse_action
 from dreamrun.play.connection import Connection
 from dreamrun.play.engine import Engine
@@ -154,7 +154,7 @@ class Player:
         settings = RolloutSettings(
             num_steps=parse_int(message, "num_steps", 1, MAX_NUM_STEPS, engine.num_steps),
             guidance=parse_float(message, "guidance", 0.0, MAX_GUIDANCE, engine.guidance),
-            words=check_words(parse_text(message, "words", MAX_CAPTION_CHARS)) if has_words else None,
+            words=check_text(parse_text(message, "words", MAX_CAPTION_CHARS)) if has_words else None,
         )
         seed = parse_int(message, "seed", 0, MAX_SEED, secrets.randbelow(MAX_SEED + 1))
         if message.get("dream") is True:

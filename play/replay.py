@@ -19,15 +19,14 @@ import torch
 from tqdm import tqdm
 
 from dreamrun.data.pixels import to_uint8
-from dreamrun.games.json_file import read_json
-from dreamrun.games.printable import check_name
 from dreamrun.games.space import ActionSpace, is_known
+from dreamrun.games.untrusted import check_name, read_json
 from dreamrun.model import ModelConfig, Sampler, WorldModel
 from dreamrun.model.config import MAX_GUIDANCE
 from dreamrun.model.diffusion import CONTEXT_NOISE
-from dreamrun.model.games import select_game
+from dreamrun.model.game_views import select_game
 from dreamrun.model.sampler_inputs import MAX_SEED, MAX_STEPS
-from dreamrun.model.text import check_words
+from dreamrun.model.text import check_text
 from dreamrun.play.actions import actions_from_json, actions_to_json, playable_actions
 from dreamrun.play.recording import rollout_video
 from dreamrun.play.rollout_pool import Prompt, Rollout, RolloutSettings, prompt_tensors, told_model
@@ -121,7 +120,7 @@ class Replay:
                 settings=RolloutSettings(
                     num_steps=_number(fields, "num_steps", 1, MAX_STEPS, int),
                     guidance=_number(fields, "guidance", 0, MAX_GUIDANCE),
-                    words=None if words is None else check_words(words),
+                    words=None if words is None else check_text(words),
                 ),
                 context_noise=_number(fields, "context_noise", 0, 1 - 1e-6),
                 weights_hash=check_name("weights_sha256", fields["weights_sha256"]),

@@ -16,8 +16,9 @@ from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.editing.drafts import Draft, complete_by_windows
 from dreamrun.games.space import ActionSpace
 from dreamrun.model import ModelConfig, Sampler, WorldModel
-from dreamrun.model.games import select_game, tell
+from dreamrun.model.game_views import select_game
 from dreamrun.model.modulation_table import MAX_CACHED_ACTIONS
+from dreamrun.model.text import with_text
 from dreamrun.play.actions import playable_actions
 
 
@@ -206,7 +207,7 @@ class RolloutPool:
 
 def told_model(model: WorldModel, settings: RolloutSettings) -> WorldModel:
     """A model that is told the words of a rollout. Raises ValueError if it has learnt none."""
-    return model if settings.words is None else tell(model, settings.words)
+    return model if settings.words is None else with_text(model, settings.words)
 
 
 def prompt_tensors(prompt: Prompt, space: ActionSpace) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import gradio as gr
 
-from dreamrun.games.printable import markdown
-from dreamrun.model.game_info import MAX_CAPTION_CHARS
+from dreamrun.games.game import MAX_CAPTION_CHARS
+from dreamrun.games.untrusted import markdown
 from dreamrun.play.actions import step_actions
 from dreamrun.play.api import add_endpoints
 from dreamrun.play.follow import CURVES, curves, newest_strip

@@ -33,10 +33,9 @@ from dreamrun.editing.drafts import MAX_FRAMES, Draft, complete
 from dreamrun.editing.measures import cross_fade, nearest_known, ordinary_range, seam_steps, step_sizes
 from dreamrun.model import WorldModel
 from dreamrun.model.fill import check_can_fill
+from dreamrun.model.game_views import check_model_fits_data, choose_game
 from dreamrun.model.inference import choose_device, describe_device, prepare_for_inference
 from dreamrun.model.sampler_inputs import MAX_SEED
-from dreamrun.training.games import choose_game
-from dreamrun.training.setup import action_space, check_model_fits_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +139,7 @@ class Editor:
     """A model with the options of a command: reads clips, fills in drafts, and writes results."""
 
     def __init__(self, config: Edit, model: WorldModel):
-        self.config, self.model, self.space = config, model, action_space(model)
+        self.config, self.model, self.space = config, model, model.game.actions
 
     def read(self, name: str) -> SourceClip:
         """The clip that a user names. Raises ValueError if there is none, or if it does not fit the model."""

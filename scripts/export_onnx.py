@@ -16,7 +16,8 @@ from dreamrun.data.atomic import atomic_file, check_output
 from dreamrun.export.onnx_graph import Weights
 from dreamrun.export.onnx_sampler import export_checked
 from dreamrun.model import WorldModel
-from dreamrun.model.games import fold_words, select_game
+from dreamrun.model.game_views import select_game
+from dreamrun.model.text import fold_text
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ExportOnnxConfig:
 def main(config: ExportOnnxConfig) -> None:
     """Export, compare with the original, and write the file."""
     check_output(config.out)
-    model = fold_words(select_game(WorldModel.from_pretrained(config.checkpoint), config.game))
+    model = fold_text(select_game(WorldModel.from_pretrained(config.checkpoint), config.game))
     file = export_checked(model, config.weights)
     with atomic_file(config.out) as temporary:
         temporary.write_bytes(file)

@@ -5,7 +5,7 @@ python -m scripts.import_open_oasis CKPT.pt checkpoints/coinrun-public
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,6 @@ import tyro
 from dreamrun import cli
 from dreamrun.data.atomic import atomic_folder
 from dreamrun.games.procgen_actions import procgen_actions
-from dreamrun.model.game_info import GameInfo
 from dreamrun.model.open_oasis import import_state_dict
 
 
@@ -46,12 +45,7 @@ def main(config: ImportConfig) -> None:
     model = import_state_dict(weights, (config.frame_height, config.frame_width), config.window_frames)
     coinrun = procgen_actions("coinrun")
     if model.config.num_actions == len(coinrun):
-        model.game = GameInfo(
-            environment="coinrun",
-            action_names=coinrun.names,
-            action_keys=coinrun.keys,
-            acting_actions=coinrun.acting,
-        )
+        model.game = replace(model.game, environment="coinrun", actions=coinrun)
     with atomic_folder(config.out) as temporary:
         model.save_pretrained(temporary)
     num_parameters = sum(p.numel() for p in model.parameters())

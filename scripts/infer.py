@@ -31,13 +31,11 @@ from dreamrun.data.video import comparison, grid, write_mp4, write_png
 from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.checkpoint import hash_weights
 from dreamrun.model.diffusion import CONTEXT_NOISE
-from dreamrun.model.games import select_game, with_size
+from dreamrun.model.game_views import check_model_fits_data, choose_game, select_game, with_size
 from dreamrun.model.inference import choose_device, describe_device, prepare_for_inference
 from dreamrun.model.rollout import rollout
 from dreamrun.model.sampler_inputs import MAX_SEED
 from dreamrun.play.replay import Replay
-from dreamrun.training.games import choose_game
-from dreamrun.training.setup import action_space, check_model_fits_data
 
 SAMPLES = Path("samples/coinrun")
 MAX_SHOWN = 8  # samples in the video and the grid; more can be measured
@@ -183,7 +181,7 @@ def clips_without_truth(config: InferConfig, model: WorldModel) -> Clips:
     prompt = np.zeros((0, height, width, channels), np.uint8)
     if config.clip:
         prompt = read_clip(config.clip, config.num_prompt_frames, width, height, model.game.fps)
-    return prompt_clips(prompt, config.num_samples, config.num_frames, action_space(model), model.game.fps)
+    return prompt_clips(prompt, config.num_samples, config.num_frames, model.game.actions, model.game.fps)
 
 
 def generate(config: InferConfig, model: WorldModel, clips: Clips, actions: np.ndarray, progress: str) -> np.ndarray:

@@ -17,11 +17,12 @@ from dreamrun import cli
 from dreamrun.data.alignment import check_alignment
 from dreamrun.data.atomic import check_output
 from dreamrun.data.index import SplitIndex, index_split, warn_of_bad_records
-from dreamrun.data.metadata import METADATA_FILE, Metadata, read_metadata
+from dreamrun.data.metadata import METADATA_FILE, PUBLIC_SET, read_metadata
 from dreamrun.data.records import Record
 from dreamrun.data.shards import ShardReader
 from dreamrun.data.video import with_keys, write_mp4
-from dreamrun.games.printable import printable
+from dreamrun.games.game import Game
+from dreamrun.games.untrusted import printable
 
 SPLITS = ("train", "val", "test")
 MAX_BAR = 40  # characters of a histogram's longest bar
@@ -56,7 +57,7 @@ def main(config: VisualizeConfig) -> None:
         check_output(config.output)
     if config.shard:
         parent = config.shard.parent.parent
-        metadata = read_metadata(parent) if (parent / METADATA_FILE).is_file() else Metadata()
+        metadata = read_metadata(parent) if (parent / METADATA_FILE).is_file() else PUBLIC_SET
         reader = ShardReader([config.shard], metadata)
         places = [(0, number) for number in range(reader.num_records(0))]
     else:
@@ -84,7 +85,7 @@ def sample(places: list, count: int, seed: int) -> list:
     return [places[i] for i in chosen]
 
 
-def check_splits(folder: Path, metadata: Metadata) -> None:
+def check_splits(folder: Path, metadata: Game) -> None:
     """Print counts, lengths and bad records of each split."""
     height, width, _ = metadata.frame_shape
     space = metadata.actions
@@ -108,7 +109,7 @@ def check_splits(folder: Path, metadata: Metadata) -> None:
             histogram([f"{int(a)} to {int(b)} frames" for a, b in pairwise(edges)], counts)
 
 
-def check_records(records: list[Record], metadata: Metadata) -> None:
+def check_records(records: list[Record], metadata: Game) -> None:
     """Print how often each action is taken, and whether actions are aligned with frames."""
     actions = np.concatenate([record.actions for record in records])
     print(f"\nactions in {len(records)} records of {len(actions)} frames")

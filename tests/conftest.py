@@ -17,16 +17,19 @@ import torch
 from tiny import SMALLEST, command, random_model
 
 from dreamrun.data.collecting import CollectConfig, collect
-from dreamrun.data.metadata import METADATA_FILE, Metadata
+from dreamrun.data.metadata import METADATA_FILE
 from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import SUFFIX, write_shard
+from dreamrun.games.game import Game
 from dreamrun.games.space import unnamed_actions
 from dreamrun.model import PRESETS, ModelConfig
 from dreamrun.training import validation
 
 torch.set_num_threads(1)  # the networks are so small that threads cost more than they give
 
-TINY = Metadata(frame_shape=(8, 8, 3), actions=unnamed_actions(5))  # so small that a record costs next to nothing
+TINY = Game(
+    "coinrun", frame_shape=(8, 8, 3), actions=unnamed_actions(5)
+)  # so small that a record costs next to nothing
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +39,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_metadata() -> Metadata:
+def tiny_metadata() -> Game:
     """What the sets of `write_set` say of themselves."""
     return TINY
 

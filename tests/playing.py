@@ -21,11 +21,11 @@ from websockets.sync.client import connect
 from dreamrun.data import EpisodeWriter
 from dreamrun.data.collecting import CollectConfig, collect
 from dreamrun.data.metadata import read_metadata
+from dreamrun.games.game import combine_games
 from dreamrun.games.space import ActionSpace
 from dreamrun.play.launch import PlayConfig, RunningApp, running_app
 from dreamrun.play.messages import unpack_pictures
 from dreamrun.play.security import Limits
-from dreamrun.training.games import describe_games, game_info
 from dreamrun.training.setup import fit_config_to_data
 
 TIMEOUT_SECS = 60.0
@@ -35,7 +35,7 @@ _apps: dict[str, RunningApp] = {}  # by address
 def random_checkpoint(folder: Path, data: Path, seed: int = 0) -> Path:
     """Save random weights that fit a data set; returns the folder."""
     metadata = read_metadata(data)
-    random_model(fit_config_to_data(SMALLEST, metadata), seed, game_info(metadata)).save_pretrained(folder)
+    random_model(fit_config_to_data(SMALLEST, metadata), seed, metadata).save_pretrained(folder)
     return folder
 
 
@@ -56,7 +56,7 @@ def config_of_several_games(folder: Path, pong_set: Path) -> PlayConfig:
     """Options to play random weights of two games that are told in words: Pong, and Pong at 48x32."""
     settings = {"records": 1, "val_records": 0, "test_records": 2, "workers": 1}
     collect(CollectConfig(env="pong", size="48x32", out=folder / "wide", **settings), lambda _: None)
-    game, _ = describe_games([read_metadata(data) for data in (pong_set, folder / "wide")], words=True)
+    game, _ = combine_games([read_metadata(data) for data in (pong_set, folder / "wide")], text=True)
     random_model(replace(SMALLEST, num_actions=3, words=True), game=game).save_pretrained(folder / "random")
     return PlayConfig(str(folder / "random"), (pong_set, folder / "wide"), port=0, num_steps=2, fps=30.0)
 

@@ -13,11 +13,10 @@ from dreamrun.data.metadata import read_metadata
 from dreamrun.data.metrics import frame_mse, psnr_from_mse
 from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.model import Sampler, WorldModel
+from dreamrun.model.game_views import check_model_fits_data, choose_game
 from dreamrun.model.inference import prepare_for_inference
 from dreamrun.model.rollout import rollout
 from dreamrun.shipped import find_shipped
-from dreamrun.training.games import choose_game
-from dreamrun.training.setup import check_model_fits_data
 
 ROOT = Path(__file__).parent.parent
 PROMPT = 4

@@ -13,8 +13,9 @@ from typing import get_type_hints
 import torch
 
 from dreamrun import cli
+from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace
-from dreamrun.model import GameInfo, ModelConfig, WorldModel
+from dreamrun.model import ModelConfig, WorldModel
 
 TINY = ModelConfig(
     frame_height=16, frame_width=24, patch_size=8, dim=32, num_blocks=2, num_heads=2, window_frames=6, num_actions=3
@@ -44,7 +45,7 @@ LITTLE = (
 )  # fmt: skip
 
 
-def random_model(config: ModelConfig = TINY, seed: int = 0, game: GameInfo | None = None) -> WorldModel:
+def random_model(config: ModelConfig = TINY, seed: int = 0, game: Game | None = None) -> WorldModel:
     """All weights random: the published initialisation puts out exactly zero, so that tests on it prove nothing."""
     torch.manual_seed(seed)
     model = WorldModel(config, game).eval()

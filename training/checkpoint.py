@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from dreamrun.data.atomic import atomic_folder
-from dreamrun.games.json_file import read_json
+from dreamrun.games.untrusted import read_json
 from dreamrun.model.checkpoint import BEST, LATEST
 from dreamrun.model.dit import WorldModel
 

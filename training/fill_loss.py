@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dreamrun.games.splitmix import splitmix64_hash
 from dreamrun.model.config import ModelConfig
 from dreamrun.training.loss import MAX_CONTEXT_NOISE_LEVEL, Noise, NoiseLevels, diffusion_loss, to_noise_levels
 
@@ -24,6 +25,11 @@ PATTERNS = {"prefix": 0.15, "suffix": 0.25, "ends": 0.3, "subset": 0.2, "none": 
 # recording rarely knows the actions between its parts, and a video has none.
 ALL_HIDDEN, UNKNOWN_HIDDEN = 0.15, 0.2
 _STREAM = 0xF111  # of the random numbers here, apart from those of the noise
+# Share of clips whose frames are trained each for itself, without context and actions, if text is learnt. A frame that
+# is dreamt from text alone has no context, and of the other clips only the first frame has none. (Training on videos
+# and pictures together: arXiv 2204.03458.)
+IMAGE_SHARE = 0.2
+_IMAGE_STREAM = np.uint64(0x1A6E)
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,11 @@ class FillTask:
 def choose_fill_clips(seeds: np.ndarray, share: float) -> np.ndarray:
     """Which clips are trained on filling in, bool (B,). Each clip's choice depends on its own seed, uint64 (B,)."""
     return np.array([_generator(seed).random() < share for seed in seeds.tolist()], bool)
+
+
+def choose_image_clips(seeds: np.ndarray) -> np.ndarray:
+    """Which clips are trained frame by frame, bool (B,). Each clip's choice depends on its own seed, uint64 (B,)."""
+    return splitmix64_hash(seeds ^ _IMAGE_STREAM) < IMAGE_SHARE * 2.0**64
 
 
 def draw_fill_task(seeds: np.ndarray, num_frames: int, device: torch.device) -> FillTask:

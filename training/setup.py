@@ -13,16 +13,12 @@ from typing import cast
 import numpy as np
 
 from dreamrun.data.dataset import POOL_RECORDS, Batch, ClipDataset
-from dreamrun.data.metadata import Metadata
 from dreamrun.data.mixture import Mixture
-from dreamrun.games.factory import game_of
-from dreamrun.games.space import ActionSpace, unnamed_actions
+from dreamrun.games.game import Game, combine_games
 from dreamrun.model.config import PRESETS, ModelConfig
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.game_info import GameInfo
 from dreamrun.training.config import TrainConfig
 from dreamrun.training.distributed import rank, world_size
-from dreamrun.training.games import action_slice, describe_games
 
 _MODEL_OPTIONS = ("attention", "schedule", "prediction", "dim", "patch_size", "window_frames")  # of the command line
 SPLITS = ("train", "val")
@@ -45,7 +41,7 @@ def select_model_config(config: TrainConfig) -> ModelConfig:
     return model_config
 
 
-def fit_config_to_data(config: ModelConfig, metadata: Metadata) -> ModelConfig:
+def fit_config_to_data(config: ModelConfig, metadata: Game) -> ModelConfig:
     """The same architecture for the frame size and the action vectors of a data set."""
     height, width, channels = metadata.frame_shape
     return replace(
@@ -78,17 +74,6 @@ def uses_words(config: TrainConfig, mixture: Mixture) -> bool:
     return len(mixture.sets) > 1 and any(data.metadata.caption for data in mixture.sets)
 
 
-def action_space(model: WorldModel) -> ActionSpace:
-    """The action space of a checkpoint's game. Actions get numbers if the checkpoint has no names for them.
-
-    Raises:
-        KeyError, TypeError, ValueError: the checkpoint's actions are inconsistent.
-    """
-    if model.game.action_names:
-        return ActionSpace.from_dict(model.game.to_dict())
-    return unnamed_actions(model.config.num_actions)
-
-
 def open_splits(config: TrainConfig, clip_frames: int) -> tuple[Mixture, Mixture]:
     """This rank's part of the train and val splits of all data sets.
 
@@ -102,9 +87,8 @@ def open_splits(config: TrainConfig, clip_frames: int) -> tuple[Mixture, Mixture
             raise ValueError(
                 f"{data.folder}/val has {data.num_clips} clips, fewer than there are ranks ({world_size()})"
             )
-    sets = [data.metadata for data in train]
-    game, names = describe_games(sets)
-    slices = [action_slice(game, name, metadata) for name, metadata in zip(names, sets, strict=True)]
+    game, names = combine_games([data.metadata for data in train])
+    slices = [game.part(name).action_slice for name in names]
     return Mixture(train, slices, config.shares), Mixture(val, slices)
 
 
@@ -165,7 +149,7 @@ def check_has_outcomes(batches: list[Batch], source: Path) -> None:
     raise ValueError(f"the records of {source}/val hold no rewards and no ends: train with --outcomes off")
 
 
-def load_initial_model(config: TrainConfig, model_config: ModelConfig, game: GameInfo) -> WorldModel | None:
+def load_initial_model(config: TrainConfig, model_config: ModelConfig, game: Game) -> WorldModel | None:
     """The model of the checkpoint `config.init_from`; None if there is none.
 
     Raises:
@@ -182,43 +166,8 @@ def load_initial_model(config: TrainConfig, model_config: ModelConfig, game: Gam
     if model.config.words and not model_config.words:
         raise ValueError(f"cannot start from {config.init_from}: it has learnt words, so add --words True")
     own, wanted = (
-        [(part.name, part.action_offset, part.action_names) for part in info.games] for info in (model.game, game)
+        [(part.name, part.action_offset, part.actions.names) for part in info.games] for info in (model.game, game)
     )
     if own and wanted and own != wanted:  # the slices of their actions would be mixed up
         raise ValueError(f"cannot start from {config.init_from}: its games are {own}, this run's are {wanted}"[:400])
     return model
-
-
-def check_model_fits_data(model: WorldModel, metadata: Metadata, source: Path | str, any_game: bool = False) -> None:
-    """Check that a model can be used with a data set.
-
-    Args:
-        source: the data set, for the error message.
-        any_game: accept data of another game, if its frames and actions fit.
-
-    Raises:
-        ValueError: the data set has another frame size or other actions, or it is of another game.
-    """
-    config, game = model.config, model.game
-    height, width, channels = metadata.frame_shape
-    if config.frame_shape != (channels, height, width):
-        raise ValueError(
-            f"the model makes frames of {config.frame_width}x{config.frame_height}, "
-            f"but those of {source} are {width}x{height} (width x height)"
-        )
-    if config.num_actions != len(metadata.actions) or game.action_kinds != metadata.actions.kinds:
-        num_model_actions = len(game.action_names) or config.num_actions
-        raise ValueError(
-            f"the model knows {num_model_actions} {_kind_of_actions(game.action_kinds)}, but {source} has "
-            f"{len(metadata.actions.names)} {_kind_of_actions(metadata.actions.kinds)}"
-        )
-    games = game_of(game.environment), game_of(metadata.environment)
-    if not any_game and all(games) and games[0] != games[1]:
-        raise ValueError(
-            f"the model is of the game {games[0]}, but {source} is of {games[1]}: "
-            "choose data of the model's game, or insist with --any-game"
-        )
-
-
-def _kind_of_actions(kinds: tuple[str, ...]) -> str:
-    return "buttons and axes" if kinds else "actions"

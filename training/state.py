@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dreamrun.games.game import Game
 from dreamrun.model.config import ModelConfig
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.game_info import GameInfo
 from dreamrun.training.checkpoint import load_state
 from dreamrun.training.config import TrainConfig
 from dreamrun.training.distributed import print0, world_size
@@ -89,7 +89,7 @@ class TrainState:
 
 
 def create_train_state(
-    config: TrainConfig, model_config: ModelConfig, game: GameInfo, order: dict[str, int], device: torch.device
+    config: TrainConfig, model_config: ModelConfig, game: Game, order: dict[str, int], device: torch.device
 ) -> TrainState:
     """The state before the first step: weights drawn from `config.seed`, or those of `config.init_from`.
 

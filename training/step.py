@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from dreamrun.data.captions import draw_phrasings
 from dreamrun.data.dataset import Batch
 from dreamrun.data.pixels import to_float
 from dreamrun.model.config import ModelConfig
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import autocast
+from dreamrun.model.text_encoder import encode_bytes
 from dreamrun.training.config import TrainConfig
 from dreamrun.training.distributed import all_reduce_mean
-from dreamrun.training.fill_loss import choose_fill_clips, draw_fill_task, fill_loss
-from dreamrun.training.games import choose_image_clips, text_of
+from dreamrun.training.fill_loss import choose_fill_clips, choose_image_clips, draw_fill_task, fill_loss
 from dreamrun.training.loss import Noise, apply_scheduled_sampling, diffusion_loss, draw_noise, drop_actions
 from dreamrun.training.optimizer import learning_rate
 from dreamrun.training.outcomes import OutcomeReader, OutcomeTargets, mean_outcome_loss, read_outcomes
@@ -52,7 +53,8 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig, max_steps: 
     Returns:
         The gradient norm before clipping, a scalar on the device. Nothing here waits for the device.
     """
-    text = text_of(batch.captions, batch.seeds) if state.model.config.words else None
+    learns_text = state.model.config.words
+    text = encode_bytes(draw_phrasings(batch.captions, batch.seeds)) if learns_text else None
     micro_batches = split_batch(batch, config.accumulate, state.model.device, text)
     total_loss = torch.zeros((), device=state.model.device)
     for number, micro_batch in enumerate(micro_batches, start=1):

@@ -12,8 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dreamrun.data.dataset import Batch
+from dreamrun.games.game import combine_games
 from dreamrun.model.checkpoint import load_config
-from dreamrun.model.games import select_game
+from dreamrun.model.game_views import select_game
 from dreamrun.model.inference import choose_device, prepare_for_inference
 from dreamrun.training.action_strip import action_rollouts, action_strip
 from dreamrun.training.batch_loader import BatchLoader
@@ -30,7 +31,6 @@ from dreamrun.training.distributed import (
     rank_zero_first,
     world_size,
 )
-from dreamrun.training.games import describe_games
 from dreamrun.training.log import PlainProgress, Throughput, print_summary
 from dreamrun.training.optimizer import learning_rate
 from dreamrun.training.outputs import RunOutputs
@@ -67,7 +67,7 @@ class Trainer:
         self.max_steps = num_training_steps(config, self.loader.batches_per_epoch)
 
         words = uses_words(config, self.data)
-        game, self.names = describe_games([data.metadata for data in self.data.sets], words)
+        game, self.names = combine_games([data.metadata for data in self.data.sets], words)
         # In logs and files: two data sets of one game are told apart by their number.
         self.labels = [n if self.names.count(n) == 1 else f"{n}-{i}" for i, n in enumerate(self.names, 1)]
         model_config = raise_on_all_ranks(lambda: fit_config_to_mixture(preset, self.data, words))

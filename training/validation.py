@@ -26,9 +26,9 @@ from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import autocast
 from dreamrun.model.rollout import rollout
 from dreamrun.model.sampler import Sampler
+from dreamrun.model.text_encoder import encode_bytes
 from dreamrun.training.distributed import all_gather_object, all_reduce_mean, raise_on_all_ranks, rank, world_size
 from dreamrun.training.fill_loss import draw_fill_task, fill_loss
-from dreamrun.training.games import text_of
 from dreamrun.training.loss import diffusion_loss, draw_noise, validation_noise
 from dreamrun.training.outcomes import outcome_metrics, outcome_sums
 
@@ -89,7 +89,7 @@ def validation_sums(model: WorldModel, batches: list[Batch]) -> Tensor:
 
 def _text_of(model: WorldModel, batch: Batch) -> Tensor | None:
     """The captions of a batch on the model's device, if it has learnt words."""
-    return text_of(batch.captions).to(model.device) if model.config.words else None
+    return encode_bytes(batch.captions).to(model.device) if model.config.words else None
 
 
 @torch.no_grad()

@@ -12,7 +12,8 @@ from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.importing.pictures import Resizer, pictures_at_ticks
 from dreamrun.data.importing.sources import Source, decode_pictures, frame_times
 from dreamrun.data.index import held_out_split
-from dreamrun.data.metadata import METADATA_FILE, Metadata
+from dreamrun.data.metadata import METADATA_FILE
+from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace
 
 _PARTS = re.compile(r"(?P<path>.*?)(?::(?P<record>\d+))?(?::(?P<start>\d+)-(?P<end>\d+))?")
@@ -27,7 +28,7 @@ class SourceClip:
     all_frames: np.ndarray  # the whole recording
     all_actions: np.ndarray
     start: int  # of the clip in the recording
-    metadata: Metadata | None = None  # of its data set; None: a video or picture
+    metadata: Game | None = None  # of its data set; None: a video or picture
 
     @property
     def is_record(self) -> bool:

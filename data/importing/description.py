@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamrun.games.printable import check_name
 from dreamrun.games.space import ActionSpace
+from dreamrun.games.untrusted import check_name
 
 MAX_TOML_BYTES = 256 * 1024
 MAX_DOTS_IN_LINE = 200

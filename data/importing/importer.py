@@ -21,7 +21,6 @@ from typing import Literal
 
 import numpy as np
 
-from dreamrun.data.captions import MAX_CAPTION_CHARS, check_caption
 from dreamrun.data.dataset_folder import JOURNAL_FILE, begin_partial, check_free, finish_partial
 from dreamrun.data.episode_writer import MAX_FRAMES, EpisodeWriter
 from dreamrun.data.importing.description import Description, read_description
@@ -36,11 +35,11 @@ from dreamrun.data.importing.sources import (
     find_sources,
     frame_times,
 )
-from dreamrun.data.metadata import Metadata, parse_size
 from dreamrun.data.shards import SUFFIX
 from dreamrun.data.workers import SPAWN, prefetch, worker_pool
-from dreamrun.games.printable import MAX_NAME_CHARS, printable
+from dreamrun.games.game import MAX_CAPTION_CHARS, Game, check_caption, parse_size
 from dreamrun.games.space import UNCONDITIONAL
+from dreamrun.games.untrusted import MAX_NAME_CHARS, printable
 
 MAX_DEFAULT_FPS = 20.0  # maximum frame rate of the data set if the settings do not say one
 PROGRESS_SECS = 0.2  # between updates of the progress of worker processes
@@ -174,7 +173,7 @@ class Importer:
         config, space = self.config, self.description.space
         environment = printable(config.environment or config.videos.resolve().name)[:MAX_NAME_CHARS]
         width, height = parse_size(config.size)
-        metadata = Metadata(environment, (), (height, width, 3), self.fps, space, config.caption)
+        metadata = Game(environment, (), (height, width, 3), self.fps, space, config.caption)
         settings = {name: getattr(config, name) for name in ("size", "fit", "actions", "source_fps", "min_frames")}
         settings |= {"videos": str(config.videos), "fps": self.fps, "sources": [source.name for source in self.sources]}
         settings |= {"ignored": self.description.ignored, "recorded": self.description.recorded}

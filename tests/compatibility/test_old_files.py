@@ -20,7 +20,6 @@ from dreamrun.model import PRESETS, Sampler, WorldModel
 from dreamrun.model.inference import prepare_for_inference
 from dreamrun.play.replay import Replay
 from dreamrun.training import validation
-from dreamrun.training.setup import action_space
 
 OLD, ROOT = Path(__file__).parent / "v1", Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -56,8 +55,8 @@ def test_shipped_checkpoints_give_the_same_frames(checkpoint, samples):
 
 def test_an_old_checkpoint_knows_its_game():
     model = WorldModel.from_pretrained(OLD / "run" / "checkpoints" / "step_0000005")
-    assert model.game.environment == "pong" and model.game.action_names == ("stay", "up", "down")
-    for space in (action_space(model), read_metadata(OLD / "pong").actions):
+    assert model.game.environment == "pong" and model.game.actions.names == ("stay", "up", "down")
+    for space in (model.game.actions, read_metadata(OLD / "pong").actions):
         assert space.noop == space.parse("stay") == space.parse("noop") == 0
 
 

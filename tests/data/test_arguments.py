@@ -8,8 +8,8 @@ import pytest
 from dreamrun.data import ActionSpace, EpisodeWriter
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.games.factory import make_environment
-from dreamrun.games.printable import printable
 from dreamrun.games.space import unnamed_actions
+from dreamrun.games.untrusted import printable
 
 
 @pytest.mark.parametrize(

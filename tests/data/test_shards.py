@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from dreamrun.data.index import INDEX_FILE, index_split
-from dreamrun.data.metadata import METADATA_FILE, Metadata, read_metadata
+from dreamrun.data.metadata import METADATA_FILE, PUBLIC_SET, read_metadata
 from dreamrun.data.records import encode_record
 from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader, ShardWriter, open_shard, write_shard
+from dreamrun.games.game import Game
 from dreamrun.games.procgen_actions import procgen_actions
 from dreamrun.games.space import ActionSpace, unnamed_actions
 
@@ -159,7 +161,7 @@ def test_reading_past_the_end(many_shards, tiny_metadata):
 
 
 def test_records_of_another_frame_size_are_refused(many_shards):
-    reader = ShardReader([shard_of(many_shards, 5)], Metadata(frame_shape=(64, 64, 3)))
+    reader = ShardReader([shard_of(many_shards, 5)], PUBLIC_SET)
     with pytest.raises(ValueError, match=r"data_0005.array_record, record 1: raw_video holds .* 64x64x3"):
         reader.read(0, 1)
 
@@ -237,9 +239,9 @@ def test_only_changed_and_new_shards_are_read_again(many_shards, tiny_metadata, 
 def test_index_is_rebuilt_for_other_metadata(many_shards, tiny_metadata, count_reads):
     index_split(many_shards, "train", tiny_metadata)
     count_reads.clear()
-    assert len(index_split(many_shards, "train", Metadata(frame_shape=(8, 8, 3))).lengths) == 36
+    assert len(index_split(many_shards, "train", replace(PUBLIC_SET, frame_shape=(8, 8, 3))).lengths) == 36
     assert len(count_reads) == 36
-    assert len(index_split(many_shards, "train", Metadata(frame_shape=(9, 9, 3))).bad) == 36
+    assert len(index_split(many_shards, "train", replace(PUBLIC_SET, frame_shape=(9, 9, 3))).bad) == 36
 
 
 DAMAGES = {
@@ -291,10 +293,10 @@ def test_missing_folder_or_split_is_refused(many_shards, tiny_metadata, tmp_path
 
 
 def test_metadata_of_a_public_set(tmp_path):
-    assert read_metadata(tmp_path) == Metadata()
+    assert read_metadata(tmp_path) == PUBLIC_SET
     (tmp_path / METADATA_FILE).write_text('{"env": "coinrun", "anything": {"else": 1}}')
     metadata = read_metadata(tmp_path)
-    assert metadata == Metadata()
+    assert metadata == PUBLIC_SET
     assert (metadata.environment, metadata.frame_shape) == ("coinrun", (64, 64, 3))
     assert metadata.actions == procgen_actions("coinrun")
 
@@ -314,7 +316,7 @@ def test_metadata_without_action_names(tmp_path, text, expected):
 
 
 def test_metadata_round_trip(tmp_path):
-    metadata = Metadata(
+    metadata = Game(
         environment="pong",
         environment_options=(("simple", True), ("distribution_mode", "hard")),
         frame_shape=(8, 10, 3),

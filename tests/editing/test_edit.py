@@ -12,7 +12,6 @@ from tiny import SMALLEST, assert_one_line, random_model
 
 from dreamrun.data.metadata import read_metadata
 from dreamrun.scripts import edit as edit_command
-from dreamrun.training.games import game_info
 from dreamrun.training.setup import fit_config_to_data
 
 
@@ -22,7 +21,7 @@ def filler(tmp_path_factory, pong_set):
     metadata = read_metadata(pong_set)
     config = replace(fit_config_to_data(SMALLEST, metadata), can_fill=True)
     folder = tmp_path_factory.mktemp("checkpoints") / "filler"
-    random_model(config, game=game_info(metadata)).save_pretrained(folder)
+    random_model(config, game=metadata).save_pretrained(folder)
     return folder
 
 

@@ -64,10 +64,9 @@ def element_ids(address: str) -> set[str]:
 
 def test_drafts_take_the_prompt_and_the_last_frames(play_config):
     model = WorldModel.from_pretrained(play_config.checkpoint)
-    from dreamrun.training.setup import action_space
 
     space, pictures = (
-        action_space(model),
+        model.game.actions,
         np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 64, 64, 3), np.uint8),
     )
     given = (pictures[:2], np.array([UNKNOWN_ACTION, 1, 1, 2, 0, 2]), pictures[3:6])

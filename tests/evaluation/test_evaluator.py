@@ -14,16 +14,18 @@ from dreamrun.evaluation.report import write_report
 from dreamrun.evaluation.result_cache import ResultCache
 from dreamrun.evaluation.sections import SECTIONS
 from dreamrun.export.onnx import export_onnx
+from dreamrun.games.game import Game
 from dreamrun.games.pong import PongVectorEnv
-from dreamrun.model import GameInfo, WorldModel
+from dreamrun.games.space import unnamed_actions
+from dreamrun.model import WorldModel
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints") / "random"
-    random_model(replace(SMALLEST, num_actions=3, num_steps=2), game=GameInfo(environment="pong")).save_pretrained(
-        folder
-    )
+    random_model(
+        replace(SMALLEST, num_actions=3, num_steps=2), game=Game("pong", actions=unnamed_actions(3))
+    ).save_pretrained(folder)
     return folder
 
 

@@ -13,8 +13,8 @@ from dreamrun.evaluation import words
 from dreamrun.evaluation.config import EvaluateConfig
 from dreamrun.evaluation.evaluator import make_context
 from dreamrun.evaluation.words import RealFrames, classify, judge_words, read_frames, train_classifier
-from dreamrun.model import GameInfo
-from dreamrun.training.games import describe_games
+from dreamrun.games.game import Game, combine_games
+from dreamrun.games.space import unnamed_actions
 
 
 def test_the_classifier_tells_pictures_apart(monkeypatch):
@@ -41,7 +41,7 @@ def test_real_frames_have_one_size_and_their_game(pong_set, tmp_path):
 def test_an_evaluation_is_of_the_game_of_its_data(pong_set, tmp_path):
     metadata = read_metadata(pong_set)
     wide = replace(metadata, frame_shape=(32, 64, 3), caption="pong, wide picture")
-    game, _ = describe_games([wide, metadata])
+    game, _ = combine_games([wide, metadata])
     random_model(replace(SMALLEST, num_actions=3, words=True), game=game).save_pretrained(tmp_path / "model")
     config = EvaluateConfig(checkpoint=str(tmp_path / "model"), data=pong_set, output=tmp_path)
     context = make_context(config)
@@ -58,7 +58,7 @@ def test_words_are_judged_by_what_the_frames_show(pong_set, run_script, tmp_path
     monkeypatch.setattr(words, "CLASSIFIER_STEPS", 4)
     metadata = read_metadata(pong_set)
     other = replace(metadata, environment="other", caption="other, something else")
-    game, _ = describe_games([metadata, other])
+    game, _ = combine_games([metadata, other])
     config = replace(SMALLEST, num_actions=6, words=True)
     model = random_model(config, game=game)
 
@@ -92,7 +92,7 @@ def test_words_are_judged_by_what_the_frames_show(pong_set, run_script, tmp_path
     assert json.loads((tmp_path / "words.json").read_text())["games"] == ["pong", "other"]
     assert (tmp_path / "words.png").is_file()
     for change in ({"words": False}, {"num_actions": 3}):
-        kind = GameInfo(environment="pong") if "num_actions" in change else game
+        kind = Game("pong", actions=unnamed_actions(3)) if "num_actions" in change else game
         random_model(replace(config, **change), game=kind).save_pretrained(tmp_path / "no")
         code, _, err = run_script("judge_words", "--checkpoint", "no", *options)
         assert_one_line(code, err, "words are judged of a checkpoint")

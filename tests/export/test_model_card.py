@@ -13,7 +13,8 @@ from tiny import random_model
 
 from dreamrun.data.metrics_log import MetricsLog, read_metrics
 from dreamrun.export.model_card import commands, model_card, training_budget
-from dreamrun.model import GameInfo
+from dreamrun.games.game import Game
+from dreamrun.games.space import ActionSpace
 from dreamrun.play.follow import curves
 from dreamrun.training.config import TrainConfig
 from dreamrun.training.loop import train
@@ -78,7 +79,8 @@ def test_names_from_files_are_text_in_a_card(name, tmp_path):
     values = {"init_from": "", "data": str(tmp_path / "none"), "batch_size": 4}
     (run / "train_config.json").write_text(json.dumps(values))
     (run / "commands.jsonl").write_text(json.dumps({"command": f"\x1b{name}\n```\n{name}", "step": 0}))
-    game = GameInfo(environment=name, environment_options=((name, name),), action_names=(name, "b", "c"))
+    actions = ActionSpace((name, "b", "c"), ((),) * 3, (0,))
+    game = Game(environment=name, environment_options=((name, name),), actions=actions)
     card = model_card("me/first", random_model(game=game), run / "checkpoints" / folder)
     assert "\x1b" not in card and 'from_pretrained("me/first")' in card
     rendered = MarkdownIt("commonmark").enable("table").render(card.split("---\n", 2)[2])

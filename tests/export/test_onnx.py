@@ -11,8 +11,9 @@ from tiny import TINY, random_model
 from dreamrun.export import onnx_sampler as exporting
 from dreamrun.export.onnx import export_onnx
 from dreamrun.export.onnx_sampler import OnnxSampler, export_checked
+from dreamrun.games.game import Game
+from dreamrun.games.space import unnamed_actions
 from dreamrun.model import ModelConfig, Sampler, WorldModel
-from dreamrun.model.game_info import GameInfo
 
 SQUARE = replace(TINY, frame_width=16, prediction="x0", num_actions=7, window_frames=4, num_heads=1)
 NUM_FRAMES = 40
@@ -69,7 +70,7 @@ def test_smaller_weights_change_the_frames_a_little():
 
 
 def test_the_file_describes_itself_and_nothing_of_this_machine():
-    game = GameInfo(environment="mygame", action_names=("a", "b", "c"))
+    game = Game(environment="mygame", actions=unnamed_actions(3))
     files = {export_onnx(random_model(game=game)) for _ in range(2)}
     assert len(files) == 1
     (file,) = files

@@ -9,14 +9,15 @@ from playing import PlayConfig, random_checkpoint
 from tiny import LITTLE, SMALLEST, assert_one_line, command, random_model
 
 from dreamrun.data import collecting
-from dreamrun.data.metadata import Metadata, read_metadata
+from dreamrun.data.metadata import read_metadata
 from dreamrun.data.recorded_game import replay_to
 from dreamrun.data.records import Record
 from dreamrun.evaluation.config import EvaluateConfig
 from dreamrun.evaluation.context import collect_real_play
 from dreamrun.games import factory
-from dreamrun.games.factory import describe_environment, game_of, make_environment
-from dreamrun.model import GameInfo
+from dreamrun.games.factory import describe_environment, make_environment
+from dreamrun.games.game import Game
+from dreamrun.games.space import unnamed_actions
 from dreamrun.play.gallery import Gallery
 from dreamrun.play.launch import load_engines
 
@@ -84,8 +85,8 @@ def test_no_name_of_a_file_imports_a_module(name, payload, pong_set, tmp_path):
     for attempt in (
         lambda: describe_environment(name),
         lambda: make_environment(name, 1),
-        lambda: replay_to(record, Metadata(environment=name)),
-        lambda: collect_real_play(EvaluateConfig(checkpoint="x"), FEW, GameInfo(environment=name), tmp_path),
+        lambda: replay_to(record, Game(environment=name)),
+        lambda: collect_real_play(EvaluateConfig(checkpoint="x"), FEW, Game(environment=name), tmp_path),
     ):
         with pytest.raises(ValueError):
             attempt()
@@ -96,12 +97,10 @@ def test_no_option_of_a_file_reaches_another_setting(payload, tmp_path):
     """A policy `module:function` would be imported too."""
     for options in ((("policy", "payload:policy"),), (("overwrite", True),), (("num_envs", 9),), (("levels", 3),)):
         with pytest.raises(ValueError, match="unknown environment options"):
-            collect_real_play(
-                EvaluateConfig(checkpoint="x"), FEW, GameInfo("pong", environment_options=options), tmp_path
-            )
+            collect_real_play(EvaluateConfig(checkpoint="x"), FEW, Game("pong", environment_options=options), tmp_path)
         record = Record(np.zeros((2, 64, 64, 3), np.uint8), np.zeros(2, np.int32), level_seed=1)
         with pytest.raises(ValueError, match="unknown environment options"):
-            replay_to(record, Metadata(environment="pong", environment_options=options))
+            replay_to(record, Game(environment="pong", environment_options=options))
     assert not payload.exists()
 
 
@@ -158,7 +157,7 @@ def test_wrong_game_is_refused_unless_insisted(pong_set, tmp_path, monkeypatch, 
     from dataclasses import replace
 
     config = replace(SMALLEST, num_actions=3, num_steps=1)
-    random_model(config, game=GameInfo(environment="leaper")).save_pretrained(tmp_path / "leaper")
+    random_model(config, game=Game("leaper", actions=unnamed_actions(3))).save_pretrained(tmp_path / "leaper")
     random_model(config).save_pretrained(tmp_path / "unknown")
     words = ("is of the game leaper", "is of pong", "--any-game")
     infer = ("--data", pong_set, "--num-frames", 6, "--num-samples", 1, "--output", tmp_path / "dream.mp4")
@@ -174,4 +173,5 @@ def test_wrong_game_is_refused_unless_insisted(pong_set, tmp_path, monkeypatch, 
         code, _, err = command(monkeypatch, capsys, "scripts.infer", *options, *infer)
         assert code == 0, err
     assert isinstance(load_engines(replace(play, any_game=True))[""].gallery, Gallery)
-    assert game_of("gym:module:Dot-v0") == game_of("gym:Dot-v0") == "gym:Dot-v0" and game_of("pong") == "pong"
+    titles = [Game(name).title for name in ("gym:module:Dot-v0", "gym:Dot-v0", "pong")]
+    assert titles == ["gym:Dot-v0", "gym:Dot-v0", "pong"]

@@ -16,8 +16,9 @@ from tiny import random_model
 
 from dreamrun.data.episode_writer import EpisodeWriter
 from dreamrun.data.importing.importer import ImportVideoConfig
+from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace
-from dreamrun.model import GameInfo, ModelConfig
+from dreamrun.model import ModelConfig
 from dreamrun.model.checkpoint import hash_weights
 from dreamrun.play.replay import FORMAT
 from dreamrun.scripts import import_video, infer, visualize_dataset
@@ -27,9 +28,8 @@ DEEP_JSON = "[" * 200_000
 MODEL = ModelConfig(
     frame_height=16, frame_width=24, patch_size=8, dim=32, num_blocks=2, num_heads=2, window_frames=6, num_actions=3
 )
-GAME = GameInfo(
-    "pong", action_names=("noop", "up", "down"), action_keys=((), ("UP",), ("DOWN",)), acting_actions=(0, 1, 2)
-)
+SPACE = ActionSpace(("noop", "up", "down"), ((), ("UP",), ("DOWN",)), (0, 1, 2))
+GAME = Game("pong", frame_shape=(16, 24, 3), actions=SPACE)
 Prepared = dict[str, tuple[Any, type, list]]
 
 
@@ -90,7 +90,6 @@ def config_cases(folder: Path) -> Prepared:
         "options list": {"environment_options": [1, 2]},
         "option object": {"environment_options": [["simple", {"a": 1}]]},
         "game nested deeply": DEEP_JSON,
-        "unknown game field": {"game": 1},
     }
     prepared = {"valid": _infer(base, folder)}
     for file, changes in (("config.json", config_changes), ("game.json", game_changes)):
@@ -99,12 +98,14 @@ def config_cases(folder: Path) -> Prepared:
             shutil.copytree(base, checkpoint)
             _change_json(checkpoint / file, change)
             prepared[name] = _infer(checkpoint, folder)
-    # Sixty-three games with the same long slice, and one that overlaps them.
-    games = [{"name": f"game {i}", "action_names": [f"a{n}" for n in range(4096)]} for i in range(63)]
+    # Sixty-three games with a long slice, and one that ends past the vector.
+    names = [f"a{n}" for n in range(4096)]
+    actions = {"action_names": names, "action_keys": [[] for _ in names], "acting_actions": [0]}
+    games = [{"name": f"game {i}", **actions} for i in range(63)]
     checkpoint = folder / "many long slices"
     shutil.copytree(base, checkpoint)
     _change_json(checkpoint / "config.json", {"num_actions": 4097})
-    last = {"name": "last", "action_names": games[0]["action_names"], "action_offset": 1}
+    last = {"name": "last", **actions, "action_offset": 2}
     _change_json(checkpoint / "game.json", json.dumps({"games": [*games, last]}))
     prepared[checkpoint.name] = _infer(checkpoint, folder)
     return prepared
@@ -176,8 +177,7 @@ def weights_cases(folder: Path) -> Prepared:
 def metadata_cases(folder: Path) -> Prepared:
     """metadata.json."""
     base = folder / "base"
-    space = ActionSpace(GAME.action_names, GAME.action_keys, GAME.acting_actions)
-    with EpisodeWriter(base, space, environment="pong") as writer:
+    with EpisodeWriter(base, SPACE, environment="pong") as writer:
         for step in range(20):
             writer.add(np.zeros((16, 24, 3), np.uint8), step % 3)
     named = {"num_actions": 3, "action_keys": [[], ["UP"], ["DOWN"]], "acting_actions": [0, 1, 2]}

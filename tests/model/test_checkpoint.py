@@ -7,16 +7,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import TINY, random_model
 
-from dreamrun.model import GameInfo, WorldModel
+from dreamrun.games.game import Game
+from dreamrun.games.space import ActionSpace, unnamed_actions
+from dreamrun.model import WorldModel
+
+PONG_ACTIONS = ActionSpace(("noop", "up", "down"), ((), ("UP",), ("DOWN",)), (0, 1, 2))
 
 
 def test_save_and_load(tmp_path):
-    game = GameInfo(
+    game = Game(
         environment="pong",
         environment_options=(("simple", True),),
-        action_names=("noop", "up", "down"),
-        action_keys=((), ("UP",), ("DOWN",)),
-        acting_actions=(0, 1, 2),
+        frame_shape=(16, 24, 3),
+        actions=PONG_ACTIONS,
         fps=12.0,
     )
     model = random_model(TINY, game=game)
@@ -54,7 +57,7 @@ def test_loading_is_strict_and_names_the_wrong_weights(tmp_path):
         ("config.json", '{"dim": "wide"}', "is not the config of a world model"),
         ("game.json", "{", "game.json is not the description of a game"),
         ("game.json", "[1]", "game.json is not the description of a game"),
-        ("game.json", '{"level": 5}', "game.json is not the description of a game: unknown game settings: level"),
+        ("game.json", '{"fps": 0}', "game.json is not the description of a game: fps is 0"),
         ("model.safetensors", "garbage", "is damaged"),
     ],
 )
@@ -74,15 +77,16 @@ def test_a_missing_folder_is_refused(tmp_path):
 
 
 def test_a_game_that_does_not_fit_the_network_is_refused(tmp_path):
-    random_model(game=GameInfo(action_names=("a", "b"))).save_pretrained(tmp_path)
+    random_model(game=Game(actions=unnamed_actions(2))).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"game\.json is not .*: 2 action names for num_actions 3"):
         WorldModel.from_pretrained(tmp_path)
 
 
 def test_an_old_config_that_holds_the_game_is_read(tmp_path):
-    game = GameInfo(environment="pong", action_names=("stay", "up", "down"), fps=12.0)
+    game = Game(environment="pong", frame_shape=(16, 24, 3), actions=PONG_ACTIONS, fps=12.0)
     random_model(game=game).save_pretrained(tmp_path)
     (tmp_path / "game.json").unlink()
-    (tmp_path / "config.json").write_text(json.dumps(TINY.to_dict() | game.to_dict()))
+    old = {name: value for name, value in game.to_dict().items() if name not in ("frame_shape", "num_actions")}
+    (tmp_path / "config.json").write_text(json.dumps(old | TINY.to_dict()))
     loaded = WorldModel.from_pretrained(tmp_path)
     assert (loaded.config, loaded.game) == (TINY, game)

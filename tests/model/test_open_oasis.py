@@ -25,7 +25,7 @@ def test_a_published_checkpoint_gives_the_published_numbers(tmp_path, monkeypatc
     with torch.inference_mode():
         v = model(io["frames"], (io["timestep"] + 1) / 1000, io["actions"])
     assert (v - io["v"]).abs().max() < 1e-5
-    assert model.game.action_names[7] == "right" and model.game.environment == "coinrun"
+    assert model.game.actions.names[7] == "right" and model.game.environment == "coinrun"
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])

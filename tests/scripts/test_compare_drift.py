@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from tiny import SMALLEST, assert_one_line, command, random_model
 
-from dreamrun.model import GameInfo
+from dreamrun.games.game import Game
+from dreamrun.games.space import unnamed_actions
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def run(monkeypatch, capsys, tmp_path):
 
 
 def save(folder, seed):
-    model = random_model(replace(SMALLEST, num_actions=3), game=GameInfo(environment="pong"), seed=seed)
+    model = random_model(replace(SMALLEST, num_actions=3), game=Game("pong", actions=unnamed_actions(3)), seed=seed)
     model.save_pretrained(folder)
 
 

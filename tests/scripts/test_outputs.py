@@ -97,7 +97,8 @@ def test_advice_to_run_code_of_a_file_is_not_passed_on(run_script, tmp_path):
 def test_texts_of_files_cannot_leave_their_place_in_a_model_card(tmp_path):
     import json
 
-    from dreamrun.model import GameInfo
+    from dreamrun.games.game import Game
+    from dreamrun.games.space import ActionSpace
 
     checkpoint = tmp_path / "run" / "checkpoints" / "step_0000002"
     checkpoint.mkdir(parents=True)
@@ -107,7 +108,8 @@ def test_texts_of_files_cannot_leave_their_place_in_a_model_card(tmp_path):
     (tmp_path / "run" / "commands.jsonl").write_text(json.dumps({"command": hostile, "step": 0}) + "\n5\n[]\n")
     (tmp_path / "metadata.json").write_text(json.dumps({"command": hostile}))
     assert len(commands(checkpoint)) == 1
-    game = GameInfo(environment="<img src=x>", action_names=("a|b", "<b>", "[c](d)"))
+    actions = ActionSpace(("a|b", "<b>", "[c](d)"), ((),) * 3, (0,))
+    game = Game(environment="<img src=x>", actions=actions)
     card = model_card("me/x", random_model(game=game), checkpoint)
     assert (
         "\x1b" not in card and "<img" not in card.replace(r"\<img", "") and "| a\\|b" not in card.replace(r"a\|b", "")

@@ -12,12 +12,11 @@ from tiny import CONTROLS, LITTLE, SMALLEST, command, in_this_process, random_mo
 
 from dreamrun.data import collecting
 from dreamrun.games.factory import describe_environment
-from dreamrun.games.space import UNCONDITIONAL, ActionSpace
+from dreamrun.games.space import UNCONDITIONAL
 from dreamrun.model import PRESETS, Sampler, WorldModel
 from dreamrun.play.launch import PlayConfig
 from dreamrun.play.replay import Replay
 from dreamrun.training import validation
-from dreamrun.training.games import game_info
 from dreamrun.training.setup import fit_config_to_data
 
 
@@ -80,7 +79,7 @@ def test_a_model_trained_on_videos_follows_actions(run, recordings_folder, tmp_p
     # Playing needs only the checkpoint.
     model = WorldModel.from_pretrained("run/checkpoints/latest")
     assert model.config.frame_shape == (3, height, width) and model.config.num_actions == 7
-    space = ActionSpace.from_dict(model.game.to_dict())
+    space = model.game.actions
     assert space.names == ("left", "right", "jump", "fire", "dx", "dy") and space.kinds[4:] == ("axis", "axis")
     with torch.no_grad():  # after three steps the action weights are still close to zero
         for parameter in model.parameters():
@@ -114,7 +113,7 @@ def test_atari_can_be_trained_on(run, monkeypatch):
     run("scripts.infer", *LATEST, "--data", "set", *few, "--actions", "right,fire+right,stay")
     assert num_frames("dream.mp4") == 9
     model = WorldModel.from_pretrained("run/checkpoints/latest")
-    assert model.game.action_names[0] == "noop" and model.config.frame_shape == (3, 96, 64)
+    assert model.game.actions.names[0] == "noop" and model.config.frame_shape == (3, 96, 64)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +215,7 @@ def test_atari_is_evaluated_against_real_futures(run, monkeypatch, tmp_path):
     monkeypatch.setattr(collecting, "NUM_ENVS", 2)
     monkeypatch.setattr(collecting, "worker_pool", in_this_process)
     game = describe_environment("ale:pong", size="48x32", frame_skip=3)
-    random_model(fit_config_to_data(SMALLEST, game), game=game_info(game)).save_pretrained(tmp_path / "random")
+    random_model(fit_config_to_data(SMALLEST, game), game=game).save_pretrained(tmp_path / "random")
     report = evaluate(run, "--checkpoint", "random")  # collects play for the evaluation
     assert report["data"]["environment_options"] == {"frame_skip": 3, "size": "48x32"}
     futures = report["counterfactuals"]

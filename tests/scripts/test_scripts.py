@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from tiny import assert_one_line, command
 
-from dreamrun.data.metadata import METADATA_FILE, Metadata
+from dreamrun.data.metadata import METADATA_FILE
 from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import write_shard
+from dreamrun.games.game import Game
 from dreamrun.games.space import unnamed_actions
 
 
@@ -26,7 +27,7 @@ def run(monkeypatch, capsys, tmp_path):
 def write_moving_set(folder, lag):
     """Play in which RIGHT and LEFT shift the picture two pixels, `lag` frames after the action."""
     rng = np.random.default_rng(0)
-    metadata = Metadata(frame_shape=(32, 32, 3), actions=unnamed_actions(3))
+    metadata = Game(frame_shape=(32, 32, 3), actions=unnamed_actions(3))
     described = metadata.to_dict() | {
         "action_names": ["noop", "left", "right"],
         "action_keys": [[], ["LEFT"], ["RIGHT"]],

@@ -36,7 +36,7 @@ def test_short_run_writes_all_files(train_command, tmp_path, monkeypatch):
     assert grid.height == 4 * 2 * 64 * 2 + 3 * 6  # four samples, a gap between
     assert Image.open(run / "metrics.png").width > 1000
     model = WorldModel.from_pretrained(run / "checkpoints" / "latest")
-    assert model.game.action_names == ("noop", "up", "down") and model.config.num_actions == 3
+    assert model.game.actions.names == ("noop", "up", "down") and model.config.num_actions == 3
     assert model.game.environment == "pong" and model.game.fps == 15
     assert not list(run.rglob("*.tmp"))
 

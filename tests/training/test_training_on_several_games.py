@@ -16,12 +16,13 @@ from dreamrun.data.collecting import CollectConfig, collect
 from dreamrun.data.metadata import METADATA_FILE, read_metadata
 from dreamrun.data.metrics_log import read_metrics
 from dreamrun.data.pixels import to_float
+from dreamrun.games.game import combine_games
 from dreamrun.model import WorldModel
-from dreamrun.model.games import game_names
-from dreamrun.model.text import encode_bytes
+from dreamrun.model.game_views import choose_game, find_game, game_names
+from dreamrun.model.text_encoder import encode_bytes
 from dreamrun.training import loop
 from dreamrun.training.config import TrainConfig, with_recipe
-from dreamrun.training.games import choose_game, choose_image_clips, describe_games, find_game, text_of
+from dreamrun.training.fill_loss import choose_image_clips
 from dreamrun.training.loss import diffusion_loss, draw_noise
 from dreamrun.training.step import MicroBatch, training_loss
 
@@ -93,29 +94,18 @@ def test_two_ranks_train_on_each_clip_once(pong_set, wide_set, tmp_path):
 
 def test_games_of_data_sets(pong_set, wide_set, tiny_metadata):
     pong, wide, tiny = read_metadata(pong_set), read_metadata(wide_set), tiny_metadata
-    assert describe_games([pong])[0].games == () and describe_games([pong])[1] == [""]
-    game, names = describe_games([pong, tiny, wide, pong, replace(tiny, fps=9.0)])
+    assert combine_games([pong])[0].games == () and combine_games([pong])[1] == [""]
+    game, names = combine_games([pong, tiny, wide, pong, replace(tiny, fps=9.0)])
     assert names == ["pong", "coinrun", "pong-48x32", "pong", "coinrun-8x8"]
     assert [part.action_offset for part in game.games] == [0, 3, 0, 3]
-    assert describe_games([pong], words=True)[1] == ["pong"]
+    assert combine_games([pong], text=True)[1] == ["pong"]
     model = random_model(replace(SMALLEST, patch_size=8, num_actions=8, words=True), game=game)
     for metadata, name in ((pong, "pong"), (wide, "pong-48x32"), (tiny, "coinrun")):
-        assert find_game(model, metadata=metadata) == name
+        assert find_game(model, data=metadata) == name
     assert find_game(model) == "pong" and find_game(model, "coinrun", pong) == "coinrun"
-    assert find_game(model, words=wide.caption) == "pong-48x32"
-    view = choose_game(model, words="anything")
-    assert not torch.equal(view.words, choose_game(model, find_game(model, words="anything")).words)
-
-
-def test_a_clip_is_told_a_phrasing_of_its_own_or_nothing():
-    seeds = np.arange(4000, dtype=np.uint64) * np.uint64(2**52)
-    text = text_of(["pong, two paddles"] * len(seeds), seeds)
-    told = {bytes(row[row > 0].tolist()).decode() for row in text}
-    assert {"", "pong", "two paddles", "play pong"} <= told and "I want to see pong now" not in told
-    assert 0.08 < (text == 0).all(1).float().mean() < 0.12
-    assert torch.equal(text_of(["pong, two paddles"] * 5, seeds[7:12])[:, :4], text[7:12, :4])  # by the clip's own seed
-    assert not text_of(["", ""], seeds[:2]).any()  # missing
-    assert text_of(["猫" * 1000], seeds[-1:]).shape[1] <= 128
+    assert find_game(model, text=wide.caption) == "pong-48x32"
+    view = choose_game(model, text="anything")
+    assert not torch.equal(view.words, choose_game(model, find_game(model, text="anything")).words)
 
 
 def test_frames_of_image_clips_are_predicted_from_words_alone(pong_set):
