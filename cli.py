@@ -99,7 +99,7 @@ def command_line(name: str) -> str:
 def run(
     function: Callable[[Any], None],
     description: str | None = None,
-    print_usage_error: Callable[[str], None] = _print_error,
+    print_error: Callable[[str], None] = _print_error,
 ) -> None:
     """Parse the command line into what `function` takes, a dataclass of options, call it, and exit.
 
@@ -107,8 +107,8 @@ def run(
     With DREAMRUN_DEBUG=1 in the environment the traceback is shown as well.
 
     Args:
-        print_usage_error: prints a mistake in the command line. Under torchrun all ranks find the same one, so training
-            passes a function that prints it once.
+        print_error: prints a mistake. Under torchrun all ranks find the same one, so training passes a function that
+            prints it once.
     """
     is_process = False  # whether this is the command's own process, in which Ctrl-C was handled since its start
     try:
@@ -132,14 +132,14 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except _UsageError as error:
-        print_usage_error(_one_line(str(error)))
+        print_error(_one_line(str(error)))
         sys.exit(ERROR_EXIT_CODE)
     except ModuleNotFoundError as error:
         _exit_without_library(error)
     except (ValueError, OSError) as error:
         if os.environ.get("DREAMRUN_DEBUG"):
             raise
-        _print_error(_one_line(str(error)))
+        print_error(_one_line(str(error)))
         sys.exit(ERROR_EXIT_CODE)
 
 

@@ -14,10 +14,9 @@ import shlex
 import sys
 
 from dreamrun import cli
-from dreamrun.training.checkpoint import CheckpointNotSavedError
 from dreamrun.training.config import TrainConfig
-from dreamrun.training.distributed import print0, print_error_once
-from dreamrun.training.loop import train
+from dreamrun.training.distributed import print0, print_error
+from dreamrun.training.loop import CheckpointNotSavedError, train
 
 
 def main(config: TrainConfig) -> None:
@@ -25,7 +24,7 @@ def main(config: TrainConfig) -> None:
     try:
         checkpoint = train(config, cli.command_line("train"))
     except CheckpointNotSavedError as error:  # not a mistake in the options
-        print(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
         sys.exit(1)
     print0(f"done: {checkpoint}")
     options = shlex.join(["--checkpoint", str(checkpoint), "--data", str(config.folders[0])])
@@ -33,4 +32,4 @@ def main(config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, __doc__, print_error_once)
+    cli.run(main, __doc__, print_error)

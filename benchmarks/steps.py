@@ -21,8 +21,8 @@ from dreamrun.data.shards import SUFFIX, write_shard
 from dreamrun.model import ModelConfig
 from dreamrun.model.inference import describe_device, uses_bf16
 from dreamrun.training.config import TrainConfig
-from dreamrun.training.step import train_step
-from dreamrun.training.trainer import Trainer
+from dreamrun.training.loop import train_step
+from dreamrun.training.setup import Run, prepare
 
 WARM_UP_STEPS = 3  # in which torch.compile generates code and the optimizer allocates its moments
 SYNTHETIC_FRAMES = 160  # of a synthetic record, as in real data sets
@@ -55,30 +55,28 @@ def measure(config: StepConfig) -> dict:
         options = {name: value for name, value in vars(config).items() if name not in ("data", "steps")}
         num_steps = WARM_UP_STEPS + config.steps
         data = config.data or _write_synthetic_data(Path(folder) / "data", config.batch_size)
-        trainer = Trainer(TrainConfig(data=data, out=Path(folder) / "run", wandb="off", max_steps=num_steps, **options))
-        with closing(trainer.loader):
-            return _time_steps(trainer, config)
+        run = TrainConfig(data=data, out=Path(folder) / "run", wandb="off", max_steps=num_steps, **options)
+        return _time_steps(prepare(run, checkpoint=None), config)
 
 
-def _time_steps(trainer: Trainer, config: StepConfig) -> dict:
-    device, bf16 = trainer.device, uses_bf16(trainer.device, config.bf16)
-    clip_frames = trainer.data.sets[0].clip_frames
+def _time_steps(run: Run, config: StepConfig) -> dict:
+    device, bf16 = run.device, uses_bf16(run.device, config.bf16)
+    clip_frames = run.data.sets[0].clip_frames
     print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")
-    times, wait_secs = [], []
-    for _ in tqdm(range(WARM_UP_STEPS + config.steps), "training"):
-        batch, data_error = trainer.next_batch()
-        if batch is None:
-            raise ValueError(data_error)
-        train_step(trainer.state, batch, trainer.config, trainer.max_steps)
-        times.append(_timestamp(device))  # without waiting for the device: the host runs ahead of it, as in a run
-        wait_secs.append(trainer.loader.wait_secs)
+    times, waits = [], []
+    with closing(run.batches()) as batches:
+        for _ in tqdm(range(WARM_UP_STEPS + config.steps), "training"):
+            start_time = time.perf_counter()
+            batch = next(batches)
+            waits.append(time.perf_counter() - start_time)
+            train_step(run, batch)
+            times.append(_timestamp(device))  # without waiting for the device: the host runs ahead of it, as in a run
     secs = np.array([_secs_between(*pair) for pair in pairwise(times)][WARM_UP_STEPS - 1 :])
-    waited = wait_secs[-1] - wait_secs[WARM_UP_STEPS - 1]
+    waited = sum(waits[WARM_UP_STEPS:])
     peak = peak_memory_bytes(device)  # before the matrix product below allocates more
     matmul = matmul_flops_per_sec(device, torch.bfloat16 if bf16 else torch.float32)
     clips_per_sec = config.batch_size / secs.mean()
-    num_copies = 1 + str(trainer.config.noise_levels).startswith("teacher-forcing")
-    flops = clip_flops(trainer.state.model.config, num_copies * clip_frames)
+    flops = clip_flops(run.state.model.config, (1 + run.config.teacher_forcing) * clip_frames)
     return {
         "network": config.preset,
         "batch_size": config.batch_size,

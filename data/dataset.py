@@ -19,15 +19,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from dreamrun.data.batch import Batch
 from dreamrun.data.index import check_bad_fraction, index_split, warn_of_bad_records
 from dreamrun.data.metadata import read_metadata
-from dreamrun.data.outcomes import EventClips, Outcomes, cut_outcomes, find_event_clips
+from dreamrun.data.outcomes import EventClips, cut_outcomes, find_event_clips
 from dreamrun.data.records import Record
 from dreamrun.data.shards import ShardReader
 from dreamrun.games.space import unknown_action_value
@@ -39,20 +40,6 @@ POOL_RECORDS = 512
 POOL_EVENTS = 128  # clips of each kind of event in a pool, of as many more records, with `choose_events`
 # Minimum records in a lane. With less than one record per lane, a batch holds several clips of the same record.
 LANE_RECORDS = 4
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B clips as read from disk. The training loop moves them to the device and converts frames to float there."""
-
-    frames: np.ndarray  # uint8 (B, T, H, W, C)
-    actions: np.ndarray  # float32 (B, T, A); actions[:, t] leads into frame t; zeros where it is unknown
-    record_ids: np.ndarray  # int64 (B,), index of each clip's record in the split
-    starts: np.ndarray  # int64 (B,), index of each clip's first frame in its record
-    seeds: np.ndarray  # uint64 (B,), of all randomness of each clip; depends on (seed, epoch, record, start) alone
-    outcomes: Outcomes | None = None  # of a `ClipDataset` with outcomes
-    captions: tuple[str, ...] = ()  # (B,) what is played in each clip, in words; "" if nobody said so
-    number: int = 0  # of the data set, in a `Mixture`
 
 
 def count_clips(num_frames: np.ndarray | int, clip_frames: int, stride: int) -> np.ndarray:
@@ -269,11 +256,11 @@ class ClipDataset:
         if self.has_outcomes:
             outcomes = cut_outcomes(batch_records, starts, self.clip_frames, space, self._events)
         return Batch(
-            frames=np.stack([frames for frames, _ in cut]),
-            actions=space.vectors(np.stack([actions for _, actions in cut])),
+            frames=torch.from_numpy(np.stack([frames for frames, _ in cut])),
+            actions=torch.from_numpy(space.vectors(np.stack([actions for _, actions in cut]))),
             record_ids=record_ids,
             starts=starts,
             seeds=seeds,
             outcomes=outcomes,
-            captions=tuple(record.caption or self.metadata.caption for record in batch_records),
+            captions=np.array([record.caption or self.metadata.caption for record in batch_records]),
         )

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import numpy as np
+import torch.nn.functional as F
 import tyro
 
-from dreamrun.data.dataset import Batch, ClipDataset
+from dreamrun.data.batch import Batch
+from dreamrun.data.dataset import ClipDataset
 
 MAX_SETS = 64
 Folders = Annotated[
@@ -70,6 +72,12 @@ class Mixture:
         order = np.repeat(np.arange(len(self.sets)), self._batches_by_set(batch_size))
         return np.random.default_rng((self.sets[0].seed, epoch, len(self.sets))).permutation(order)
 
+    def endless_batches(self, batch_size: int, epoch: int = 0, skip_batches: int = 0) -> Generator[Batch, None, None]:
+        """As `batches`, and then those of the next epochs."""
+        while True:
+            yield from self.batches(batch_size, epoch, skip_batches)
+            epoch, skip_batches = epoch + 1, 0
+
     def batches(self, batch_size: int, epoch: int = 0, skip_batches: int = 0) -> Iterator[Batch]:
         """This rank's part of the batches of one epoch; see `ClipDataset.batches`."""
         schedule = self.schedule(batch_size, epoch)
@@ -87,8 +95,8 @@ class Mixture:
         """A batch of one set with the action vectors of the mixture: zeros outside of the set's slice."""
         if len(self.sets) == 1:
             return batch
-        actions = np.zeros((*batch.actions.shape[:2], self.num_actions), np.float32)
-        actions[..., self._slices[number]] = batch.actions
+        own = self._slices[number]
+        actions = F.pad(batch.actions, (own.start, self.num_actions - own.stop))
         return replace(batch, actions=actions, number=number)
 
     def _stream(self, number: int, batch_size: int, first: int) -> Generator[Batch, None, None]:

@@ -11,22 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dreamrun.data.records import Record
 from dreamrun.games.space import ActionSpace
 from dreamrun.games.splitmix import splitmix64_hash
 
 
-@dataclass(frozen=True)
-class Outcomes:
+class Outcomes(NamedTuple):
     """The action taken at each frame of B clips, and what followed."""
 
-    next_actions: np.ndarray  # float32 (B, T, A); next_actions[:, t] leads from frame t to the next one
-    rewards: np.ndarray  # float32 (B, T); NaN where the record has no rewards
-    ends: np.ndarray  # float32 (B, T): 1 where the episode ended, else 0; NaN where the record does not say it
-    weights: np.ndarray  # float32 (B,) of the clips in the loss
+    next_actions: Tensor  # float32 (B, T, A); next_actions[:, t] leads from frame t to the next one
+    rewards: Tensor  # float32 (B, T); NaN where the record has no rewards
+    ends: Tensor  # float32 (B, T): 1 where the episode ended, else 0; NaN where the record does not say it
+    weights: Tensor  # float32 (B,) of the clips in the loss
 
 
 def cut_outcomes(
@@ -44,12 +46,9 @@ def cut_outcomes(
     pairs = list(zip(records, clips, strict=True))
     rewards = np.stack([_rewards(record)[clip] for record, clip in pairs])
     ends = np.stack([_ends(record)[clip] for record, clip in pairs])
-    return Outcomes(
-        next_actions=space.vectors(np.stack([record.actions[clip] for record, clip in pairs])),
-        rewards=rewards,
-        ends=ends,
-        weights=events.weights(event_kinds(rewards, ends)) if events else np.ones(len(records), np.float32),
-    )
+    next_actions = space.vectors(np.stack([record.actions[clip] for record, clip in pairs]))
+    weights = events.weights(event_kinds(rewards, ends)) if events else np.ones(len(records), np.float32)
+    return Outcomes(*map(torch.from_numpy, (next_actions, rewards, ends, weights)))
 
 
 NUM_KINDS = 3  # of events

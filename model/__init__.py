@@ -2,7 +2,7 @@
 
 from dreamrun.model.config import PRESETS, ModelConfig
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.outcomes import Outcome
+from dreamrun.model.outcome_head import Outcome
 from dreamrun.model.sampler import Sampler
 
 __all__ = ["PRESETS", "ModelConfig", "Outcome", "Sampler", "WorldModel"]

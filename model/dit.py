@@ -23,7 +23,7 @@ from dreamrun.model.config import ModelConfig
 from dreamrun.model.full_attention import FullAttention, token_mask
 from dreamrun.model.kv_cache import CacheView
 from dreamrun.model.mlp import MLP
-from dreamrun.model.outcomes import OutcomeHead
+from dreamrun.model.outcome_head import OutcomeHead
 from dreamrun.model.rotary import PlaceTables, RotaryTable, temporal_cos_sin
 from dreamrun.model.text_encoder import TextEncoder
 
@@ -233,8 +233,8 @@ class WorldModel(PretrainedModule):
         actions: Tensor,
         temporal_mask: TemporalMask = "causal",
         positions: Tensor | None = None,
-        next_actions: Tensor | None = None,
         text: Tensor | None = None,
+        with_tokens: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict v or x0, according to `config.prediction`.
 
@@ -247,12 +247,11 @@ class WorldModel(PretrainedModule):
             temporal_mask: which frames a frame attends to. "causal": to itself and earlier ones, as in play. None: to
                 all, as in filling in. (T, T) bool: True where frame `row` attends to frame `column`.
             positions: (T,) int64, position of each frame in time, below `config.window_frames`; None: 0 to T - 1.
-            next_actions: (B, S, A) float, the action taken at each of the first S frames, for the outcome head.
             text: (B, L) uint8, of each clip, from `text_encoder.encode_bytes`; None: that of the view.
+            with_tokens: return also the tokens of the last block, (B, T, P, D), for `outcome_logits`.
 
         Returns:
-            (B, T, C, H, W) float32. With `next_actions` also the outcome logits of these frames, (B, S, K + 1), which
-            pass no gradient on to the network: frames are as good as without a head.
+            (B, T, C, H, W) float32.
         """
         batch, num_frames = frames.shape[:2]
         grid = self._grid(frames)
@@ -270,19 +269,19 @@ class WorldModel(PretrainedModule):
             checkpointing = self.activation_checkpointing and torch.is_grad_enabled()
             x = activation_checkpoint(block, *inputs) if checkpointing else block(*inputs)
         prediction = self.unpatchify(self.final_layer(x, self.final_layer.modulation(c)), grid)
-        if next_actions is None:
-            return prediction
-        return prediction, self.outcome_logits(x[:, : next_actions.shape[1]].detach(), next_actions)
+        return (prediction, x) if with_tokens else prediction
 
     def outcome_logits(self, tokens: Tensor, actions: Tensor) -> Tensor:
         """The outcome head: tokens of finished frames (..., P, D), and actions (..., A) taken at them -> (..., K + 1).
+
+        It passes no gradient on to the network: frames are as good as without a head.
 
         Raises:
             ValueError: the model has no outcome head.
         """
         if self.outcome_head is None:
             raise ValueError("this checkpoint has no outcome head: train one with --outcomes head --init-from")
-        return self.outcome_head(tokens, actions)
+        return self.outcome_head(tokens.detach(), actions)
 
     def modulations(self, noise_level: Tensor, actions: Tensor) -> Tensor:
         """All modulation vectors: (B, T) levels, (B, T, A) actions -> (B, T, M, D)."""

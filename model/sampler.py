@@ -20,7 +20,7 @@ from dreamrun.model.diffusion import CONTEXT_NOISE, AlphaSigma, add_noise, alpha
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.kv_cache import CacheView, KVCache
 from dreamrun.model.modulation_table import ModulationTable
-from dreamrun.model.outcomes import Outcome, check_outcome_head, to_outcome
+from dreamrun.model.outcome_head import Outcome, check_outcome_head, to_outcome
 from dreamrun.model.sampler_inputs import fit_prompt, validate_seed, validate_settings, validate_slots, validate_step
 from dreamrun.model.text import without_text
 
@@ -293,7 +293,8 @@ class Sampler:
         frames, actions = torch.stack([*state.frames])[None], torch.stack([*state.actions])[None]
         levels = torch.full(frames.shape[:2], self.context_noise, device=frames.device)
         next_actions = torch.cat((actions[:, 1:], action[None, None]), dim=1)
-        return self.model(frames, levels, actions, next_actions=next_actions)[1][:, -1]
+        tokens = self.model(frames, levels, actions, with_tokens=True)[1]
+        return self.model.outcome_logits(tokens, next_actions)[:, -1]
 
     def _denoise(self, x_u: Tensor, predict: Callable[..., Tensor]) -> Tensor:
         """Pure noise (B, C, H, W) -> clean frames.

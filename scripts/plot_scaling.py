@@ -15,7 +15,7 @@ from dreamrun.data.atomic import check_output
 from dreamrun.data.metrics_log import TRAIN_CONFIG_FILE
 from dreamrun.evaluation.section import format_estimate, format_percent
 from dreamrun.model import ModelConfig
-from dreamrun.training.step import training_flop
+from dreamrun.training.config import NOISE_LEVELS
 
 FRAME = 8  # at which quality is measured
 PSNR, CONTROLLABILITY = f"PSNR at frame {FRAME}, dB", f"controllability at frame {FRAME}"
@@ -67,6 +67,18 @@ def plot_scaling(path: Path, sizes: dict[str, list[dict[str, Any]]]) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
     save_png(figure, path, dpi=120)
+
+
+def training_flop(config: ModelConfig, options: dict[str, Any]) -> float:
+    """FLOP of one optimizer step; a backward pass takes twice those of a forward pass.
+
+    Args:
+        options: of the run, as in train_config.json, without scheduled sampling, which takes more.
+    """
+    frames = options["batch_size"] * (options["clip_frames"] or config.window_frames)
+    teacher_forcing, _ = NOISE_LEVELS[options["noise_levels"]]
+    copies = 2 if teacher_forcing else 1  # a clean and a noisy copy of each clip
+    return 3 * config.flops_per_pass * frames * (copies + (1 - copies) * options["fill_share"])
 
 
 def read_points(run: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Tiny data sets that several tests share."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -23,7 +24,6 @@ from dreamrun.data.shards import SUFFIX, write_shard
 from dreamrun.games.game import Game
 from dreamrun.games.space import unnamed_actions
 from dreamrun.model import PRESETS, ModelConfig
-from dreamrun.training import validation
 
 torch.set_num_threads(1)  # the networks are so small that threads cost more than they give
 
@@ -130,19 +130,19 @@ def play(address):
 def train_command(monkeypatch, capsys, pong_set, tmp_path):
     """train_command(*more options): train a network that trains in no time on Pong, with few steps of everything.
 
-    It draws no plot, which would take longer than the training.
+    It draws no plot, which would take longer than the training. `before_step` is that of `training.loop.train`.
     """
-    from dreamrun.training import action_strip, plots  # here, as matplotlib takes a second
+    from dreamrun import train_world_model
+    from dreamrun.training.loop import train
 
     monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
-    monkeypatch.setattr(validation, "ROLLOUT_FRAMES", 8)
-    monkeypatch.setattr(action_strip, "STRIP_FRAMES", 8)
-    monkeypatch.setattr(plots, "draw_metrics", lambda run_folder: None)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)  # nobody's account
 
-    def run(*options):
+    def run(*options, before_step=None):
+        monkeypatch.setattr(train_world_model, "train", functools.partial(train, before_step=before_step))
         few = ("--preset", "smallest", "--batch-size", 4, "--log-every", 2, "--val-every", 4, "--rollout-every", 8)
         few += ("--val-batches", 2, "--checkpoint-every", 4, "--warmup-steps", 2, "--epoch-clips", 8)
+        few += ("--rollout-frames", 8, "--no-plot")
         out = ("--out", tmp_path / "run") if "--out" not in options else ()
         data = ("--data", pong_set) if "--data" not in options else ()
         return command(monkeypatch, capsys, "train_world_model", *data, *out, *few, *options)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 LOG, TIMES = "metrics.jsonl", ("train/clips_per_sec", "train/data_wait")
 FEW = ("--preset", "smallest", "--batch-size", "4", "--log-every", "1", "--val-every", "10", "--rollout-every", "20")
 FEW += ("--val-batches", "2", "--checkpoint-every", "5", "--warmup-steps", "2", "--wandb", "off", "--clip-stride", "10")
-FEW += ("--epoch-clips", "8")
+FEW += ("--epoch-clips", "8", "--rollout-frames", "8", "--no-plot")
 
 
 def values(run: Path, name: str) -> dict[int, float]:

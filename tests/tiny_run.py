@@ -5,34 +5,31 @@ SIGUSR1 makes a process print the stacks of its threads.
 """
 
 import faulthandler
+import functools
 import os
 import signal
 
 import torch
 from tiny import SMALLEST
 
-from dreamrun import cli
+from dreamrun import cli, train_world_model
 from dreamrun.model import PRESETS
-from dreamrun.train_world_model import main
-from dreamrun.training import action_strip, loop, plots, validation
-from dreamrun.training.distributed import print_error_once, rank
+from dreamrun.training.distributed import print_error, rank
+from dreamrun.training.loop import train
 
 faulthandler.register(signal.SIGUSR1)
 torch.set_num_threads(1)
 PRESETS["smallest"] = SMALLEST
-validation.ROLLOUT_FRAMES = action_strip.STRIP_FRAMES = 8
-plots.draw_metrics = lambda run_folder: None
 
 
-def note_clips(state, batch, *args):
+def note_clips(state, batch):
     with open(f"{os.environ['SEEN']}.{rank()}", "a") as file:
         for clip in zip(batch.record_ids, batch.starts, strict=True):
             print(batch.number, *clip, file=file)
-    return train_step(state, batch, *args)
 
 
 if "SEEN" in os.environ:
-    train_step, loop.train_step = loop.train_step, note_clips
+    train_world_model.train = functools.partial(train, before_step=note_clips)
 
 if __name__ == "__main__":
-    cli.run(main, print_usage_error=print_error_once)
+    cli.run(train_world_model.main, print_error=print_error)

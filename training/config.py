@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dreamrun.data.mixture import MAX_SETS, Folders
 from dreamrun.model.diffusion import Prediction, Schedule
-from dreamrun.training.loss import NoiseLevels
+from dreamrun.model.loss import LevelDistribution
 
+NoiseLevels = Literal["uniform", "logit-normal", "teacher-forcing", "teacher-forcing-logit-normal"]
 
-@dataclass(frozen=True)
-class Recipe:
-    """Values of options that a preset trains best with, as far as they were measured."""
+# Option --noise-levels -> whether each frame attends to a nearly clean context, and the distribution of its own level.
+# Teacher forcing is as a rollout is. In diffusion forcing, without it, a frame rarely has two clean frames before it,
+# but the network needs two to see motion.
+NOISE_LEVELS: dict[NoiseLevels, tuple[bool, LevelDistribution]] = {
+    "uniform": (False, LevelDistribution()),
+    "logit-normal": (False, LevelDistribution(logit_normal=True)),
+    "teacher-forcing": (True, LevelDistribution(shifted=True)),
+    "teacher-forcing-logit-normal": (True, LevelDistribution(logit_normal=True, shifted=True)),
+}
 
-    optimizer: str = "adamw"
-    learning_rate: float = 5e-4
-    noise_levels: NoiseLevels = "uniform"
-    scheduled_sampling: float = 0.0
-    fill_share: float = 0.0
-
-
-PUBLISHED = Recipe()  # of the published CoinRun networks
-_MEASURED = Recipe(optimizer="muon", learning_rate=2e-3, noise_levels="teacher-forcing")
-_FILLING = replace(_MEASURED, fill_share=0.3)  # play and editing in one network
+# Values of options that a preset trains best with, as far as they were measured.
+PUBLISHED: dict[str, Any] = {  # of the published CoinRun networks
+    "optimizer": "adamw",
+    "learning_rate": 5e-4,
+    "noise_levels": "uniform",
+    "scheduled_sampling": 0.0,
+    "fill_share": 0.0,
+}
+_MEASURED = {**PUBLISHED, "optimizer": "muon", "learning_rate": 2e-3, "noise_levels": "teacher-forcing"}
+_FILLING = {**_MEASURED, "fill_share": 0.3}  # play and editing in one network
 RECIPES = {"pico": _FILLING, "nano": _FILLING, "toy": _MEASURED}
+
+
+# Ranges of options
+AT_LEAST_1 = (
+    *("dim", "patch_size", "window_frames", "clip_frames", "clip_stride", "max_steps", "epochs", "batch_size"),
+    *("accumulate", "log_every", "val_every", "val_batches", "epoch_clips", "rollout_every", "rollout_frames"),
+    *("checkpoint_every", "keep_checkpoints", "max_bad_steps"),
+)
+SHARES = (
+    *("ema_decay", "decay_fraction", "action_dropout", "scheduled_sampling", "self_forcing", "fill_share"),
+    "max_bad_fraction",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +78,7 @@ class TrainConfig:
     decay_fraction: float = 0.2  # last share of the run, in which the learning rate falls to 0
     clip_grad_norm: float = 1.0  # maximum norm of the gradient
     ema_decay: float = 0.999  # decay of the weight average (EMA), which is saved; lower in the first steps
-    noise_levels: NoiseLevels | None = None  # distribution of noise levels (training/loss.py); None: preset's recipe
+    noise_levels: NoiseLevels | None = None  # distribution of noise levels (NOISE_LEVELS); None: preset's recipe
     scheduled_sampling: float | None = None  # share of clips trained on predicted context frames; None: preset's recipe
     # Share of clips trained on context frames that the sampler has generated, for the last part of a run: long rollouts
     # then hold. At 0.5 a step takes two thirds more time.
@@ -79,6 +98,8 @@ class TrainConfig:
     val_batches: int = 16  # validation batches
     epoch_clips: int | None = None  # val clips for the metrics at the end of an epoch or the run; None: all of val
     rollout_every: int = 1000  # steps between validation rollouts
+    rollout_frames: int = 32  # frames of a validation rollout, 4 of them the prompt; an action strip has 4 more
+    plot: bool = True  # draw metrics.png
     checkpoint_every: int = 500  # steps between checkpoints
     keep_checkpoints: int = 3  # number of newest checkpoints to keep; the best one by validation loss is kept too
     max_bad_steps: int = 10  # stop after this many non-finite steps (loss or gradient) in a row
@@ -90,31 +111,15 @@ class TrainConfig:
     wandb_entity: str | None = None
 
     def __post_init__(self):
-        for name in (
-            "clip_stride",
-            "batch_size",
-            "log_every",
-            "val_every",
-            "val_batches",
-            "rollout_every",
-            "accumulate",
-            "max_bad_steps",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "dim",
-            "patch_size",
-            "window_frames",
-            "clip_frames",
-            "max_steps",
-            "epochs",
-            "epoch_clips",
-        ):
-            self._check_at_least(name, 1)
-        self._check_at_least("warmup_steps", 0)
-        shares = ("decay_fraction", "action_dropout", "scheduled_sampling", "self_forcing", "fill_share")
-        for name in ("ema_decay", "max_bad_fraction", *shares):
+        for name in AT_LEAST_1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
+        for name in SHARES:
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}: it must be at least 0")
         if isinstance(self.data, tuple) and len(self.data) == 1:
             object.__setattr__(self, "data", self.data[0])
         if not 1 <= len(self.folders) <= MAX_SETS:
@@ -156,26 +161,48 @@ class TrainConfig:
             raise ValueError(f"mix is {self.mix!r:.40}: expected positive numbers separated by commas, such as 1,2,1")
         return shares
 
-    def _check_at_least(self, name: str, minimum: int) -> None:
-        value = getattr(self, name)
-        if value is not None and value < minimum:
-            raise ValueError(f"{name} is {value}: it must be at least {minimum}")
+
+@dataclass(frozen=True)
+class ResolvedConfig(TrainConfig):
+    """A `TrainConfig` whose choices are made: from options, else from the preset's recipe."""
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 5e-4
+    noise_levels: NoiseLevels = "uniform"
+    scheduled_sampling: float = 0.0
+    fill_share: float = 0.0
+
+    @property
+    def teacher_forcing(self) -> bool:
+        """Whether noisy frames attend to a nearly clean copy of the clip."""
+        return NOISE_LEVELS[self.noise_levels][0]
+
+    @property
+    def level_distribution(self) -> LevelDistribution:
+        """The distribution of noise levels."""
+        return NOISE_LEVELS[self.noise_levels][1]
 
 
-def with_recipe(config: TrainConfig) -> TrainConfig:
-    """Replace the options that are None with those of the preset's recipe."""
-    recipe = asdict(RECIPES.get(config.preset, PUBLISHED))
+def resolve(config: TrainConfig) -> ResolvedConfig:
+    """Replace the options that are None with those of the preset's recipe.
+
+    Raises:
+        ValueError: outcomes are asked for together with options that exclude them.
+    """
+    options = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
+    for name, value in RECIPES.get(config.preset, PUBLISHED).items():
+        options[name] = value if options[name] is None else options[name]
     if config.outcomes != "off":
         if config.fill_share:
             raise ValueError("fill_share needs --outcomes off: an outcome head is trained on clips of play alone")
-        recipe["fill_share"] = 0.0
-    config = replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
-    if config.outcomes != "off" and not str(config.noise_levels).startswith("teacher-forcing"):
+        options["fill_share"] = 0.0
+    resolved = ResolvedConfig(**options)
+    if config.outcomes != "off" and not resolved.teacher_forcing:
         raise ValueError(
-            f"outcomes is {config.outcomes!r}, but noise_levels is {config.noise_levels!r}: the outcome head reads the "
-            "clean frames of --noise-levels teacher-forcing"
+            f"outcomes is {config.outcomes!r}, but noise_levels is {resolved.noise_levels!r}: the outcome head reads "
+            "the clean frames of --noise-levels teacher-forcing"
         )
-    return config
+    return resolved
 
 
 def num_training_steps(config: TrainConfig, batches_per_epoch: int) -> int:

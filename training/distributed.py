@@ -1,14 +1,16 @@
 """Rank and world size as torchrun sets them, and communication between ranks.
 
-In a process that was not started by torchrun, every function works as for a single rank.
+In a process that was not started by torchrun, every function works as for a single rank. A rank that fails raises;
+torchrun then ends the others.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+import time
+import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TextIO, TypeVar
@@ -17,13 +19,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dreamrun.training.rendezvous import attempt_store
-
 T = TypeVar("T")
-ERROR_EXIT_CODE = 2  # for a user's mistake, as in cli.py
 # How long a rank waits for the others: in a training step, and where one rank may index a data set, verify a checkpoint
 # or save one. A rank that was killed is noticed at once: these times only end a wait for a rank that hangs.
 STEP_TIMEOUT, WORK_TIMEOUT = timedelta(minutes=10), timedelta(hours=24)
+ERROR_DELAY_SECS = 5.0  # in which torchrun ends the ranks above 0 if rank 0 has failed too
+JOIN_POLL_SECS = 0.05
 _work_group: dist.ProcessGroup | None = None  # all ranks, with WORK_TIMEOUT
 
 
@@ -37,15 +38,22 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def num_restarts() -> int:
+    """How many times torchrun on this machine has restarted this run after a rank failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
 def print0(message: str, file: TextIO | None = None) -> None:
     """Print on rank 0 only, at once also where the output is a file."""
     if rank() == 0:
         print(message, file=file, flush=True)
 
 
-def num_restarts() -> int:
-    """How many times torchrun on this machine has restarted this run after a rank failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+def print_error(message: str) -> None:
+    """Print why this rank fails. An error that rank 0 has too, such as a wrong option, is printed by rank 0 alone."""
+    if rank() > 0:
+        time.sleep(ERROR_DELAY_SECS)
+    print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -57,12 +65,43 @@ def process_group() -> Iterator[None]:
         return
     # NCCL for tensors on GPUs, gloo for the rest.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store = attempt_store(rank(), world_size(), STEP_TIMEOUT)
+    # The store that torchrun serves is the same after a restart, and still holds the addresses of processes that have
+    # ended. A rank that read one would fail or wait. So each attempt has a prefix of its own. (The number of restarts
+    # cannot be the prefix: each machine counts its own.)
+    store, *_ = next(dist.rendezvous("env://", rank(), world_size(), timeout=STEP_TIMEOUT))
+    store = dist.PrefixStore(f"attempt_{agree_on_attempt(store, rank(), world_size(), STEP_TIMEOUT)}", store)
     dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=STEP_TIMEOUT)
     _work_group = dist.new_group(backend="gloo", timeout=WORK_TIMEOUT)
     yield
     dist.destroy_process_group()  # not after an error: it may wait for ranks that have ended
     _work_group = None
+
+
+def agree_on_attempt(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> str:
+    """A name for this attempt: rank 0 draws it, and every rank returns it.
+
+    Each rank joins with a new random id, and waits for an answer to this id, so that it never reads an old answer.
+
+    Raises:
+        TimeoutError: a rank did not join.
+    """
+    own_id = uuid.uuid4().hex
+    if rank:
+        store.set(f"joined/{rank}", own_id)
+        attempt = store.get(f"answer/{own_id}").decode()  # waits for it
+        store.set(f"confirmed/{attempt}/{rank}", "")
+        return attempt
+    waiting, deadline = set(range(1, world_size)), time.monotonic() + timeout.total_seconds()
+    while waiting:
+        for other in sorted(waiting):
+            if store.check([f"joined/{other}"]):  # it may be the id of a process before the restart, so look again
+                store.set(f"answer/{store.get(f'joined/{other}').decode()}", own_id)
+            if store.check([f"confirmed/{own_id}/{other}"]):
+                waiting.remove(other)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"ranks {sorted(waiting)} did not join within {timeout}")
+        time.sleep(JOIN_POLL_SECS)
+    return own_id
 
 
 def all_gather_object(value: T) -> list[T]:
@@ -77,6 +116,16 @@ def all_gather_object(value: T) -> list[T]:
 def barrier() -> None:
     """Wait until every rank has come here."""
     all_gather_object(None)
+
+
+@contextmanager
+def rank_zero_first() -> Iterator[None]:
+    """Other ranks enter this context after rank 0 has left it, so that they find the files that it has written."""
+    if rank() > 0:
+        barrier()
+    yield
+    if rank() == 0:
+        barrier()
 
 
 def all_reduce_max(value: int) -> int:
@@ -94,72 +143,3 @@ def all_reduce_mean(value: Tensor) -> Tensor:
         dist.all_reduce(value)
         value /= world_size()
     return value
-
-
-def raise_on_all_ranks(function: Callable[[], T]) -> T:
-    """Call a function on every rank. If it fails on one, fail on all, with one error message.
-
-    Raises:
-        ValueError, OSError: the function's error, if there is one rank.
-        SystemExit: on every rank if there are several, after rank 0 has printed the first failed rank's error.
-    """
-    if not dist.is_initialized():
-        return function()
-    result, error_message = None, None
-    try:
-        result = function()
-    except (ValueError, OSError) as error:
-        error_message = str(error)
-        if os.environ.get("DREAMRUN_DEBUG"):
-            traceback.print_exc()
-    fail_on_all_ranks(error_message)
-    return result  # type: ignore[return-value]
-
-
-def fail_on_all_ranks(error_message: str | None) -> None:
-    """Fail on every rank if any rank passes an error message. Every rank must call this.
-
-    Raises:
-        ValueError: with the message, if there is one rank.
-        SystemExit: on every rank if there are several, after rank 0 has printed the first message.
-    """
-    first = next(filter(None, all_gather_object(error_message)), None)
-    if first is None:
-        return
-    if not dist.is_initialized():
-        raise ValueError(first)
-    exit_on_all_ranks(first)
-
-
-def exit_on_all_ranks(error_message: str, code: int = ERROR_EXIT_CODE) -> None:
-    """Print an error message on rank 0, then end every rank. Every rank must call this.
-
-    torchrun kills all ranks when the first one ends. The barrier keeps every rank alive until rank 0 has printed.
-    """
-    if rank() == 0:
-        print(f"error: {error_message}", file=sys.stderr, flush=True)
-    barrier()
-    raise SystemExit(code)
-
-
-def print_error_once(error_message: str) -> None:
-    """Print an error that every rank has found before the ranks were connected, such as a wrong option."""
-    if world_size() > 1:
-        with process_group():
-            exit_on_all_ranks(error_message)
-    print(f"error: {error_message}", file=sys.stderr)
-
-
-def rank_zero_first(function: Callable[[], T]) -> T:
-    """Call a function on rank 0, then on the other ranks, which find the files that rank 0 has written.
-
-    Raises as `raise_on_all_ranks`.
-    """
-    first = raise_on_all_ranks(function if rank() == 0 else lambda: None)
-    others = raise_on_all_ranks(function if rank() > 0 else lambda: None)
-    return first if rank() == 0 else others  # type: ignore[return-value]
-
-
-def broadcast_from_rank_zero(function: Callable[[], T]) -> T:
-    """Call a function on rank 0 and return its result on every rank. Raises as `raise_on_all_ranks`."""
-    return all_gather_object(raise_on_all_ranks(function if rank() == 0 else lambda: None))[0]  # type: ignore[return-value]

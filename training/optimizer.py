@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dreamrun.model.dit import WorldModel
-from dreamrun.training.config import TrainConfig
+from dreamrun.training.config import ResolvedConfig
 
 BETAS = (0.9, 0.99)  # of AdamW
 MOMENTUM = 0.95  # of Muon
@@ -34,9 +34,8 @@ def optimizer_name(state_dict: dict) -> str:
     return "muon" if "muon" in state_dict else "adamw"
 
 
-def learning_rate(config: TrainConfig, step: int, max_steps: int) -> float:
+def learning_rate(config: ResolvedConfig, step: int, max_steps: int) -> float:
     """Linear warm-up from 0, then constant, then linear decay to 0 at `max_steps` (arXiv 2405.18392)."""
-    assert config.learning_rate is not None, "apply with_recipe first"
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     decay_steps = max(1.0, config.decay_fraction * max_steps)
     return config.learning_rate * min(warmup, (max_steps - step) / decay_steps, 1.0)

@@ -1,28 +1,124 @@
-"""The data and the architecture of a run, made from its config, and checks that they fit together."""
+"""What a run is made of before its first step: data, architecture, weights and optimizer, from its config."""
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Generator
-from contextlib import closing
-from dataclasses import replace
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from dreamrun.data.dataset import POOL_RECORDS, Batch, ClipDataset
+from dreamrun.data.batch import Batch
+from dreamrun.data.captions import draw_phrasings
+from dreamrun.data.dataset import POOL_RECORDS, ClipDataset
 from dreamrun.data.mixture import Mixture
+from dreamrun.data.workers import prefetch
 from dreamrun.games.game import Game, combine_games
+from dreamrun.model.checkpoint import load_config
 from dreamrun.model.config import PRESETS, ModelConfig
 from dreamrun.model.dit import WorldModel
-from dreamrun.training.config import TrainConfig
-from dreamrun.training.distributed import rank, world_size
+from dreamrun.model.inference import choose_device, describe_device, uses_bf16
+from dreamrun.model.text_encoder import encode_bytes
+from dreamrun.training.config import ResolvedConfig, TrainConfig, num_training_steps, resolve
+from dreamrun.training.distributed import print0, rank, rank_zero_first, world_size
+from dreamrun.training.optimizer import make_optimizer
+from dreamrun.training.state import StepStats, TrainState
+from dreamrun.training.tasks import TASKS, assign_tasks, fill
 
 _MODEL_OPTIONS = ("attention", "schedule", "prediction", "dim", "patch_size", "window_frames")  # of the command line
 SPLITS = ("train", "val")
 VAL_SEED = 1_000_000  # for order and noise of the validation clips: the same at every step and in every run
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that stays the same from step to step, and `state`, which does not."""
+
+    config: ResolvedConfig
+    device: torch.device
+    data: Mixture  # this rank's part of the train split
+    val_data: Mixture
+    games: list[str]  # the name of each data set's game in the checkpoint
+    tasks: np.ndarray  # of the clips of a batch over all ranks: `assign_tasks`
+    batches_per_epoch: int
+    max_steps: int  # of the whole run
+    state: TrainState
+
+    def batches(self) -> Generator[Batch, None, None]:
+        """This rank's part of the batches from the state's epoch and batch on. A thread loads them ahead."""
+        epoch, number = divmod(self.state.batch, self.batches_per_epoch)  # a whole epoch is the next one's start
+        batches = self.data.endless_batches(self.config.batch_size, self.state.epoch + epoch, number)
+        return cast(Generator, prefetch(map(self._prepare, batches)))
+
+    def _prepare(self, batch: Batch) -> Batch:
+        if self.config.words:
+            assert batch.captions is not None
+            batch = replace(batch, text=encode_bytes(draw_phrasings(batch.captions.tolist(), batch.seeds)))
+        return batch.pin_memory() if self.device.type == "cuda" else batch
+
+    def step_tasks(self) -> np.ndarray:
+        """The number in TASKS of each of this rank's clips at the state's step. It changes from step to step."""
+        return np.array_split(np.roll(self.tasks, self.state.step), world_size())[rank()]
+
+
+def prepare(config: TrainConfig, checkpoint: Path | None) -> Run:
+    """Open the data, and make the state or restore it from a checkpoint. Every rank calls this.
+
+    Raises:
+        ValueError: settings, data or weights that cannot be used.
+    """
+    is_filling = checkpoint is None or load_config(checkpoint)[0].can_fill
+    if config.fill_share is None and not is_filling:  # the run began before its recipe had a share of filling in
+        config = replace(config, fill_share=0.0)
+    resolved = resolve(config)
+    device, preset = choose_device(config.device), select_model_config(config)
+    with rank_zero_first():  # it writes the index of the data set that the other ranks read
+        data, val_data = open_splits(config, config.clip_frames or preset.window_frames)
+    batches_per_epoch = data.num_batches(config.batch_size)
+    words = uses_words(config, data)
+    game, names = combine_games([part.metadata for part in data.sets], words)
+    model_config = fit_config_to_mixture(preset, data, words)
+    resolved = replace(resolved, words=words)
+    state = create_train_state(resolved, model_config, game, data.order_fingerprint(config.batch_size), device)
+    state.network = parallelize(config, state.model)
+    if checkpoint is not None:
+        state.load_checkpoint(checkpoint)
+        print0(f"resumed from {checkpoint}, step {state.step}")
+    max_steps = num_training_steps(config, batches_per_epoch)
+    tasks = assign_tasks(resolved)
+    return Run(resolved, device, data, val_data, names, tasks, batches_per_epoch, max_steps, state)
+
+
+def print_summary(run: Run) -> None:
+    """Print what runs: device, ranks, model, data and length, on rank 0."""
+    config, model = run.config, run.state.model
+    num_parameters = sum(p.numel() for p in model.parameters())
+    precision = "bfloat16" if uses_bf16(model.device, config.bf16) else "float32"
+    print0(f"device: {describe_device(model.device)}; {precision}")
+    if world_size() > 1:
+        print0(f"ranks: {world_size()}, each with {config.batch_size // world_size()} clips of a batch")
+    print0(f"model: {config.preset}, {num_parameters / 1e6:.2f} M parameters, {model.config.prediction} prediction")
+    for part in run.data.sets:
+        print0(
+            f"data: {part.folder}: {len(part.index.lengths)} records, {part.num_clips} clips of {part.clip_frames} "
+            f"frames, {part.num_batches(config.batch_size)} batches of {config.batch_size} an epoch"
+        )
+        if part.metadata.actions.unconditional:
+            print0("this data has no actions: the model learns to continue play, but nobody can steer it")
+    if model.game.games:
+        names = ", ".join(game.name for game in model.game.games)
+        print0(f"games: {names}; {'told in words' if model.config.words else 'without words'}")
+    if run.tasks.any():
+        counts = np.bincount(run.tasks, minlength=len(TASKS)).tolist()
+        clips = (f"{count} {task.corrupt.__name__}" for count, task in zip(counts, TASKS, strict=True) if count)
+        print0(f"tasks: of the {config.batch_size} clips of a batch {', '.join(clips)}")
+    print0(f"run: {config.out}, {run.max_steps} steps")
 
 
 def select_model_config(config: TrainConfig) -> ModelConfig:
@@ -131,24 +227,6 @@ def check_batch_size(config: TrainConfig, num_clips: int) -> None:
         raise ValueError(f"batch_size {config.batch_size} is more than the {num_clips} clips there are")
 
 
-def fixed_validation_batches(mixture: Mixture, batch_size: int, max_batches: int) -> list[Batch]:
-    """This rank's part of the first `max_batches` batches, as many of each set. Those of few clips are smaller."""
-    fixed, per_set = [], -(-max_batches // len(mixture.sets))
-    for number, data in enumerate(mixture.sets):
-        size = min(batch_size, data.num_clips // world_size() * world_size())
-        with closing(cast(Generator, data.batches(size))) as batches:
-            fixed += [mixture.widen(batch, number) for batch in islice(batches, per_set)]
-    return fixed
-
-
-def check_has_outcomes(batches: list[Batch], source: Path) -> None:
-    """Raises ValueError if batches of a data set with outcomes know neither a reward nor whether an episode ended."""
-    for outcomes in (batch.outcomes for batch in batches if batch.outcomes is not None):
-        if np.isfinite(outcomes.rewards).any() or np.isfinite(outcomes.ends).any():
-            return
-    raise ValueError(f"the records of {source}/val hold no rewards and no ends: train with --outcomes off")
-
-
 def load_initial_model(config: TrainConfig, model_config: ModelConfig, game: Game) -> WorldModel | None:
     """The model of the checkpoint `config.init_from`; None if there is none.
 
@@ -171,3 +249,46 @@ def load_initial_model(config: TrainConfig, model_config: ModelConfig, game: Gam
     if own and wanted and own != wanted:  # the slices of their actions would be mixed up
         raise ValueError(f"cannot start from {config.init_from}: its games are {own}, this run's are {wanted}"[:400])
     return model
+
+
+def create_train_state(
+    config: ResolvedConfig, model_config: ModelConfig, game: Game, order: dict[str, int], device: torch.device
+) -> TrainState:
+    """The state before the first step: weights drawn from `config.seed`, or those of `config.init_from`.
+
+    The network is not wrapped yet: `parallelize` does that, on all ranks at once.
+
+    Raises:
+        ValueError: `config.init_from` cannot be used.
+    """
+    torch.manual_seed(config.seed)
+    can_fill = any(TASKS[number].corrupt is fill for number in assign_tasks(config))
+    model = WorldModel(replace(model_config, can_fill=can_fill), game)
+    initial = load_initial_model(config, model_config, game)
+    if initial is not None:
+        own = model.state_dict()  # a new outcome head keeps its initial weights
+        model.load_state_dict({name: initial.state_dict().get(name, own[name]) for name in own})
+    if config.outcomes == "head":
+        assert initial is not None and model.outcome_head is not None
+        model.config = replace(model.config, can_fill=initial.config.can_fill)  # the network stays as it is
+        model.requires_grad_(False)
+        model.outcome_head.requires_grad_(True)
+    model.to(device)
+    ema = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = make_optimizer(model, config.optimizer, config.learning_rate, config.weight_decay)
+    return TrainState(model, model, ema, optimizer, StepStats(device), order)
+
+
+def parallelize(config: TrainConfig, model: WorldModel) -> nn.Module:
+    """Apply activation checkpointing, torch.compile and DDP, as the config and the number of ranks demand."""
+    model.activation_checkpointing = config.activation_checkpointing
+    if config.compile:
+        # Each task has clips of one shape, two if ranks or micro-batches share them unevenly, and a mask of its own.
+        # Validation and generated context have others. After eight programs, the default, torch would stop compiling.
+        torch._dynamo.config.recompile_limit = 64
+        for block in model.blocks:
+            block.compile()
+    if world_size() == 1:
+        return model
+    device_ids = [model.device] if model.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids, forward_sync_buffers=False, gradient_as_bucket_view=True)

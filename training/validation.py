@@ -1,13 +1,15 @@
-"""Validation: the loss on held-out clips, PSNR and SSIM over the whole split, and rollouts.
+"""Validation: the loss on held-out clips, PSNR and SSIM over the whole split, rollouts and action strips.
 
-Shapes: S samples, T frames, C channels, H x W pixels, A action vector.
+Shapes: S samples, T frames, C channels, H x W pixels, A action vector, K columns of an action strip.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import cast
 
 import numpy as np
@@ -16,53 +18,177 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
+from dreamrun.data.batch import Batch
 from dreamrun.data.clips import held_out_clips
-from dreamrun.data.dataset import Batch, ClipDataset
+from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics import batched_ssim, metrics_by_frame, psnr_from_mse
+from dreamrun.data.mixture import Mixture
 from dreamrun.data.pixels import to_float, to_levels, to_uint8
-from dreamrun.data.video import comparison, grid
+from dreamrun.data.video import comparison, grid, side_by_side, titled, upscale
 from dreamrun.data.workers import prefetch
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.inference import autocast
+from dreamrun.model.game_views import select_game
+from dreamrun.model.inference import autocast, prepare_for_inference
+from dreamrun.model.loss import context_tokens, diffusion_loss, draw_noise, validation_corruption
+from dreamrun.model.outcome_head import outcome_losses, reward_bins, to_outcome
 from dreamrun.model.rollout import rollout
 from dreamrun.model.sampler import Sampler
 from dreamrun.model.text_encoder import encode_bytes
-from dreamrun.training.distributed import all_gather_object, all_reduce_mean, raise_on_all_ranks, rank, world_size
-from dreamrun.training.fill_loss import draw_fill_task, fill_loss
-from dreamrun.training.loss import diffusion_loss, draw_noise, validation_noise
-from dreamrun.training.outcomes import outcome_metrics, outcome_sums
+from dreamrun.training.config import ResolvedConfig
+from dreamrun.training.distributed import all_gather_object, all_reduce_mean, rank, world_size
+from dreamrun.training.log import RunLog
+from dreamrun.training.tasks import TASKS, Task, TaskOptions
 
 NOISE_BINS = 8  # the validation loss is also logged for each of these equal ranges of noise levels
-ROLLOUT_SAMPLES, ROLLOUT_PROMPT, ROLLOUT_FRAMES = 4, 4, 32
+ROLLOUT_SAMPLES, ROLLOUT_PROMPT = 4, 4
 GRID_FRAMES = 8  # at most so many time steps of a rollout are in its grid
+STRIP_COLUMNS = 10  # at most
+OUTCOME_SUMS = 8  # numbers that `outcome_sums` returns
+
+
+class Validator:
+    """Validates the averaged weights of a run, and logs the result.
+
+    Args:
+        ema: the averaged weights.
+        data: this rank's part of the val split.
+        games: the name of each data set's game in the checkpoint.
+    """
+
+    def __init__(self, config: ResolvedConfig, ema: WorldModel, data: Mixture, games: Sequence[str], log: RunLog):
+        self._config, self._ema, self._data, self._log = config, ema, data, log
+        # In logs and files: two data sets of one game are told apart by their number.
+        labels = [name if games.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(games, 1)]
+        self._sets = list(zip(games, labels, data.sets, strict=True))
+        self._batches = fixed_batches(data, config.batch_size, config.val_batches)
+        if config.outcomes != "off":
+            check_has_outcomes(self._batches, str(config.folders[0]))
+
+    def losses(self, step: int) -> float:
+        """Log the losses on fixed clips; return that of the network, or of the outcome head if it alone is trained."""
+        config, device = self._config, self._ema.device
+        tasks = [task for task in TASKS if task.metric and task.share(config)]
+        with autocast(device, config.bf16):
+            metrics = validate(self._ema, self._batches, [label for _, label, _ in self._sets], tasks)
+        self._log.write(step, metrics)
+        num_clips = sum(map(len, self._batches)) * world_size()
+        self._log.print(
+            f"step {step}: val loss {metrics['val/loss']:.4f} on {num_clips} fixed clips, "
+            f"{metrics['val/action_ratio']:.2f} times as high under wrong actions"
+        )
+        if "val/outcome_loss" in metrics:
+            self._log.print(
+                f"step {step}: val outcome loss {metrics['val/outcome_loss']:.4f}, mean reward error "
+                f"{metrics['val/reward_error']:.4f}, rewards with precision {metrics['val/reward_precision']:.2f} and "
+                f"recall {metrics['val/reward_recall']:.2f}"
+            )
+        return metrics["val/outcome_loss" if config.outcomes == "head" else "val/loss"]
+
+    def epoch(self, step: int, num_epochs: float) -> None:
+        """Log loss, PSNR and SSIM over the val split. Each rank measures its own part."""
+        config, by_game = self._config, []
+        batch_size = config.batch_size // (world_size() * config.accumulate)
+        for game, _, data in self._sets:
+            model = select_game(self._ema, game)
+            batches = cast(Generator, prefetch(data.sequential_batches(batch_size, config.epoch_clips)))
+            with closing(batches), autocast(model.device, config.bf16):
+                sums = epoch_sums(model, tqdm(batches, "validating", leave=False, disable=rank() > 0 or None))
+            by_game.append(epoch_metrics(all_reduce_mean(sums)))
+        loss, psnr, ssim = self._write_by_game(step, by_game).values()
+        num_clips = self._data.num_clips
+        num_seen = sum(min(config.epoch_clips or data.num_clips, data.num_clips) for data in self._data.sets)
+        share = f"all {num_clips}" if num_seen == num_clips else f"{num_seen} of the {num_clips}"
+        self._log.print(
+            f"epoch {num_epochs:.4g}: val loss {loss:.4f} on {share} clips of val, PSNR {psnr:.2f} dB, SSIM {ssim:.3f}"
+        )
+
+    def rollouts(self, step: int) -> None:
+        """Continue held-out play; log PSNR and write videos."""
+        by_game, num_frames = [], self._config.rollout_frames
+        for game, label, data in self._sets:
+            try:
+                model = prepare_for_inference(select_game(self._ema, game), self._ema.device, self._config.bf16)
+                result = validation_rollout(model, data, num_frames)
+                by_action = action_rollouts(model, data, num_frames + ROLLOUT_PROMPT)
+            except RuntimeError as error:
+                if world_size() > 1:  # the other ranks wait for this rank's frames
+                    raise
+                print(f"warning: the rollout at step {step} failed: {error}", file=sys.stderr)
+                return
+            shown, fps = label if len(self._sets) > 1 else "", data.metadata.fps
+            by_game.append({} if result is None else result.metrics)
+            if result is not None:
+                self._log.write_media(step, "video", result.video, fps, shown)
+                self._log.write_media(step, "grid", result.grid, fps, shown)
+            if by_action is not None:
+                self._log.write_media(step, "actions", action_strip(*by_action), fps, shown)
+        if any(by_game):
+            self._write_by_game(step, by_game)
+
+    def _write_by_game(self, step: int, by_game: list[dict[str, float]]) -> dict[str, float]:
+        """Log and return the mean of each metric over games; of several games, log those of each too."""
+        found = list(dict.fromkeys(name for metrics in by_game for name in metrics))
+        mean = {name: float(np.mean([metrics[name] for metrics in by_game if name in metrics])) for name in found}
+        of_each = {
+            f"{name}_{label}": metrics[name]
+            for (_, label, _), metrics in zip(self._sets, by_game, strict=True)
+            for name in metrics
+            if len(by_game) > 1
+        }
+        self._log.write(step, mean | of_each)
+        return mean
+
+
+def fixed_batches(data: Mixture, batch_size: int, max_batches: int) -> list[Batch]:
+    """This rank's part of the first `max_batches` batches, as many of each set. A set of few clips has small ones."""
+    fixed, per_set = [], -(-max_batches // len(data.sets))
+    for number, part in enumerate(data.sets):
+        size = min(batch_size, part.num_clips // world_size() * world_size())
+        with closing(cast(Generator, part.batches(size))) as batches:
+            fixed += [data.widen(batch, number) for batch in islice(batches, per_set)]
+    return fixed
+
+
+def check_has_outcomes(batches: list[Batch], source: str) -> None:
+    """Raises ValueError if batches of a data set with outcomes know neither a reward nor whether an episode ended."""
+    known = [batch.outcomes for batch in batches if batch.outcomes is not None]
+    if not any(outcomes.rewards.isfinite().any() or outcomes.ends.isfinite().any() for outcomes in known):
+        raise ValueError(f"the records of {source}/val hold no rewards and no ends: train with --outcomes off")
 
 
 def validate(
-    model: WorldModel, batches: list[Batch], bf16: bool | None = None, names: Sequence[str] = ("",)
+    model: WorldModel, batches: list[Batch], names: Sequence[str] = ("",), tasks: Sequence[Task] = ()
 ) -> dict[str, float]:
-    """Validation loss over all ranks' batches; see `validation_metrics`.
-
-    `val/fill_loss` is the loss of filling in frames, if the model learns it. For an outcome head see `outcome_metrics`.
+    """Validation loss over all ranks' batches; see `validation_metrics`. For an outcome head see `outcome_metrics`.
 
     Args:
         names: of the data sets, by `Batch.number`; of several, loss and action ratio are also given for each.
+        tasks: their losses are measured too.
     """
-    with autocast(model.device, bf16):
-        by_set = [
-            all_reduce_mean(validation_sums(model, [batch for batch in batches if batch.number == number]))
-            for number in range(len(names))
-        ]
-        metrics = validation_metrics(torch.stack(by_set).sum(0))
-        if len(names) > 1:
-            for name, sums in zip(names, by_set, strict=True):
-                of_set = validation_metrics(sums)
-                metrics |= {f"{metric}_{name}": of_set[metric] for metric in ("val/loss", "val/action_ratio")}
-        if model.config.can_fill:
-            total, num_clips = all_reduce_mean(fill_sums(model, batches)).tolist()
-            metrics["val/fill_loss"] = total / num_clips
-        if model.config.outcomes:
-            metrics |= outcome_metrics(all_reduce_mean(outcome_sums(model, batches)))
+    by_set = [
+        all_reduce_mean(validation_sums(model, [batch for batch in batches if batch.number == number]))
+        for number in range(len(names))
+    ]
+    metrics = validation_metrics(torch.stack(by_set).sum(0))
+    if len(names) > 1:
+        for name, sums in zip(names, by_set, strict=True):
+            of_set = validation_metrics(sums)
+            metrics |= {f"{metric}_{name}": of_set[metric] for metric in ("val/loss", "val/action_ratio")}
+    for task in tasks:
+        total, num_clips = all_reduce_mean(task_sums(model, batches, task)).tolist()
+        metrics[task.metric] = total / num_clips
+    if model.config.outcomes:
+        metrics |= outcome_metrics(all_reduce_mean(outcome_sums(model, batches)))
     return metrics
+
+
+def _on_device(model: WorldModel, batches: Iterable[Batch]) -> Iterable[Batch]:
+    """The batches on the model's device, with their captions if it has learnt words."""
+    for batch in batches:
+        if model.config.words:
+            assert batch.captions is not None
+            batch = replace(batch, text=encode_bytes(batch.captions.tolist()))
+        yield batch.to(model.device)
 
 
 @torch.no_grad()
@@ -74,39 +200,16 @@ def validation_sums(model: WorldModel, batches: list[Batch]) -> Tensor:
     Sums of several ranks may be added or averaged.
     """
     sums = torch.zeros(2, 2 + NOISE_BINS, dtype=torch.float64)
-    for batch in batches:
-        frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
-        x0 = to_float(frames)
-        noise, text = validation_noise(x0.shape, batch.seeds, model.device), _text_of(model, batch)
-        losses = diffusion_loss(model, model.config, x0, actions, noise, text=text)[0]
-        wrong_action_losses = diffusion_loss(model, model.config, x0, actions.roll(1, dims=0), noise, text=text)[0]
-        bins = (noise.levels * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
+    for batch in _on_device(model, batches):
+        x0 = batch.x0
+        corruption = validation_corruption(x0.shape, batch.seeds, model.device, batch.text)
+        losses = diffusion_loss(model, model.config, x0, batch.actions, corruption).losses
+        wrong_actions = batch.actions.roll(1, dims=0)
+        wrong_action_losses = diffusion_loss(model, model.config, x0, wrong_actions, corruption).losses
+        bins = (corruption.levels * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
         columns = (losses, wrong_action_losses, *(losses[bins == number] for number in range(NOISE_BINS)))
         for number, column in enumerate(columns):
             sums[:, number] += torch.tensor([column.sum().item(), column.numel()])
-    return sums
-
-
-def _text_of(model: WorldModel, batch: Batch) -> Tensor | None:
-    """The captions of a batch on the model's device, if it has learnt words."""
-    return encode_bytes(batch.captions).to(model.device) if model.config.words else None
-
-
-@torch.no_grad()
-def fill_sums(model: WorldModel, batches: list[Batch]) -> Tensor:
-    """The loss of filling in frames, summed over clips, and the number of clips: float64 (2,).
-
-    The clip's seed draws what is known of it, the noise, and the level of the unknown frames, which is uniform. Sums of
-    several ranks may be added or averaged.
-    """
-    sums = torch.zeros(2, dtype=torch.float64)
-    for batch in batches:
-        frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
-        x0 = to_float(frames)
-        noise = draw_noise(x0.shape, batch.seeds, model.device)
-        task = draw_fill_task(batch.seeds, x0.shape[1], model.device)
-        losses = fill_loss(model, model.config, x0, actions, noise, task, "uniform", _text_of(model, batch))
-        sums += torch.tensor([losses.sum().item(), len(losses)])
     return sums
 
 
@@ -121,23 +224,65 @@ def validation_metrics(sums: Tensor) -> dict[str, float]:
     return {"val/loss": loss, "val/action_ratio": action_ratio, **by_noise}
 
 
-def validate_epoch(
-    model: WorldModel, dataset: ClipDataset, batch_size: int, max_clips: int | None, bf16: bool | None = None
-) -> dict[str, float]:
-    """Loss, PSNR and SSIM over the split, or over `max_clips` clips of it; see `epoch_metrics`.
+@torch.no_grad()
+def task_sums(model: WorldModel, batches: list[Batch], task: Task) -> Tensor:
+    """The loss of a task, summed over clips, and the number of clips: float64 (2,). Noise levels are uniform.
 
-    Each rank measures its own part; the ranks communicate only at the end.
-
-    Args:
-        batch_size: clips that a rank processes at a time.
+    Sums of several ranks may be added or averaged.
     """
-    batches = cast(Generator, prefetch(dataset.sequential_batches(batch_size, max_clips)))
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch in _on_device(model, batches):
+        x0 = batch.x0
+        noise = draw_noise(x0.shape, batch.seeds, model.device)
+        corruption = replace(task.corrupt(batch.seeds, noise, TaskOptions()), text=batch.text)
+        losses = corruption.clip_losses(diffusion_loss(model, model.config, x0, batch.actions, corruption).losses)
+        sums += torch.tensor([losses.sum().item(), len(losses)])
+    return sums
 
-    def measure() -> Tensor:
-        with closing(batches), autocast(model.device, bf16):
-            return epoch_sums(model, tqdm(batches, "validating", leave=False, disable=rank() > 0 or None))
 
-    return epoch_metrics(all_reduce_mean(raise_on_all_ranks(measure)))
+@torch.no_grad()
+def outcome_sums(model: WorldModel, batches: list[Batch]) -> Tensor:
+    """Sums for `outcome_metrics`, float64 (OUTCOME_SUMS,). Sums of several ranks may be added or averaged.
+
+    A reward is predicted where the bin of reward 0 has less than half of the probability.
+    """
+    sums = torch.zeros(OUTCOME_SUMS, dtype=torch.float64)
+    zero_bin = int(reward_bins().abs().argmin())
+    for batch in _on_device(model, batches):
+        assert batch.outcomes is not None, "a ClipDataset with outcomes"
+        x0, outcomes = batch.x0, batch.outcomes
+        corruption = validation_corruption(x0.shape, batch.seeds, model.device)
+        tokens = context_tokens(model, model.config, x0, batch.actions, corruption)
+        logits = model.outcome_logits(tokens, outcomes.next_actions)
+        reward_loss, end_loss = outcome_losses(logits, outcomes.rewards, outcomes.ends)
+        known, rewards = outcomes.rewards.isfinite(), outcomes.rewards.nan_to_num()
+        error = (to_outcome(logits).reward - rewards).abs() * known
+        is_event = (rewards != 0) & known
+        is_predicted = (logits[..., :-1].softmax(-1)[..., zero_bin] < 0.5) & known
+        columns = (
+            *(reward_loss, known, end_loss, outcomes.ends.isfinite(), error),
+            *(is_event & is_predicted, is_predicted, is_event),
+        )
+        sums += torch.stack([column.sum(dtype=torch.float64) for column in columns]).cpu()
+    return sums
+
+
+def outcome_metrics(sums: Tensor) -> dict[str, float]:
+    """Means over the frames whose outcome is known, from `outcome_sums`; NaN where there are none."""
+    reward_loss, num_rewards, end_loss, num_ends, error, num_right, num_predicted, num_events = sums.tolist()
+
+    def ratio(numerator: float, denominator: float) -> float:
+        return numerator / denominator if denominator else float("nan")
+
+    losses = ratio(reward_loss, num_rewards), ratio(end_loss, num_ends)
+    return {
+        "val/outcome_loss": float(np.nansum(losses)),
+        "val/reward_loss": losses[0],
+        "val/end_loss": losses[1],
+        "val/reward_error": ratio(error, num_rewards),
+        "val/reward_precision": ratio(num_right, num_predicted),
+        "val/reward_recall": ratio(num_right, num_events),
+    }
 
 
 @torch.no_grad()
@@ -148,13 +293,12 @@ def epoch_sums(model: WorldModel, batches: Iterable[Batch]) -> Tensor:
     `validation_sums`. Sums of several ranks may be added or averaged.
     """
     sums = torch.zeros(4, dtype=torch.float64)
-    for batch in batches:
-        frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
-        x0 = to_float(frames)
-        noise = validation_noise(x0.shape, batch.seeds, model.device)
-        losses, x0_hat = diffusion_loss(model, model.config, x0, actions, noise, text=_text_of(model, batch))
+    for batch in _on_device(model, batches):
+        x0 = batch.x0
+        corruption = validation_corruption(x0.shape, batch.seeds, model.device, batch.text)
+        losses, x0_hat, _ = diffusion_loss(model, model.config, x0, batch.actions, corruption)
         predicted = rearrange(to_levels(x0_hat), "b t c h w -> (b t) c h w")
-        truth = rearrange(frames, "b t h w c -> (b t) c h w").float()
+        truth = rearrange(batch.frames, "b t h w c -> (b t) c h w").float()
         squared_error = (predicted - truth).square().mean(dim=(1, 2, 3))
         totals = torch.stack([column.sum() for column in (losses, squared_error, batched_ssim(truth, predicted))])
         sums += torch.tensor([*totals.tolist(), losses.numel()])
@@ -176,35 +320,76 @@ class ValidationRollout:
     grid: np.ndarray  # for each sample a row of real frames and a row of generated ones, uint8 (H, W, 3)
 
 
-def validation_rollout(model: WorldModel, dataset: ClipDataset) -> ValidationRollout | None:
+def validation_rollout(model: WorldModel, dataset: ClipDataset, num_frames: int) -> ValidationRollout | None:
     """Continue a few held-out records under their recorded actions. The result is the same for any number of ranks.
 
     Args:
         model: as from `prepare_for_inference`.
+        num_frames: with the prompt; fewer if no record is as long.
 
     Returns:
         None if no record is longer than the prompt.
     """
     lengths = dataset.index.lengths
-    num_frames = min(ROLLOUT_FRAMES, int(lengths.max()))
+    num_frames = min(num_frames, int(lengths.max()))
     num_samples = min(ROLLOUT_SAMPLES, int((lengths >= num_frames).sum()))
     if num_frames <= ROLLOUT_PROMPT:
         return None
     clips = held_out_clips(dataset, num_samples, num_frames)
-    samples = np.array_split(np.arange(num_samples), world_size())[rank()]  # this rank's
-    generated = clips.frames[:0, ROLLOUT_PROMPT:]
-    if len(samples):
-        sampler = Sampler(model, seed=int(samples[0]))
-        prompt = to_float(clips.frames[samples, :ROLLOUT_PROMPT])
-        vectors = torch.from_numpy(clips.space.vectors(clips.actions[samples]))
-        generated = np.stack([to_uint8(frame) for frame in rollout(sampler, prompt, vectors)], 1)
-    generated = np.concatenate(all_gather_object(generated))
-    psnr_by_frame = metrics_by_frame(clips.frames[:, ROLLOUT_PROMPT:], generated)["psnr"]
+    generated = _continue(model, clips.frames, clips.space.vectors(clips.actions))
+    psnr_by_frame = metrics_by_frame(clips.frames[:, ROLLOUT_PROMPT:], generated[:, ROLLOUT_PROMPT:])["psnr"]
     psnr_after = {n: psnr_by_frame[n - 1] for n in (1, 4, 8, 16) if n <= len(psnr_by_frame)}
-    generated = np.concatenate((clips.frames[:, :ROLLOUT_PROMPT], generated), 1)
     grid_times = list(range(ROLLOUT_PROMPT - 1, num_frames, max(1, num_frames // GRID_FRAMES)))
     return ValidationRollout(
         metrics={f"rollout/psnr_{n}": value for n, value in psnr_after.items() if value},
         video=comparison(clips.frames, generated, clips.actions, clips.space),
         grid=grid(clips.frames, generated, grid_times),
     )
+
+
+def action_rollouts(model: WorldModel, dataset: ClipDataset, num_frames: int) -> tuple[np.ndarray, list[str]] | None:
+    """Rollouts from one held-out prompt, equal but for their actions; the same for any number of ranks.
+
+    Args:
+        model: as from `prepare_for_inference`.
+        num_frames: with the prompt.
+
+    Returns:
+        uint8 (K, T, H, W, C), and a name for each: of no action first, then of each action that is held.
+        None if there are no actions, or no record is as long as the prompt.
+    """
+    space = dataset.metadata.actions
+    if space.unconditional or dataset.index.lengths.max() < ROLLOUT_PROMPT:
+        return None
+    clip = held_out_clips(dataset, 1, ROLLOUT_PROMPT)
+    held = space.held_actions()[: STRIP_COLUMNS - 1]
+    actions = np.concatenate((space.unknown(1), held))
+    future = np.repeat(actions[:, None], num_frames - ROLLOUT_PROMPT, axis=1)
+    prompts, past = (np.repeat(part, len(actions), axis=0) for part in (clip.frames, clip.actions))
+    vectors = space.vectors(np.concatenate((past, future), axis=1))
+    generated = _continue(model, prompts, vectors, seed=0)  # the same noise: only the actions differ
+    return generated, ["no action", *map(space.format, held)]
+
+
+def action_strip(rollouts: np.ndarray, names: list[str]) -> np.ndarray:
+    """`action_rollouts` side by side with their names: uint8 (T, height, width, 3).
+
+    It shows at a glance whether a model obeys its actions.
+    """
+    return side_by_side([titled(upscale(frames, 2), name) for frames, name in zip(rollouts, names, strict=True)])
+
+
+def _continue(model: WorldModel, frames: np.ndarray, vectors: np.ndarray, seed: int | None = None) -> np.ndarray:
+    """Continue the first ROLLOUT_PROMPT frames under action vectors (S, T, A): uint8 (S, T, H, W, C). Ranks share it.
+
+    Args:
+        seed: of the noise of each sample; None: its number.
+    """
+    samples = np.array_split(np.arange(len(frames)), world_size())[rank()]  # this rank's
+    generated = frames[:0, :ROLLOUT_PROMPT]
+    if len(samples):
+        prompt, actions = to_float(frames[samples, :ROLLOUT_PROMPT]), torch.from_numpy(vectors[samples])
+        seeds = [number if seed is None else seed for number in samples.tolist()]
+        new = [to_uint8(frame) for frame in rollout(Sampler(model), prompt, actions, seeds=seeds)]
+        generated = np.concatenate((frames[samples, :ROLLOUT_PROMPT], np.stack(new, axis=1)), axis=1)
+    return np.concatenate([part for part in all_gather_object(generated) if len(part)])

@@ -12,15 +12,13 @@ import numpy as np
 import torch
 
 from dreamrun.data.dataset import ClipDataset
-from dreamrun.data.pixels import to_float
 from dreamrun.evaluation.context import EvaluationContext
 from dreamrun.evaluation.section import Block, Section, Table, Text, format_estimate, format_percent
 from dreamrun.evaluation.statistics import estimate
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import autocast
-from dreamrun.model.outcomes import to_outcome
-from dreamrun.training.loss import validation_noise
-from dreamrun.training.outcomes import OutcomeTargets, read_outcomes
+from dreamrun.model.loss import context_tokens, validation_corruption
+from dreamrun.model.outcome_head import to_outcome
 
 WORDS = (
     "The outcome head reads real held-out frames and the action taken at each. It predicts the reward that follows and "
@@ -64,13 +62,14 @@ def measure_outcomes(
     """
     parts: list[tuple[np.ndarray, ...]] = []
     for batch in dataset.sequential_batches(batch_size, num_clips):
-        assert batch.outcomes is not None
-        frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
-        x0, targets = to_float(frames), OutcomeTargets.from_batch(batch.outcomes, model.device)
-        noise = validation_noise(x0.shape, batch.seeds, model.device)
+        clips = batch.to(model.device)
+        x0, outcomes = clips.x0, clips.outcomes
+        assert outcomes is not None
+        corruption = validation_corruption(x0.shape, batch.seeds, model.device)
         with autocast(model.device):
-            outcome = to_outcome(read_outcomes(model, model.config, x0, actions, noise, targets.next_actions))
-        values = (outcome.reward, targets.rewards, outcome.end, targets.ends)
+            tokens = context_tokens(model, model.config, x0, clips.actions, corruption)
+            predicted = to_outcome(model.outcome_logits(tokens, outcomes.next_actions))
+        values = (predicted.reward, outcomes.rewards, predicted.end, outcomes.ends)
         parts.append(tuple(value[:, num_context:].float().cpu().numpy() for value in values))
     rewards, real_rewards, ends, real_ends = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     sizes = np.abs(real_rewards[np.nan_to_num(real_rewards) != 0])

@@ -13,13 +13,13 @@ import torch
 
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics import frame_mse, frame_ssim, psnr_from_mse
-from dreamrun.data.pixels import to_float, to_uint8
+from dreamrun.data.pixels import to_uint8
 from dreamrun.evaluation.context import EvaluationContext
 from dreamrun.evaluation.section import Block, Section, Table, Text, format_estimate
 from dreamrun.evaluation.statistics import estimate
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import autocast
-from dreamrun.training.loss import diffusion_loss, validation_noise
+from dreamrun.model.loss import diffusion_loss, validation_corruption
 
 WORDS = (
     "One forward pass of the network, as in the validation of training: every frame of a clip has a random noise level "
@@ -51,15 +51,13 @@ def single_step(model: WorldModel, dataset: ClipDataset, num_clips: int, batch_s
     batch_size = min(batch_size, dataset.num_clips)
     has_other_actions = batch_size > 1 and not dataset.metadata.actions.unconditional
     for batch in dataset.batches(batch_size):
-        frames, actions = (torch.from_numpy(array).to(model.device) for array in (batch.frames, batch.actions))
-        x0 = to_float(frames)
-        noise = validation_noise(x0.shape, batch.seeds, model.device)
+        clips = batch.to(model.device)
+        x0, corruption = clips.x0, validation_corruption(clips.x0.shape, batch.seeds, model.device)
         with autocast(model.device):
-            loss, predicted_x0 = diffusion_loss(model, model.config, x0, actions, noise)
-            other_loss, _ = diffusion_loss(model, model.config, x0, actions.roll(1, dims=0), noise)
-        predicted = to_uint8(predicted_x0)
-        lengths = np.full(len(frames), frames.shape[1])
-        mse, ssim = (metric(batch.frames, predicted, lengths).mean(1) for metric in (frame_mse, frame_ssim))
+            loss, predicted_x0, _ = diffusion_loss(model, model.config, x0, clips.actions, corruption)
+            other_loss = diffusion_loss(model, model.config, x0, clips.actions.roll(1, dims=0), corruption).losses
+        predicted, lengths = to_uint8(predicted_x0), np.full(len(batch), x0.shape[1])
+        mse, ssim = (metric(batch.frames.numpy(), predicted, lengths).mean(1) for metric in (frame_mse, frame_ssim))
         rows.extend(zip(loss.mean(1).tolist(), other_loss.mean(1).tolist(), mse, ssim, strict=True))
         if len(rows) >= num_clips:
             break

@@ -19,7 +19,6 @@ from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.model import PRESETS, Sampler, WorldModel
 from dreamrun.model.inference import prepare_for_inference
 from dreamrun.play.replay import Replay
-from dreamrun.training import validation
 
 OLD, ROOT = Path(__file__).parent / "v1", Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -62,10 +61,10 @@ def test_an_old_checkpoint_knows_its_game():
 
 def test_an_old_run_resumes_with_its_old_options(old_run, monkeypatch, capsys):
     monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
-    monkeypatch.setattr(validation, "ROLLOUT_FRAMES", 8)
     options = "--preset smallest --batch-size 4 --log-every 1 --val-every 5 --rollout-every 10 --val-batches 2"
     options += " --checkpoint-every 5 --warmup-steps 2 --wandb off --clip-stride 10 --max-steps 10 --optimizer muon"
     options += " --noise-levels teacher-forcing --own-frames=0.5 --recompute --bf16 False --device cpu --resume auto"
+    options += " --rollout-frames 8"
     paths = ("--data", old_run.parent / "pong", "--out", old_run)
     code, out, err = command(monkeypatch, capsys, "train_world_model", *paths, *options.split())
     assert code == 0 and "step_0000005, step 5" in out, err

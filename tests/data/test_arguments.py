@@ -57,7 +57,7 @@ def test_names_of_files_are_printed_without_control_characters(tmp_path, write_s
 
 
 def test_paths_stay_inside_of_a_checkpoint(tmp_path):
-    from dreamrun.training.checkpoint import find_damage
+    from dreamrun.training.state import find_damage
 
     outside = tmp_path / "outside"
     outside.write_text("secret")

@@ -17,8 +17,8 @@ from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace
 from dreamrun.play.follow import curves
 from dreamrun.training.config import TrainConfig
+from dreamrun.training.log import draw_metrics
 from dreamrun.training.loop import train
-from dreamrun.training.plots import draw_metrics
 
 
 @pytest.fixture

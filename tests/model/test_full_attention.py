@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dreamrun.model import ModelConfig, Sampler, WorldModel
 from dreamrun.model.attention import plain_attention
 from dreamrun.model.full_attention import block_mask, token_mask
+from dreamrun.model.loss import teacher_forcing_mask
 from dreamrun.model.rotary import spatial_cos_sin
-from dreamrun.training.loss import teacher_forcing_mask
 
 CPU = torch.device("cpu")
 

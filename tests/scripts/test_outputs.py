@@ -10,8 +10,8 @@ from tiny import assert_one_line, command, random_model
 from dreamrun import train_world_model
 from dreamrun.export.model_card import commands, model_card
 from dreamrun.scripts import infer
-from dreamrun.training.checkpoint import load_state
 from dreamrun.training.config import TrainConfig
+from dreamrun.training.state import load_state
 
 
 @pytest.fixture

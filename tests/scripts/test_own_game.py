@@ -16,7 +16,6 @@ from dreamrun.games.space import UNCONDITIONAL
 from dreamrun.model import PRESETS, Sampler, WorldModel
 from dreamrun.play.launch import PlayConfig
 from dreamrun.play.replay import Replay
-from dreamrun.training import validation
 from dreamrun.training.setup import fit_config_to_data
 
 
@@ -37,7 +36,6 @@ def recordings_folder(tmp_path_factory):
 def run(monkeypatch, capsys, tmp_path):
     """run("scripts.infer", *options): run a command in an empty folder; returns standard output."""
     monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
-    monkeypatch.setattr(validation, "ROLLOUT_FRAMES", 8)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -50,7 +48,7 @@ def run(monkeypatch, capsys, tmp_path):
 
 
 FEW = ("--preset", "smallest", "--batch-size", 4, "--max-steps", 3, "--val-batches", 1, "--warmup-steps", 1)
-FEW += ("--wandb", "off", "--out", "run")
+FEW += ("--wandb", "off", "--out", "run", "--rollout-frames", 8)
 LATEST = ("--checkpoint", "run/checkpoints/latest", "--num-steps", 2)
 
 

@@ -7,8 +7,7 @@ from PIL import Image
 from tiny import SMALLEST, assert_one_line
 
 from dreamrun.model import ModelConfig
-from dreamrun.scripts.plot_scaling import CONTROLLABILITY, PSNR, read_points
-from dreamrun.training.step import training_flop
+from dreamrun.scripts.plot_scaling import CONTROLLABILITY, PSNR, read_points, training_flop
 
 
 def test_flop_of_a_step():

@@ -5,21 +5,19 @@ import torch
 from runs import values
 from tiny import assert_one_line
 
-from dreamrun.training import loop, step
-from dreamrun.training.checkpoint import find_checkpoint_to_resume, list_checkpoints, load_state
-from dreamrun.training.step_stats import StepStats
+from dreamrun.training.state import StepStats, find_start, list_checkpoints, load_state
 
 
-def test_bad_steps_are_counted_and_change_nothing(train_command, tmp_path, monkeypatch):
-    loss, weights = step.training_loss, {}
+def test_bad_steps_are_counted_and_change_nothing(train_command, tmp_path):
+    weights = {}
 
-    def bad_at_three_and_six(state, *args):
+    def bad_at_three_and_six(state, batch):
         weights[state.step] = [parameter.detach().clone() for parameter in state.model.parameters()]
-        factor = {3: float("nan"), 6: float("inf")}.get(state.step, 1.0)
-        return loss(state, *args) * factor
+        if state.step in (3, 6):
+            batch.actions.fill_(np.nan if state.step == 3 else np.inf)
 
-    monkeypatch.setattr(step, "training_loss", bad_at_three_and_six)
-    assert train_command("--max-steps", 8, "--log-every", 1, "--max-bad-steps", 2)[0] == 0
+    options = ("--max-steps", 8, "--log-every", 1, "--max-bad-steps", 2)
+    assert train_command(*options, before_step=bad_at_three_and_six)[0] == 0
     assert list(values(tmp_path / "run", "train/bad_steps").values()) == [0, 0, 0, 1, 1, 1, 2, 2]
     assert sorted(values(tmp_path / "run", "train/loss")) == [1, 2, 3, 5, 6, 8]
     for number in range(7):
@@ -27,28 +25,23 @@ def test_bad_steps_are_counted_and_change_nothing(train_command, tmp_path, monke
         assert same == (number in (3, 6))
 
 
-def test_consecutive_bad_steps_end_the_run(train_command, tmp_path, monkeypatch):
-    loss = step.training_loss
+def test_consecutive_bad_steps_end_the_run(train_command, tmp_path):
+    def bad_from_five_on(state, batch):
+        if state.step >= 5:
+            batch.actions.fill_(np.nan)
 
-    def bad_from_five_on(state, *args):
-        return loss(state, *args) * (1 if state.step < 5 else np.nan)
-
-    monkeypatch.setattr(step, "training_loss", bad_from_five_on)
-    code, _, err = train_command("--max-steps", 50, "--max-bad-steps", 3)
+    code, _, err = train_command("--max-steps", 50, "--max-bad-steps", 3, before_step=bad_from_five_on)
     assert_one_line(code, err, "steps in a row up to step 8", "not finite", "--max-bad-steps 3", "step_0000004")
-    assert load_state(find_checkpoint_to_resume("auto", tmp_path / "run"))["step"] == 4
+    assert load_state(find_start("auto", tmp_path / "run"))["step"] == 4
 
 
-def test_weights_that_are_not_finite_are_not_saved(train_command, tmp_path, monkeypatch):
-    train_step = loop.train_step
-
-    def break_at_six(state, *args):
+def test_weights_that_are_not_finite_are_not_saved(train_command, tmp_path):
+    def break_at_six(state, batch):
         if state.step == 6:
             next(state.model.parameters()).data[0] = torch.inf
-        return train_step(state, *args)
 
-    monkeypatch.setattr(loop, "train_step", break_at_six)
-    code, _, err = train_command("--max-steps", 50, "--max-bad-steps", 30, "--rollout-every", 100)
+    options = ("--max-steps", 50, "--max-bad-steps", 30, "--rollout-every", 100)
+    code, _, err = train_command(*options, before_step=break_at_six)
     assert_one_line(code, err, "the weights are no longer finite at step 8: continue from", "step_0000004")
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step_0000004"]
 

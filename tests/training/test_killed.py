@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from runs import assert_same_run, children, ended, finish, start, values
 
-from dreamrun.training.checkpoint import find_checkpoint_to_resume, load_state
+from dreamrun.training.state import find_start, load_state
 
 
 def wait_until(condition, process: subprocess.Popen, timeout_secs: float = 900) -> bool:
@@ -111,4 +111,4 @@ def test_torchrun_saves_when_it_is_asked_to_stop(pong_set, tmp_path, number):
     process.send_signal(number)
     output = ended(process)
     assert process.returncode != 0 and output.count("stopped at step") == 1, output
-    assert load_state(find_checkpoint_to_resume("auto", run))["step"] == max(values(run, "train/loss"))
+    assert load_state(find_start("auto", run))["step"] == max(values(run, "train/loss"))

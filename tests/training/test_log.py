@@ -2,21 +2,23 @@
 
 import re
 
-from dreamrun.training import log, plots
+from dreamrun.training import log
 from dreamrun.training.log import Throughput
 
 
 def test_throughput_counts_clips_since_the_last_read_without_pauses(monkeypatch):
     now = 10.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
-    throughput = Throughput(step=5, wait_secs=1.0)
-    now = 12.0
+    throughput = Throughput(step=5)
+    now = 11.0
+    with throughput.waiting():
+        now = 12.0
     with throughput.paused():
         now = 50.0
     now = 52.0
-    assert throughput.read(step=7, wait_secs=2.0, batch_size=8) == {"train/clips_per_sec": 4.0, "train/data_wait": 0.25}
+    assert throughput.read(step=7, batch_size=8) == {"train/clips_per_sec": 4.0, "train/data_wait": 0.25}
     now = 53.0
-    assert throughput.read(step=8, wait_secs=2.0, batch_size=8) == {"train/clips_per_sec": 8.0, "train/data_wait": 0.0}
+    assert throughput.read(step=8, batch_size=8) == {"train/clips_per_sec": 8.0, "train/data_wait": 0.0}
 
 
 def test_weights_and_biases_without_an_account(train_command, monkeypatch, tmp_path):
@@ -30,8 +32,8 @@ def test_failed_metrics_plot_only_warns(train_command, tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("no fonts here")
 
-    monkeypatch.setattr(plots, "draw_metrics", fail)
-    code, _, err = train_command("--max-steps", 4)
+    monkeypatch.setattr(log, "draw_metrics", fail)
+    code, _, err = train_command("--max-steps", 4, "--plot")
     assert code == 0 and err.count("metrics.png could not be drawn: no fonts here") == 1
     assert not list((tmp_path / "run").glob("metrics.png*"))
 
@@ -39,11 +41,10 @@ def test_failed_metrics_plot_only_warns(train_command, tmp_path, monkeypatch):
 def test_no_warning_where_nothing_was_logged_yet(train_command, tmp_path):
     """A checkpoint comes before the first line of metrics."""
     code, _, err = train_command(
-        "--max-steps", 4, "--checkpoint-every", 1, "--log-every", 100, "--val-every", 100, "--rollout-every", 100
+        *("--max-steps", 4, "--checkpoint-every", 1, "--log-every", 100, "--val-every", 100, "--rollout-every", 100),
+        "--plot",
     )
     assert code == 0 and "warning" not in err
-    plots.MetricsPlot(tmp_path).draw(last=True)
-    assert not (tmp_path / "metrics.png").exists()
 
 
 def test_loss_is_printed_where_there_is_no_progress_bar(train_command, monkeypatch):

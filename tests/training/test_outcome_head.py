@@ -7,8 +7,8 @@ from runs import FEW, assert_same_run, finish, start, values
 from tiny import assert_one_line
 
 from dreamrun.model import WorldModel
-from dreamrun.model.outcomes import NUM_BINS
-from dreamrun.training.outcomes import OutcomeTargets, mean_outcome_loss, outcome_losses, outcome_metrics
+from dreamrun.model.outcome_head import NUM_BINS, outcome_losses
+from dreamrun.training.validation import outcome_metrics
 
 FORCING = ("--noise-levels", "teacher-forcing", "--clip-stride", 16, "--epoch-clips", 4)
 
@@ -20,19 +20,16 @@ def network(train_command, tmp_path):
     return tmp_path / "network" / "checkpoints" / "latest"
 
 
-def targets(rewards, ends):
-    rewards, ends = torch.tensor(rewards), torch.tensor(ends)
-    return OutcomeTargets(torch.zeros(*rewards.shape, 3), rewards, ends, torch.ones(len(rewards)))
-
-
 def test_what_records_do_not_know_is_masked():
     nan = float("nan")
     logits = torch.randn(2, 3, NUM_BINS + 1, requires_grad=True)
-    known = targets([[0.0, 1, 0], [0, 0, -1]], [[0.0, 0, 1], [0, 0, 0]])
-    masked = targets([[0.0, 1, 0], [nan, nan, nan]], [[0.0, 0, 1], [nan, nan, nan]])
-    for all_losses, losses in zip(outcome_losses(logits, known), outcome_losses(logits, masked), strict=True):
+    rewards, ends = torch.tensor([[0.0, 1, 0], [0, 0, -1]]), torch.tensor([[0.0, 0, 1], [0, 0, 0]])
+    known = outcome_losses(logits, rewards, ends)
+    rewards[1] = ends[1] = nan
+    masked = outcome_losses(logits, rewards, ends)
+    for all_losses, losses in zip(known, masked, strict=True):
         assert torch.equal(all_losses[0], losses[0]) and (all_losses > 0).all() and not losses[1].any()
-    mean_outcome_loss(logits, masked).backward()
+    sum(losses.mean() for losses in masked).backward()
     assert logits.grad[0].abs().min() > 0 and not logits.grad[1].any()
 
 

@@ -10,8 +10,7 @@ from tiny import assert_one_line
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics_log import read_metrics
 from dreamrun.model import WorldModel
-from dreamrun.training import loop
-from dreamrun.training.checkpoint import load_state
+from dreamrun.training.state import load_state
 
 # Full attention and rectified flow, in play and in filling in
 FULL_FLOW = ("--attention", "full", "--schedule", "linear", "--prediction", "velocity", "--fill-share", "0.3")
@@ -22,21 +21,17 @@ FULL_FLOW += ("--self-forcing", "0.4")
 
 
 @pytest.mark.parametrize(("stop", "more"), [(4, ()), (7, ()), (11, ()), (7, FULL_FLOW)])
-def test_stopped_run_resumes_bit_for_bit(train_command, tmp_path, monkeypatch, stop, more):
+def test_stopped_run_resumes_bit_for_bit(train_command, tmp_path, stop, more):
     """Stopped at a checkpoint and between two, between two log lines, and before the end of an epoch."""
     options = ("--max-steps", 12, "--batch-size", 8, "--clip-stride", 64, *more)
     assert ClipDataset(train_command.data, "train", 6, stride=64).num_batches(8) < 11
     assert train_command(*options, "--out", tmp_path / "unbroken")[0] == 0
-    train_step = loop.train_step
 
-    def interrupt(state, *args):
+    def interrupt(state, batch):
         if state.step == stop - 1:
             signal.raise_signal(signal.SIGTERM)
-        return train_step(state, *args)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", interrupt)
-        code, out, _ = train_command(*options)
+    code, out, _ = train_command(*options, before_step=interrupt)
     assert code == 130 and f"stopped at step {stop}" in out
     assert train_command(*options, "--resume", "auto")[0] == 0
     assert_same_run(tmp_path / "run", tmp_path / "unbroken")
@@ -61,7 +56,7 @@ def test_accumulated_micro_batches_equal_the_batch(train_command, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_train_as_one_process_does(train_command, tmp_path, monkeypatch):
+def test_two_ranks_train_as_one_process_does(train_command, tmp_path):
     """One process can also resume what two ranks began: every clip is trained on, and none twice."""
     options = (
         *FEW,
@@ -84,16 +79,14 @@ def test_two_ranks_train_as_one_process_does(train_command, tmp_path, monkeypatc
 
     seen = [clip for rank in range(2) for clip in (tmp_path / f"seen.{rank}").read_text().splitlines()]
     assert len(seen) == 50 * 4
-    train_step = loop.train_step
 
-    def note_clips(state, batch, *args):
+    def note_clips(state, batch):
         seen.extend(
             f"{batch.number} {clip} {first}" for clip, first in zip(batch.record_ids, batch.starts, strict=True)
         )
-        return train_step(state, batch, *args)
 
-    monkeypatch.setattr(loop, "train_step", note_clips)
-    assert train_command(*FEW, "--epochs", 1, "--resume", "auto", "--out", tmp_path / "two")[0] == 0
+    options = (*FEW, "--epochs", 1, "--resume", "auto", "--out", tmp_path / "two")
+    assert train_command(*options, before_step=note_clips)[0] == 0
     data = ClipDataset(train_command.data, "train", 6, stride=10)
     assert len(seen) == len(set(seen)) == data.num_batches(4) * 4 > 50 * 4 + 100
     assert data.num_clips - len(seen) < 4  # the partial batch that is dropped

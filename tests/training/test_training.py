@@ -11,15 +11,12 @@ from tiny import assert_one_line
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics_log import read_metrics
 from dreamrun.model import WorldModel
-from dreamrun.training import loop, plots, trainer
-from dreamrun.training.checkpoint import list_checkpoints, load_state
 from dreamrun.training.config import TrainConfig, num_training_steps
-from dreamrun.training.plots import draw_metrics
+from dreamrun.training.state import list_checkpoints, load_state
 
 
-def test_short_run_writes_all_files(train_command, tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "draw_metrics", draw_metrics)
-    code, out, err = train_command("--max-steps", 8)
+def test_short_run_writes_all_files(train_command, tmp_path):
+    code, out, err = train_command("--max-steps", 8, "--plot")
     assert code == 0, err
     assert "device: CPU" in out and "no GPU in use" in out
     run = tmp_path / "run"
@@ -42,23 +39,20 @@ def test_short_run_writes_all_files(train_command, tmp_path, monkeypatch):
 
 
 def test_failed_rollout_only_warns(train_command, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "validation_rollout", lambda *_: (_ for _ in ()).throw(RuntimeError("no kernel")))
+    fail = "dreamrun.training.validation.validation_rollout"
+    monkeypatch.setattr(fail, lambda *_: (_ for _ in ()).throw(RuntimeError("no kernel")))
     code, _, err = train_command("--max-steps", 2)
     assert code == 0 and "warning: the rollout at step 2 failed: no kernel" in err
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step_0000002"]
 
 
-def test_interrupted_run_saves_a_checkpoint(train_command, tmp_path, monkeypatch):
-    train_step = loop.train_step
-
-    def interrupt_third(state, *args):
+def test_interrupted_run_saves_a_checkpoint(train_command, tmp_path):
+    def interrupt_third(state, batch):
         if state.step == 2:
             signal.raise_signal(signal.SIGINT)
-        return train_step(state, *args)
 
-    monkeypatch.setattr(loop, "train_step", interrupt_third)
     before = signal.getsignal(signal.SIGINT)
-    code, out, err = train_command("--max-steps", 50)
+    code, out, err = train_command("--max-steps", 50, before_step=interrupt_third)
     assert code == 130 and "Traceback" not in err
     assert "stopped at step 3" in out
     assert load_state(tmp_path / "run" / "checkpoints" / "latest")["step"] == 3
@@ -66,23 +60,22 @@ def test_interrupted_run_saves_a_checkpoint(train_command, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
-def test_out_of_memory_gives_advice(train_command, monkeypatch, error):
+def test_out_of_memory_gives_advice(train_command, error):
     def run_out_of_memory(*_):
         raise error
 
-    monkeypatch.setattr(loop, "train_step", run_out_of_memory)
-    code, _, err = train_command("--max-steps", 4, "--batch-size", 16, "--accumulate", 2)
+    options = ("--max-steps", 4, "--batch-size", 16, "--accumulate", 2)
+    code, _, err = train_command(*options, before_step=run_out_of_memory)
     advice = ("--batch-size (now 16)", "--accumulate (now 2)", "--activation-checkpointing", "--preset")
     assert_one_line(code, err, "out of memory with 8 clips at a time", *advice)
 
 
-def test_other_runtime_errors_are_not_out_of_memory(train_command, monkeypatch):
+def test_other_runtime_errors_are_not_out_of_memory(train_command):
     def fail(*_):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(loop, "train_step", fail)
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        train_command("--max-steps", 4)
+        train_command("--max-steps", 4, before_step=fail)
 
 
 @pytest.mark.parametrize(

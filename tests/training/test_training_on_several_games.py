@@ -4,7 +4,6 @@ import json
 import signal
 from dataclasses import replace
 from itertools import chain
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,19 +11,14 @@ import torch
 from runs import assert_same_run, finish, start, values
 from tiny import SMALLEST, assert_one_line, random_model
 
+from dreamrun.data.batch import Batch
 from dreamrun.data.collecting import CollectConfig, collect
 from dreamrun.data.metadata import METADATA_FILE, read_metadata
 from dreamrun.data.metrics_log import read_metrics
-from dreamrun.data.pixels import to_float
 from dreamrun.games.game import combine_games
 from dreamrun.model import WorldModel
 from dreamrun.model.game_views import choose_game, find_game, game_names
-from dreamrun.model.text_encoder import encode_bytes
-from dreamrun.training import loop
-from dreamrun.training.config import TrainConfig, with_recipe
-from dreamrun.training.fill_loss import choose_image_clips
-from dreamrun.training.loss import diffusion_loss, draw_noise
-from dreamrun.training.step import MicroBatch, training_loss
+from dreamrun.training.config import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +30,20 @@ def wide_set(tmp_path_factory):
     return out
 
 
-def test_mixed_sizes_train_and_resume_bit_for_bit(train_command, wide_set, tmp_path, monkeypatch):
+def test_mixed_sizes_train_and_resume_bit_for_bit(train_command, wide_set, tmp_path):
     """Stopped in the middle of an epoch in which one set has begun again."""
     options = ("--data", train_command.data, wide_set, "--mix", "1,2", "--max-steps", 12, "--batch-size", 8)
     options += ("--clip-stride", 64, "--scheduled-sampling", 0.5, "--fill-share", 0.3)
     code, out, err = train_command(*options, "--out", tmp_path / "unbroken")
     assert code == 0 and "games: pong, pong-48x32; told in words" in out, err
-    train_step, sizes = loop.train_step, []
+    sizes = []
 
-    def interrupt(state, batch, *args):
+    def interrupt(state, batch):
         sizes.append(batch.frames.shape[2:4])
         if state.step == 6:
             signal.raise_signal(signal.SIGTERM)
-        return train_step(state, batch, *args)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", interrupt)
-        assert train_command(*options)[0] == 130
+    assert train_command(*options, before_step=interrupt)[0] == 130
     assert {*sizes} == {(64, 64), (32, 48)}
     assert train_command(*options, "--resume", "auto")[0] == 0
     assert_same_run(tmp_path / "run", tmp_path / "unbroken")
@@ -106,30 +97,6 @@ def test_games_of_data_sets(pong_set, wide_set, tiny_metadata):
     assert find_game(model, text=wide.caption) == "pong-48x32"
     view = choose_game(model, text="anything")
     assert not torch.equal(view.words, choose_game(model, find_game(model, text="anything")).words)
-
-
-def test_frames_of_image_clips_are_predicted_from_words_alone(pong_set):
-    """Each is what a first frame is: neither other frames nor actions change its loss, and words do."""
-    model = random_model(replace(SMALLEST, patch_size=8, frame_height=16, frame_width=16, num_actions=3, words=True))
-    state, config = SimpleNamespace(model=model, network=model), with_recipe(TrainConfig(pong_set, pong_set))
-    seeds = np.array([next(seed for seed in range(99) if choose_image_clips(np.array([seed], np.uint64)))], np.uint64)
-    clip = np.random.default_rng(0).integers(0, 256, (1, 4, 16, 16, 3), np.uint8)
-
-    def loss(frames=clip, action=0, text="pong"):
-        actions = torch.eye(3)[torch.full((1, 4), action)]
-        parts = MicroBatch(torch.from_numpy(frames), actions, seeds, None, encode_bytes([text]))
-        return training_loss(state, parts, replace(config, fill_share=0.0, bf16=False)).item()
-
-    noise = draw_noise(torch.Size((1, 4, 3, 16, 16)), seeds, torch.device("cpu"), config.noise_levels)
-    alone = []
-    for t in range(4):
-        one = replace(noise, levels=noise.levels[:, [t]], eps=noise.eps[:, [t]], context_levels=None, context_eps=None)
-        x0 = to_float(clip[:, [t]])
-        alone.append(diffusion_loss(model, model.config, x0, torch.zeros(1, 1, 3), one, text=encode_bytes(["pong"]))[0])
-    assert loss() == pytest.approx(torch.cat(alone).mean().item(), rel=1e-4)
-    assert loss(action=1) == loss() != loss(text="fish")
-    seeds_of_many = np.arange(2000, dtype=np.uint64) * np.uint64(2**50)
-    assert 0.17 < choose_image_clips(seeds_of_many).mean() < 0.23
 
 
 def test_mistakes_with_several_data_sets(train_command, wide_set, tmp_path):

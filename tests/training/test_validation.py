@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny import random_model
 
-from dreamrun.data.dataset import Batch, ClipDataset
+from dreamrun.data.batch import Batch
+from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics import psnr, ssim
 from dreamrun.data.metrics_log import read_metrics
 from dreamrun.data.pixels import to_float
@@ -28,7 +29,8 @@ def test_epoch_metrics_are_means_over_all_frames():
             return predicted.repeat(1, 2, 1, 1, 1)  # for the context, then for the noisy frames
 
         brighter.config, brighter.device = config, torch.device("cpu")
-        return epoch_sums(brighter, [Batch(frames[rows], actions[rows], seeds, seeds, seeds[rows])])
+        clips = torch.from_numpy(frames[rows]), torch.from_numpy(actions[rows])
+        return epoch_sums(brighter, [Batch(*clips, seeds, seeds, seeds[rows])])
 
     whole, shares = part(slice(0, 7)), part(slice(0, 5)) + part(slice(5, 7)) + epoch_sums(None, [])
     metrics = epoch_metrics(whole)
@@ -51,7 +53,8 @@ def test_validation_metrics_by_actions_and_noise_levels():
     config = replace(random_model().config, prediction="x0")
     actions = np.tile(np.eye(3, dtype=np.float32)[:, None], (16, 6, 1))  # consecutive clips have different actions
     frames = np.full((48, 6, 16, 24, 3), 255, np.uint8) * actions[..., None, None, :].astype(np.uint8)
-    batch = Batch(frames, actions, np.arange(48), np.zeros(48, np.int64), np.arange(48, dtype=np.uint64))
+    clips = torch.from_numpy(frames), torch.from_numpy(actions)
+    batch = Batch(*clips, np.arange(48), np.zeros(48, np.int64), np.arange(48, dtype=np.uint64))
 
     class Painter(torch.nn.Module):
         device = torch.device("cpu")

@@ -87,6 +87,20 @@ def to_outcome(logits: Tensor) -> Outcome:
     return Outcome(rewards.float(), logits[..., -1].sigmoid())
 
 
+def outcome_losses(logits: Tensor, rewards: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the reward and of the end at each frame, both (B, T); 0 where the target is unknown.
+
+    The reward's target is two-hot over symlog bins (arXiv 2301.04104, eq. 10).
+
+    Args:
+        logits: (B, T, K + 1).
+        rewards, ends: (B, T), NaN where unknown; an end is 0 or 1.
+    """
+    reward_loss = -(two_hot(rewards.nan_to_num()) * logits[..., :-1].log_softmax(-1)).sum(-1)
+    end_loss = F.binary_cross_entropy_with_logits(logits[..., -1], ends.nan_to_num(), reduction="none")
+    return reward_loss * rewards.isfinite(), end_loss * ends.isfinite()
+
+
 def check_outcome_head(outcomes: bool, frame_shape: tuple[int, int, int]) -> None:
     """Raises ValueError if there is no outcome head for frames of this shape (C, H, W)."""
     if not outcomes:

@@ -6,7 +6,7 @@ from tiny import TINY, random_inputs, random_model
 
 from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.config import ModelConfig
-from dreamrun.model.outcomes import NUM_BINS, reward_bins, to_outcome, two_hot
+from dreamrun.model.outcome_head import NUM_BINS, reward_bins, to_outcome, two_hot
 from dreamrun.model.packed_linear import pack
 
 WITH_HEAD = replace(TINY, outcomes=True)
@@ -108,7 +108,8 @@ def test_a_packed_model_reads_the_same_outcomes():
 def test_the_head_sends_no_gradient_into_the_network():
     model = random_model(WITH_HEAD).train()
     frames, levels, actions = random_inputs(WITH_HEAD)
-    prediction, logits = model(frames, levels, actions, next_actions=actions[:, :4])
+    prediction, tokens = model(frames, levels, actions, with_tokens=True)
+    logits = model.outcome_logits(tokens[:, :4], actions[:, :4])
     assert prediction.shape == frames.shape and logits.shape == (2, 4, NUM_BINS + 1)
     logits.square().sum().backward()
     assert all(

@@ -7,8 +7,8 @@ import pytest
 import torch.distributed as dist
 from tiny import random_model
 
-from dreamrun.training.checkpoint import find_start, save_checkpoint
-from dreamrun.training.rendezvous import agree_on_attempt
+from dreamrun.training.distributed import agree_on_attempt
+from dreamrun.training.state import find_start, save_checkpoint
 
 SECONDS = timedelta(seconds=20)
 
@@ -46,7 +46,7 @@ def test_a_rank_that_does_not_join_is_named(store):
 
 
 def test_a_restart_on_another_machine_resumes(tmp_path):
-    save_checkpoint(tmp_path, 1, random_model(), {"step": 1}, keep=3)
+    save_checkpoint(tmp_path, random_model(), {"step": 1}, keep=3)
     with pytest.raises(ValueError, match="already holds a run"):
         find_start("", tmp_path)
     assert find_start("", tmp_path, is_restart=True).name == "step_0000001"
