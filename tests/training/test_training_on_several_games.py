@@ -5,13 +5,11 @@ import signal
 from dataclasses import replace
 from itertools import chain
 
-import numpy as np
 import pytest
 import torch
 from runs import assert_same_run, finish, start, values
 from tiny import SMALLEST, assert_one_line, random_model
 
-from dreamrun.data.batch import Batch
 from dreamrun.data.collecting import CollectConfig, collect
 from dreamrun.data.metadata import METADATA_FILE, read_metadata
 from dreamrun.data.metrics_log import read_metrics
