@@ -60,7 +60,7 @@ class Task:
     """One way to train on clips."""
 
     corrupt: Callable[[np.ndarray, Noise, TaskOptions], Corruption]  # from seeds, uint64 (B,), and their noise
-    share: Callable[[ResolvedConfig], float]  # of the clips of a batch
+    share: Callable[[ResolvedConfig], float]  # of the clips of a batch; of the first task: of those that others leave
     has_context: bool = False  # the context may be clean (teacher forcing) and generated (scheduled sampling, ...)
     metric: str = ""  # name of its validation loss in the log; "": none, or one of its own
 
@@ -119,7 +119,7 @@ def _image_share(config: ResolvedConfig) -> float:
 
 
 TASKS = (
-    Task(play, lambda config: 1 - config.fill_share - _image_share(config), has_context=True),
+    Task(play, lambda _: 1.0, has_context=True),
     Task(fill, lambda config: config.fill_share, metric="val/fill_loss"),
     Task(image, _image_share),
 )
@@ -131,7 +131,9 @@ def assign_tasks(config: ResolvedConfig) -> np.ndarray:
     Every batch has the same number of clips of each task, as near to its share as whole clips allow, evenly spread. So
     shapes are the same in all steps.
     """
-    exact = np.array([task.share(config) for task in TASKS]) * config.batch_size
+    shares = np.array([task.share(config) for task in TASKS])
+    shares[0] *= 1 - shares[1:].sum()
+    exact = shares * config.batch_size
     counts = np.floor(exact + 1e-9).astype(int)
     missing = config.batch_size - counts.sum()
     counts[np.argsort(counts - exact, kind="stable")[:missing]] += 1
