@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from dreamrun.data.dataset import POOL_RECORDS, ClipDataset, clip_seeds, clip_start, count_clips, cut_clip
 from dreamrun.games.space import UNKNOWN_ACTION
@@ -53,8 +54,8 @@ def test_cut_clip_starts_with_the_action_before_it_or_with_none(make_record, kno
 
 def test_batch_shapes_and_types(folder):
     batch = next(ClipDataset(folder, "train", clip_frames=8).batches(4))
-    assert (batch.frames.shape, batch.frames.dtype) == ((4, 8, 8, 8, 3), np.uint8)
-    assert (batch.actions.shape, batch.actions.dtype) == ((4, 8, 5), np.float32)
+    assert (batch.frames.shape, batch.frames.dtype) == ((4, 8, 8, 8, 3), torch.uint8)
+    assert (batch.actions.shape, batch.actions.dtype) == ((4, 8, 5), torch.float32)
     assert batch.record_ids.shape == batch.starts.shape == (4,)
 
 
@@ -69,14 +70,14 @@ def test_actions_lead_into_their_frames(folder):
     dataset, known, unknown = ClipDataset(folder, "train", clip_frames=8, stride=1), 0, 0
     for epoch in range(4):
         for batch in dataset.batches(8, epoch):
-            shown = batch.frames[:, :, 0, 0, 0]
-            assert set(np.unique(batch.actions)) <= {0.0, 1.0}
-            held = batch.actions.sum(-1)
+            shown, actions = batch.frames[:, :, 0, 0, 0].numpy(), batch.actions.numpy()
+            assert set(np.unique(actions)) <= {0.0, 1.0}
+            held = actions.sum(-1)
             assert (held[:, 1:] == 1).all()
-            assert np.array_equal(batch.actions[:, 1:].argmax(-1), shown[:, 1:])
+            assert np.array_equal(actions[:, 1:].argmax(-1), shown[:, 1:])
             assert (held[batch.starts == 0, 0] == 0).all() and (shown[batch.starts == 0, 0] == 9).all()
             later, leading = batch.starts > 0, held[:, 0] == 1
-            assert np.array_equal(batch.actions[leading, 0].argmax(-1), shown[leading, 0])
+            assert np.array_equal(actions[leading, 0].argmax(-1), shown[leading, 0])
             known, unknown = known + (later & leading).sum(), unknown + (later & ~leading).sum()
     assert known + unknown > 400
     assert 0.4 < known / (known + unknown) < 0.6

@@ -31,7 +31,7 @@ def mixture(folders, rank=0, world_size=1, seed=0, **options):
 
 def clips(batches):
     return [
-        (batch.number, *map(int, clip), batch.frames[row].tobytes(), batch.actions[row].tobytes())
+        (batch.number, *map(int, clip), batch.frames[row].numpy().tobytes(), batch.actions[row].numpy().tobytes())
         for batch in batches
         for row, clip in enumerate(zip(batch.record_ids, batch.starts, batch.seeds, strict=True))
     ]
@@ -53,7 +53,7 @@ def test_an_epoch_has_every_clip_once_and_each_batch_one_set(folders):
     assert len(batches) == 18 and len(set(seen)) == len(seen) == 72
     assert np.bincount([batch.number for batch in batches]).tolist() == [6, 3, 9]
     for batch in batches:  # the rest of the vector is zero
-        outside = np.delete(batch.actions, np.r_[5 * batch.number : 5 * batch.number + 5], axis=-1)
+        outside = np.delete(batch.actions.numpy(), np.r_[5 * batch.number : 5 * batch.number + 5], axis=-1)
         assert batch.actions.shape[-1] == 15 and not outside.any() and batch.actions.any()
         assert set(batch.captions) == {"the second" if batch.number == 1 else ""}
     assert len({int(seed) for batch in batches for seed in batch.seeds}) == 72  # sets differ in their noise
