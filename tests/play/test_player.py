@@ -120,6 +120,10 @@ def test_a_step_names_its_action_and_generates_exactly_one_frame(play):
     client.wait_for("frame")
     client.send("step")  # under the held keys; it pauses, too
     assert client.wait_for("paused")["on"]
+    with pytest.raises(TimeoutError):
+        while True:
+            message = client.receive(0.5)
+            frames += [message.header] if isinstance(message, Frame) else []
     for name in ("fly", 3, "x" * 999):
         client.send("step", action=name)
         assert client.wait_for("error")["text"]
