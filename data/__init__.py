@@ -1,6 +1,7 @@
 """Games, recordings, records, shards and batches. Knows nothing of networks.
 
-`from data import ActionSpace, EpisodeWriter` is all that your own collector needs; it loads no games and no torch.
+`from dreamrun.data import ActionSpace, EpisodeWriter` is all that your own collector needs.
+It loads no games and no torch.
 """
 
 from dreamrun.data.episode_writer import EpisodeWriter

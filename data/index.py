@@ -71,7 +71,7 @@ def index_split(
         ValueError: the split has no shards.
     """
     paths = split_shards(folder, split)
-    cache_path = folder / split / INDEX_FILE
+    cache_path = paths[0].parent / INDEX_FILE  # the samples that come with the package may be elsewhere
     stamps = {path.name: [stat.st_size, stat.st_mtime_ns] for path in paths for stat in (path.stat(),)}
     cached, reader = _read_cache(cache_path, metadata), ShardReader(paths, metadata)
     entries = {name: cached[name] for name in stamps if name in cached and cached[name]["stamp"] == stamps[name]}

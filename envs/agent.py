@@ -69,7 +69,9 @@ def import_ppo() -> Any:
     try:
         from dreamrun.envs import stable_baselines
     except ModuleNotFoundError as error:
-        raise ValueError(f"agents need Stable-Baselines3 ({error}): run ./setup.sh --rl") from None
+        raise ValueError(
+            f"agents need Stable-Baselines3 ({error}): ./setup.sh --rl, or pip install 'dreamrun[rl]'"
+        ) from None
     return stable_baselines
 
 

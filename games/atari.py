@@ -29,7 +29,7 @@ class AtariVectorEnv(GymVectorEnv):
         try:
             import ale_py
         except ImportError:
-            raise ValueError("ale-py is not installed: pip install -r requirements-atari.txt") from None
+            raise ValueError("ale-py is not installed: pip install 'dreamrun[atari]'") from None
         gymnasium.register_envs(ale_py)
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         game = name.removeprefix("ale:")

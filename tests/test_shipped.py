@@ -8,7 +8,7 @@ from tiny import TINY, random_model
 
 from dreamrun.data.clips import held_out_clips
 from dreamrun.data.dataset import ClipDataset
-from dreamrun.data.index import held_out_split, split_shards
+from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.metrics import frame_mse, psnr_from_mse
 from dreamrun.data.pixels import to_float, to_uint8
@@ -52,7 +52,8 @@ def test_shipped_files_are_found_from_any_folder_and_local_ones_win(name, monkey
     assert WorldModel.from_pretrained(name).config.num_actions == 15
     for samples in ("pong", "samples/pong"):
         assert read_metadata(Path(samples)).environment == "pong"
-        assert held_out_split(Path(samples)) == "test" and split_shards(Path(samples), "test")
+        assert held_out_split(Path(samples)) == "test" and len(ClipDataset(Path(samples), "test", 4).index.lengths)
+    assert not list(tmp_path.iterdir())  # such as an index beside shards that are not there
     random_model().save_pretrained(tmp_path / name)
     assert WorldModel.from_pretrained(name).config == TINY
     assert not find_shipped("../samples/pong", "samples").exists()

@@ -150,14 +150,3 @@ def test_a_run_with_hostile_lines_is_resumed(train_command, tmp_path):
     assert code == 0 and "\x1b" not in err, err
     assert "warning" not in err
     assert [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")][-1] == 4
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"batch_size": 0}, {"batch_size": 10**400}, {"batch_size": True}, {"data": 5}, {"init_from": None}, {"data": ...}],
-)
-def test_hostile_options_of_a_run_are_one_error(change, tmp_path):
-    values = {"init_from": "", "data": "set", "batch_size": 4, **change}
-    (tmp_path / "train_config.json").write_text(json.dumps({k: v for k, v in values.items() if v is not ...}))
-    with pytest.raises(ValueError, match="does not hold the options of a run"):
-        model_card("me/first", random_model(), tmp_path / "checkpoints" / "step_0000002")
