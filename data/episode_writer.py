@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from dreamrun.data.metadata import METADATA_FILE, read_metadata, write_metadata
 from dreamrun.data.records import Record, encode_record
-from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ZSTD_FAST, ShardWriter
+from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ZSTD_FAST, shard_writer
 from dreamrun.games.game import Game, check_caption, check_fps, check_frame_shape
 from dreamrun.games.space import ActionSpace
 from dreamrun.games.untrusted import check_name
@@ -100,11 +102,11 @@ class EpisodeWriter:
         self.folder, self.actions, self.fps, self.environment = Path(folder), actions, check_fps(fps), environment
         self.shard_name, self.min_frames, self.caption = shard_name, min_frames, check_caption(caption)
         self.num_records = self.num_frames = 0  # written by this object
-        self.shards: list[Path] = []  # complete ones, written by this object
         self._split_folder = self.folder / split
         self._shape: tuple[int, ...] | None = None  # of every frame
         self._episode = Episode()
-        self._shard: ShardWriter | None = None
+        self._shard = ExitStack()  # completes the shard that is being written
+        self._write_payload: Callable[[bytes], None] | None = None  # None: the next record begins a shard
         self._records_in_shard = 0
         self._closed = False
 
@@ -186,20 +188,18 @@ class EpisodeWriter:
         return int(action)
 
     def _write(self, record: Record) -> None:
-        if self._shard is None:
+        if self._write_payload is None:
             self._split_folder.mkdir(exist_ok=True)
-            self._shard = ShardWriter(self._next_path(), ZSTD_FAST)
-        self._shard.write(encode_record(replace(record, caption=self.caption)))
+            self._write_payload = self._shard.enter_context(shard_writer(self._next_path(), ZSTD_FAST))
+        self._write_payload(encode_record(replace(record, caption=self.caption)))
         self.num_records, self.num_frames = self.num_records + 1, self.num_frames + len(record)
         self._records_in_shard += 1
         if self._records_in_shard == RECORDS_PER_SHARD:
             self._finish_shard()
 
     def _finish_shard(self) -> None:
-        if self._shard:
-            shard, self._shard, self._records_in_shard = self._shard, None, 0
-            shard.close()
-            self.shards.append(shard.path)
+        self._write_payload, self._records_in_shard = None, 0
+        self._shard.close()
 
     def _next_path(self) -> Path:
         """The shard path with the number after the largest that exists."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -36,51 +36,39 @@ def _as_os_error():
         raise OSError(f"a shard cannot be written: {error}") from None
 
 
-class ShardWriter:
-    """Writes a shard record by record. The file appears at `path` when the writer is closed.
-
-    As a context it closes the shard at the end, and deletes it after an error.
+@contextlib.contextmanager
+def shard_writer(path: Path, zstd_level: int = ZSTD_SMALL) -> Iterator[Callable[[bytes], None]]:
+    """Yield a function that appends an encoded record to a shard. The file appears when the context ends, if no error.
 
     Args:
         zstd_level: of compression, ZSTD_SMALL or ZSTD_FAST.
+
+    Raises:
+        OSError: the disk is full; no file is left then.
     """
-
-    def __init__(self, path: Path, zstd_level: int = ZSTD_SMALL):
-        self.path = path
-        self._context = contextlib.ExitStack()  # of the temporary file, until the shard is closed
-        temporary = self._context.enter_context(atomic_file(path, fsync=True))
+    with atomic_file(path, fsync=True) as temporary:
         # One record per group: reading a record then decodes no other.
-        self._writer = ArrayRecordWriter(str(temporary), f"group_size:1,zstd:{zstd_level}")
+        writer = ArrayRecordWriter(str(temporary), f"group_size:1,zstd:{zstd_level}")
 
-    def write(self, payload: bytes) -> None:
-        """Append an encoded record. Raises OSError if the disk is full."""
+        def write(payload: bytes) -> None:
+            with _as_os_error():
+                writer.write(payload)
+
+        try:
+            yield write
+        except BaseException:
+            with contextlib.suppress(RuntimeError):
+                writer.close()
+            raise
         with _as_os_error():
-            self._writer.write(payload)
-
-    def close(self) -> None:
-        """Complete the shard and give it its name. Raises OSError if the disk is full; no file is left then."""
-        with self._context, _as_os_error():
-            self._writer.close()
-
-    def __enter__(self) -> ShardWriter:
-        """The writer itself."""
-        return self
-
-    def __exit__(self, *error) -> None:
-        """Close the shard, or delete it after an error."""
-        if error == (None, None, None):
-            self.close()
-            return
-        with contextlib.suppress(RuntimeError):
-            self._writer.close()
-        self._context.__exit__(*error)
+            writer.close()
 
 
 def write_shard(path: Path, payloads: Iterable[bytes]) -> None:
     """Write a complete shard. After an error no file is left behind."""
-    with ShardWriter(path) as writer:
+    with shard_writer(path) as write:
         for payload in payloads:
-            writer.write(payload)
+            write(payload)
 
 
 def open_shard(path: Path) -> ArrayRecordReader:

@@ -23,6 +23,7 @@ PLACE_COLUMNS = ("frame", "time")  # columns that say which picture a row belong
 _RESERVED_COLUMNS = ("action", "keys", "buttons", *PLACE_COLUMNS)  # columns with a fixed meaning
 _TRUTH = {"true": 1.0, "false": 0.0}  # as pandas and JSON write columns of yes and no
 _TOP_LEVEL_KEYS = ("stand_still", "ignored")  # of actions.toml, above its tables
+_TABLES = ("actions", "buttons", "axes", "recorded")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,6 @@ class Description:
         return self.recorded.get(key, key)
 
     def _check_ignored(self, key: str) -> None:
-        """Raises ValueError unless a key or column is ignored."""
         if not {self._translate(key), "*"} & set(self.ignored):
             known = ", ".join(self.space.names)
             raise ValueError(
@@ -174,17 +174,16 @@ def read_description(path: Path) -> Description:
         raise ValueError(f"no {path}: describe the actions there (docs/your_own_game.md), or set actions to none")
     try:
         values = _read_toml(path)
-        unknown = sorted(values.keys() - {"actions", "buttons", "axes", "stand_still", "recorded", "ignored"})
+        unknown = sorted(values.keys() - {*_TOP_LEVEL_KEYS, *_TABLES})
         if unknown:
             raise ValueError(f"unknown keys {', '.join(unknown[:8])}")
         if ("actions" in values) == ("buttons" in values or "axes" in values):
             raise ValueError("give either [actions], one at a time, or [buttons] and [axes], held together")
-        for name in _TOP_LEVEL_KEYS:
-            if not isinstance(values.get(name, []), list):
-                raise ValueError(f'{name} is {values[name]!r:.40}: expected a list, such as ["F3"]')
-        for name in ("actions", "buttons", "axes", "recorded"):
-            if not isinstance(values.get(name, {}), dict):
-                raise ValueError(f"{name} is {values[name]!r:.40}: expected a table, [{name}]")
+        for name, value in values.items():
+            if name in _TOP_LEVEL_KEYS and not isinstance(value, list):
+                raise ValueError(f'{name} is {value!r:.40}: expected a list, such as ["F3"]')
+            if name in _TABLES and not isinstance(value, dict):
+                raise ValueError(f"{name} is {value!r:.40}: expected a table, [{name}]")
         recorded = {key.lower(): str(name).lower() for key, name in values.get("recorded", {}).items()}
         ignored = tuple(_name("ignored", key).lower() for key in values.get("ignored", ()))
         description = Description(_action_space(values), recorded, ignored)
@@ -197,7 +196,7 @@ def read_description(path: Path) -> Description:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    """The parsed content of a TOML file, with or without a byte order mark. Raises ValueError."""
+    """The parsed content of a TOML file, with or without a byte order mark."""
     with path.open("rb") as file:
         data = file.read(MAX_TOML_BYTES + 1)
     if len(data) > MAX_TOML_BYTES:
@@ -244,7 +243,6 @@ def _action_space(values: dict[str, Any]) -> ActionSpace:
 
 
 def _parse_keys(name: str, value: Any) -> tuple[str, ...]:
-    """The keyboard keys of an action or button: one key, or a list of keys."""
     keys = [value] if isinstance(value, str) else value
     if not isinstance(keys, list):
         raise ValueError(f'{name} is {keys!r:.40}: expected its keys, such as ["LEFT"]')
