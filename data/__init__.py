@@ -1,4 +1,4 @@
-"""Games, recordings, records, shards and batches. Knows nothing of networks.
+"""Recordings, records, shards, batches and measures of frames. Knows nothing of networks.
 
 `from dreamrun.data import ActionSpace, EpisodeWriter` is all that your own collector needs.
 It loads no games and no torch.

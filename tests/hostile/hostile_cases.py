@@ -1,4 +1,4 @@
-"""Tables of hostile files. Each function writes its files and returns name -> (main, config class, arguments)."""
+"""Tables of hostile files. Each function writes its files and returns name -> (main, arguments)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from tiny import random_model
 
 from dreamrun.data.episode_writer import EpisodeWriter
-from dreamrun.data.importing.importer import ImportVideoConfig
 from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace
 from dreamrun.model import ModelConfig
@@ -32,7 +31,7 @@ MODEL = ModelConfig(
 )
 SPACE = ActionSpace(("noop", "up", "down"), ((), ("UP",), ("DOWN",)), (0, 1, 2))
 GAME = Game("pong", frame_shape=(16, 24, 3), actions=SPACE)
-Prepared = dict[str, tuple[Any, type, list]]
+Prepared = dict[str, tuple[Any, list]]
 
 
 # Field -> values that it cannot have: too large, negative, of another type, endless, or with an escape.
@@ -182,12 +181,12 @@ def metadata_cases(folder: Path) -> Prepared:
         "null": "null",
         **DAMAGED,
     }
-    prepared = {"valid": (visualize_dataset.main, visualize_dataset.VisualizeConfig, ["--data", base, "--check"])}
+    prepared = {"valid": (visualize_dataset.main, ["--data", base, "--check"])}
     for number, (name, change) in enumerate(changes.items()):
         data = folder / f"metadata-{number}"
         shutil.copytree(base, data)
         _change_json(data / "metadata.json", change)
-        prepared[name] = (visualize_dataset.main, visualize_dataset.VisualizeConfig, ["--data", data, "--check"])
+        prepared[name] = (visualize_dataset.main, ["--data", data, "--check"])
     return prepared
 
 
@@ -247,7 +246,7 @@ def replay_cases(folder: Path) -> Prepared:
         path = folder / f"replay-{number}.json"
         path.write_text(json.dumps(fields))
         _change_json(path, change)
-        prepared[name] = (infer.main, infer.InferConfig, [*arguments, path])
+        prepared[name] = (infer.main, [*arguments, path])
     return prepared
 
 
@@ -289,13 +288,13 @@ def actions_cases(folder: Path) -> Prepared:
         path = folder / f"actions-{number}.toml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         arguments = ["--videos", base, "--out", folder / f"set-{number}", "--size", "24x16", "--describe", path]
-        prepared[name] = (import_video.main, ImportVideoConfig, [*arguments, "--workers", 1])
+        prepared[name] = (import_video.main, [*arguments, "--workers", 1])
     return prepared
 
 
-def _infer(checkpoint: Path, folder: Path) -> tuple[Any, type, list]:
+def _infer(checkpoint: Path, folder: Path) -> tuple[Any, list]:
     options = "--num-prompt-frames 0 --num-frames 2 --num-steps 1 --num-samples 1 --actions random --device cpu"
-    return infer.main, infer.InferConfig, ["--checkpoint", checkpoint, *options.split(), "--output", folder / "o.mp4"]
+    return infer.main, ["--checkpoint", checkpoint, *options.split(), "--output", folder / "o.mp4"]
 
 
 def _change_json(path: Path, change: dict | str | bytes) -> None:

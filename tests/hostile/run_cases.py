@@ -40,13 +40,13 @@ def cpu_secs() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def run_command(main, config_class, arguments: list[str]) -> tuple[int, str]:
+def run_command(main, arguments: list[str]) -> tuple[int, str]:
     """Exit code and standard error of a command. An exception that is not caught by it gives code 1."""
     sys.argv = ["command", *map(str, arguments)]
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
         try:
-            cli.run(main, config_class)
+            cli.run(main)
             code = 0
         except SystemExit as stop:
             code = stop.code or 0
@@ -66,10 +66,10 @@ def main() -> None:
     torch.set_num_threads(1)
     prepared = kind(folder)
     signal.signal(signal.SIGALRM, on_alarm)
-    for name, (command_main, config_class, arguments) in prepared.items():
+    for name, (command_main, arguments) in prepared.items():
         start = cpu_secs()
         signal.alarm(HANG_SECS)
-        code, errors = run_command(command_main, config_class, arguments)
+        code, errors = run_command(command_main, arguments)
         signal.alarm(0)
         case = {"name": name, "code": code, "errors": errors[:5000], "cpu_secs": cpu_secs() - start}
         print(json.dumps(case), flush=True)
