@@ -116,12 +116,7 @@ def run(
         hints = get_type_hints(function, include_extras=True)
         (config_class,) = (hint for name, hint in hints.items() if name != "return")
         function(_parse(config_class, description))
-        if is_process:
-            sys.stdout.flush()
-            startup.exit_on_interrupt()  # Python may take a second to end
     except KeyboardInterrupt:
-        if is_process:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C twice must not give a traceback
         if os.environ.get("RANK", "0") == "0":
             print("stopped", file=sys.stderr)
         # Python remembers an interrupt inside of `exec`, such as of a dataclass that is made, even if it is caught. It
@@ -141,6 +136,9 @@ def run(
             raise
         print_error(_one_line(str(error)))
         sys.exit(ERROR_EXIT_CODE)
+    finally:
+        if is_process:  # Python may take a second to end, in which Ctrl-C would give a traceback
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _exit_without_library(error: ModuleNotFoundError) -> NoReturn:

@@ -5,7 +5,6 @@ Importing this module does both. `scripts/__init__.py` and `cli.py` import it be
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import sys
@@ -13,8 +12,6 @@ from pathlib import Path
 from types import FrameType
 
 INTERRUPTED_EXIT_CODE = 130
-
-
 # How often a waiting OpenMP thread looks for work before it sleeps. With the library's default, 300 000, a waiting
 # thread on busy cores takes the time of the thread that it waits for. With no looks at all (OMP_WAIT_POLICY=passive)
 # threads on idle cores sleep too often. docs/benchmarks.md has figures.
@@ -30,13 +27,8 @@ def set_openmp_defaults() -> None:
         os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
 
 
-def exit_on_interrupt() -> None:
-    """End the process at Ctrl-C with one line. For the times when a command has nothing to finish or to clean up."""
-    signal.signal(signal.SIGINT, _exit)
-
-
 def raise_on_interrupt() -> bool:
-    """Undo `exit_on_interrupt`, so that Ctrl-C raises KeyboardInterrupt again. False if it was not in force."""
+    """Let Ctrl-C raise KeyboardInterrupt from now on. False if this process does not run one of our commands."""
     if signal.getsignal(signal.SIGINT) is not _exit:
         return False
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -59,6 +51,4 @@ def _is_command() -> bool:
 
 set_openmp_defaults()
 if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not if the shell ignores it
-    exit_on_interrupt()
-    # Python resets the handler of SIGINT when it ends, and Ctrl-C would then kill a command that has done its work.
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, _exit)  # at once: nothing is to be cleaned up while libraries are imported

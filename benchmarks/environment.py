@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,45 +11,36 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-from dreamrun.benchmarks.machine import random_model
+from dreamrun.benchmarks.machine import NetworkConfig
 from dreamrun.data.metadata import read_metadata
 from dreamrun.envs.dream import DreamVectorEnv
 from dreamrun.games.factory import check_recorded_options, make_environment
-from dreamrun.model import PRESETS, WorldModel
 from dreamrun.model.inference import choose_device, describe_device
-from dreamrun.training.setup import fit_config_to_data
 
 WARM_UP_STEPS = 20  # the window of pico and nano fills
 
 
 @dataclass(frozen=True)
-class EnvironmentConfig:
+class EnvironmentConfig(NetworkConfig):
     """Environment steps a second by number of games, in the dream and in the real game."""
 
-    preset: str = "pico"  # network with random weights, as fast as a trained one
-    checkpoint: Path | None = None  # with an outcome head; used instead of a preset
+    preset: str = "pico"  # network with random weights and an outcome head
     data: Path = Path("samples/pong")  # data set with the prompts
     split: str = "test"
     num_envs: tuple[int, ...] = (1, 4, 16)  # games stepped together; one measurement each
-    num_steps: int | None = None  # denoising steps per frame; None: the default of the network
     steps: int = 30  # steps to measure, of all games together
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
-        if self.steps < 1 or not self.num_envs or min(self.num_envs) < 1:
-            raise ValueError(f"steps is {self.steps} and num_envs {self.num_envs}: they must be at least 1")
-        if not self.checkpoint and self.preset not in PRESETS:
-            raise ValueError(f"unknown preset {self.preset!r}: choose {', '.join(PRESETS)}")
+        super().__post_init__()
+        if not self.num_envs or min(self.num_envs) < 1:
+            raise ValueError(f"num_envs is {self.num_envs}: they must be at least 1")
 
 
 def measure(config: EnvironmentConfig) -> dict[str, Any]:
     """Game frames a second, over all games, and how many times as many the real game gives."""
     metadata = read_metadata(config.data)
-    if config.checkpoint:
-        model = WorldModel.from_pretrained(config.checkpoint)
-    else:
-        preset = replace(PRESETS[config.preset], outcomes=True)
-        model = random_model(fit_config_to_data(preset, metadata))
+    model = config.load_model(config.data, outcomes=True)
     print(f"device: {describe_device(choose_device(config.device))}")
     results: dict[str, Any] = {"num_steps": config.num_steps or model.config.num_steps}
     for num_envs in config.num_envs:

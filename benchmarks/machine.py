@@ -1,15 +1,47 @@
-"""Measure time, memory and matrix products on this machine, and make a network to measure."""
+"""The network that a benchmark measures, and time, memory and matrix products of this machine."""
 
 from __future__ import annotations
 
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from dreamrun.model import ModelConfig, WorldModel
+from dreamrun.data.metadata import read_metadata
+from dreamrun.model import PRESETS, ModelConfig, WorldModel
+from dreamrun.training.setup import fit_config_to_data
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Which network to measure."""
+
+    preset: str = "nano"  # network with random weights, as fast as a trained one
+    checkpoint: Path | None = None  # measured in place of a preset
+    num_steps: int | None = None  # denoising steps per frame; None: the default of the network
+
+    def __post_init__(self):
+        check_positive(self, "batch_size", "frames", "steps", "players")
+        if not self.checkpoint and self.preset not in PRESETS:
+            raise ValueError(f"unknown preset {self.preset!r}: choose {', '.join(PRESETS)}")
+
+    def load_model(self, data: Path | None = None, **changes: Any) -> WorldModel:
+        """The checkpoint, or the preset with `changes` to its config, fitted to a data set."""
+        if self.checkpoint:
+            return WorldModel.from_pretrained(self.checkpoint)
+        config = replace(PRESETS[self.preset], **changes)
+        return random_model(config if data is None else fit_config_to_data(config, read_metadata(data)))
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raise ValueError if one of these options, where the config has it, is below 1."""
+    for name in names:
+        if getattr(config, name, 1) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}: it must be at least 1")
 
 
 def random_model(config: ModelConfig) -> WorldModel:

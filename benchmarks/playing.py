@@ -17,33 +17,21 @@ from pathlib import Path
 import numpy as np
 import websockets
 
-from dreamrun.benchmarks.machine import random_model
-from dreamrun.data.metadata import read_metadata
-from dreamrun.model import PRESETS
+from dreamrun.benchmarks.machine import NetworkConfig
 from dreamrun.play.messages import unpack_pictures
-from dreamrun.training.setup import fit_config_to_data
 
 _START_SECS = 120.0  # time limit for the server to start
 _WARM_UP_SECS = 2.0  # not measured
 
 
 @dataclass(frozen=True)
-class PlayingConfig:
+class PlayingConfig(NetworkConfig):
     """Speed of playing, measured through the server's websocket."""
 
-    preset: str = "nano"  # network with random weights, as fast as a trained one
-    checkpoint: Path | None = None  # used instead of a preset
     data: Path = Path("samples/coinrun")  # data set with the prompts
     split: str = "test"
     players: int = 1
     seconds: float = 120.0
-    num_steps: int | None = None  # denoising steps per frame; None: the default of the network
-
-    def __post_init__(self):
-        if self.players < 1 or self.seconds <= 0:
-            raise ValueError(f"players is {self.players} and seconds is {self.seconds}: both must be above 0")
-        if not self.checkpoint and self.preset not in PRESETS:
-            raise ValueError(f"unknown preset {self.preset!r}: choose {', '.join(PRESETS)}")
 
 
 @dataclass
@@ -67,9 +55,7 @@ def measure(config: PlayingConfig) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = config.checkpoint or Path(folder) / config.preset
         if not config.checkpoint:
-            random_model(fit_config_to_data(PRESETS[config.preset], read_metadata(config.data))).save_pretrained(
-                checkpoint
-            )
+            config.load_model(config.data).save_pretrained(checkpoint)
         options = ["--checkpoint", checkpoint, "--data", config.data, "--split", config.split, "--port", 0]
         options += ["--max-players", config.players]
         options += ["--num-steps", config.num_steps] if config.num_steps else []

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from dreamrun.benchmarks.machine import matmul_flops_per_sec, measure_ms, memory_bytes, peak_memory_bytes, random_model
-from dreamrun.model import PRESETS, Sampler, WorldModel
+from dreamrun.benchmarks.machine import NetworkConfig, matmul_flops_per_sec, measure_ms, memory_bytes, peak_memory_bytes
+from dreamrun.model import Sampler
 from dreamrun.model.inference import choose_device, describe_device, has_native_bf16, prepare_for_inference
 
 WARM_UP_FRAMES = 5  # libraries initialise, and the CUDA graph is captured
@@ -22,25 +21,15 @@ EARLY_FRAME = 100  # frame with which the end of a long rollout is compared
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
+class RolloutConfig(NetworkConfig):
     """Speed of the sampler, one frame at a time, with a full window."""
 
-    preset: str = "nano"  # network with random weights; they are as fast as trained ones
-    checkpoint: Path | None = None  # measure this checkpoint instead of a preset
     device: Literal["auto", "cpu", "cuda"] = "auto"
     bf16: bool | None = None  # bfloat16 weights; None: if the device multiplies bfloat16 natively
     batch_size: int = 1  # rollouts in a batch
-    num_steps: int | None = None  # denoising steps per frame; None: the network's default
     guidance: float | None = None  # classifier-free guidance scale; unless it is 1, each step takes two passes
     frames: int = 100  # frames to measure, all with a full window
     compare: Literal["reference"] | None = None  # also measure the sampler without KV cache, and print the ratio
-
-    def __post_init__(self):
-        for name in ("batch_size", "frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if not self.checkpoint and self.preset not in PRESETS:
-            raise ValueError(f"unknown preset {self.preset!r}: choose {', '.join(PRESETS)}")
 
 
 @torch.inference_mode()
@@ -48,7 +37,7 @@ def measure(config: RolloutConfig) -> dict:
     """Frames per second of the sampler, and related numbers."""
     device = choose_device(config.device)
     bf16 = has_native_bf16(device) if config.bf16 is None else config.bf16
-    model = WorldModel.from_pretrained(config.checkpoint) if config.checkpoint else random_model(PRESETS[config.preset])
+    model = config.load_model()
     num_steps = model.config.num_steps if config.num_steps is None else config.num_steps
     guidance = model.config.guidance if config.guidance is None else config.guidance
     print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")

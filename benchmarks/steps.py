@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dreamrun.benchmarks.machine import matmul_flops_per_sec, peak_memory_bytes
+from dreamrun.benchmarks.machine import check_positive, matmul_flops_per_sec, peak_memory_bytes
 from dreamrun.data.metadata import PUBLIC_SET
 from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import SUFFIX, write_shard
@@ -44,9 +44,7 @@ class StepConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
-        for name in ("batch_size", "accumulate", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        check_positive(self, "batch_size", "accumulate", "steps")
 
 
 def measure(config: StepConfig) -> dict:

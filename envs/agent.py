@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,34 +31,58 @@ NOT_SETTINGS = ("out", "steps", "device", "wandb", "wandb_project", "wandb_entit
 
 
 @dataclass(frozen=True)
-class TrainAgentConfig:
-    """Options of `scripts.train_agent`."""
+class GamesConfig:
+    """The games that an agent plays, in the dream or for real."""
 
-    env: Literal["dream", "real"] = "dream"  # where the agent learns
-    out: Path = Path("runs/agent")  # the agent's folder; the same command continues there
+    env: Literal["dream", "real"] = "dream"  # where the agent plays
     checkpoint: str = ""  # dream: folder of a checkpoint with an outcome head, or "user/name" on the Hub
-    data: Path | None = None  # data set folder: prompts of the dream (train split), and the name of the game
-    game: str = ""  # real, without data: pong, one of Procgen's sixteen games, gym:ID or ale:GAME
-    steps: int = 100_000  # game frames to learn from, over all games
+    data: Path | None = None  # data set folder: prompts of the dream, and the name of the game to learn
+    game: str = ""  # real: pong, one of Procgen's sixteen games, gym:ID or ale:GAME; empty: that of data or agent
     num_envs: int = 16  # games played at a time
-    frame_skip: int = FRAME_SKIP  # game frames for which the agent holds an action
     num_steps: int | None = None  # dream: denoising steps per frame; None: the checkpoint's default
     max_episode_steps: int = MAX_EPISODE_STEPS  # dream: steps after which an episode is cut off, as long rollouts drift
     seed: int = 0  # of the agent, the prompts and the noise, or the levels
-    save_every: int = 10_240  # game frames between saves
     device: Literal["auto", "cpu", "cuda"] = "auto"  # of the dream; the agent is so small that it stays on the CPU
+
+    def __post_init__(self):
+        for name in ("steps", "episodes", "num_envs", "frame_skip", "max_episode_steps", "save_every"):
+            value = getattr(self, name, None)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed is {self.seed}: it must lie in 0 to {2**31 - 1}")
+        if self.env == "dream" and not (self.checkpoint and self.data):
+            raise ValueError("env is dream: give --checkpoint DIR, and --data DIR with the prompts")
+
+    def open_games(self, game: str, options: dict[str, Any], split: str) -> gymnasium.vector.VectorEnv:
+        """The games: `game` with its options in levels of a split, or the dream with prompts of the split.
+
+        Raises:
+            ValueError: as `DreamVectorEnv` and `make_environment` do.
+        """
+        if self.env == "real":
+            levels = SPLIT_LEVELS[split]
+            return make_environment(game, self.num_envs, levels, self.seed, **check_recorded_options(options))
+        return DreamVectorEnv(
+            self.checkpoint, self.data or "", self.num_envs, split, self.max_episode_steps,
+            num_steps=self.num_steps, device=self.device,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainAgentConfig(GamesConfig):
+    """Options of `scripts.train_agent`."""
+
+    out: Path = Path("runs/agent")  # the agent's folder; the same command continues there
+    steps: int = 100_000  # game frames to learn from, over all games
+    frame_skip: int = FRAME_SKIP  # game frames for which the agent holds an action
+    save_every: int = 10_240  # game frames between saves
     wandb: Literal["auto", "online", "offline", "off"] = "auto"  # auto: online if logged in, else off
     wandb_project: str = "dreamrun"
     wandb_entity: str | None = None
 
     def __post_init__(self):
-        for name in ("steps", "num_envs", "frame_skip", "max_episode_steps", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed is {self.seed}: it must lie in 0 to {2**31 - 1}")
-        if self.env == "dream" and not (self.checkpoint and self.data):
-            raise ValueError("env is dream: give --checkpoint DIR, and --data DIR with the prompts")
+        super().__post_init__()
         if self.env == "real" and not (self.game or self.data):
             raise ValueError("env is real: give --game NAME, or --data DIR of that game")
 
@@ -75,31 +98,6 @@ def import_ppo() -> Any:
     return stable_baselines
 
 
-def real_games(game: str, options: dict[str, Any], split: str, num_envs: int, seed: int) -> gymnasium.vector.VectorEnv:
-    """N copies of the real game in levels of a split."""
-    return make_environment(game, num_envs, SPLIT_LEVELS[split], seed, **check_recorded_options(options))
-
-
-def training_games(config: TrainAgentConfig) -> tuple[gymnasium.vector.VectorEnv, dict[str, Any]]:
-    """The games that an agent learns in, and the name and the options of the real game.
-
-    Raises:
-        ValueError: as `DreamVectorEnv` and `make_environment` do.
-    """
-    game, options = config.game, {}
-    if config.data is not None:
-        metadata = read_metadata(config.data)
-        game, options = game or metadata.environment, dict(metadata.environment_options)
-    description = {"game": game, "game_options": options}
-    if config.env == "real":
-        return real_games(game, options, "train", config.num_envs, config.seed), description
-    games = DreamVectorEnv(
-        config.checkpoint, config.data or "", config.num_envs, max_episode_steps=config.max_episode_steps,
-        num_steps=config.num_steps, device=config.device,
-    )  # fmt: skip
-    return games, description
-
-
 def train_agent(config: TrainAgentConfig) -> None:
     """Train an agent, or continue to train it, up to `config.steps`.
 
@@ -112,12 +110,12 @@ def train_agent(config: TrainAgentConfig) -> None:
     """
     module = import_ppo()
     with lock_run_folder(config.out):
-        games, description = training_games(config)
-        settings = {
-            **{name: value for name, value in asdict(config).items() if name not in NOT_SETTINGS},
-            **description,
-        }
-        settings = json.loads(json.dumps(settings, default=str))
+        metadata = read_metadata(config.data) if config.data else None
+        game = config.game or metadata.environment
+        game_options = dict(metadata.environment_options) if metadata else {}
+        games = config.open_games(game, game_options, "train")
+        options = {name: value for name, value in asdict(config).items() if name not in NOT_SETTINGS}
+        settings = json.loads(json.dumps({**options, "game": game, "game_options": game_options}, default=str))
         continued, wandb_id = (config.out / WEIGHTS_FILE).is_file(), None
         if continued and read_agent(config.out) != settings:
             raise ValueError(f"{config.out} holds an agent of other settings: choose another --out")
@@ -150,7 +148,10 @@ def _learn(ppo: PPO, module: Any, config: TrainAgentConfig, log: MetricsLog) -> 
         def after_rollout() -> None:
             nonlocal saved
             num_frames = ppo.num_timesteps * config.frame_skip
-            metrics = {name: value for name, value in episode_metrics(ppo).items() if math.isfinite(value)}
+            episodes, metrics = ppo.ep_info_buffer, {}  # the last hundred
+            if episodes:
+                metrics["agent/return"] = float(np.mean([episode["r"] for episode in episodes]))
+                metrics["agent/episode_steps"] = float(np.mean([episode["l"] for episode in episodes]))
             log.log(num_frames, metrics)
             progress.set_postfix({name.split("/")[1]: f"{value:.3g}" for name, value in metrics.items()}, refresh=False)
             progress.update(num_frames - progress.n)
@@ -160,15 +161,6 @@ def _learn(ppo: PPO, module: Any, config: TrainAgentConfig, log: MetricsLog) -> 
 
         callback = module.after_each_rollout(after_rollout)
         ppo.learn((config.steps - first) // config.frame_skip, callback=callback, reset_num_timesteps=False)
-
-
-def episode_metrics(ppo: PPO) -> dict[str, float]:
-    """Mean return and length of the last hundred episodes; NaN before the first one has ended."""
-    episodes = ppo.ep_info_buffer or []
-    return {
-        "agent/return": float(np.mean([episode["r"] for episode in episodes])) if episodes else math.nan,
-        "agent/episode_steps": float(np.mean([episode["l"] for episode in episodes])) if episodes else math.nan,
-    }
 
 
 def save_weights(ppo: PPO, folder: Path, wandb_id: str | None) -> None:

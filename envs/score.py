@@ -6,49 +6,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from dreamrun.envs import MAX_EPISODE_STEPS
-from dreamrun.envs.agent import FRAME_SKIP, import_ppo, load_weights, read_agent, real_games
-from dreamrun.envs.dream import DreamVectorEnv
+from dreamrun.envs.agent import FRAME_SKIP, GamesConfig, import_ppo, load_weights, read_agent
 
 RANDOM = "random"  # the agent that draws every action at random
 
 
 @dataclass(frozen=True)
-class ScoreAgentConfig:
+class ScoreAgentConfig(GamesConfig):
     """Options of `scripts.score_agent`."""
 
-    agent: str = ""  # folder of an agent; or "random", which draws every action at random
     env: Literal["real", "dream"] = "real"  # where it plays
-    game: str = ""  # real: the game; empty: the one that the agent knows
+    agent: str = ""  # folder of an agent; or "random", which draws every action at random
     split: str = "test"  # levels of the real game, or records with the prompts of the dream: train, val or test
     episodes: int = 200  # episodes that count
     num_envs: int = 20  # games played at a time; each plays equally many episodes, so that short ones do not count more
-    checkpoint: str = ""  # dream: folder of a checkpoint with an outcome head, or "user/name" on the Hub
-    data: Path | None = None  # dream: data set folder with the prompts
     frame_skip: int | None = None  # game frames for which an action is held; None: as in training, or 1 for "random"
-    num_steps: int | None = None  # dream: denoising steps per frame; None: the checkpoint's default
-    max_episode_steps: int = MAX_EPISODE_STEPS  # dream: steps after which an episode is cut off
     deterministic: bool = False  # take the most probable action in place of a drawn one
-    seed: int = 0  # of the levels or the prompts, and the actions
-    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
-        for name in ("episodes", "num_envs", "frame_skip", "max_episode_steps"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        super().__post_init__()
         if self.episodes % self.num_envs:
             raise ValueError(f"episodes is {self.episodes}: it must be a multiple of num_envs, {self.num_envs}")
         if self.split not in ("train", "val", "test"):
             raise ValueError(f"split is {self.split!r:.40}: choose train, val or test")
         if not self.agent:
             raise ValueError('give --agent DIR, or --agent "random"')
-        if self.env == "dream" and not (self.checkpoint and self.data):
-            raise ValueError("env is dream: give --checkpoint DIR, and --data DIR with the prompts")
         if self.env == "real" and self.agent == RANDOM and not self.game:
             raise ValueError("a random agent knows no game: give --game NAME")
 
@@ -62,7 +48,9 @@ def score_agent(config: ScoreAgentConfig) -> tuple[np.ndarray, np.ndarray]:
     module = import_ppo()
     settings: dict[str, Any] = {} if config.agent == RANDOM else read_agent(Path(config.agent))
     frame_skip = config.frame_skip or settings.get("frame_skip", FRAME_SKIP)
-    frames = module.stack_frames(_games(config, settings), frame_skip)
+    game = config.game or settings.get("game", "")
+    options = settings.get("game_options", {}) if game == settings.get("game") else {}
+    frames = module.stack_frames(config.open_games(game, options, config.split), frame_skip)
     try:
         frames.seed(config.seed)
         ppo = module.make_ppo(frames, config.seed)
@@ -72,17 +60,6 @@ def score_agent(config: ScoreAgentConfig) -> tuple[np.ndarray, np.ndarray]:
         return _play(frames, ppo, config)
     finally:
         frames.close()
-
-
-def _games(config: ScoreAgentConfig, settings: dict[str, Any]) -> gymnasium.vector.VectorEnv:
-    if config.env == "real":
-        game = config.game or settings["game"]
-        options = settings.get("game_options", {}) if game == settings.get("game") else {}
-        return real_games(game, options, config.split, config.num_envs, config.seed)
-    return DreamVectorEnv(
-        config.checkpoint, config.data or "", config.num_envs, config.split, config.max_episode_steps,
-        num_steps=config.num_steps, device=config.device,
-    )  # fmt: skip
 
 
 def _play(frames: Any, ppo: Any, config: ScoreAgentConfig) -> tuple[np.ndarray, np.ndarray]:

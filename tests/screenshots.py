@@ -96,4 +96,4 @@ def _wait(condition: Any, seconds: float = 60.0) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, ScreenshotConfig, __doc__)
+    cli.run(main, __doc__)

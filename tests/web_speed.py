@@ -133,4 +133,4 @@ def _torch_timer(model: WorldModel, steps: int, threads: int, frames: int):
 
 
 if __name__ == "__main__":
-    cli.run(main, SpeedConfig, __doc__)
+    cli.run(main, __doc__)
