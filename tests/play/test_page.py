@@ -156,6 +156,8 @@ def test_pause_single_steps_starting_over_and_speed(visit):
 
     page.click("#speed input")
     page.click("[role=option]:has-text('Quarter')")
+    page.click("#restart")
+    page.wait_for_selector(".stage[data-phase=ready][data-frame='0']")
     start_playing(page)
     time.sleep(0.5)
     first, start = frame_number(page), time.monotonic()
@@ -188,6 +190,8 @@ def test_the_real_game_is_shown_beside_the_dream_at_the_same_moment(visit):
     assert page.get_attribute(".stage", "data-phase") in ("ready", "paused")
     page.uncheck(REAL_GAME)
     page.wait_for_selector(".real", state="hidden")
+    page.click("#restart")
+    page.wait_for_selector(".stage[data-phase=ready][data-frame='0']")
     start_playing(page)
     page.check(REAL_GAME)
     page.wait_for_selector(".real:not([hidden])")
