@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from dreamrun.games.untrusted import printable
 # If these differ, the reports did not measure the same thing.
 _CONDITIONS = ("data", "settings")
 _IGNORED = ("timings", "checkpoint", *_CONDITIONS)
-MAX_REPORT_BYTES = 2**26
 _REPORT_KEYS = {"checkpoint", *_CONDITIONS}
 
 
@@ -45,33 +45,21 @@ def read_report(path: Path) -> dict[str, Any]:
     if path.is_dir():
         path = path / "report.json"
     try:
-        report = json.loads(_read_text(path), object_hook=_rename_old_keys)
+        report = json.loads(path.read_text(), object_hook=_rename_old_keys)
         if report.keys() >= _REPORT_KEYS and all(isinstance(report[name], dict) for name in _CONDITIONS):
             return report
     except OSError as error:
         raise ValueError(f"no report at {path}: {error.strerror}") from None
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         pass
     raise ValueError(f"{path} is not a report.json of scripts.evaluate")
 
 
-def _read_text(path: Path) -> bytes:
-    with path.open("rb") as file:
-        text = file.read(MAX_REPORT_BYTES + 1)
-    if len(text) > MAX_REPORT_BYTES:
-        raise ValueError(f"{path} is too large")
-    return text
-
-
 def _rename_old_keys(values: dict[str, Any]) -> dict[str, Any]:
     """The current names of keys that were called otherwise in older reports."""
-    return {_rename_old_key(name): value for name, value in values.items()}
-
-
-def _rename_old_key(name: str) -> str:
-    if name.startswith("obedience"):  # also with a frame number: "obedience_4"
-        return name.replace("obedience", "controllability", 1)
-    return {"drift_dreams": "num_long_rollouts", "reader_steps": "inverse_dynamics_steps"}.get(name, name)
+    names = {"drift_dreams": "num_long_rollouts", "reader_steps": "inverse_dynamics_steps"}
+    # Obedience also stands with a frame number: "obedience_4".
+    return {names.get(name, re.sub("^obedience", "controllability", name)): value for name, value in values.items()}
 
 
 def figures(report: Any, name: str = "") -> Iterator[tuple[str, dict]]:
@@ -88,10 +76,8 @@ def figures(report: Any, name: str = "") -> Iterator[tuple[str, dict]]:
 
 def _item_label(item: Any, number: int) -> str:
     """The settings that identify an item of a list, or else its number."""
-    keys = [
-        key for key in ("frame", "num_steps", "guidance", "context_noise") if isinstance(item, dict) and key in item
-    ]
-    return " ".join(f"{key} {item[key]}" for key in keys) or str(number)
+    names = ("frame", "num_steps", "guidance", "context_noise") if isinstance(item, dict) else ()
+    return " ".join(f"{name} {item[name]}" for name in names if name in item) or str(number)
 
 
 def _condition_notes(first: dict, second: dict) -> Iterator[str]:

@@ -41,20 +41,14 @@ COLLAPSE_DEFINITION = (
 
 def measure(context: EvaluationContext) -> dict[str, Any]:
     """`drift` of the long rollouts, measured against real play."""
-    reference = _make_reference(context)
-    if context.sizes["drift_frames"] < reference.window:
-        raise ValueError(
-            f"long rollouts of {context.sizes['drift_frames']} frames are shorter than a window of {reference.window}"
-        )
+    real = np.concatenate([record.frames for record in context.train_records])
+    chosen = np.sort(np.random.default_rng(context.config.seed).permutation(len(real))[:NUM_REFERENCE_FRAMES])
+    reference = DriftReference(real[chosen], (r.frames for r in context.held_out_records), context.metadata.fps)
+    num_frames = context.sizes["drift_frames"]
+    if num_frames < reference.window:
+        raise ValueError(f"long rollouts of {num_frames} frames are shorter than a window of {reference.window}")
     windows = [reference.statistics(frames)[1] for batch in context.long_rollouts() for frames in batch]
     return drift(np.stack(windows), reference)
-
-
-def _make_reference(context: EvaluationContext) -> DriftReference:
-    rng = np.random.default_rng(context.config.seed)
-    frames = np.concatenate([record.frames for record in context.train_records])
-    chosen = np.sort(rng.permutation(len(frames))[:NUM_REFERENCE_FRAMES])
-    return DriftReference(frames[chosen], (record.frames for record in context.held_out_records), context.metadata.fps)
 
 
 def features(frames: np.ndarray) -> np.ndarray:
