@@ -17,13 +17,15 @@ def choose_device(name: str) -> torch.device:
     """The device to train or generate on. "auto" is the GPU, or the CPU if there is none.
 
     Raises:
-        ValueError: CUDA was asked for but is not available; or there are more processes on this machine than GPUs.
+        ValueError: the device is not available, or there are more processes on this machine than GPUs.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         reason = "no GPU is visible" if torch.version.cuda else f"torch {torch.__version__} was built without CUDA"
         raise ValueError(f"CUDA was asked for, but {reason}: use --device cpu, or install another build of torch")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("Apple's GPU (mps) was asked for, but torch finds none: use --device cpu")
     if name == "cuda" and int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun sets both variables
         local_rank, num_gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if local_rank >= num_gpus:
@@ -40,7 +42,8 @@ def has_native_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 natively. Where it only emulates bfloat16, float32 is faster."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    has_onednn = device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return has_onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def uses_bf16(device: torch.device, bf16: bool | None = None) -> bool:
@@ -65,7 +68,8 @@ def prepare_for_inference(
     dtype = torch.bfloat16 if uses_bf16(device, bf16) else torch.float32
     copied = copy.deepcopy(model).to(device, dtype).eval().requires_grad_(False)
     # oneDNN packs bfloat16 weights only where it can also multiply them.
-    packed = packed and device.type == "cpu" and (dtype == torch.float32 or has_native_bf16(device))
+    packed = packed and device.type == "cpu" and torch.backends.mkldnn.is_available()
+    packed = packed and (dtype == torch.float32 or has_native_bf16(device))
     return pack(copied) if packed else copied
 
 
@@ -101,4 +105,6 @@ def describe_device(device: torch.device) -> str:
     """The device in words, for people."""
     if device.type == "cuda":
         return f"GPU, {torch.cuda.get_device_name(device)}"
+    if device.type == "mps":
+        return "Apple's GPU"
     return f"CPU, {torch.get_num_threads()} threads (no GPU in use: only small models will be fast enough)"

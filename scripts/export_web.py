@@ -24,9 +24,8 @@ from dreamrun.shipped import find_shipped
 class ExportWebConfig:
     """What to play, and where to write or upload it."""
 
-    checkpoint: tuple[Path, ...] = (
-        Path("checkpoints/pong-pico"),
-    )  # checkpoint folders; several get a page that lists them
+    # Checkpoint folders, or names of shipped ones. Several get a page that lists them.
+    checkpoint: tuple[Path, ...] = (Path("checkpoints/pong-pico"),)
     data: tuple[Path, ...] = (Path("samples/pong"),)  # data set of each checkpoint, with the prompts
     out: Path = Path("site")  # new or empty folder, or an earlier site, whose files are replaced
     title: str = "Dreamrun"

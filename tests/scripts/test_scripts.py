@@ -8,20 +8,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from tiny import assert_one_line, command
+from tiny import assert_one_line
 
 from dreamrun.data.metadata import METADATA_FILE
 from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import write_shard
 from dreamrun.games.game import Game
 from dreamrun.games.space import unnamed_actions
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """run("infer", *options): a script, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return lambda name, *options: command(monkeypatch, capsys, f"scripts.{name}", *options)
 
 
 def write_moving_set(folder, lag):
@@ -47,26 +40,26 @@ def write_moving_set(folder, lag):
 
 
 @pytest.mark.parametrize(("lag", "words"), [(0, "aligned: actions[t] leads"), (1, "NOT ALIGNED"), (-1, "NOT ALIGNED")])
-def test_check_finds_misaligned_actions(run, tmp_path, lag, words):
-    code, out, err = run("visualize_dataset", "--data", write_moving_set(tmp_path / "set", lag), "--check")
+def test_check_finds_misaligned_actions(run_script, tmp_path, lag, words):
+    code, out, err = run_script("visualize_dataset", "--data", write_moving_set(tmp_path / "set", lag), "--check")
     assert code == 0, err
     assert words in out
     assert lag == 0 or f"{lag:+d} frames" in out
     assert "20 records, 2000 frames, 0 bad" in out and "val: none" in out
 
 
-def test_check_counts_what_is_bad(run, tmp_path):
+def test_check_counts_what_is_bad(run_script, tmp_path):
     folder = write_moving_set(tmp_path / "set", 0)
     (folder / "train" / "data_0001.array_record").write_bytes(b"not a shard")
-    code, out, err = run("visualize_dataset", "--data", folder, "--check")
+    code, out, err = run_script("visualize_dataset", "--data", folder, "--check")
     assert code == 0, err
     assert "1 bad" in out and "data_0001.array_record is not a complete ArrayRecord file" in out
 
 
-def test_preview_of_a_set_and_of_a_shard(run, tmp_path, pong_set):
+def test_preview_of_a_set_and_of_a_shard(run_script, tmp_path, pong_set):
     shard = next((pong_set / "train").glob("*.array_record"))
     for source in (("--data", pong_set), ("--shard", shard)):
-        code, out, err = run("visualize_dataset", *source, "--num-episodes", 2, "--output", "preview.mp4")
+        code, out, err = run_script("visualize_dataset", *source, "--num-episodes", 2, "--output", "preview.mp4")
         assert code == 0, err
         with av.open(str(tmp_path / "preview.mp4")) as video:
             assert sum(1 for _ in video.decode(video=0)) == int(out.split(" frames")[0].split()[-1])
@@ -83,9 +76,9 @@ def test_preview_of_a_set_and_of_a_shard(run, tmp_path, pong_set):
         (("--shard", "text.array_record", "--output", "p.mp4"), ("not a complete ArrayRecord file",)),
     ],
 )
-def test_visualize_mistakes(run, tmp_path, options, words):
+def test_visualize_mistakes(run_script, tmp_path, options, words):
     (tmp_path / "text.array_record").write_text("hello")
-    code, _, err = run("visualize_dataset", *options)
+    code, _, err = run_script("visualize_dataset", *options)
     assert_one_line(code, err, *words)
     assert not (tmp_path / "p.mp4").exists()
 
@@ -99,19 +92,19 @@ def test_visualize_mistakes(run, tmp_path, options, words):
         (("--policy", "greedy"), ("greedy", "explore", "uniform")),
     ],
 )
-def test_collect_mistakes(run, tmp_path, options, words):
-    code, _, err = run("collect", "--env", "pong", "--out", "set", *options)
+def test_collect_mistakes(run_script, tmp_path, options, words):
+    code, _, err = run_script("collect", "--env", "pong", "--out", "set", *options)
     assert_one_line(code, err, *words)
     assert not list(tmp_path.iterdir())
 
 
-def test_collect_says_what_it_made_and_refuses_to_overwrite(run, tmp_path):
+def test_collect_says_what_it_made_and_refuses_to_overwrite(run_script, tmp_path):
     options = ("--env", "pong", "--out", "set", "--records", 3, "--val-records", 0, "--test-records", 0, "--workers", 1)
-    code, out, err = run("collect", *options)
+    code, out, err = run_script("collect", *options)
     assert code == 0, err
     assert "train: 3 records" in out and "frames/s" in out and "bytes per frame" in out
     before = (tmp_path / "set" / METADATA_FILE).read_bytes()
-    code, _, err = run("collect", *options, "--seed", 1)
+    code, _, err = run_script("collect", *options, "--seed", 1)
     assert_one_line(code, err, "set is not empty", "overwrite")
     assert (tmp_path / "set" / METADATA_FILE).read_bytes() == before
 
