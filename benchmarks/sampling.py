@@ -14,22 +14,25 @@ from tqdm import tqdm
 from dreamrun.benchmarks.machine import NetworkConfig, matmul_flops_per_sec, measure_ms, memory_bytes, peak_memory_bytes
 from dreamrun.model import Sampler
 from dreamrun.model.inference import choose_device, describe_device, has_native_bf16, prepare_for_inference
+from dreamrun.model.options import DeviceOptions, SamplerSettings
+from dreamrun.model.reference_sampler import ReferenceSampler
 
 WARM_UP_FRAMES = 5  # libraries initialise, and the CUDA graph is captured
 MAX_REFERENCE_FRAMES = 5  # the reference may take seconds per frame
 EARLY_FRAME = 100  # frame with which the end of a long rollout is compared
 
 
-@dataclass(frozen=True)
-class RolloutConfig(NetworkConfig):
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig(NetworkConfig, SamplerSettings, DeviceOptions):
     """Speed of the sampler, one frame at a time, with a full window."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    bf16: bool | None = None  # bfloat16 weights; None: if the device multiplies bfloat16 natively
     batch_size: int = 1  # rollouts in a batch
-    guidance: float | None = None  # classifier-free guidance scale; unless it is 1, each step takes two passes
     frames: int = 100  # frames to measure, all with a full window
     compare: Literal["reference"] | None = None  # also measure the sampler without KV cache, and print the ratio
+
+    def __post_init__(self):
+        NetworkConfig.__post_init__(self)
+        SamplerSettings.__post_init__(self)
 
 
 @torch.inference_mode()
@@ -38,15 +41,14 @@ def measure(config: RolloutConfig) -> dict:
     device = choose_device(config.device)
     bf16 = has_native_bf16(device) if config.bf16 is None else config.bf16
     model = config.load_model()
-    num_steps = model.config.num_steps if config.num_steps is None else config.num_steps
-    guidance = model.config.guidance if config.guidance is None else config.guidance
+    settings = config.resolve(model.config)
     print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")
-    samplers = {"cached": Sampler(prepare_for_inference(model, device, bf16), num_steps, guidance=guidance)}
+    samplers = {"cached": Sampler(prepare_for_inference(model, device, bf16), settings)}
     if config.compare:
         # Both run over the whole window; the packed one shows what the cache alone gains.
         for name, packed in (("reference", False), ("packed_reference", True)):
             prepared = prepare_for_inference(model, device, bf16, packed)
-            samplers[name] = Sampler(prepared, num_steps, cache=False, guidance=guidance)
+            samplers[name] = ReferenceSampler(prepared, settings)
     actions = torch.eye(model.config.num_actions)[torch.arange(config.batch_size) % model.config.num_actions]
     prompt = torch.zeros(config.batch_size, max(1, model.config.window_frames - 1), *model.config.frame_shape)
     times = {}
@@ -60,13 +62,12 @@ def measure(config: RolloutConfig) -> dict:
     cached_ms = times["cached"]
     median = float(np.median(cached_ms))
     matmul = matmul_flops_per_sec(device, torch.bfloat16 if bf16 else torch.float32)
-    flops_per_frame = model.config.flops_per_frame(num_steps, guidance)
+    flops_per_frame = model.config.flops_per_frame(settings.num_steps, settings.guidance)
     frames_per_sec = 1000.0 * config.batch_size / median
     results = {
         "network": str(config.checkpoint or config.preset),
         "batch_size": config.batch_size,
-        "num_steps": num_steps,
-        "guidance": guidance,
+        **settings.to_dict(),
         "frames_per_sec": frames_per_sec,
         "ms_per_frame_median": median,
         **{f"ms_per_frame_p{p}": float(np.percentile(cached_ms, p)) for p in (95, 99)},
@@ -78,7 +79,7 @@ def measure(config: RolloutConfig) -> dict:
         "share_of_matmul_rate": flops_per_frame * frames_per_sec / matmul,
     }
     if config.frames >= 4 * EARLY_FRAME:  # measured in turn, so that noise of the machine affects both
-        early = Sampler(samplers["cached"].model, num_steps, guidance=guidance)
+        early = Sampler(samplers["cached"].model, settings)
         early.reset(prompt)
         pairs = []
         for _ in range(2 * EARLY_FRAME):

@@ -14,7 +14,8 @@ import torch
 from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.games.space import ActionSpace
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.fill import fill_by_windows
+from dreamrun.model.fill import fill
+from dreamrun.model.options import SamplerSettings
 
 MAX_FRAMES = 10_000  # of a result
 
@@ -99,11 +100,29 @@ def _draft(space: ActionSpace, parts: list[tuple[np.ndarray, np.ndarray] | int])
     return draft
 
 
-def complete(model: WorldModel, drafts: list[Draft], space: ActionSpace, seed: int = 0, **options) -> np.ndarray:
-    """Fill in drafts of which the same frames are known.
+def complete(
+    model: WorldModel,
+    drafts: list[Draft],
+    space: ActionSpace,
+    settings: SamplerSettings | None = None,
+    start_level: float = 1.0,
+) -> np.ndarray:
+    """The last result of `complete_by_windows`."""
+    *_, finished = complete_by_windows(model, drafts, space, settings, start_level)
+    return finished
+
+
+def complete_by_windows(
+    model: WorldModel,
+    drafts: list[Draft],
+    space: ActionSpace,
+    settings: SamplerSettings | None = None,
+    start_level: float = 1.0,
+) -> Iterator[np.ndarray]:
+    """Fill in drafts of which the same frames are known. Yields the clips after each window; the last is complete.
 
     Args:
-        options: of `model.fill.fill`.
+        settings, start_level: as for `model.fill.fill`.
 
     Returns:
         uint8 (S, T, H, W, C). Known frames are bit for bit as they were.
@@ -111,18 +130,10 @@ def complete(model: WorldModel, drafts: list[Draft], space: ActionSpace, seed: i
     Raises:
         ValueError: as `fill` does.
     """
-    *_, finished = complete_by_windows(model, drafts, space, seed, **options)
-    return finished
-
-
-def complete_by_windows(
-    model: WorldModel, drafts: list[Draft], space: ActionSpace, seed: int = 0, **options
-) -> Iterator[np.ndarray]:
-    """As `complete`, but yields the clips after each window; only the last result is complete."""
     known = drafts[0].known
     frames = np.stack([draft.frames for draft in drafts])
     actions = torch.from_numpy(space.vectors(np.stack([draft.actions for draft in drafts])))
-    for result in fill_by_windows(model, to_float(frames), torch.from_numpy(known), actions, seed=seed, **options):
+    for result in fill(model, to_float(frames), torch.from_numpy(known), actions, settings, start_level):
         filled = to_uint8(result)
         filled[:, known] = frames[:, known]
         yield filled

@@ -23,7 +23,7 @@ from dreamrun.envs.spaces import gym_space, recorded_actions
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.game_views import check_model_fits_data
 from dreamrun.model.inference import choose_device, prepare_for_inference
-from dreamrun.model.sampler import Sampler
+from dreamrun.model.sampler import Sampler, SamplerSettings
 
 MAX_SEED = 2**63 - 1  # of the prompt and the noise of an episode
 
@@ -87,7 +87,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         check_model_fits_data(model, self._prompts.metadata, data)
         self._space = self._prompts.metadata.actions
         self.metadata = {**self.metadata, "render_fps": self._prompts.metadata.fps}
-        self.sampler = Sampler(prepare_for_inference(model, choose_device(device)), num_steps)
+        self.sampler = Sampler(prepare_for_inference(model, choose_device(device)), SamplerSettings(num_steps))
 
         self.num_envs, self.max_episode_steps, self.render_mode = num_envs, max_episode_steps, render_mode
         self.single_observation_space = gymnasium.spaces.Box(0, 255, self._prompts.metadata.frame_shape, np.uint8)

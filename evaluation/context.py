@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from dreamrun.model.checkpoint import check_finite, hash_weights
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.game_views import check_model_fits_data, choose_game
 from dreamrun.model.inference import choose_device, has_native_bf16, prepare_for_inference
+from dreamrun.model.options import ResolvedSettings
 from dreamrun.model.rollout import rollout
 from dreamrun.model.sampler import Sampler
 
@@ -53,23 +54,6 @@ _CODE_PACKAGES = ("games", "data", "model", "editing", "evaluation")  # the resu
 _NOT_IN_KEY = ("checkpoint", "data", "output", "device", "compare", "env_module", "any_game", "onnx", "sizes")
 
 
-@dataclass(frozen=True, order=True)
-class SamplerSettings:
-    """How the frames of a rollout are denoised: arguments of `Sampler`."""
-
-    num_steps: int
-    guidance: float
-    context_noise: float
-
-    def __str__(self) -> str:
-        return f"{self.num_steps} steps, guidance {self.guidance:g}, noise {self.context_noise:g}"
-
-
-def make_sampler(model: WorldModel, settings: SamplerSettings) -> Sampler:
-    """The sampler of a world model."""
-    return Sampler(model, settings.num_steps, settings.context_noise, guidance=settings.guidance)
-
-
 class EvaluationContext:
     """A checkpoint, the real play to evaluate it on, and its rollouts.
 
@@ -83,23 +67,20 @@ class EvaluationContext:
         ValueError: no checkpoint, weights that are not finite, or a data set that does not fit the checkpoint.
     """
 
-    def __init__(
-        self, config: EvaluateConfig, sizes: Mapping[str, Any], make_sampler: Callable[..., Any] = make_sampler
-    ):
+    def __init__(self, config: EvaluateConfig, sizes: Mapping[str, Any], make_sampler: Callable[..., Any] = Sampler):
         self.config, self.sizes, self._make_sampler = config, sizes, make_sampler
         self.device = choose_device(config.device)
         self.bf16 = has_native_bf16(self.device) if config.bf16 is None else config.bf16
         metadata = read_metadata(config.data) if config.data else None
-        self.model = choose_game(WorldModel.from_pretrained(config.checkpoint), config.game, metadata)
+        self.model = choose_game(WorldModel.from_pretrained(config.checkpoint), config.game, metadata, config.text)
         check_finite(self.model)
         max_prompt = max(1, self.model.config.window_frames - 1)
         if config.num_prompt_frames > max_prompt:
             raise ValueError(
                 f"num_prompt_frames is {config.num_prompt_frames}: this model's window has room for {max_prompt}"
             )
-        num_steps = config.num_steps or self.model.config.num_steps
-        guidance = self.model.config.guidance if config.guidance is None and config.onnx is None else config.guidance
-        self.settings = SamplerSettings(num_steps, 1.0 if guidance is None else guidance, config.context_noise)
+        guidance = 1.0 if config.guidance is None and config.onnx is not None else config.guidance
+        self.settings = replace(config, guidance=guidance).resolve(self.model.config)
         parts = config.output / PARTS_FOLDER
         self.data = config.data or collect_real_play(config, sizes, self.model.game, parts)
         self.split = config.split or held_out_split(self.data)
@@ -211,7 +192,7 @@ class EvaluationContext:
         """Rollouts of the clips under their own actions, shaped as `truth`."""
         return self.continue_clips("rollouts", self.clips.actions)
 
-    def continue_clips(self, name: str, actions: np.ndarray, settings: SamplerSettings | None = None) -> np.ndarray:
+    def continue_clips(self, name: str, actions: np.ndarray, settings: ResolvedSettings | None = None) -> np.ndarray:
         """Continue the first clips under `actions` (S, P + T, ...): uint8 (S, T, H, W, C)."""
         prompt = self.clips.frames[: len(actions), : self.config.num_prompt_frames]
         return np.concatenate(list(self.generate(name, prompt, actions, settings=settings)))
@@ -222,7 +203,7 @@ class EvaluationContext:
         return self.continue_states("counterfactuals", self.counterfactuals)
 
     def continue_states(
-        self, name: str, counterfactuals: Counterfactuals, settings: SamplerSettings | None = None
+        self, name: str, counterfactuals: Counterfactuals, settings: ResolvedSettings | None = None
     ) -> np.ndarray:
         """Rollouts from each state under each action, shaped as the futures."""
         frames = np.concatenate(list(self.generate(name, *counterfactuals.rollout_inputs(), settings)))
@@ -242,7 +223,7 @@ class EvaluationContext:
         prompt: np.ndarray,
         actions: np.ndarray,
         rollout_ids: np.ndarray | None = None,
-        settings: SamplerSettings | None = None,
+        settings: ResolvedSettings | None = None,
     ) -> Iterator[np.ndarray]:
         """Continue prompts under recorded actions, in batches that are cached on disk.
 
@@ -270,7 +251,7 @@ class EvaluationContext:
         prompt: np.ndarray,
         actions: np.ndarray,
         seeds: list[int],
-        settings: SamplerSettings | None,
+        settings: ResolvedSettings | None,
         progress: str,
     ) -> np.ndarray:
         sampler = self._make_sampler(self.inference_model, settings or self.settings)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from dreamrun.evaluation.config import EvaluateConfig
-from dreamrun.evaluation.context import SIZES, EvaluationContext, make_sampler
+from dreamrun.evaluation.context import SIZES, EvaluationContext
 from dreamrun.evaluation.section import Section
 from dreamrun.evaluation.sections import SECTIONS
 from dreamrun.model.inference import describe_device
+from dreamrun.model.sampler import Sampler
 
 
 def evaluate(
     config: EvaluateConfig,
-    make_sampler: Callable[..., Any] = make_sampler,
+    make_sampler: Callable[..., Any] = Sampler,
     sections: Sequence[Section] = SECTIONS,
 ) -> dict[str, Any]:
     """Measure a checkpoint. A section that cannot be measured holds the reason as `not_measured`.
@@ -45,7 +45,7 @@ def evaluate(
     return {**_description(context), **results, "timings": timings}
 
 
-def make_context(config: EvaluateConfig, make_sampler: Callable[..., Any] = make_sampler) -> EvaluationContext:
+def make_context(config: EvaluateConfig, make_sampler: Callable[..., Any] = Sampler) -> EvaluationContext:
     """The context of an evaluation, with the sizes of all sections."""
     table = dict(SIZES)
     for section in SECTIONS:
@@ -88,8 +88,7 @@ def _description(context: EvaluationContext) -> dict[str, Any]:
             "quick": config.quick,
             **({} if config.onnx is None else {"onnx": config.onnx.name}),
             "num_prompt_frames": config.num_prompt_frames,
-            "seed": config.seed,
-            **asdict(context.settings),
+            **context.settings.to_dict(),
             "batch_size": config.batch_size,
             "bf16": context.bf16,
             **{name: size for name, size in context.sizes.items() if name != "held_out_records"},  # see data

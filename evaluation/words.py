@@ -7,7 +7,7 @@ sizes of one game count as the same game. Shapes: N frames, C channels, H x W pi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from dreamrun.data.index import held_out_split
 from dreamrun.data.pixels import to_float
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.game_views import select_game
+from dreamrun.model.options import SamplerSettings
 from dreamrun.model.sampler import Sampler
-from dreamrun.model.text import with_text, without_text
 
 TRAIN_RECORDS, FRAMES_PER_RECORD = 100, 8  # that the classifier learns from, for each data set
 TEST_RECORDS = 30
@@ -91,12 +91,10 @@ def classify(network: nn.Module, frames: Tensor) -> Tensor:
     return network(frames).argmax(1)
 
 
-def dream_first_frames(
-    model: WorldModel, text: str, num_frames: int, seed: int, num_steps: int | None, guidance: float | None
-) -> Tensor:
-    """First frames from words alone, under an unknown action: float32 (N, C, H, W) in [-1, 1]."""
-    sampler = Sampler(with_text(model, text) if text else without_text(model), num_steps, guidance=guidance)
-    sampler.reset(torch.zeros(num_frames, 0, *model.config.frame_shape), seeds=list(range(seed, seed + num_frames)))
+def dream_first_frames(model: WorldModel, text: str, num_frames: int, settings: SamplerSettings) -> Tensor:
+    """First frames from words alone ("": none), under an unknown action: float32 (N, C, H, W) in [-1, 1]."""
+    sampler = Sampler(model, replace(settings, text=text))
+    sampler.reset(torch.zeros(num_frames, 0, *model.config.frame_shape))
     return sampler.step(torch.zeros(num_frames, model.config.num_actions)).float().cpu()
 
 
@@ -104,9 +102,7 @@ def judge_words(
     model: WorldModel,
     folders: Sequence[Path],
     num_frames: int,
-    seed: int = 0,
-    num_steps: int | None = None,
-    guidance: float | None = None,
+    settings: SamplerSettings,
 ) -> tuple[dict[str, Any], list[tuple[str, Tensor]]]:
     """How often words name the right game.
 
@@ -143,7 +139,7 @@ def judge_words(
         counts = np.zeros((len(games), len(games)), int)  # by the game of the words, and of the frames
         for game in tqdm(model.game.games, kind):
             for text in phrasings(game.caption, held_out):
-                frames = dream_first_frames(view, text, num_frames, seed, num_steps, guidance)
+                frames = dream_first_frames(view, text, num_frames, settings)
                 found = classify(network, frames)
                 counts[games.index(game.environment)] += np.bincount(found, minlength=len(games))
                 if held_out:
@@ -154,6 +150,6 @@ def judge_words(
             "by_game": dict(zip(games, shares.tolist(), strict=True)),
             "counts": counts.tolist(),
         }
-    found = classify(network, dream_first_frames(view, "", 4 * num_frames, seed, num_steps, guidance))
+    found = classify(network, dream_first_frames(view, "", 4 * num_frames, settings))
     report["no words"] = dict(zip(games, np.bincount(found, minlength=len(games)).tolist(), strict=True))
     return report, shown

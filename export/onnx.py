@@ -39,7 +39,7 @@ from torch import nn
 from dreamrun.export.onnx_graph import GraphBuilder, Weights, array
 from dreamrun.model.attention import Attention
 from dreamrun.model.config import ModelConfig
-from dreamrun.model.diffusion import alpha_sigma
+from dreamrun.model.diffusion import alpha_sigma, noise_levels
 from dreamrun.model.dit import (
     AdaLNModulation,
     DiTBlock,
@@ -69,7 +69,7 @@ def denoising_passes(config: ModelConfig, num_steps: int) -> list[FramePass]:
     `a` and `b` give x0 from what the network predicts, `c` and `d` the step from one alpha and sigma to the next.
     """
     passes = []
-    for u, u_next in pairwise(torch.linspace(1.0, 0.0, num_steps + 1).tolist()):
+    for u, u_next in pairwise(noise_levels(num_steps).tolist()):
         (alpha, sigma), (alpha_next, sigma_next) = _alpha_sigma(config, u), _alpha_sigma(config, u_next)
         a, b = {"x0": (1.0, 0.0), "v": (-sigma, alpha), "velocity": (-sigma, 1.0)}[config.prediction]
         d = sigma_next / sigma

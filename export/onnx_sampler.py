@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnxruntime
@@ -17,11 +17,10 @@ from torch import Tensor
 from dreamrun.export.onnx import MASKED, FramePass, context_pass, context_scales, denoising_passes, export_onnx
 from dreamrun.export.onnx_graph import Weights
 from dreamrun.model.checkpoint import check_finite
-from dreamrun.model.diffusion import CONTEXT_NOISE
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.modulation_table import ModulationTable
-from dreamrun.model.sampler import Sampler
-from dreamrun.model.sampler_inputs import validate_actions, validate_prompt, validate_seed, validate_settings
+from dreamrun.model.options import SamplerSettings
+from dreamrun.model.sampler import Sampler, check_prompt
 
 
 @dataclass
@@ -38,34 +37,35 @@ class OnnxSampler:
     Args:
         file: of `export_onnx`.
         model: the exported network; gives the config, and the modulation vectors if the graph has none.
-        num_steps: denoising steps per frame; None: the model's default.
-        context_noise: noise level u in [0, 1) of the frames that new frames attend to.
-        seed: rollout i draws its noise from seed `seed + i`, unless `reset` gets seeds.
+        settings: without guidance and text, which the graph does not have. Rollout i draws its noise from `seed + i`,
+            unless `reset` gets seeds.
         num_threads: of onnxruntime.
 
     Raises:
-        ValueError: a setting out of its range.
+        ValueError: guidance or a text.
     """
 
     def __init__(
         self,
         file: bytes,
         model: WorldModel,
-        num_steps: int | None = None,
-        context_noise: float = CONTEXT_NOISE,
-        seed: int = 0,
+        settings: SamplerSettings | None = None,
         num_threads: int = 1,
     ):
         self.config = model.config
-        num_steps = self.config.num_steps if num_steps is None else num_steps
-        validate_settings(num_steps, 1.0)
+        settings = settings or SamplerSettings()
+        if settings.guidance not in (None, 1):
+            raise ValueError(f"guidance is {settings.guidance}: an exported network has none")
+        if settings.text is not None:
+            raise ValueError("an exported network cannot be told a text: export it with one (--prompt-text)")
+        self.settings = replace(settings, guidance=1.0).resolve(model.config)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3  # warnings are about constants that it folds
         self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        self._seed = validate_seed(seed)
-        self._denoising, self._context = denoising_passes(self.config, num_steps), context_pass(context_noise)
-        self._context_scales = context_scales(self.config, context_noise)
+        self._denoising = denoising_passes(self.config, self.settings.num_steps)
+        self._context = context_pass(self.settings.context_noise)
+        self._context_scales = context_scales(self.config, self.settings.context_noise)
         self._table: ModulationTable | None = None
         if any(value.name == "modulations" for value in self._session.get_inputs()):
             with torch.inference_mode():
@@ -79,16 +79,16 @@ class OnnxSampler:
         Raises:
             ValueError: a prompt that does not fit the model.
         """
-        actions = validate_prompt(frames, actions, self.config)
+        actions = check_prompt(frames, actions, self.config)
         max_context = max(1, self.config.window_frames - 1)
-        seeds = [self._seed + number for number in range(len(frames))] if seeds is None else seeds
+        seeds = [self.settings.seed + number for number in range(len(frames))] if seeds is None else seeds
         shape = (self.config.window_frames, self.config.num_patches, self.config.dim)
         names = [f"{name}_{block}" for block in range(self.config.num_blocks) for name in ("keys", "values")]
         self._rollouts = []
         for prompt, prompt_actions, seed in zip(
             frames[:, -max_context:], actions[:, -max_context:], seeds, strict=True
         ):
-            generator = torch.Generator().manual_seed(validate_seed(seed))
+            generator = torch.Generator().manual_seed(seed)
             rollout = _Rollout(generator, {name: np.zeros(shape, np.float32) for name in names})
             noise = torch.randn(prompt.shape, generator=generator)
             for frame, eps, action in zip(prompt.float(), noise, prompt_actions, strict=True):
@@ -99,9 +99,8 @@ class OnnxSampler:
         """The next frame of each rollout under actions (B, A): (B, C, H, W) float32 in [-1, 1].
 
         Raises:
-            ValueError: actions of another shape or that are not finite.
+            ValueError: actions of another shape.
         """
-        validate_actions(actions)
         if actions.shape != (len(self._rollouts), self.config.num_actions):
             expected = (len(self._rollouts), self.config.num_actions)
             raise ValueError(f"actions of shape {tuple(actions.shape)}: expected {expected}")
@@ -174,7 +173,8 @@ def export_checked(model: WorldModel, weights: Weights, with_table: bool = False
     prompt = coarse.repeat_interleave(config.patch_size, -1).repeat_interleave(config.patch_size, -2)[None]
     prompt = prompt[:, : max(1, config.window_frames - 1)]
     actions = torch.eye(config.num_actions)[torch.arange(2 * CHECKED_FRAMES) % config.num_actions][None]
-    samplers = (Sampler(model, num_steps=2, guidance=1.0), OnnxSampler(file, model, num_steps=2))
+    settings = SamplerSettings(num_steps=2, guidance=1.0)
+    samplers = (Sampler(model, settings), OnnxSampler(file, model, settings))
     for sampler in samplers:
         sampler.reset(prompt, actions[:, : prompt.shape[1]])
     for t in range(CHECKED_FRAMES):

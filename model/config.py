@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from dreamrun.model.diffusion import Prediction, Schedule
+from dreamrun.model.options import RANGES
 
 # The largest values of each size. They are far above those of any real network of this kind: the config may come from a
 # stranger, and must not make this program allocate all memory.
@@ -19,10 +20,8 @@ _MAX_SIZES = {
     "num_heads": 1024,
     "window_frames": 4096,
     "num_actions": 4097,
-    "num_steps": 1000,
 }
 _CHOICES = {"attention": ("axial", "full"), "schedule": get_args(Schedule), "prediction": get_args(Prediction)}
-MAX_GUIDANCE = 100.0
 MAX_PATCHES = 65536  # in a frame
 MAX_CACHE_NUMBERS = 2**34
 
@@ -73,8 +72,8 @@ class ModelConfig:
                 f"prediction {self.prediction} does not go with schedule {self.schedule}: "
                 "choose v or x0 with sigmoid, velocity or x0 with linear"
             )
-        if type(self.guidance) not in (int, float) or not 0 <= self.guidance <= MAX_GUIDANCE:  # false for NaN
-            raise ValueError(f"guidance is {self.guidance!r:.40}: it must lie in 0 to {MAX_GUIDANCE:g}")
+        RANGES["num_steps"].check("num_steps", self.num_steps)
+        RANGES["guidance"].check("guidance", self.guidance)
         if type(self.can_fill) is not bool:
             raise ValueError(f"can_fill is {self.can_fill!r:.40}: it must be true or false")
         for name in ("outcomes", "words"):

@@ -7,7 +7,9 @@ Alpha and sigma broadcast against frames.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -95,3 +97,37 @@ def ddim_step(x_u: Tensor, x0: Tensor, level: AlphaSigma, next_level: AlphaSigma
     On the linear schedule this is a step of Euler's method along the velocity `eps - x0`.
     """
     return add_noise(x0, eps_from_x0(x_u, x0, level), next_level)
+
+
+class Predict(Protocol):
+    """The network, called by `denoise`."""
+
+    def __call__(self, x_u: Tensor, step: int, conditional: bool) -> Tensor:
+        """Predict from noisy frames at the level of a step, with the action and the text, or without both."""
+
+
+def noise_levels(num_steps: int, start: float = 1.0) -> Tensor:
+    """`num_steps + 1` evenly spaced levels from `start` to 0, float32 on the CPU."""
+    return torch.linspace(start, 0.0, num_steps + 1)
+
+
+def denoise(
+    x_u: Tensor, predict: Predict, scales: Sequence[AlphaSigma], kind: Prediction, guidance: float = 1.0
+) -> Tensor:
+    """Noisy frames -> clean frames by DDIM, with classifier-free guidance (arXiv 2207.12598).
+
+    `x0 = x0_uncond + guidance (x0_cond - x0_uncond)`, clamped to [-1, 1]. Without guidance, 1, there is no
+    unconditional pass.
+
+    Args:
+        x_u: frames at the first noise level.
+        scales: alpha and sigma of each level; the last one is 0, where x_u is x0.
+        kind: what the network predicts.
+    """
+    for step, (level, next_level) in enumerate(pairwise(scales)):
+        x0 = x0_from_prediction(predict(x_u, step, True), x_u, level, kind)
+        if guidance != 1.0:
+            x0_uncond = x0_from_prediction(predict(x_u, step, False), x_u, level, kind)
+            x0 = x0_uncond.lerp(x0, guidance)
+        x_u = ddim_step(x_u, x0.clamp(-1.0, 1.0), level, next_level)
+    return x_u

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from dreamrun.model.checkpoint import check_finite
-from dreamrun.model.diffusion import CONTEXT_NOISE, add_noise, alpha_sigma, ddim_step, x0_from_prediction
+from dreamrun.model.diffusion import add_noise, alpha_sigma, denoise, noise_levels
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.sampler_inputs import validate_prompt, validate_seed, validate_settings
-from dreamrun.model.text import without_text
+from dreamrun.model.options import ResolvedSettings, SamplerSettings
+from dreamrun.model.sampler import check_prompt
+from dreamrun.model.text import with_text, without_text
 
 
 @dataclass(frozen=True)
@@ -28,31 +29,29 @@ class FillWindow:
     targets: list[int]  # that are filled in
 
 
+@torch.inference_mode()
 def fill(
     model: WorldModel,
     frames: Tensor,
     known: Tensor,
     actions: Tensor | None = None,
-    num_steps: int | None = None,
-    seed: int = 0,
+    settings: SamplerSettings | None = None,
     start_level: float = 1.0,
-    guidance: float = 1.0,
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Generate the unknown frames of clips by DDIM (arXiv 2010.02502) over all of them at once.
 
     Known frames get a little noise, as the context of a rollout does, and come back as they were. A clip that is longer
-    than the window is filled in by overlapping windows: see `plan_windows`.
+    than the window is filled in by overlapping windows: see `plan_windows`. The clips are yielded after each window, so
+    that something else can be done in between. Only the last result is complete: `*_, filled = fill(...)`.
 
     Args:
         model: in eval mode, trained to fill in frames.
         frames: (B, T, C, H, W) float in [-1, 1]. Unknown frames matter only if `start_level` is below 1.
         known: (T,) bool, the same for all clips.
         actions: (B, T, A), each leads into its frame; zeros where unknown. None: all unknown.
-        num_steps: denoising steps, with noise levels evenly spaced from `start_level` to 0; None: the model's default.
-        seed: clip i draws its noise from seed `seed + i`. The noise of a frame does not depend on what is known.
+        settings: clip i draws its noise from `seed + i`. The noise of a frame does not depend on what is known.
         start_level: noise level from which the unknown frames are denoised. Below 1 they resemble those in `frames`
             (SDEdit, arXiv 2108.01073).
-        guidance: classifier-free guidance scale, against hidden actions; doubles the cost unless it is 1.
 
     Returns:
         (B, T, C, H, W) float32 in [-1, 1].
@@ -61,42 +60,55 @@ def fill(
         ValueError: the model never learnt to fill in frames, nothing is unknown, or an argument does not fit the model
             or is out of its range.
     """
-    *_, filled = fill_by_windows(model, frames, known, actions, num_steps, seed, start_level, guidance)
-    return filled
-
-
-@torch.inference_mode()
-def fill_by_windows(
-    model: WorldModel,
-    frames: Tensor,
-    known: Tensor,
-    actions: Tensor | None = None,
-    num_steps: int | None = None,
-    seed: int = 0,
-    start_level: float = 1.0,
-    guidance: float = 1.0,
-) -> Iterator[Tensor]:
-    """As `fill`, but yields the clips after each window, so that something else can be done in between.
-
-    Only the last result is complete.
-    """
-    num_steps = model.config.num_steps if num_steps is None else num_steps
-    validate_settings(num_steps, guidance)
+    settings = (settings or SamplerSettings()).resolve(model.config)
     check_can_fill(model)
-    actions = validate_prompt(frames, actions, model.config)
+    actions = check_prompt(frames, actions, model.config)
     if known.dtype != torch.bool or known.shape != frames.shape[1:2]:
         raise ValueError(f"known is {known.dtype} {tuple(known.shape)}: expected a bool for each of the clip's frames")
     if known.all():
         raise ValueError(f"all {len(known)} frames are known: there is nothing to fill in")
     if not 0.0 < start_level <= 1.0:
         raise ValueError(f"start_level is {start_level}: it must lie in (0, 1]")
-    frames, actions = frames.to(model.device, torch.float32), actions.to(model.device, torch.float32)
-    eps = torch.stack([_noise(frames[clip].shape, seed + clip, model.device) for clip in range(len(frames))])
-    levels = torch.linspace(start_level, 0.0, num_steps + 1)
-    filled = frames.clone()
+    model = model if settings.text is None else with_text(model, settings.text)
+    clips = _Clips(model, frames, actions, settings, start_level)
+    filled = clips.frames.clone()
     for window in plan_windows(known.tolist(), model.config.window_frames):
-        filled[:, window.targets] = _denoise_window(model, window, filled, actions, eps, levels, guidance)
+        filled[:, window.targets] = clips.denoise_window(window, filled)
         yield filled
+
+
+class _Clips:
+    """Clips that are filled in, and what is the same for all their windows."""
+
+    def __init__(
+        self, model: WorldModel, frames: Tensor, actions: Tensor, settings: ResolvedSettings, start_level: float
+    ):
+        self.model, self.settings, device = model, settings, model.device
+        self.frames, self.actions = frames.to(device, torch.float32), actions.to(device, torch.float32)
+        generators = [torch.Generator(device).manual_seed(settings.seed + clip) for clip in range(len(frames))]
+        shape, schedule = frames.shape[1:], model.config.schedule
+        self.eps = torch.stack([torch.randn(shape, generator=each, device=device) for each in generators])
+        self.levels = noise_levels(settings.num_steps, start_level)
+        self.scales = [alpha_sigma(u, schedule) for u in self.levels]
+        self.context_scale = alpha_sigma(torch.tensor(settings.context_noise), schedule)
+
+    def denoise_window(self, window: FillWindow, filled: Tensor) -> Tensor:
+        """Generate the targets of a window, (B, targets, C, H, W), of clips that are filled in so far."""
+        is_target = torch.isin(torch.tensor(window.frames), torch.tensor(window.targets)).to(filled.device)
+        positions = torch.tensor(window.frames, device=filled.device) - window.start
+        frames, actions, eps = (x[:, window.frames] for x in (filled, self.actions, self.eps))
+        context = add_noise(frames, eps, self.context_scale)
+
+        def predict(x_u: Tensor, step: int, conditional: bool) -> Tensor:
+            given = torch.where(is_target[:, None, None, None], x_u, context)
+            u = torch.where(is_target, self.levels[step].to(filled), self.settings.context_noise)
+            network = self.model if conditional else without_text(self.model)
+            shown_actions = actions if conditional else torch.zeros_like(actions)
+            return network(given, u.expand(len(filled), -1), shown_actions, None, positions)
+
+        x_u = add_noise(frames, eps, self.scales[0])
+        x_u = denoise(x_u, predict, self.scales, self.model.config.prediction, self.settings.guidance)
+        return x_u[:, is_target]
 
 
 def check_can_fill(model: WorldModel) -> None:
@@ -162,40 +174,3 @@ def _gaps(done: list[bool]) -> list[tuple[int, int]]:
     """First index and end of every run of frames that are not done."""
     edges = [t for t, (before, now) in enumerate(pairwise([True, *done, True])) if before != now]
     return list(zip(edges[::2], edges[1::2], strict=True))
-
-
-def _denoise_window(
-    model: WorldModel,
-    window: FillWindow,
-    frames: Tensor,
-    actions: Tensor,
-    eps: Tensor,
-    levels: Tensor,
-    guidance: float,
-) -> Tensor:
-    """Generate the targets of a window, (B, targets, C, H, W): frames and eps (B, T, C, H, W), actions (B, T, A)."""
-    is_target = torch.isin(torch.tensor(window.frames), torch.tensor(window.targets)).to(frames.device)
-    positions = torch.tensor(window.frames, device=frames.device) - window.start
-    frames, actions, eps = (tensor[:, window.frames] for tensor in (frames, actions, eps))
-    schedule, kind = model.config.schedule, model.config.prediction
-    context = add_noise(frames, eps, alpha_sigma(torch.tensor(CONTEXT_NOISE), schedule))
-    x_u = add_noise(frames, eps, alpha_sigma(levels[0], schedule))
-    unconditional = without_text(model) if guidance != 1.0 else model
-    for u, u_next in pairwise(levels):
-        level = alpha_sigma(u, schedule)
-        given = torch.where(is_target[:, None, None, None], x_u, context)
-        u_of_frames = torch.where(is_target, u.to(frames), CONTEXT_NOISE).expand(len(frames), -1)
-
-        def predict(network: WorldModel, given_actions: Tensor) -> Tensor:
-            prediction = network(given, u_of_frames, given_actions, None, positions)  # noqa: B023  called at once
-            return x0_from_prediction(prediction, x_u, level, kind)  # noqa: B023
-
-        x0 = predict(model, actions)
-        if guidance != 1.0:
-            x0 = predict(unconditional, torch.zeros_like(actions)).lerp(x0, guidance)
-        x_u = ddim_step(x_u, x0.clamp(-1.0, 1.0), level, alpha_sigma(u_next, schedule))
-    return x_u[:, is_target]
-
-
-def _noise(shape: torch.Size, seed: int, device: torch.device) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator(device).manual_seed(validate_seed(seed)), device=device)

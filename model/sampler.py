@@ -1,28 +1,31 @@
 """The sampler: the one rollout loop of the project. `reset(prompt)`, then `step(action) -> frame`, again and again.
 
 Shapes: B rollouts in a batch, T frames, C channels, H x W pixels, A action vector, W frames in the window,
-L noise levels, M modulation vectors, D width.
+L noise levels, M modulation vectors, P patches in a frame, D width.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from dreamrun.model.checkpoint import check_finite
-from dreamrun.model.cuda_graph import CUDAGraphRunner
-from dreamrun.model.diffusion import CONTEXT_NOISE, AlphaSigma, add_noise, alpha_sigma, ddim_step, x0_from_prediction
+from dreamrun.model.config import ModelConfig
+from dreamrun.model.diffusion import add_noise, alpha_sigma, denoise, noise_levels
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.kv_cache import CacheView, KVCache
 from dreamrun.model.modulation_table import ModulationTable
+from dreamrun.model.options import SamplerSettings
 from dreamrun.model.outcome_head import Outcome, check_outcome_head, to_outcome
-from dreamrun.model.sampler_inputs import fit_prompt, validate_seed, validate_settings, validate_slots, validate_step
-from dreamrun.model.text import without_text
+from dreamrun.model.text import with_text
+
+MAX_PIXEL = 1.01  # 1, and some room for resizing and bfloat16
+WARM_UP_RUNS = 2  # of a CUDA graph: libraries initialise in the first runs, which must not be captured
 
 
 @dataclass
@@ -39,10 +42,8 @@ class Sampler:
     """Generates one frame at a time by DDIM (arXiv 2010.02502), conditioned on the frames in the model's window.
 
     Each new frame gets context noise once, and later frames attend to this noisy version; the network is told its
-    noise level. With the KV cache a frame takes `num_steps + 1` forward passes over one frame: the last pass writes its
-    keys and values. Without the cache each step runs over the whole window. This reference gives the same frames until
-    the window is full. After that the cached version also depends, through cached keys, on frames outside the window.
-    It then equals a banded causal mask over the whole rollout.
+    noise level. A frame takes `num_steps + 1` forward passes over one frame, twice as many steps with guidance: the
+    last pass writes its keys and values to the KV cache. `ReferenceSampler` does without the cache.
 
     Each rollout has a slot with its own position and random stream. Slots are reset, stepped and freed independently.
     Rollouts that are stepped together share a batch.
@@ -51,65 +52,49 @@ class Sampler:
 
     Args:
         model: in eval mode, on any device, in any float dtype.
-        num_steps: denoising steps per frame, with noise levels evenly spaced from 1 to 0; None: the model's default.
-        context_noise: noise level u in [0, 1) of the frames that new frames attend to.
-        seed: slot i draws its noise from seed `seed + i`, unless `reset` gets seeds.
-        cache: use the KV cache; False: the slow reference.
-        guidance: scale of guidance against no action and no words, at twice the cost unless it is 1; None: the default.
+        settings: slot i draws its noise from `settings.seed + i`, unless `reset` gets seeds.
 
     Raises:
-        ValueError: a setting out of its range, or weights that are not finite.
+        ValueError: weights that are not finite, or a text for a model that has learnt no words.
     """
 
-    def __init__(
-        self,
-        model: WorldModel,
-        num_steps: int | None = None,
-        context_noise: float = CONTEXT_NOISE,
-        seed: int = 0,
-        cache: bool = True,
-        guidance: float | None = None,
-    ):
-        if not 0.0 <= context_noise < 1.0:
-            raise ValueError(f"context_noise is {context_noise}: it must lie in [0, 1)")
-        seed = validate_seed(seed)
-        self.model, self.config = model, model.config
-        self.num_steps = model.config.num_steps if num_steps is None else num_steps
-        self.guidance = model.config.guidance if guidance is None else guidance
-        self.context_noise, self.seed, self.use_cache = context_noise, seed, cache
+    def __init__(self, model: WorldModel, settings: SamplerSettings | None = None):
+        self.config = model.config
+        self.settings = (settings or SamplerSettings()).resolve(model.config)
+        self._given_model = self.model = model  # `model` is told `settings.text`
         self._states: dict[int, _SlotState] = {}  # by slot
         self._cache: KVCache | None = None
-        self._graph: CUDAGraphRunner | None = None
-        self.rebuild(model, self.num_steps, self.guidance)
+        self._graph: _CUDAGraph | None = None
+        self.rebuild(model)
 
     @torch.inference_mode()
-    def rebuild(
-        self, model: WorldModel | None = None, num_steps: int | None = None, guidance: float | None = None
-    ) -> None:
+    def rebuild(self, model: WorldModel | None = None, settings: SamplerSettings | None = None) -> None:
         """Change weights or settings and continue all rollouts, whose KV cache is rebuilt from their last windows.
 
         Args:
             model: a model of the same sizes, or the same model after its weights have changed; None: the same model.
-            num_steps: None: unchanged.
-            guidance: None: unchanged.
+            settings: None: unchanged.
 
         Raises:
             ValueError: as in the constructor, or a model of other sizes; the sampler is then unchanged.
         """
-        model = self.model if model is None else model
-        num_steps = self.num_steps if num_steps is None else num_steps
-        guidance = self.guidance if guidance is None else guidance
-        validate_settings(num_steps, guidance)
+        model = self._given_model if model is None else model
+        settings = (self.settings if settings is None else settings).resolve(model.config)
         check_finite(model)
         if self._states and model.config.input_sizes != self.model.config.input_sizes:
             raise ValueError("the new model's frames, actions or window are of other sizes: start a new sampler")
-        self.model, self.num_steps, self.guidance = model, num_steps, guidance
+        self.model = model if settings.text is None else with_text(model, settings.text)
+        self._given_model, self.settings = model, settings
         self.config = model.config.resized(*self.config.frame_shape[1:]) if self._states else model.config
-        self._levels = torch.linspace(1.0, 0.0, num_steps + 1)
-        self._modulation_table = ModulationTable(model, [*self._levels[:-1].tolist(), self.context_noise])
-        self._graph = None
-        if self._cache is not None:
-            self._rebuild_cache(self._cache.num_slots)
+        # Constant from frame to frame, so they are computed once.
+        self._noise_levels = noise_levels(settings.num_steps)
+        self._scales = [alpha_sigma(u, self.config.schedule) for u in self._noise_levels]
+        self._context_scale = alpha_sigma(torch.tensor(settings.context_noise), self.config.schedule)
+        levels = [*self._noise_levels[:-1].tolist(), settings.context_noise]
+        self._modulation_table = ModulationTable(self.model, levels)
+        self._cache, self._graph = None, None
+        if self._states:
+            self._fill_cache(self.slots, replace_all=True)
 
     @torch.inference_mode()
     def reset(
@@ -126,63 +111,54 @@ class Sampler:
                 is generated from noise alone. H and W are those of `config`; without `slots` any that patches tile.
             actions: (B, T, A); `actions[:, t]` leads into frame t, zeros where unknown. None: all unknown.
             slots: where the rollouts go, replacing what was there; None: slots 0 to B - 1, and all others are freed.
-            seeds: of the rollouts' noise; None: `seed + slot`.
+            seeds: of the rollouts' noise; None: `settings.seed + slot`.
 
         Raises:
-            ValueError: shapes that do not fit the model, frames that are no floats in [-1, 1], actions that are not
-                finite, or slots or seeds that do not fit the prompt.
+            ValueError: frames or actions of another shape, or frames that are no floats in [-1, 1].
         """
-        replace_all = slots is None
-        *prompt, config = fit_prompt(frames, actions, self.model.config if replace_all else self.config, replace_all)
-        frames, actions = (tensor.to(self.model.device, torch.float32) for tensor in prompt)
-        slots = list(range(len(frames))) if slots is None else validate_slots(slots, len(frames))
-        seeds = [validate_seed(seed) for seed in ([self.seed + slot for slot in slots] if seeds is None else seeds)]
-        if len(seeds) != len(slots):
-            raise ValueError(f"{len(seeds)} seeds for {len(slots)} rollouts")
+        replace_all, config = slots is None, self.config
+        if replace_all and frames.ndim == 5:
+            config = self.model.config.resized(*frames.shape[-2:])
+        actions = check_prompt(frames, actions, config)
+        max_context = max(1, config.window_frames - 1)
+        if frames.shape[1] > max_context:
+            message = f"prompt of {frames.shape[1]} frames: only its last {max_context} fit the window"
+            warnings.warn(message, stacklevel=3)  # the caller of the decorated method
+        frames, actions = (x[:, -max_context:].to(self.model.device, torch.float32) for x in (frames, actions))
+        slots = list(range(len(frames))) if slots is None else [int(slot) for slot in slots]
+        seeds = [self.settings.seed + slot for slot in slots] if seeds is None else [int(seed) for seed in seeds]
+        assert len(set(slots)) == len(slots) == len(seeds) == len(frames), f"slots {slots}, {len(seeds)} seeds"
         self.config = config
         if replace_all:
             self._states.clear()
-        max_context = max(1, self.config.window_frames - 1)
         for slot, seed, slot_frames, slot_actions in zip(slots, seeds, frames, actions, strict=True):
             generator = torch.Generator(frames.device).manual_seed(seed)
             context = self._add_context_noise(slot_frames, _randn(slot_frames.shape, generator))
             self._states[slot] = _SlotState(
                 generator, deque(context, maxlen=max_context), deque(slot_actions, maxlen=max_context)
             )
-        if self.use_cache:
-            num_slots = 1 + max(self._states)
-            if self._cache is None or replace_all:
-                self._rebuild_cache(num_slots)
-            else:
-                if self._cache.num_slots < num_slots:
-                    self._graph = None  # it was captured with the smaller cache
-                    self._cache.grow(num_slots)
-                self._fill_cache(self._cache, slots)
+        self._fill_cache(slots, replace_all)
 
     @torch.inference_mode()
     def step(self, actions: Tensor, slots: Sequence[int] | None = None) -> Tensor:
         """Generate the next frame of B rollouts.
 
         Args:
-            actions: (B, A), each leads into the new frame; zeros where unknown.
+            actions: (B, A), each leads into the new frame; zeros where unknown. On the CPU, to spare a wait for a GPU.
             slots: of the rollouts; None: all, in the order of their slots.
 
         Returns:
             (B, C, H, W) float32 in [-1, 1].
 
         Raises:
-            ValueError: a slot without a prompt, or actions of another shape or that are not finite.
+            ValueError: a slot without a prompt, or actions of another shape.
         """
-        slots = validate_step(actions, slots, self.slots, self.config)
+        slots = self._check_step(actions, slots)
         states = [self._states[slot] for slot in slots]
         noise_shape = (2, *self.config.frame_shape)
         x_u, eps = torch.stack([_randn(noise_shape, state.generator) for state in states]).unbind(1)
         actions = actions.float()
-        tokens: Tensor | None = None
-        if self._cache is not None:
-            frames, context, tokens = self._step_cached(self._cache, slots, actions, x_u, eps)
-        else:
-            frames, context = self._step_uncached(states, actions, x_u, eps)
+        frames, context, tokens = self._generate(slots, actions, x_u, eps)
         for row, (state, action) in enumerate(zip(states, actions.to(frames), strict=True)):
             state.frames.append(context[row])
             state.actions.append(action)
@@ -201,15 +177,11 @@ class Sampler:
         Raises:
             ValueError: as `step`; the model has no outcome head for frames of this size; or a rollout has no frame yet.
         """
-        slots = validate_step(actions, slots, self.slots, self.config)
+        slots = self._check_step(actions, slots)
         check_outcome_head(self.config.outcomes, self.config.frame_shape)
-        states, actions = [self._states[slot] for slot in slots], actions.to(self.model.device, torch.float32)
-        if not all(state.frames for state in states):
+        if not all(self._states[slot].frames for slot in slots):
             raise ValueError("a rollout has no frame yet: give it a prompt, or step it once")
-        if self._cache is not None:
-            tokens = torch.stack([state.tokens for state in states if state.tokens is not None])
-            return to_outcome(self.model.outcome_logits(tokens, actions))
-        return to_outcome(torch.cat([self._read_window(*pair) for pair in zip(states, actions, strict=True)]))
+        return to_outcome(self._outcome_logits(slots, actions.to(self.model.device, torch.float32)))
 
     def free(self, slots: Sequence[int]) -> None:
         """End the rollouts in these slots, which may be reset again. Empty slots are ignored."""
@@ -226,28 +198,38 @@ class Sampler:
         """Memory of the KV cache."""
         return self._cache.num_bytes if self._cache is not None else 0
 
-    def _step_cached(
-        self, cache: KVCache, slots: list[int], actions: Tensor, x_u: Tensor, eps: Tensor
-    ) -> tuple[Tensor, ...]:
+    def _check_step(self, actions: Tensor, slots: Sequence[int] | None) -> list[int]:
+        slots = self.slots if slots is None else [int(slot) for slot in slots]
+        missing = sorted(set(slots) - self._states.keys())
+        if missing or not slots:
+            what = f"slots {missing}" if missing else "the sampler"
+            raise ValueError(f"step before reset: give {what} a prompt first")
+        if actions.shape != (len(slots), self.config.num_actions):
+            expected = (len(slots), self.config.num_actions)
+            raise ValueError(f"actions of shape {tuple(actions.shape)}: expected {expected}")
+        return slots
+
+    def _generate(self, slots: list[int], actions: Tensor, x_u: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
         """Generate frames, and write their keys and values to the cache.
 
         Pure noise x_u and context noise eps -> clean frames, and frames with context noise; all (B, C, H, W). And the
         tokens of the latter, (B, P, D).
         """
-        view = cache.view(slots)
+        assert self._cache is not None
+        view = self._cache.view(slots)
         cond = self._modulation_table.lookup(actions)
-        uncond = cond if self.guidance == 1.0 else self._modulation_table.unconditional(len(actions))
+        uncond = cond if self.settings.guidance == 1.0 else self._modulation_table.unconditional(len(actions))
         inputs = (x_u, eps, cond, uncond, view)
         if x_u.device.type == "cuda" and view.covers_all_slots:
             if self._graph is None:
-                self._graph = CUDAGraphRunner(self._generate_cached, *inputs)
+                self._graph = _CUDAGraph(self._run_passes, *inputs)
             outputs = self._graph(*inputs)
         else:
-            outputs = self._generate_cached(*inputs)
+            outputs = self._run_passes(*inputs)
         view.commit()
         return outputs
 
-    def _generate_cached(
+    def _run_passes(
         self, x_u: Tensor, eps: Tensor, cond: Tensor, uncond: Tensor, view: CacheView
     ) -> tuple[Tensor, Tensor, Tensor]:
         """All forward passes for one frame, with modulations `cond` and `uncond` (L, B, M, D)."""
@@ -256,95 +238,97 @@ class Sampler:
             modulations = (cond if conditional else uncond)[step]
             return self.model.forward_cached(x_u[:, None], modulations[:, None], view)[:, 0]
 
-        frames = self._denoise(x_u, predict)
+        frames = denoise(x_u, predict, self._scales, self.config.prediction, self.settings.guidance)
         context = self._add_context_noise(frames, eps)
         tokens = self.model.tokens_cached(context[:, None], cond[-1][:, None], view)
         return frames, context, tokens[:, 0]
 
-    def _step_uncached(
-        self, states: list[_SlotState], actions: Tensor, x_u: Tensor, eps: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """As `_step_cached`, but without a cache. Rollouts with equally many context frames share a batch."""
-        frames = torch.empty_like(x_u)
-        actions = actions.to(x_u)
-        max_context = self.config.window_frames - 1
-        for length in {len(state.frames) for state in states}:
-            rows = [row for row, state in enumerate(states) if len(state.frames) == length]
-            context = torch.stack([_stack_last(states[row].frames, max_context, x_u[row]) for row in rows])
-            past = torch.stack([_stack_last(states[row].actions, max_context, actions[row]) for row in rows])
-            frames[rows] = self._denoise(x_u[rows], self._window_predictor(context, past, actions[rows]))
-        return frames, self._add_context_noise(frames, eps)
-
-    def _window_predictor(self, context: Tensor, past: Tensor, actions: Tensor) -> Callable[..., Tensor]:
-        """Prediction for a new frame after context frames (B, T, C, H, W) with past actions (B, T, A)."""
-
-        def predict(x_u: Tensor, step: int, conditional: bool) -> Tensor:
-            frames = torch.cat((context, x_u[:, None]), dim=1)
-            levels = torch.full(frames.shape[:2], self.context_noise, device=frames.device)
-            levels[:, -1] = self._levels[step]
-            newest = actions if conditional else torch.zeros_like(actions)
-            model = self.model if conditional else without_text(self.model, frames.shape[1])
-            return model(frames, levels, torch.cat((past, newest[:, None]), dim=1))[:, -1]
-
-        return predict
-
-    def _read_window(self, state: _SlotState, action: Tensor) -> Tensor:
-        """Without a cache: outcome logits (1, K + 1) of an action (A,) at the newest frame."""
-        frames, actions = torch.stack([*state.frames])[None], torch.stack([*state.actions])[None]
-        levels = torch.full(frames.shape[:2], self.context_noise, device=frames.device)
-        next_actions = torch.cat((actions[:, 1:], action[None, None]), dim=1)
-        tokens = self.model(frames, levels, actions, with_tokens=True)[1]
-        return self.model.outcome_logits(tokens, next_actions)[:, -1]
-
-    def _denoise(self, x_u: Tensor, predict: Callable[..., Tensor]) -> Tensor:
-        """Pure noise (B, C, H, W) -> clean frames.
-
-        `predict(x_u, step, conditional)` calls the network with the action, or with the zero action.
-        """
-        prediction = self.config.prediction
-        for step, (u, u_next) in enumerate(pairwise(self._levels)):
-            level = self._alpha_sigma(u)
-            if self.guidance == 1.0:
-                x0 = x0_from_prediction(predict(x_u, step, True), x_u, level, prediction)
-            else:
-                x0_uncond = x0_from_prediction(predict(x_u, step, False), x_u, level, prediction)
-                x0_cond = x0_from_prediction(predict(x_u, step, True), x_u, level, prediction)
-                x0 = x0_uncond.lerp(x0_cond, self.guidance)
-            x_u = ddim_step(x_u, x0.clamp(-1.0, 1.0), level, self._alpha_sigma(u_next))
-        return x_u  # the last step ends at u = 0, where x_u is x0
+    def _outcome_logits(self, slots: list[int], actions: Tensor) -> Tensor:
+        """Logits (B, K + 1) of actions (B, A) at the newest frames."""
+        tokens = [self._states[slot].tokens for slot in slots]
+        return self.model.outcome_logits(torch.stack([each for each in tokens if each is not None]), actions)
 
     def _add_context_noise(self, frames: Tensor, eps: Tensor) -> Tensor:
-        """Noise clean frames to the context noise level."""
-        return add_noise(frames, eps, self._alpha_sigma(torch.tensor(self.context_noise)))
+        return add_noise(frames, eps, self._context_scale)
 
-    def _alpha_sigma(self, noise_level: Tensor) -> AlphaSigma:
-        return alpha_sigma(noise_level, self.config.schedule)
+    def _fill_cache(self, slots: Sequence[int], replace_all: bool) -> None:
+        """Write the context of these slots to the cache: one forward pass for each context length.
 
-    def _rebuild_cache(self, num_slots: int) -> None:
-        weight = self.model.action_embedding.weight
-        self._graph = None  # it was captured with the old cache
-        self._cache = KVCache(self.config, num_slots, weight.device, weight.dtype)
-        self._fill_cache(self._cache, self.slots)
-
-    def _fill_cache(self, cache: KVCache, slots: list[int]) -> None:
-        """Write the context of these slots to the cache: one forward pass for each context length."""
-        cache.clear(slots)
+        Args:
+            replace_all: make a new cache, for these slots alone.
+        """
+        num_slots = 1 + max(self._states)
+        if self._cache is None or replace_all:
+            weight = self.model.action_embedding.weight
+            self._cache = KVCache(self.config, num_slots, weight.device, weight.dtype)
+            self._graph = None  # it was captured with the old cache
+        elif self._cache.num_slots < num_slots:
+            self._cache.grow(num_slots)
+            self._graph = None
+        self._cache.clear(slots)
         for length in {len(self._states[slot].frames) for slot in slots} - {0}:
             batch = [slot for slot in slots if len(self._states[slot].frames) == length]
             frames = torch.stack([torch.stack([*self._states[slot].frames]) for slot in batch])
             actions = torch.stack([torch.stack([*self._states[slot].actions]) for slot in batch])
-            levels = torch.full(frames.shape[:2], self.context_noise, device=frames.device)
-            view = cache.view(batch, length)
+            levels = torch.full(frames.shape[:2], self.settings.context_noise, device=frames.device)
+            view = self._cache.view(batch, length)
             tokens = self.model.tokens_cached(frames, self.model.modulations(levels, actions), view)
             view.commit()
             for slot, slot_tokens in zip(batch, tokens[:, -1], strict=True):
                 self._states[slot].tokens = slot_tokens
 
 
-def _stack_last(tensors: deque[Tensor], max_length: int, like: Tensor) -> Tensor:
-    """Stack the last tensors of a queue: (T, ...), T at most `max_length`, maybe 0; `like` has the shape of one."""
-    last = [*tensors][-max_length:] if max_length else []
-    return torch.stack(last) if last else like.new_zeros(0, *like.shape)
+class _CUDAGraph:
+    """A CUDA graph of one generated frame: hundreds of small kernels are recorded once and then launched together.
+
+    Args:
+        function: takes tensors and, last, a `CacheView`; returns tensors.
+        inputs: example inputs. The graph is captured on copies of the tensors and on this view.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], *inputs):
+        *tensors, view = inputs
+        self._static_inputs = [tensor.clone() for tensor in tensors]
+        self._static_view: CacheView = view
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_RUNS):
+                function(*self._static_inputs, view)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads may use the device during the capture: the loader pins memory, new weights are loaded.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            self._static_outputs = function(*self._static_inputs, view)
+
+    def __call__(self, *inputs) -> tuple[Tensor, ...]:
+        """The function's result for inputs of the captured shapes."""
+        *tensors, view = inputs
+        for static, tensor in zip(self._static_inputs, tensors, strict=True):
+            static.copy_(tensor)
+        self._static_view.copy_from(view)
+        self._graph.replay()
+        return tuple(output.clone() for output in self._static_outputs)
+
+
+def check_prompt(frames: Tensor, actions: Tensor | None, config: ModelConfig) -> Tensor:
+    """Check the frames and actions of a prompt or a clip, and return the actions: zeros if they are None.
+
+    Raises:
+        ValueError: frames or actions of another shape, or frames that are no floats in [-1, 1], up to rounding.
+    """
+    if frames.ndim != 5 or frames.shape[2:] != config.frame_shape or not frames.shape[0]:
+        raise ValueError(
+            f"prompt of shape {tuple(frames.shape)}: expected (rollouts, frames, *{config.frame_shape}), "
+            "at least 1 rollout"
+        )
+    expected = (*frames.shape[:2], config.num_actions)
+    actions = torch.zeros(expected) if actions is None else actions
+    if actions.shape != expected:
+        raise ValueError(f"prompt actions of shape {tuple(actions.shape)}: expected {expected}")
+    if not frames.is_floating_point() or (frames.numel() and not frames.abs().amax() <= MAX_PIXEL):  # true for NaN
+        raise ValueError("the prompt's pixels are no floats in [-1, 1]: make them of uint8 with data.pixels.to_float")
+    return actions
 
 
 def _randn(shape: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -9,16 +9,8 @@ import numpy as np
 
 from dreamrun.data.video import write_mp4
 from dreamrun.play.actions import parse_action
-from dreamrun.play.messages import (
-    MAX_ACTION_CHARS,
-    MAX_GUIDANCE,
-    MAX_NUM_STEPS,
-    MAX_SEED,
-    parse_float,
-    parse_int,
-)
+from dreamrun.play.messages import MAX_ACTION_CHARS, parse_int, parse_settings
 from dreamrun.play.recording import rollout_video
-from dreamrun.play.rollout_pool import RolloutSettings
 from dreamrun.play.server import PlayServer
 
 MAX_FRAMES = 300  # in one call
@@ -41,7 +33,7 @@ def add_endpoints(server: PlayServer, public: bool) -> None:
             "actions": list(engine.space.names),
             "records": [gallery.num_frames(record_id) for record_id in range(len(gallery))][:1000],
             "num_records": len(gallery),
-            "num_steps": engine.num_steps,
+            "num_steps": engine.settings.num_steps,
             "max_frames": MAX_FRAMES,
         }
 
@@ -66,18 +58,13 @@ def add_endpoints(server: PlayServer, public: bool) -> None:
         try:
             record = parse_int({"record": record}, "record", 0, len(gallery) - 1)
             moment = parse_int({"moment": moment}, "moment", -1, gallery.num_frames(record) - 1)
-            settings = RolloutSettings(
-                num_steps=parse_int({"steps": steps}, "steps", 0, MAX_NUM_STEPS) or engine.num_steps,
-                guidance=parse_float(
-                    {"guidance": None if guidance == -1 else guidance}, "guidance", 0.0, MAX_GUIDANCE, engine.guidance
-                ),
-            )
-            seed = parse_int({"seed": seed}, "seed", 0, MAX_SEED)
+            given = {"num_steps": steps or None, "guidance": None if guidance == -1 else guidance, "seed": seed}
+            settings = parse_settings(given, engine.settings)
             parsed_actions = _parse_actions(actions, server)
             prompt = await asyncio.to_thread(
                 gallery.prompt, record, gallery.default_moment(record) if moment < 0 else moment
             )
-            generated = await engine.run_between_frames(engine.pool.dream(prompt, seed, settings, parsed_actions))
+            generated = await engine.run_between_frames(engine.pool.dream(prompt, settings, parsed_actions))
         except (ValueError, TypeError) as error:
             raise gr.Error(str(error), print_exception=False) from None
         frames = np.stack([step.frame for step in generated])

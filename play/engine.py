@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from dreamrun.model.options import ResolvedSettings
 from dreamrun.play.follow import CheckpointFollower
 from dreamrun.play.gallery import Gallery, RealGame
 from dreamrun.play.playback import Playback
-from dreamrun.play.rollout_pool import Prompt, Rollout, RolloutPool, RolloutSettings, StepResult
+from dreamrun.play.rollout_pool import Prompt, Rollout, RolloutPool, StepResult
 
 Item = TypeVar("Item")
 
@@ -38,7 +39,7 @@ class Engine:
             a frame takes 1.5 times as long.
         checkpoint_name: the model's name for players and replay files.
         fps: ticks per second.
-        num_steps: denoising steps per frame, unless a player asks for another number.
+        settings: of dreams, unless a player asks for others.
         follower: finds newer weights; None: the weights stay.
     """
 
@@ -49,13 +50,12 @@ class Engine:
         model_thread: ThreadPoolExecutor,
         checkpoint_name: str,
         fps: float,
-        num_steps: int,
+        settings: ResolvedSettings,
         follower: CheckpointFollower | None = None,
     ):
         self.pool, self.gallery = pool, gallery
-        self.checkpoint_name, self.fps, self.num_steps = checkpoint_name, fps, num_steps
+        self.checkpoint_name, self.fps, self.settings = checkpoint_name, fps, settings
         self.config, self.game, self.space = pool.config, pool.game, pool.space
-        self.guidance = pool.config.guidance  # unless a player asks for another scale
         self._model_thread, self._follower = model_thread, follower
         self._playbacks: list[Playback] = []
         self._encoding = asyncio.Semaphore(1)  # one mp4 at a time
@@ -95,13 +95,13 @@ class Engine:
         """Call a function on the model thread. Calls run one after another, in the order in which they were made."""
         return await asyncio.get_running_loop().run_in_executor(self._model_thread, function, *arguments)
 
-    async def start_rollout(self, prompt: Prompt, seed: int, settings: RolloutSettings) -> Rollout:
+    async def start_rollout(self, prompt: Prompt, settings: ResolvedSettings) -> Rollout:
         """Start a rollout. If the caller is cancelled meanwhile, end it: nobody else holds a reference to it.
 
         Raises:
             ValueError: a setting is out of range, or the prompt does not fit the model.
         """
-        starting = asyncio.ensure_future(self.run_on_model_thread(self.pool.start, prompt, seed, settings))
+        starting = asyncio.ensure_future(self.run_on_model_thread(self.pool.start, prompt, settings))
 
         def end(started: asyncio.Future[Rollout]) -> None:
             self.run_in_background(self.run_on_model_thread(self.pool.end, started.result()))

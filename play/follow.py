@@ -32,7 +32,7 @@ class LoadedCheckpoint:
     name: str  # shown to players; contains no absolute path
 
 
-def load_checkpoint(checkpoint: Path | str, device: torch.device) -> LoadedCheckpoint:
+def load_checkpoint(checkpoint: Path | str, device: torch.device, bf16: bool | None = None) -> LoadedCheckpoint:
     """Load a checkpoint from a folder or from the Hub.
 
     Raises:
@@ -41,7 +41,7 @@ def load_checkpoint(checkpoint: Path | str, device: torch.device) -> LoadedCheck
     model = WorldModel.from_pretrained(checkpoint)
     path = Path(checkpoint)
     name = "/".join(path.parts[-3:]) if path.is_absolute() else str(checkpoint)  # players must not see where files are
-    return LoadedCheckpoint(prepare_for_inference(model, device), hash_weights(model), name)
+    return LoadedCheckpoint(prepare_for_inference(model, device, bf16), hash_weights(model), name)
 
 
 def latest_checkpoint(path: Path) -> Path:
@@ -65,8 +65,11 @@ class CheckpointFollower:
         poll_secs: how long to wait between two calls of `poll`.
     """
 
-    def __init__(self, link: Path, loaded_folder: Path, device: torch.device, poll_secs: float):
-        self._link, self._loaded_folder, self._device, self.poll_secs = link, loaded_folder, device, poll_secs
+    def __init__(
+        self, link: Path, loaded_folder: Path, device: torch.device, poll_secs: float, bf16: bool | None = None
+    ):
+        self._link, self._loaded_folder, self.poll_secs = link, loaded_folder, poll_secs
+        self._device, self._bf16 = device, bf16
 
     @property
     def run_folder(self) -> Path:
@@ -82,7 +85,7 @@ class CheckpointFollower:
         if folder == self._loaded_folder:
             return None
         try:
-            loaded = load_checkpoint(folder, self._device)
+            loaded = load_checkpoint(folder, self._device, self._bf16)
         except (ValueError, OSError) as error:
             if not folder.is_dir():
                 return None  # the run has deleted it and written a newer one

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import torch
+import tyro
 from starlette.middleware import Middleware
 
 from dreamrun.data.index import held_out_split
@@ -28,10 +29,10 @@ from dreamrun.data.mixture import Folders
 from dreamrun.games.factory import import_environment_module
 from dreamrun.model.game_views import find_game
 from dreamrun.model.inference import choose_device, describe_device, free_memory
+from dreamrun.model.options import CheckpointOptions, SamplerSettings
 from dreamrun.play.engine import Engine
 from dreamrun.play.follow import CheckpointFollower, latest_checkpoint, load_checkpoint
 from dreamrun.play.gallery import Gallery
-from dreamrun.play.messages import MAX_NUM_STEPS
 from dreamrun.play.recording import max_recording_bytes
 from dreamrun.play.rollout_pool import RolloutPool
 from dreamrun.play.security import (
@@ -50,11 +51,10 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
 
-@dataclass(frozen=True)
-class PlayConfig:
+@dataclass(frozen=True, kw_only=True)
+class PlayConfig(SamplerSettings, CheckpointOptions):
     """What to play, and who may play."""
 
-    checkpoint: str = "checkpoints/coinrun-nano"  # checkpoint folder, or user/name on the Hub
     # Data set with the prompts that dreams start from; one for each game to play, of a checkpoint of several.
     data: Folders = Path("samples/coinrun")
     game: str = ""  # of a checkpoint of several: play this one alone
@@ -65,19 +65,19 @@ class PlayConfig:
     password_env: str | None = None  # name of the environment variable with the password
     no_password: bool = False  # let in everybody who can connect
     fps: float | None = None  # frames per second; None: the game's own rate
-    num_steps: int | None = None  # denoising steps per frame; None: the checkpoint's default
+    seed: tyro.conf.Suppress[int] = 0  # each dream has its own
     max_players: int = 4  # who play at the same time; others wait
     public_host: str | None = None  # host name of a proxy in front of this server
     frame_ancestors: str | None = None  # origins of pages that may show this one in a frame: https://huggingface.co
     follow: bool = False  # --checkpoint is a run that is still training: load its newer weights while playing
-    any_game: bool = False  # accept data of another game than the checkpoint's
     env_module: str | None = None  # Python module to import, which registers the data's gym: game
-    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
+        super().__post_init__()
+        self.check_in_play()
         if not self.folders:
             raise ValueError("data names no data set")
-        ranges = {"port": (0, 65535), "fps": (1e-3, 120), "num_steps": (1, MAX_NUM_STEPS), "max_players": (1, 64)}
+        ranges = {"port": (0, 65535), "fps": (1e-3, 120), "max_players": (1, 64)}
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -125,7 +125,7 @@ def running_app(
     password = find_password(config)
     port = find_port(config.host, config.port)
     engines = load_engines(config, limits.follow_secs)
-    rollout_bytes = max(engine.pool.bytes_per_rollout(MAX_NUM_STEPS) for engine in engines.values())
+    rollout_bytes = max(engine.pool.bytes_per_rollout() for engine in engines.values())
     recording_bytes = max(
         max_recording_bytes(engine.config.frame_shape, limits.recording_frames) for engine in engines.values()
     )
@@ -209,7 +209,7 @@ def load_engines(config: PlayConfig, follow_secs: float = Limits.follow_secs) ->
     link = latest_checkpoint(Path(config.checkpoint)) if config.follow else None
     checkpoint = link.resolve() if link else config.checkpoint
     model_thread = ThreadPoolExecutor(1, "model")
-    loaded = model_thread.submit(load_checkpoint, checkpoint, device).result()
+    loaded = model_thread.submit(load_checkpoint, checkpoint, device, config.bf16).result()
     print(f"device: {describe_device(device)}")
     engines: dict[str, Engine] = {}
     for folder in config.folders:
@@ -218,11 +218,11 @@ def load_engines(config: PlayConfig, follow_secs: float = Limits.follow_secs) ->
             raise ValueError(f"{folder} is of the same game as another data set: give one for each game")
         pool = RolloutPool(loaded.model, loaded.weights_hash, name)
         gallery = Gallery(folder, config.split or held_out_split(folder), pool.model, config.any_game)
-        num_steps, fps = config.num_steps or pool.config.num_steps, config.fps or pool.game.fps
-        guided = "" if pool.config.guidance == 1 else f", guidance {pool.config.guidance:g}"
-        print(f"{name or loaded.name}: {num_steps} denoising steps{guided}, {fps:g} frames/s")
-        follower = CheckpointFollower(link, Path(checkpoint), device, follow_secs) if link else None
-        engines[name] = Engine(pool, gallery, model_thread, loaded.name, fps, num_steps, follower)
+        settings, fps = config.resolve(pool.config), config.fps or pool.game.fps
+        guided = "" if settings.guidance == 1 else f", guidance {settings.guidance:g}"
+        print(f"{name or loaded.name}: {settings.num_steps} denoising steps{guided}, {fps:g} frames/s")
+        follower = CheckpointFollower(link, Path(checkpoint), device, follow_secs, config.bf16) if link else None
+        engines[name] = Engine(pool, gallery, model_thread, loaded.name, fps, settings, follower)
     return engines
 
 

@@ -5,8 +5,8 @@ page scales it, so the server never decodes an image file), and pictures that th
 (little-endian) with the length of a JSON object, the object, then H * W * C bytes for each of its "pictures".
 
 Browser to server:
-    start   new rollout: record and moment, or the image, or dream (the first frame is dreamt too); seed, num_steps,
-            guidance, words (what the model is told, null: the game's caption), real (with the real game)
+    start   new rollout: record and moment, or the image, or dream (the first frame is dreamt too); the sampler's
+            settings and words (what the model is told), null: the server's; real (with the real game)
     game    name: play another game of the checkpoint; "hello" follows
     keys    held: names of the held keys; number: counts key messages, frames return it
     pause   on
@@ -41,14 +41,15 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from dreamrun.games.game import MAX_CAPTION_CHARS
+from dreamrun.model.options import RANGES, ResolvedSettings, SamplerSettings
+
 MAX_MESSAGE_BYTES = 4096  # of a JSON message
-MAX_SEED = 2**31 - 1
-MAX_NUM_STEPS = 32  # denoising steps that a player can ask for
-MAX_GUIDANCE = 8.0
 MAX_KEY_CHARS = 16  # in the name of a key
 MAX_HELD_KEYS = 16  # in one message
 MAX_ACTION_CHARS = 200  # in the name of an action
@@ -93,27 +94,28 @@ def parse_int(message: dict, name: str, min_value: int, max_value: int, default:
     Raises:
         BadMessage: the field is not an integer from `min_value` to `max_value`.
     """
-    return _parse_number(message, name, min_value, max_value, default, "an integer", (int,))
-
-
-def parse_float(message: dict, name: str, min_value: float, max_value: float, default: float) -> float:
-    """A number field; `default` if it is missing or null.
-
-    Raises:
-        BadMessage: the field is not a finite number from `min_value` to `max_value`.
-    """
-    return float(_parse_number(message, name, min_value, max_value, default, "a number", (int, float)))
-
-
-def _parse_number(
-    message: dict, name: str, low: float, high: float, default: float | None, expected: str, types: tuple[type, ...]
-) -> Any:
     value = message.get(name)
     if value is None:
         return default
-    if type(value) not in types or not low <= value <= high:  # NaN is in no range
-        raise BadMessage(f"{name} is {value!r:.40}: expected {expected} from {low} to {high}")
+    if type(value) is not int or not min_value <= value <= max_value:
+        raise BadMessage(f"{name} is {value!r:.40}: expected an integer from {min_value} to {max_value}")
     return value
+
+
+def parse_settings(message: dict, defaults: ResolvedSettings) -> ResolvedSettings:
+    """The sampler settings of a message, whose "words" are the text; `defaults` where they are null or missing.
+
+    Raises:
+        BadMessage: one of them is out of the range that players have.
+    """
+    given = {name: message[name] for name in RANGES if message.get(name) is not None}
+    if message.get("words") is not None:
+        given["text"] = parse_text(message, "words", MAX_CAPTION_CHARS)
+    try:
+        SamplerSettings(**given).check_in_play()
+    except ValueError as error:
+        raise BadMessage(str(error)) from None
+    return replace(defaults, **given)
 
 
 def parse_bool(message: dict, name: str) -> bool:

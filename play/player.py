@@ -6,33 +6,30 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from dreamrun.editing.page import TASKS, edited_mp4, make_draft
-from dreamrun.games.game import MAX_CAPTION_CHARS
-from dreamrun.model.text import check_text
+from dreamrun.model.options import RANGES
 from dreamrun.play.actions import key_labels, parse_action
 from dreamrun.play.connection import Connection
 from dreamrun.play.engine import Engine
 from dreamrun.play.messages import (
     MAX_ACTION_CHARS,
-    MAX_GUIDANCE,
-    MAX_NUM_STEPS,
-    MAX_SEED,
     BadMessage,
     pack_pictures,
     parse_bool,
-    parse_float,
     parse_int,
     parse_keys,
+    parse_settings,
     parse_text,
 )
 from dreamrun.play.playback import Playback
 from dreamrun.play.recording import Recording, max_frames
 from dreamrun.play.replay import MAX_REPLAY_FRAMES, Replay
-from dreamrun.play.rollout_pool import Prompt, RolloutSettings, prompt_from_image
+from dreamrun.play.rollout_pool import Prompt, prompt_from_image
 
 MAX_TICKS_PER_FRAME = 8  # at the lowest speed
 MAX_WAITING_STEPS = 4  # single steps asked for but not done yet
@@ -100,10 +97,10 @@ class Player:
             actions=engine.space.names,
             keys=key_labels(engine.space),
             aliases=engine.space.key_aliases,
-            num_steps=engine.num_steps,
-            most_steps=MAX_NUM_STEPS,
+            num_steps=engine.settings.num_steps,
+            most_steps=int(RANGES["num_steps"].high_in_play),
             num_records=len(engine.gallery),
-            words=engine.pool.caption if engine.config.words else None,
+            words=(engine.settings.text or engine.pool.caption) if engine.config.words else None,
         )
 
     async def _handle_message(self, message: dict) -> None:
@@ -150,29 +147,21 @@ class Player:
 
     async def _start_rollout(self, message: dict) -> None:
         engine, gallery, playback = self._engine, self._engine.gallery, self.playback
-        has_words = message.get("words") is not None
-        settings = RolloutSettings(
-            num_steps=parse_int(message, "num_steps", 1, MAX_NUM_STEPS, engine.num_steps),
-            guidance=parse_float(message, "guidance", 0.0, MAX_GUIDANCE, engine.guidance),
-            words=check_text(parse_text(message, "words", MAX_CAPTION_CHARS)) if has_words else None,
-        )
-        seed = parse_int(message, "seed", 0, MAX_SEED, secrets.randbelow(MAX_SEED + 1))
+        settings = parse_settings(message, replace(engine.settings, seed=random_seed()))
         if message.get("dream") is True:
-            (prompt,) = await engine.run_between_frames(engine.pool.dream_prompt(seed, settings))
+            (prompt,) = await engine.run_between_frames(engine.pool.dream_prompt(settings))
         else:
             prompt = await self._find_prompt(message)
         unavailable_reason = await asyncio.to_thread(gallery.real_game_unavailable_reason, prompt)
         await self._end_rollout()
-        playback.rollout = await engine.start_rollout(prompt, seed, settings)
+        playback.rollout = await engine.start_rollout(prompt, settings)
         playback.paused = True
         playback.single_steps.clear()
         if message.get("real") and unavailable_reason is None:
             await self._add_real_game()
         self.connection.send(
             "started",
-            seed=seed,
-            num_steps=settings.num_steps,
-            guidance=settings.guidance,
+            **settings.to_dict(text_name="words"),
             real=playback.real_game is not None,
             record=prompt.record_id,
             moment=prompt.moment,
@@ -278,7 +267,7 @@ class Player:
         prompt, space = rollout.prompt, engine.space
         actions = np.array([*prompt.actions, *rollout.actions], prompt.actions.dtype)
         draft, num_frames = make_draft(task, prompt.frames, actions, rollout.recent, space, engine.config.window_frames)
-        windows = engine.pool.complete(draft, secrets.randbelow(MAX_SEED + 1), rollout.settings.num_steps)
+        windows = engine.pool.complete(draft, replace(rollout.settings, seed=random_seed(), guidance=1.0))
 
         async def edit() -> None:
             try:
@@ -307,3 +296,8 @@ class Player:
         "edit": _edit,
         "game": _choose_game,
     }
+
+
+def random_seed() -> int:
+    """A seed that a player could have chosen."""
+    return secrets.randbelow(int(RANGES["seed"].high_in_play) + 1)

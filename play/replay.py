@@ -22,14 +22,12 @@ from dreamrun.data.pixels import to_uint8
 from dreamrun.games.space import ActionSpace, is_known
 from dreamrun.games.untrusted import check_name, read_json
 from dreamrun.model import ModelConfig, Sampler, WorldModel
-from dreamrun.model.config import MAX_GUIDANCE
-from dreamrun.model.diffusion import CONTEXT_NOISE
 from dreamrun.model.game_views import select_game
-from dreamrun.model.sampler_inputs import MAX_SEED, MAX_STEPS
-from dreamrun.model.text import check_text
+from dreamrun.model.options import RANGES, ResolvedSettings
+from dreamrun.model.reference_sampler import ReferenceSampler
 from dreamrun.play.actions import actions_from_json, actions_to_json, playable_actions
 from dreamrun.play.recording import rollout_video
-from dreamrun.play.rollout_pool import Prompt, Rollout, RolloutSettings, prompt_tensors, told_model
+from dreamrun.play.rollout_pool import Prompt, Rollout, prompt_tensors
 
 FORMAT = "dreamrun-replay-1"
 MAX_REPLAY_FRAMES = 200_000  # from the prompt on; a recording cannot start later in a rollout
@@ -41,9 +39,7 @@ class Replay:
     """A rollout from its prompt on, and the part of it that was recorded."""
 
     prompt: Prompt
-    seed: int
-    settings: RolloutSettings
-    context_noise: float
+    settings: ResolvedSettings
     weights_hash: str  # of the checkpoint, as `model.checkpoint.hash_weights` returns it
     actions: np.ndarray  # recorded actions since the prompt, (T,) or (T, names)
     first_recorded: int  # index of the recording's first frame; actions[i] leads into frame i
@@ -61,9 +57,7 @@ class Replay:
             raise ValueError("There is no replay file: newer weights were loaded during this dream.")
         return cls(
             prompt=rollout.prompt,
-            seed=rollout.seed,
             settings=rollout.settings,
-            context_noise=CONTEXT_NOISE,
             weights_hash=rollout.weights_hash,
             actions=np.array(rollout.actions[:end]),
             first_recorded=first_recorded,
@@ -85,15 +79,11 @@ class Replay:
             "format": FORMAT,
             "checkpoint": self.checkpoint,
             "weights_sha256": self.weights_hash,
-            "seed": self.seed,
-            "num_steps": self.settings.num_steps,
-            "guidance": self.settings.guidance,
-            "context_noise": self.context_noise,
+            **self.settings.to_dict(text_name="words"),
             "first_recorded": self.first_recorded,
             "actions": actions_to_json(self.actions),
             "prompt": prompt,
             **({"game": self.game} if self.game else {}),
-            **({"words": self.settings.words} if self.settings.words is not None else {}),
         }
         return json.dumps(fields) + "\n"
 
@@ -108,7 +98,8 @@ class Replay:
             fields = read_json(path)
             if fields["format"] != FORMAT:
                 raise ValueError(f"its format is {fields['format']!r:.40}, not {FORMAT}")
-            game, words = check_name("game", fields.get("game", "")), fields.get("words")
+            game = check_name("game", fields.get("game", ""))
+            settings = {name: fields[name] for name in RANGES if name in fields}  # an old file may lack a newer one
             model = select_game(model, game)
             space = playable_actions(model)
             actions = actions_from_json(fields["actions"], space, MAX_REPLAY_FRAMES)
@@ -116,16 +107,10 @@ class Replay:
                 raise ValueError("some of its actions are unknown")
             return cls(
                 prompt=_prompt_from_json(fields["prompt"], model.config, space),
-                seed=_number(fields, "seed", 0, MAX_SEED, int),
-                settings=RolloutSettings(
-                    num_steps=_number(fields, "num_steps", 1, MAX_STEPS, int),
-                    guidance=_number(fields, "guidance", 0, MAX_GUIDANCE),
-                    words=None if words is None else check_text(words),
-                ),
-                context_noise=_number(fields, "context_noise", 0, 1 - 1e-6),
+                settings=ResolvedSettings(**settings, text=fields.get("words")),
                 weights_hash=check_name("weights_sha256", fields["weights_sha256"]),
                 actions=actions,
-                first_recorded=_number(fields, "first_recorded", 0, len(actions) - 1, int),
+                first_recorded=_check_index(fields["first_recorded"], len(actions)),
                 checkpoint=check_name("checkpoint", fields["checkpoint"], MAX_CHECKPOINT_CHARS),
                 game=game,
             )
@@ -154,12 +139,10 @@ class Replay:
         Returns:
             uint8 (T, H, W, C). They differ by at most one grey level if other players shared the batch.
         """
-        model = told_model(select_game(model, self.game), self.settings)
+        model = select_game(model, self.game)
         space = playable_actions(model)
-        sampler = Sampler(
-            model, self.settings.num_steps, self.context_noise, cache=cache, guidance=self.settings.guidance
-        )
-        sampler.reset(*prompt_tensors(self.prompt, space), slots=[0], seeds=[self.seed])
+        sampler = (Sampler if cache else ReferenceSampler)(model, self.settings)
+        sampler.reset(*prompt_tensors(self.prompt, space))
         vectors = torch.from_numpy(space.vectors(self.actions))
         frames = [to_uint8(sampler.step(vector[None]))[0] for vector in tqdm(vectors, desc="dreaming", unit=" frames")]
         return np.stack(frames[self.first_recorded :])
@@ -172,11 +155,10 @@ class Replay:
         )
 
 
-def _number(fields: dict[str, Any], name: str, low: float, high: float, kind: type = float) -> Any:
-    value = fields[name]
-    if type(value) not in (int, kind) or not low <= value <= high:
-        raise ValueError(f"its {name} is {value!r:.40}: expected {kind.__name__} from {low} to {high}")
-    return kind(value)
+def _check_index(value: Any, length: int) -> int:
+    if type(value) is not int or not 0 <= value < length:
+        raise ValueError(f"its first_recorded is {value!r:.40}: expected an integer from 0 to {length - 1}")
+    return value
 
 
 def _prompt_from_json(fields: Any, config: ModelConfig, space: ActionSpace) -> Prompt:

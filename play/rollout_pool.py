@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from dreamrun.games.space import ActionSpace
 from dreamrun.model import ModelConfig, Sampler, WorldModel
 from dreamrun.model.game_views import select_game
 from dreamrun.model.modulation_table import MAX_CACHED_ACTIONS
-from dreamrun.model.text import with_text
+from dreamrun.model.options import RANGES, ResolvedSettings
 from dreamrun.play.actions import playable_actions
 
 
@@ -32,22 +32,12 @@ class Prompt:
     moment: int | None = None  # index of the last frame in that record
 
 
-@dataclass(frozen=True)
-class RolloutSettings:
-    """How frames are denoised. Rollouts with equal settings share a sampler and its batches."""
-
-    num_steps: int  # denoising steps per frame
-    guidance: float = 1.0  # classifier-free guidance scale
-    words: str | None = None  # what the network is told; None: the caption of its game, if it has learnt words
-
-
 @dataclass
 class Rollout:
     """One player's rollout and everything needed to generate it again."""
 
     prompt: Prompt
-    seed: int
-    settings: RolloutSettings
+    settings: ResolvedSettings
     slot: int  # in the sampler of its settings
     weights_hash: str  # of the model that the rollout started with
     actions: list[int | np.ndarray] = field(default_factory=list)  # recorded actions since the prompt
@@ -81,25 +71,25 @@ class RolloutPool:
         self.name, self.caption = name, next((g.caption for g in model.game.games if g.name == name), "")
         self._model, self._weights_hash = select_game(model, name), weights_hash
         self.config, self.game, self.space = self._model.config, self._model.game, playable_actions(self._model)
-        self._samplers: dict[RolloutSettings, Sampler] = {}
-        self._rollouts: dict[RolloutSettings, dict[int, Rollout]] = {}  # by slot
+        self._samplers: dict[ResolvedSettings, Sampler] = {}  # by settings, with seed 0: each slot has its own
+        self._rollouts: dict[ResolvedSettings, dict[int, Rollout]] = {}  # by slot
 
-    def start(self, prompt: Prompt, seed: int, settings: RolloutSettings) -> Rollout:
+    def start(self, prompt: Prompt, settings: ResolvedSettings) -> Rollout:
         """Start a rollout in the lowest free slot.
 
         Raises:
-            ValueError: a setting is out of range, or the prompt does not fit the model.
+            ValueError: the prompt does not fit the model, or it has learnt no words and gets a text.
         """
-        if settings not in self._samplers:
-            told = told_model(self._model, settings)
-            self._samplers[settings] = Sampler(told, settings.num_steps, guidance=settings.guidance)
-            self._rollouts[settings] = {}
-        slots = self._rollouts[settings]
+        shared = replace(settings, seed=0)
+        if shared not in self._samplers:
+            self._samplers[shared], self._rollouts[shared] = Sampler(self._model, shared), {}
+        slots = self._rollouts[shared]
         recent = deque(prompt.frames, maxlen=max(1, self.config.window_frames // 2))
-        rollout = Rollout(prompt, seed, settings, _lowest_free_slot(slots), self._weights_hash, recent=recent)
+        rollout = Rollout(prompt, settings, _lowest_free_slot(slots), self._weights_hash, recent=recent)
         slots[rollout.slot] = rollout
         try:
-            self._samplers[settings].reset(*prompt_tensors(prompt, self.space), slots=[rollout.slot], seeds=[seed])
+            tensors, seeds = prompt_tensors(prompt, self.space), [settings.seed]
+            self._samplers[shared].reset(*tensors, slots=[rollout.slot], seeds=seeds)
         except ValueError:
             self.end(rollout)
             raise
@@ -116,7 +106,8 @@ class RolloutPool:
         """
         frames: dict[int, np.ndarray] = {}  # by id(rollout)
         for settings, sampler in self._samplers.items():
-            batch = sorted((job for job in jobs if job[0].settings == settings), key=lambda job: job[0].slot)
+            batch = [job for job in jobs if replace(job[0].settings, seed=0) == settings]
+            batch.sort(key=lambda job: job[0].slot)
             if batch:
                 vectors = torch.from_numpy(self.space.vectors(np.array([action for _, action in batch])))
                 generated = to_uint8(sampler.step(vectors, [rollout.slot for rollout, _ in batch]))
@@ -129,46 +120,47 @@ class RolloutPool:
         return results
 
     def dream(
-        self, prompt: Prompt, seed: int, settings: RolloutSettings, actions: Iterable[int | np.ndarray]
+        self, prompt: Prompt, settings: ResolvedSettings, actions: Iterable[int | np.ndarray]
     ) -> Generator[StepResult, None, None]:
         """Generate one frame for each action, in a rollout of their own.
 
         Raises:
             ValueError: as `start`.
         """
-        rollout = self.start(prompt, seed, settings)
+        rollout = self.start(prompt, settings)
         try:
             for action in actions:
                 yield from self.step([(rollout, action)])
         finally:
             self.end(rollout)
 
-    def dream_prompt(self, seed: int, settings: RolloutSettings) -> Generator[Prompt, None, None]:
+    def dream_prompt(self, settings: ResolvedSettings) -> Generator[Prompt, None, None]:
         """A prompt of one frame that is dreamt too: from noise, and from the words if the model has learnt any."""
         channels, height, width = self.config.frame_shape
         nothing = Prompt(np.zeros((0, height, width, channels), np.uint8), self.space.unknown(0))
-        for step in self.dream(nothing, seed, settings, self.space.unknown(1)):
+        for step in self.dream(nothing, settings, self.space.unknown(1)):
             yield Prompt(step.frame[None], self.space.unknown(1))
 
-    def complete(self, draft: Draft, seed: int, num_steps: int) -> Generator[np.ndarray, None, None]:
+    def complete(self, draft: Draft, settings: ResolvedSettings) -> Generator[np.ndarray, None, None]:
         """Fill in a clip: uint8 (T, H, W, C) after each window, of which the last one is complete.
 
         Raises:
             ValueError: the model never learnt to fill in frames.
         """
-        for clips in complete_by_windows(self._model, [draft], self.space, seed, num_steps=num_steps):
+        for clips in complete_by_windows(self._model, [draft], self.space, settings):
             yield clips[0]
 
     def end(self, rollout: Rollout) -> None:
         """Free a rollout's slot, and its sampler if no other rollout uses it. A second call does nothing."""
-        slots = self._rollouts.get(rollout.settings, {})
+        shared = replace(rollout.settings, seed=0)
+        slots = self._rollouts.get(shared, {})
         if slots.get(rollout.slot) is not rollout:
             return
         del slots[rollout.slot]
         if slots:
-            self._samplers[rollout.settings].free([rollout.slot])
+            self._samplers[shared].free([rollout.slot])
         else:
-            del self._samplers[rollout.settings], self._rollouts[rollout.settings]
+            del self._samplers[shared], self._rollouts[shared]
 
     def swap_weights(self, model: WorldModel, weights_hash: str) -> None:
         """Continue all rollouts with another model of the same frame size, actions and window.
@@ -180,7 +172,7 @@ class RolloutPool:
         if model.config.input_sizes != self.config.input_sizes:
             raise ValueError("its frame size, number of actions or window is different")
         for settings, sampler in self._samplers.items():
-            sampler.rebuild(told_model(model, settings))
+            sampler.rebuild(model)
             for rollout in self._rollouts[settings].values():
                 rollout.weights_changed = True
         self._model, self._weights_hash = model, weights_hash
@@ -193,7 +185,7 @@ class RolloutPool:
     def __len__(self) -> int:
         return sum(map(len, self._rollouts.values()))
 
-    def bytes_per_rollout(self, num_steps: int) -> int:
+    def bytes_per_rollout(self, num_steps: int = int(RANGES["num_steps"].high_in_play)) -> int:
         """Most memory that one rollout takes: its KV cache, its window of frames, and a sampler of its own.
 
         The cache counts twice, as it is copied when it grows.
@@ -203,11 +195,6 @@ class RolloutPool:
         num_cached = 1 + config.num_actions + (0 if self.space.discrete else MAX_CACHED_ACTIONS)
         numbers = 2 * config.cache_numbers + (num_steps + 1) * num_cached * config.num_modulation_vectors * config.dim
         return window_bytes + numbers * weight.element_size()
-
-
-def told_model(model: WorldModel, settings: RolloutSettings) -> WorldModel:
-    """A model that is told the words of a rollout. Raises ValueError if it has learnt none."""
-    return model if settings.words is None else with_text(model, settings.words)
 
 
 def prompt_tensors(prompt: Prompt, space: ActionSpace) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,10 +14,10 @@ import gradio as gr
 
 from dreamrun.games.game import MAX_CAPTION_CHARS
 from dreamrun.games.untrusted import markdown
+from dreamrun.model.options import RANGES
 from dreamrun.play.actions import step_actions
 from dreamrun.play.api import add_endpoints
 from dreamrun.play.follow import CURVES, curves, newest_strip
-from dreamrun.play.messages import MAX_SEED
 from dreamrun.play.server import PlayServer
 
 _STAGE = Path(__file__).parent / "stage"
@@ -180,7 +180,10 @@ def _add_words(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None) -
     if not server.engine.config.words:
         return
     words = gr.Textbox(
-        server.engine.pool.caption, label="Words: what to dream of", max_length=MAX_CAPTION_CHARS, elem_id="words"
+        server.engine.settings.text or server.engine.pool.caption,
+        label="Words: what to dream of",
+        max_length=MAX_CAPTION_CHARS,
+        elem_id="words",
     )
     dream = gr.Button("Dream from words alone", elem_id="dream-words")
     words.change(None, words, js="(words) => dreamrun.set({words})")
@@ -246,17 +249,18 @@ def _record_number(num_records: int) -> gr.Number:
 
 def _add_sampling_settings(stage: gr.HTML, server: PlayServer) -> None:
     """How frames are generated, and what the present dream uses."""
-    engine = server.engine
+    settings, max_seed = server.engine.settings, RANGES["seed"].high_in_play
     with gr.Accordion("Sampling settings", open=False, elem_id="sampling"):
         gr.Markdown("They take effect when you start over.")
         num_steps = gr.Slider(
-            1, max(_MAX_SHOWN_STEPS, engine.num_steps), value=engine.num_steps, step=1, label="Denoising steps"
+            1, max(_MAX_SHOWN_STEPS, settings.num_steps), value=settings.num_steps, step=1, label="Denoising steps"
         )
         guidance = gr.Slider(
-            min(1.0, engine.guidance), max(_MAX_SHOWN_GUIDANCE, engine.guidance), value=engine.guidance, step=0.25,
+            min(1.0, settings.guidance), max(_MAX_SHOWN_GUIDANCE, settings.guidance), value=settings.guidance,
+            step=0.25,
             label="Guidance: follow the keys more closely",
         )  # fmt: skip
-        seed = gr.Textbox(label=f"Seed, 0 to {MAX_SEED}", placeholder="random", max_length=10, elem_id="seed")
+        seed = gr.Textbox(label=f"Seed, 0 to {max_seed}", placeholder="random", max_length=10, elem_id="seed")
     details = gr.Markdown(elem_id="details")
     num_steps.change(None, num_steps, js="(num_steps) => dreamrun.set({num_steps})")
     guidance.change(None, guidance, js="(guidance) => dreamrun.set({guidance})")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -90,7 +90,7 @@ def measure_row(config: EvaluateConfig) -> dict[str, Any]:
     result = {
         "checkpoint": config.checkpoint,
         "weights": context.weights_sha256,
-        **asdict(context.settings),
+        **context.settings.to_dict(),
         "drift": context.results.value("drift", lambda: DRIFT.measure(context)),
         "objects": measure(OBJECTS, context),  # few games have any
     }

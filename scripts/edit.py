@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -35,32 +35,26 @@ from dreamrun.model import WorldModel
 from dreamrun.model.fill import check_can_fill
 from dreamrun.model.game_views import check_model_fits_data, choose_game
 from dreamrun.model.inference import choose_device, describe_device, prepare_for_inference
-from dreamrun.model.sampler_inputs import MAX_SEED
+from dreamrun.model.options import CheckpointOptions, SamplerSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edit:
+class Edit(SamplerSettings, CheckpointOptions):
     """What all tasks share."""
 
     checkpoint: str = "checkpoints/pong-pico"  # folder of one that has learnt to fill in, or user/name on the Hub
-    game: str = ""  # of a checkpoint of several; none: the first
     output: Path = Path("edit.mp4")  # the video to write, .mp4 or .gif
     actions: str = "unknown"  # of the generated frames: unknown; gt, those recorded; or names, repeated: up,up,noop
     metrics: Path | None = None  # write a JSON with what is measured
-    num_steps: int | None = None  # denoising steps; None: the checkpoint's default
-    guidance: float = 1.0  # classifier-free guidance scale for actions; above 1 follows them more, at twice the cost
-    seed: int = 0  # of the noise
-    any_game: bool = False  # accept data of another game than the checkpoint's
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    guidance: float | None = 1.0  # classifier-free guidance scale; above 1 follows actions more, at twice the cost
 
     def __post_init__(self):
-        if not 0 <= self.seed <= MAX_SEED - MAX_FRAMES:
-            raise ValueError(f"seed is {self.seed}: it must lie in 0 to {MAX_SEED - MAX_FRAMES}")
+        super().__post_init__()
         if self.output.suffix.lower() not in (".mp4", ".gif"):
             raise ValueError(f"output is {self.output}: its name must end in .mp4 or .gif")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Extend(Edit):
     """Generate what comes before a clip, after it, or both."""
 
@@ -69,7 +63,7 @@ class Extend(Edit):
     forward: int = 0  # frames after the clip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Between(Edit):
     """Keep every N-th frame of a clip, and generate those between: for clips of a low frame rate."""
 
@@ -77,7 +71,7 @@ class Between(Edit):
     factor: int = 2  # N
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Join(Edit):
     """Generate what lies between two clips."""
 
@@ -86,7 +80,7 @@ class Join(Edit):
     frames: int = 8  # frames between them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Loop(Edit):
     """Continue a clip so that its end leads into its start."""
 
@@ -94,7 +88,7 @@ class Loop(Edit):
     frames: int = 32  # of the loop, the clip included
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Restyle(Edit):
     """Noise a clip to a level, and denoise it under other actions or by another model (SDEdit)."""
 
@@ -103,7 +97,7 @@ class Restyle(Edit):
     keep: int = 1  # frames at the start that stay as they are
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Images(Edit):
     """Generate single frames from noise."""
 
@@ -126,8 +120,8 @@ def main(config: EditConfig) -> None:
         if path:
             check_output(path)
     device = choose_device(config.device)
-    model = choose_game(WorldModel.from_pretrained(config.checkpoint), config.game)
-    model = prepare_for_inference(model, device)
+    model = choose_game(WorldModel.from_pretrained(config.checkpoint), config.game, text=config.text)
+    model = prepare_for_inference(model, device, config.bf16)
     check_can_fill(model)
     if model.config.num_channels != 3:
         raise ValueError(f"the model's frames have {model.config.num_channels} channels: only RGB frames can be shown")
@@ -166,9 +160,7 @@ class Editor:
 
     def complete(self, drafts: list[Draft], start_level: float = 1.0) -> np.ndarray:
         """The finished clips, uint8 (S, T, H, W, 3)."""
-        config = self.config
-        options = {"num_steps": config.num_steps, "guidance": config.guidance, "start_level": start_level}
-        return complete(self.model, drafts, self.space, config.seed, **options)
+        return complete(self.model, drafts, self.space, self.config, start_level)
 
     def write(self, frames: np.ndarray, draft: Draft, truth: np.ndarray | None, measured: dict) -> None:
         """Write the video, with the truth above it if there is one, and the metrics."""

@@ -14,11 +14,11 @@ from dreamrun import cli
 from dreamrun.data.atomic import check_output
 from dreamrun.evaluation.compare import compare_reports
 from dreamrun.evaluation.config import EvaluateConfig
-from dreamrun.evaluation.context import SamplerSettings
 from dreamrun.evaluation.evaluator import evaluate
 from dreamrun.evaluation.report import summary, write_report
 from dreamrun.games.factory import import_environment_module
 from dreamrun.model import WorldModel
+from dreamrun.model.options import SamplerSettings
 
 
 def main(config: EvaluateConfig) -> None:
@@ -41,7 +41,7 @@ def export_sampler(path: Path) -> Callable:
     file = path.read_bytes()
 
     def make(model: WorldModel, settings: SamplerSettings) -> OnnxSampler:
-        return OnnxSampler(file, model, settings.num_steps, settings.context_noise)
+        return OnnxSampler(file, model, settings)
 
     return make
 

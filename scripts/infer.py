@@ -13,10 +13,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import numpy as np
 import torch
+import tyro
 
 from dreamrun import cli
 from dreamrun.data.atomic import atomic_file, check_output
@@ -30,11 +31,11 @@ from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.data.video import comparison, grid, write_mp4, write_png
 from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.checkpoint import hash_weights
-from dreamrun.model.diffusion import CONTEXT_NOISE
 from dreamrun.model.game_views import check_model_fits_data, choose_game, select_game, with_size
 from dreamrun.model.inference import choose_device, describe_device, prepare_for_inference
+from dreamrun.model.options import CheckpointOptions, SamplerSettings
+from dreamrun.model.reference_sampler import ReferenceSampler
 from dreamrun.model.rollout import rollout
-from dreamrun.model.sampler_inputs import MAX_SEED
 from dreamrun.play.replay import Replay
 
 SAMPLES = Path("samples/coinrun")
@@ -42,25 +43,19 @@ MAX_SHOWN = 8  # samples in the video and the grid; more can be measured
 NUM_GRID_FRAMES = 8  # columns of the grid
 
 
-@dataclass(frozen=True)
-class InferConfig:
+@dataclass(frozen=True, kw_only=True)
+class InferConfig(SamplerSettings, CheckpointOptions):
     """What to generate, and which files to write."""
 
-    checkpoint: str = "checkpoints/coinrun-nano"  # checkpoint folder, or user/name on the Hub
     data: Path | None = None  # data set with prompts and true frames; None: samples/coinrun
     clip: Path | None = None  # video whose last frames are the prompt, in place of a data set
-    game: str = ""  # of a checkpoint of several; none: that of the data or of the words, else the first
     # What to dream of, in words, if the checkpoint has learnt any; without data or clip the first frame is dreamt too.
-    prompt_text: str | None = None
+    text: Annotated[str | None, tyro.conf.arg(name="prompt-text")] = None
     split: str | None = None  # split of the data set; None: test, or val if there is no test split
     num_samples: int = 4  # rollouts to generate and measure; at most 8 are shown
     num_prompt_frames: int = 4  # true frames to start from; 0: noise; --data then only adds true frames to compare
     num_frames: int = 64  # frames per sample, the prompt included
     actions: str = "gt"  # gt: recorded (noop after --clip); random; or names, repeated until the end: right,right+jump
-    num_steps: int | None = None  # denoising steps per frame; None: the checkpoint's default
-    context_noise: float = CONTEXT_NOISE  # noise level of the context frames
-    # Classifier-free guidance scale; above 1 follows actions more closely, at twice the cost; None: the model's.
-    guidance: float | None = None
     cache: bool = True  # KV cache; --no-cache: recompute the whole window at every step (slow, for reference)
     fps: float | None = None  # frame rate of the mp4; None: the game's own
     output: Path = Path("dream.mp4")  # the mp4 to write
@@ -69,11 +64,10 @@ class InferConfig:
     plot: Path | None = None  # write a PNG with the PSNR per frame
     seed: int = 0  # seed of the noise, and of the choice of records
     replay: Path | None = None  # generate again a rollout recorded in the page, with its prompt, actions and settings
-    any_game: bool = False  # accept data of another game than the checkpoint's
-    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
-        if self.prompt_text is not None and not self.data and not self.clip:
+        super().__post_init__()
+        if self.text is not None and not self.data and not self.clip:
             object.__setattr__(self, "num_prompt_frames", 0)
         if self.num_prompt_frames < 0:
             raise ValueError(f"num_prompt_frames is {self.num_prompt_frames}: it must not be negative")
@@ -89,8 +83,6 @@ class InferConfig:
             )
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise ValueError(f"fps is {self.fps}: it must be positive, and at most 1000")
-        if not 0 <= self.seed < MAX_SEED:
-            raise ValueError(f"seed is {self.seed}: it must lie in 0 to {MAX_SEED - 1}")
 
     @property
     def truth(self) -> Path | None:
@@ -107,15 +99,15 @@ def main(config: InferConfig) -> None:
     checkpoint = WorldModel.from_pretrained(config.checkpoint)
     print(f"device: {describe_device(device)}")
     if config.replay:
-        write_replay(config, checkpoint, prepare_for_inference(checkpoint, device))
+        write_replay(config, checkpoint, prepare_for_inference(checkpoint, device, config.bf16))
     else:
-        write_rollouts(config, prepare_for_inference(choose_model(config, checkpoint), device))
+        write_rollouts(config, prepare_for_inference(choose_model(config, checkpoint), device, config.bf16))
 
 
 def choose_model(config: InferConfig, checkpoint: WorldModel) -> WorldModel:
     """The checkpoint for the game, the words and the frame size that are asked for."""
     metadata = read_metadata(config.truth) if config.truth else None
-    model = choose_game(checkpoint, config.game, metadata, config.prompt_text)
+    model = choose_game(checkpoint, config.game, metadata, config.text)
     if metadata is None or metadata.frame_shape[:2] == model.config.frame_shape[1:]:
         return model
     (height, width, _), (_, own_height, own_width) = metadata.frame_shape, model.config.frame_shape
@@ -186,9 +178,7 @@ def clips_without_truth(config: InferConfig, model: WorldModel) -> Clips:
 
 def generate(config: InferConfig, model: WorldModel, clips: Clips, actions: np.ndarray, progress: str) -> np.ndarray:
     """Rollouts from the clips' prompts under given actions, uint8 (S, T, H, W, C)."""
-    sampler = Sampler(
-        model, config.num_steps, config.context_noise, config.seed, cache=config.cache, guidance=config.guidance
-    )
+    sampler = (Sampler if config.cache else ReferenceSampler)(model, config)
     prompt, vectors = clips.frames[:, : config.num_prompt_frames], torch.from_numpy(clips.space.vectors(actions))
     generated = [to_uint8(frame) for frame in rollout(sampler, to_float(prompt), vectors, progress)]
     return np.concatenate((prompt, np.stack(generated, 1)), 1)
@@ -200,12 +190,8 @@ def write_metrics(config: InferConfig, model: WorldModel, clips: Clips, report: 
         "checkpoint": str(config.checkpoint),
         "data": str(config.truth),
         "actions": config.actions,
-        "num_steps": config.num_steps or model.config.num_steps,
-        "context_noise": config.context_noise,
-        "seed": config.seed,
-        "guidance": model.config.guidance if config.guidance is None else config.guidance,
+        **config.resolve(model.config).to_dict(text_name="prompt_text"),
         "cache": config.cache,
-        **({"prompt_text": config.prompt_text} if config.prompt_text is not None else {}),
         "record_ids": clips.record_ids.tolist(),
     }
     with atomic_file(config.metrics) as temporary:

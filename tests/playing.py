@@ -58,7 +58,9 @@ def config_of_several_games(folder: Path, pong_set: Path) -> PlayConfig:
     collect(CollectConfig(env="pong", size="48x32", out=folder / "wide", **settings), lambda _: None)
     game, _ = combine_games([read_metadata(data) for data in (pong_set, folder / "wide")], text=True)
     random_model(replace(SMALLEST, num_actions=3, words=True), game=game).save_pretrained(folder / "random")
-    return PlayConfig(str(folder / "random"), (pong_set, folder / "wide"), port=0, num_steps=2, fps=30.0)
+    return PlayConfig(
+        checkpoint=str(folder / "random"), data=(pong_set, folder / "wide"), port=0, num_steps=2, fps=30.0
+    )
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ import torch
 from dreamrun import cli
 from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace
-from dreamrun.model import ModelConfig, WorldModel
+from dreamrun.model import ModelConfig, Sampler, SamplerSettings, WorldModel
+from dreamrun.model.reference_sampler import ReferenceSampler
 
 TINY = ModelConfig(
     frame_height=16, frame_width=24, patch_size=8, dim=32, num_blocks=2, num_heads=2, window_frames=6, num_actions=3
@@ -43,6 +44,11 @@ LITTLE = (
     "sweep_frames=4", "sweep_states=2", "sweep_steps=1,2", "sweep_guidance=1.5", "sweep_noise=0,0.1", "timed_frames=2",
     "outcome_clips=6",
 )  # fmt: skip
+
+
+def make_sampler(model: WorldModel, num_steps: int | None = None, cache: bool = True, **settings) -> Sampler:
+    """A sampler with these settings, with a cache or without one."""
+    return (Sampler if cache else ReferenceSampler)(model, SamplerSettings(num_steps=num_steps, **settings))
 
 
 def random_model(config: ModelConfig = TINY, seed: int = 0, game: Game | None = None) -> WorldModel:

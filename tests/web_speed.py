@@ -22,6 +22,7 @@ from dreamrun.export.runtime import find_runtime
 from dreamrun.export.site import NUM_STEPS, Game, write_site
 from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.inference import prepare_for_inference
+from dreamrun.model.options import SamplerSettings
 
 PREPARE = """async ([base, threads]) => {
   const get = (name) => import(new URL(name, base));
@@ -116,7 +117,7 @@ def _describe_start(browser, address: str, site: Path) -> str:
 
 
 def _torch_timer(model: WorldModel, steps: int, threads: int, frames: int):
-    sampler = Sampler(prepare_for_inference(model, torch.device("cpu")), steps)
+    sampler = Sampler(prepare_for_inference(model, torch.device("cpu")), SamplerSettings(num_steps=steps))
     sampler.reset(torch.zeros(1, model.config.window_frames - 1, *model.config.frame_shape))
     action = torch.zeros(1, model.config.num_actions)
 

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamrun.evaluation.context import EvaluationContext, SamplerSettings, make_sampler
+from dreamrun.evaluation.context import EvaluationContext
 from dreamrun.evaluation.section import Block, Section, Table, Text, format_estimate, format_percent
 from dreamrun.evaluation.sections.controllability import controllability
 from dreamrun.evaluation.sections.fidelity import curves
 from dreamrun.model.config import ModelConfig
 from dreamrun.model.dit import WorldModel
+from dreamrun.model.options import ResolvedSettings
+from dreamrun.model.sampler import Sampler
 
 WARM_UP_FRAMES = 3
 FIDELITY_FRAMES = (1, 4, 16)  # generated frames whose PSNR and SSIM a row shows
@@ -39,7 +41,7 @@ def measure_sweep(context: EvaluationContext) -> list[dict[str, Any]]:
     ]
 
 
-def sweep_settings(context: EvaluationContext) -> list[SamplerSettings]:
+def sweep_settings(context: EvaluationContext) -> list[ResolvedSettings]:
     """The evaluated sampler settings, and variants with one setting changed."""
     values = {"num_steps": context.sizes["sweep_steps"], "context_noise": context.sizes["sweep_noise"]}
     if not context.space.unconditional:
@@ -48,13 +50,13 @@ def sweep_settings(context: EvaluationContext) -> list[SamplerSettings]:
     return sorted({context.settings, *variants})
 
 
-def _sweep_row(context: EvaluationContext, settings: SamplerSettings) -> dict[str, Any]:
+def _sweep_row(context: EvaluationContext, settings: ResolvedSettings) -> dict[str, Any]:
     sizes, num_prompt = context.sizes, context.config.num_prompt_frames
     truth, lengths = context.truth[: sizes["sweep_clips"]], context.truth_lengths[: sizes["sweep_clips"]]
     num_frames = min(sizes["sweep_frames"], truth.shape[1])
     actions = context.clips.actions[: len(truth), : num_prompt + num_frames]
     rollouts = context.continue_clips(str(settings), actions, settings)
-    row = asdict(settings) | {"gflop_per_frame": gflop_per_frame(context.model.config, settings)}
+    row = settings.to_dict() | {"gflop_per_frame": gflop_per_frame(context.model.config, settings)}
     for metric, curve in curves(truth[:, :num_frames], rollouts, np.minimum(lengths, num_frames)).items():
         row |= {f"{metric}_{frame}": curve[frame - 1] for frame in FIDELITY_FRAMES if frame <= len(curve)}
     if context.has_counterfactuals:
@@ -83,19 +85,19 @@ def speed_key(settings: dict[str, Any]) -> str:
     return f"{settings['num_steps']} steps, guidance {settings['guidance']:g}"
 
 
-def gflop_per_frame(config: ModelConfig, settings: SamplerSettings) -> float:
+def gflop_per_frame(config: ModelConfig, settings: ResolvedSettings) -> float:
     """GFLOPs of one generated frame, with the KV cache."""
     return config.flops_per_frame(settings.num_steps, settings.guidance) / 1e9
 
 
-def ms_per_frame(model: WorldModel, settings: SamplerSettings, num_frames: int) -> float:
+def ms_per_frame(model: WorldModel, settings: ResolvedSettings, num_frames: int) -> float:
     """Median milliseconds per frame, over `num_frames` frames of one rollout whose window is full.
 
     Args:
         model: from `prepare_for_inference`.
     """
     config = model.config
-    sampler = make_sampler(model, settings)
+    sampler = Sampler(model, settings)
     sampler.reset(torch.zeros(1, max(1, config.window_frames - 1), *config.frame_shape))
     action, times = torch.zeros(1, config.num_actions), []
     for _ in range(WARM_UP_FRAMES + num_frames):

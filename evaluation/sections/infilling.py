@@ -6,6 +6,7 @@ Shapes: S clips, T frames, H x W pixels, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -133,10 +134,13 @@ def _estimates(steps: np.ndarray, ordinary: tuple[float, float]) -> dict[str, An
 
 def _complete(context: EvaluationContext, drafts: list[Draft], num_steps: int | None = None) -> np.ndarray:
     """Fill in drafts in batches. Draft i draws its noise from seed `seed + i`."""
-    config, size = context.config, context.config.batch_size
-    options = {"num_steps": num_steps or context.settings.num_steps, "guidance": context.settings.guidance}
+    size = context.config.batch_size
+    settings = replace(context.settings, num_steps=num_steps or context.settings.num_steps)
     return np.concatenate([
-        complete(context.inference_model, drafts[first : first + size], context.space, config.seed + first, **options)
+        complete(
+            context.inference_model, drafts[first : first + size], context.space,
+            replace(settings, seed=settings.seed + first),
+        )
         for first in range(0, len(drafts), size)
     ])  # fmt: skip
 

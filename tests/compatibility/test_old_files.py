@@ -18,6 +18,7 @@ from dreamrun.data.metadata import read_metadata
 from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.model import PRESETS, Sampler, WorldModel
 from dreamrun.model.inference import prepare_for_inference
+from dreamrun.model.options import SamplerSettings
 from dreamrun.play.replay import Replay
 
 OLD, ROOT = Path(__file__).parent / "v1", Path(__file__).parents[2]
@@ -46,7 +47,9 @@ def test_shipped_checkpoints_give_the_same_frames(checkpoint, samples):
     dataset = ClipDataset(ROOT / samples, "test", clip_frames=1)  # the old place of the samples
     record, num_frames = next(dataset.records([2])), 4 + len(expected)
     actions = torch.from_numpy(dataset.metadata.actions.vectors(record.leading_actions()[:num_frames]))[None]
-    sampler = Sampler(prepare_for_inference(model, CPU, bf16=False, packed=False), num_steps=4, seed=3, guidance=1.0)
+    sampler = Sampler(
+        prepare_for_inference(model, CPU, bf16=False, packed=False), SamplerSettings(num_steps=4, seed=3, guidance=1.0)
+    )
     sampler.reset(to_float(record.frames[:4].copy())[None], actions[:, :4])
     frames = [sampler.step(actions[:, t]) for t in range(4, num_frames)]
     assert_same_pictures(to_uint8(torch.cat(frames)), expected)

@@ -15,6 +15,7 @@ from dreamrun.editing.drafts import (
 from dreamrun.editing.measures import cross_fade, nearest_known, seam_steps, step_sizes
 from dreamrun.games.space import UNKNOWN_ACTION, unnamed_actions
 from dreamrun.model import ModelConfig
+from dreamrun.model.options import SamplerSettings
 
 SPACE = unnamed_actions(3)
 
@@ -68,7 +69,7 @@ def test_known_frames_stay_as_they_are():
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (4, 16, 24, 3)).astype(np.uint8)
     drafts = [extend(frames, np.arange(4) % 3, SPACE, 3, 4), extend(frames[::-1], np.arange(4) % 3, SPACE, 3, 4)]
-    first, second = complete(model, drafts, SPACE, num_steps=2)
+    first, second = complete(model, drafts, SPACE, SamplerSettings(num_steps=2))
     assert np.array_equal(first[3:7], frames) and np.array_equal(second[3:7], frames[::-1])
     assert first.shape == (11, 16, 24, 3) and first[:3].std() > 5 and not np.array_equal(first[:3], second[:3])
 

@@ -128,7 +128,9 @@ def test_an_interrupted_evaluation_continues_where_it_stopped(checkpoint, pong_s
             raise KeyboardInterrupt
 
         sections = [replace(section, measure=stop) if section.name == stopped else section for section in SECTIONS]
-        config = EvaluateConfig(str(checkpoint), pong_set, output=tmp_path / out, quick=True, sizes=LITTLE[2:])
+        config = EvaluateConfig(
+            checkpoint=str(checkpoint), data=pong_set, output=tmp_path / out, quick=True, sizes=LITTLE[2:]
+        )
         report = evaluate(config, sections=sections)
         del report["timings"]
         return report

@@ -9,10 +9,10 @@ from tiny import random_model
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.editing.measures import nearest_known, ordinary_range
 from dreamrun.evaluation.config import EvaluateConfig
-from dreamrun.evaluation.context import SamplerSettings
 from dreamrun.evaluation.sections import infilling
 from dreamrun.evaluation.sections.infilling import measure, patterns
 from dreamrun.model import ModelConfig
+from dreamrun.model.options import ResolvedSettings
 
 
 def test_patterns_of_a_window():
@@ -43,7 +43,7 @@ def context(pong_set):
     model = random_model(config)
     return SimpleNamespace(
         model=model, inference_model=model, sizes={"num_clips": 3}, held_out=dataset, space=dataset.metadata.actions,
-        settings=SamplerSettings(2, 1.0, 0.02), config=EvaluateConfig(checkpoint="x", batch_size=2),
+        settings=ResolvedSettings(2, 1.0, 0.02), config=EvaluateConfig(checkpoint="x", batch_size=2),
     )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def test_a_model_that_knows_the_truth_is_perfect(context, monkeypatch):
                 return frames
         return nearest_known(draft.frames, draft.known)
 
-    def complete(model, drafts, space, seed, num_steps, guidance):
+    def complete(model, drafts, space, settings):
         return np.stack([answer(draft) for draft in drafts])
 
     monkeypatch.setattr(infilling, "draw_clips", note)

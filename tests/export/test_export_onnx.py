@@ -6,10 +6,11 @@ import torch
 from tiny import assert_one_line
 
 from dreamrun.data.pixels import to_float, to_uint8
-from dreamrun.evaluation.context import SamplerSettings, make_sampler
 from dreamrun.games.space import unnamed_actions
 from dreamrun.model import WorldModel
+from dreamrun.model.options import SamplerSettings
 from dreamrun.model.rollout import rollout
+from dreamrun.model.sampler import Sampler
 from dreamrun.scripts.evaluate import export_sampler
 
 
@@ -28,7 +29,7 @@ def test_a_checkpoint_is_exported_and_evaluated(run_script, pong_checkpoint, tmp
         np.stack(
             [to_uint8(frame) for frame in rollout(make(model, settings), to_float(prompt), vectors, seeds=[0, 1])], 1
         )
-        for make in (make_sampler, export_sampler(tmp_path / "to" / "model.onnx"))
+        for make in (Sampler, export_sampler(tmp_path / "to" / "model.onnx"))
     )
     assert of_torch.shape == of_onnx.shape == (2, 4, *prompt.shape[2:]) and of_torch.std() > 1
     assert np.abs(of_torch.astype(int) - of_onnx).max() <= 1

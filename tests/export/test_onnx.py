@@ -14,6 +14,7 @@ from dreamrun.export.onnx_sampler import OnnxSampler, export_checked
 from dreamrun.games.game import Game
 from dreamrun.games.space import unnamed_actions
 from dreamrun.model import ModelConfig, Sampler, WorldModel
+from dreamrun.model.options import SamplerSettings
 
 SQUARE = replace(TINY, frame_width=16, prediction="x0", num_actions=7, window_frames=4, num_heads=1)
 NUM_FRAMES = 40
@@ -33,7 +34,10 @@ def make_inputs(config: ModelConfig, vectors: bool) -> tuple[torch.Tensor, torch
 
 def largest_error(file: bytes, model: WorldModel, num_steps: int, vectors: bool, num_frames: int = NUM_FRAMES) -> float:
     prompt, actions = make_inputs(model.config, vectors)
-    samplers = [Sampler(model, num_steps, seed=5), OnnxSampler(file, model, num_steps, seed=5)]
+    samplers = [
+        Sampler(model, SamplerSettings(num_steps=num_steps, seed=5)),
+        OnnxSampler(file, model, SamplerSettings(num_steps=num_steps, seed=5)),
+    ]
     for sampler in samplers:
         sampler.reset(prompt, actions[:, :3])
     return max(

@@ -10,6 +10,7 @@ import torch
 from dreamrun.data.pixels import to_float
 from dreamrun.export.site import Game
 from dreamrun.model import Sampler, WorldModel
+from dreamrun.model.options import SamplerSettings
 from dreamrun.play.actions import playable_actions
 
 NUM_STEPS, SEED = 4, 11
@@ -48,7 +49,7 @@ def write_reference(folder: Path, game: Game, num_frames: int) -> list[list[floa
     actions = np.concatenate((space.unknown(1), space.random(rng, num_frames)))
     vectors = torch.from_numpy(space.vectors(actions))
     generator = torch.Generator().manual_seed(SEED)
-    sampler = Sampler(model, NUM_STEPS, seed=SEED)
+    sampler = Sampler(model, SamplerSettings(num_steps=NUM_STEPS, seed=SEED))
     sampler.reset(to_float(pixels)[None], vectors[None, :1])
     parts = [torch.from_numpy(pixels.astype(np.float32)), torch.randn((1, *shape), generator=generator)]
     for t in range(1, 1 + num_frames):

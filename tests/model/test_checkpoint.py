@@ -10,6 +10,7 @@ from tiny import TINY, random_model
 from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace, unnamed_actions
 from dreamrun.model import WorldModel
+from dreamrun.model.checkpoint import load_weights
 
 PONG_ACTIONS = ActionSpace(("noop", "up", "down"), ((), ("UP",), ("DOWN",)), (0, 1, 2))
 
@@ -90,3 +91,11 @@ def test_an_old_config_that_holds_the_game_is_read(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(old | TINY.to_dict()))
     loaded = WorldModel.from_pretrained(tmp_path)
     assert (loaded.config, loaded.game) == (TINY, game)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])
+def test_weights_that_are_no_floats_are_refused(dtype):
+    model = random_model()
+    weights = {name: weight.to(dtype) for name, weight in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"weights of here do not fit: \d+ not floating-point"):
+        load_weights(model, weights, "here")

@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from tiny import make_sampler
 
-from dreamrun.model import ModelConfig, Sampler, WorldModel
+from dreamrun.model import ModelConfig, WorldModel
 from dreamrun.model.diffusion import (
     AlphaSigma,
     add_noise,
@@ -127,7 +128,7 @@ def test_ddim_with_an_oracle_recovers_x0(schedule, prediction, cache, num_steps)
     )  # fmt: skip
     oracle = Oracle(config).eval()
     oracle.truth = torch.rand(1, 1, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 1.8 - 0.9
-    sampler = Sampler(oracle, num_steps=num_steps, cache=cache)
+    sampler = make_sampler(oracle, num_steps=num_steps, cache=cache)
     sampler.reset(torch.zeros(2, 1, 3, 8, 8))
     for _ in range(4):
         frame = sampler.step(torch.zeros(2, 2))

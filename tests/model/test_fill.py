@@ -8,9 +8,15 @@ from tiny import TINY, random_inputs, random_model
 
 from dreamrun.model.diffusion import eps_from_x0, frame_alpha_sigma, target
 from dreamrun.model.fill import fill, plan_windows
+from dreamrun.model.options import SamplerSettings
 
 FILLER = replace(TINY, can_fill=True, prediction="x0")
 W = TINY.window_frames
+
+
+def filled_by(model, frames, known, actions, num_steps=None, start_level=1.0, **settings):
+    *_, filled = fill(model, frames, known, actions, SamplerSettings(num_steps=num_steps, **settings), start_level)
+    return filled
 
 
 class Oracle(torch.nn.Module):
@@ -63,7 +69,7 @@ def test_an_oracle_fills_in_the_truth(known, prediction):
     given = torch.where(known[:, None, None, None], truth, torch.full_like(truth, 0.5))
     actions = torch.arange(len(known))[None, :, None].float().expand(2, -1, 3)
     oracle = Oracle(truth, prediction)
-    filled = fill(oracle, given, known, actions, num_steps=3)
+    filled = filled_by(oracle, given, known, actions, num_steps=3)
     assert torch.equal(filled[:, known], truth[:, known])
     torch.testing.assert_close(filled, truth, atol=1e-4, rtol=0)
     for numbers, levels in oracle.calls:  # a network sees only frames that it knows, or fills in now
@@ -103,44 +109,46 @@ def test_noise_and_known_frames(known):
     """Known frames come back bit for bit. Other noise changes the unknown frames alone, and each of them."""
     model, known = random_model(FILLER), pattern(known)
     frames, _, actions = random_inputs(num_frames=len(known))
-    first, again = (fill(model, frames, known, actions, 2, seed=3) for _ in range(2))
+    first, again = (filled_by(model, frames, known, actions, 2, seed=3) for _ in range(2))
     assert torch.equal(first, again) and torch.equal(first[:, known], frames[:, known])
-    other = fill(model, frames, known, actions, 2, seed=9)
+    other = filled_by(model, frames, known, actions, 2, seed=9)
     changed = (other - first).abs().amax(dim=(0, 2, 3, 4)) > 1e-3
     assert torch.equal(changed, ~known)
-    torch.testing.assert_close(fill(model, frames[1:], known, actions[1:], 2, seed=4), first[1:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        filled_by(model, frames[1:], known, actions[1:], 2, seed=4), first[1:], atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("attention", ["axial", "full"])
 def test_unknown_frames_see_later_frames_and_actions(attention):
     model, known = random_model(replace(FILLER, attention=attention)), pattern("k..kkk")
     frames, _, actions = random_inputs()
-    filled = fill(model, frames, known, actions, 2)
+    filled = filled_by(model, frames, known, actions, 2)
     other_frames, other_actions = frames.clone(), actions.clone()
     other_frames[:, -1] *= -1
     other_actions[:, -1] = 0
-    assert (fill(model, other_frames, known, actions, 2) - filled)[:, 1:3].abs().max() > 1e-3
-    assert (fill(model, frames, known, other_actions, 2) - filled)[:, 1:3].abs().max() > 1e-3
+    assert (filled_by(model, other_frames, known, actions, 2) - filled)[:, 1:3].abs().max() > 1e-3
+    assert (filled_by(model, frames, known, other_actions, 2) - filled)[:, 1:3].abs().max() > 1e-3
     unknown = frames.clone()
     unknown[:, 1:3] = 0
-    assert torch.equal(fill(model, unknown, known, actions, 2)[:, 1:3], filled[:, 1:3])
+    assert torch.equal(filled_by(model, unknown, known, actions, 2)[:, 1:3], filled[:, 1:3])
 
 
 def test_start_level_keeps_what_was_there():
     """From a low level the result depends on the frames that are given; from pure noise it does not."""
     frames, _, actions = random_inputs(batch=1)
     known, model = pattern("......"), random_model(FILLER)
-    low, high = (fill(model, frames, known, actions, 1, start_level=level) for level in (0.001, 1.0))
+    low, high = (filled_by(model, frames, known, actions, 1, start_level=level) for level in (0.001, 1.0))
     given = random_inputs(batch=1, seed=1)[0]
-    other_low, other_high = (fill(model, given, known, actions, 1, start_level=level) for level in (0.001, 1.0))
+    other_low, other_high = (filled_by(model, given, known, actions, 1, start_level=level) for level in (0.001, 1.0))
     assert torch.equal(high, other_high) and (low - other_low).abs().max() > 0.1
 
 
 def test_guidance_moves_away_from_hidden_actions():
     model, known = random_model(FILLER), pattern("k.....")
     frames, _, actions = random_inputs(batch=1)
-    hidden, plain, guided = (fill(model, frames, known, actions, 1, guidance=scale) for scale in (0.0, 1.0, 1.5))
-    assert torch.allclose(hidden, fill(model, frames, known, None, 1), atol=1e-5)
+    hidden, plain, guided = (filled_by(model, frames, known, actions, 1, guidance=scale) for scale in (0.0, 1.0, 1.5))
+    assert torch.allclose(hidden, filled_by(model, frames, known, None, 1), atol=1e-5)
     inside = (plain.abs() < 1) & (hidden.abs() < 1)
     expected = (hidden + 1.5 * (plain - hidden)).clamp(-1, 1)
     torch.testing.assert_close(guided[inside], expected[inside], atol=1e-5, rtol=0)
@@ -151,14 +159,14 @@ def test_errors_name_the_value():
     frames, _, actions = random_inputs()
     known = pattern("kk..kk")
     with pytest.raises(ValueError, match=r"never learnt to fill in frames: train .*--fill-share"):
-        fill(random_model(), frames, known, actions)
+        filled_by(random_model(), frames, known, actions)
     with pytest.raises(ValueError, match="all 6 frames are known"):
-        fill(model, frames, torch.ones(6, dtype=torch.bool), actions)
+        filled_by(model, frames, torch.ones(6, dtype=torch.bool), actions)
     with pytest.raises(ValueError, match="expected a bool for each"):
-        fill(model, frames, known[:4], actions)
+        filled_by(model, frames, known[:4], actions)
     with pytest.raises(ValueError, match="start_level is 0"):
-        fill(model, frames, known, actions, start_level=0.0)
+        filled_by(model, frames, known, actions, start_level=0.0)
     with pytest.raises(ValueError, match="num_steps is 0"):
-        fill(model, frames, known, actions, num_steps=0)
+        filled_by(model, frames, known, actions, num_steps=0)
     with pytest.raises(ValueError, match="prompt actions of shape"):
-        fill(model, frames, known, actions[:, :2])
+        filled_by(model, frames, known, actions[:, :2])

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import FULL, random_inputs, random_model
+from tiny import FULL, make_sampler, random_inputs, random_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamrun.model import ModelConfig, Sampler, WorldModel
+from dreamrun.model import ModelConfig, WorldModel
 from dreamrun.model.attention import plain_attention
 from dreamrun.model.full_attention import block_mask, token_mask
 from dreamrun.model.loss import teacher_forcing_mask
@@ -79,7 +79,7 @@ def test_the_count_of_flops_is_that_of_the_network():
     """Counted by torch: a pass over one frame after a full window."""
     model = random_model(FULL)
     frames, _, actions = random_inputs(FULL, batch=1)
-    sampler = Sampler(model, num_steps=3)
+    sampler = make_sampler(model, num_steps=3)
     sampler.reset(frames[:, 1:], actions[:, 1:])
     sampler.step(actions[:, 0])
     # The counter does not know the CPU's fused kernel.

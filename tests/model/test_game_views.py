@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import TINY, random_inputs, random_model
+from tiny import TINY, make_sampler, random_inputs, random_model
 
 from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace, unnamed_actions
-from dreamrun.model import Sampler, WorldModel
+from dreamrun.model import WorldModel
 from dreamrun.model.fill import fill
 from dreamrun.model.game_views import game_names, nearest_game, select_game
+from dreamrun.model.options import SamplerSettings
 from dreamrun.model.text import fold_text, with_text, without_text
 from dreamrun.model.text_encoder import MAX_BYTES, encode_bytes
 
@@ -88,7 +89,7 @@ def test_the_cached_sampler_is_told_words_as_the_reference_is(guidance):
     view = with_text(select_game(several(), "pong"), "two paddles")
     frames, _, actions = random_inputs(TINY, num_frames=2)
     cached, reference, untold = (
-        Sampler(model, 2, cache=cache, guidance=guidance)
+        make_sampler(model, 2, cache=cache, guidance=guidance)
         for model, cache in ((view, True), (view, False), (without_text(view), True))
     )
     for sampler in (cached, reference, untold):
@@ -120,10 +121,12 @@ def test_filling_in_without_guidance_knows_neither_words_nor_actions():
     model = select_game(random_model(replace(SEVERAL, can_fill=True), game=GAMES), "pong")
     frames, _, actions = random_inputs(model.config, batch=1, num_frames=4)
     frames, known = frames.clamp(-1, 1), torch.tensor([True, False, False, True])
-    unguided = fill(model, frames, known, actions, num_steps=2, guidance=0.0)
-    hidden = fill(without_text(model), frames, known, torch.zeros_like(actions), num_steps=2)
+    none, settings = torch.zeros_like(actions), SamplerSettings(num_steps=2)
+    *_, unguided = fill(model, frames, known, actions, replace(settings, guidance=0.0))
+    *_, hidden = fill(without_text(model), frames, known, none, settings)
     torch.testing.assert_close(unguided, hidden)
-    assert (unguided - fill(model, frames, known, torch.zeros_like(actions), num_steps=2)).abs().max() > 1e-3
+    *_, with_words = fill(model, frames, known, none, settings)
+    assert (unguided - with_words).abs().max() > 1e-3
 
 
 def test_the_nearest_game_is_that_of_the_nearest_caption():

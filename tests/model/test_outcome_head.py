@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import TINY, random_inputs, random_model
+from tiny import TINY, make_sampler, random_inputs, random_model
 
-from dreamrun.model import Sampler, WorldModel
+from dreamrun.model import WorldModel
 from dreamrun.model.config import ModelConfig
 from dreamrun.model.outcome_head import NUM_BINS, reward_bins, to_outcome, two_hot
 from dreamrun.model.packed_linear import pack
@@ -49,7 +49,7 @@ def test_the_cache_and_the_reference_give_the_same_outcomes_and_frames(num_promp
     """Reward logits are random here, so that rewards are huge: they are compared by their ratio."""
     model = random_model(WITH_HEAD)
     frames, _, actions = random_inputs(WITH_HEAD, num_frames=5)
-    samplers = [Sampler(model, 2, cache=cache) for cache in (True, False)]
+    samplers = [make_sampler(model, 2, cache=cache) for cache in (True, False)]
     for sampler in samplers:
         sampler.reset(frames[:, :num_prompt], actions[:, :num_prompt])
     for action in actions[:, num_prompt:].unbind(1):
@@ -68,7 +68,7 @@ def test_a_head_changes_no_frame():
     plain.load_state_dict(weights)
     frames, levels, actions = random_inputs()
     assert torch.equal(model(frames, levels, actions), plain(frames, levels, actions))
-    samplers = [Sampler(each, 2) for each in (model, plain)]
+    samplers = [make_sampler(each, 2) for each in (model, plain)]
     for sampler in samplers:
         sampler.reset(frames[:, :2], actions[:, :2])
     for action in actions[:, 2:].unbind(1):
@@ -79,7 +79,7 @@ def test_a_head_changes_no_frame():
 def test_outcomes_by_slot_and_after_a_rebuild():
     model = random_model(WITH_HEAD)
     frames, _, actions = random_inputs(WITH_HEAD, batch=3)
-    sampler = Sampler(model, 2)
+    sampler = make_sampler(model, 2)
     sampler.reset(frames[:, :2], actions[:, :2], slots=[0, 2, 5])
     sampler.step(actions[:, 2])
     sampler.step(actions[1:2, 3], slots=[2])
@@ -99,7 +99,7 @@ def test_a_packed_model_reads_the_same_outcomes():
     frames, _, actions = random_inputs(WITH_HEAD)
     ends = []
     for each in (model, packed):
-        sampler = Sampler(each, 2)
+        sampler = make_sampler(each, 2)
         sampler.reset(frames[:, :3], actions[:, :3])
         ends.append(sampler.outcome(actions[:, 3]).end)
     torch.testing.assert_close(*ends, atol=1e-4, rtol=0)
@@ -131,13 +131,13 @@ def test_checkpoints_with_and_without_a_head(tmp_path):
 
 def test_errors():
     frames, _, actions = random_inputs()
-    sampler = Sampler(random_model())
+    sampler = make_sampler(random_model())
     with pytest.raises(ValueError, match="step before reset"):
         sampler.outcome(actions[:, 0])
     sampler.reset(frames[:, :2], actions[:, :2])
     with pytest.raises(ValueError, match="no outcome head"):
         sampler.outcome(actions[:, 2])
-    sampler = Sampler(random_model(WITH_HEAD))
+    sampler = make_sampler(random_model(WITH_HEAD))
     sampler.reset(frames[:, :0])
     with pytest.raises(ValueError, match="no frame yet"):
         sampler.outcome(actions[:, 0])

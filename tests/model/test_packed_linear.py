@@ -1,8 +1,7 @@
 import pytest
 import torch
-from tiny import TINY, random_inputs, random_model
+from tiny import TINY, make_sampler, random_inputs, random_model
 
-from dreamrun.model import Sampler
 from dreamrun.model.inference import has_native_bf16, prepare_for_inference
 from dreamrun.model.packed_linear import PackedLinear, pack
 
@@ -24,7 +23,7 @@ def test_a_packed_network_gives_the_same_rollout():
     frames, _, actions = random_inputs(batch=2, num_frames=9)
     rollouts = []
     for model in (random_model(), pack(random_model())):
-        sampler = Sampler(model, 2)
+        sampler = make_sampler(model, 2)
         sampler.reset(frames[:, :3], actions[:, :3])
         rollouts.append(torch.stack([sampler.step(action) for action in actions[:, 3:].unbind(1)]))
     torch.testing.assert_close(*rollouts, atol=1e-4, rtol=0)

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import FULL, TINY, random_inputs, random_model
+from tiny import FULL, TINY, make_sampler, random_inputs, random_model
 
-from dreamrun.model import Sampler, WorldModel
+from dreamrun.model import WorldModel
+from dreamrun.model.options import SamplerSettings
 from dreamrun.model.rotary import PlaceTables, spatial_cos_sin
 
 LARGER = {"frame_height": 24, "frame_width": 40}
@@ -27,7 +28,7 @@ def test_a_sampler_has_the_size_of_its_prompt(cache):
     model, made_for_it = random_model(), WorldModel(replace(TINY, **LARGER)).eval()
     made_for_it.load_state_dict(model.state_dict())
     frames, _, actions = random_inputs(made_for_it.config, num_frames=3)
-    sampler, expected = Sampler(model, 2, cache=cache), Sampler(made_for_it, 2, cache=cache)
+    sampler, expected = make_sampler(model, 2, cache=cache), make_sampler(made_for_it, 2, cache=cache)
     for number in range(8):  # past the window
         if number == 0:
             sampler.reset(torch.zeros(1, 1, *TINY.frame_shape))
@@ -38,7 +39,7 @@ def test_a_sampler_has_the_size_of_its_prompt(cache):
     sampler.reset(frames[:1], slots=[1])
     with pytest.raises(ValueError, match="prompt of shape"):  # beside rollouts of another size
         sampler.reset(torch.zeros(1, 1, *TINY.frame_shape), slots=[1])
-    sampler.rebuild(num_steps=1)
+    sampler.rebuild(settings=SamplerSettings(num_steps=1))
     assert sampler.step(actions[:, 0]).shape == frames[:, 0].shape
 
 
@@ -51,7 +52,7 @@ def test_tables_of_places_serve_training_after_a_rollout():
 
 
 def test_an_outcome_head_knows_one_size_alone():
-    sampler = Sampler(random_model(replace(TINY, outcomes=True)))
+    sampler = make_sampler(random_model(replace(TINY, outcomes=True)))
     actions = torch.zeros(1, TINY.num_actions)
     for size in ((24, 40), TINY.frame_shape[1:]):
         sampler.reset(torch.zeros(1, 1, 3, *size))

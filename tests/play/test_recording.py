@@ -14,10 +14,11 @@ from dreamrun.games.space import UNKNOWN_ACTION
 from dreamrun.model import WorldModel
 from dreamrun.model.checkpoint import hash_weights
 from dreamrun.model.inference import prepare_for_inference
+from dreamrun.model.options import ResolvedSettings
 from dreamrun.play.actions import playable_actions
 from dreamrun.play.recording import MAX_RECORDING_BYTES, Recording, max_frames, max_recording_bytes
 from dreamrun.play.replay import Replay
-from dreamrun.play.rollout_pool import Prompt, RolloutPool, RolloutSettings, StepResult
+from dreamrun.play.rollout_pool import Prompt, RolloutPool, StepResult
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_a_recording_can_be_watched_and_replayed(play, address, model, tmp_path)
         assert sum(1 for _ in video.decode(video=0)) == 8
     (tmp_path / "dream.json").write_bytes(recorded_file(address, recorded, "dream.json"))
     replay = Replay.read(tmp_path / "dream.json", model)
-    assert replay.seed == 5 and replay.settings == RolloutSettings(2, 1.5)
+    assert replay.settings == ResolvedSettings(2, 1.5, seed=5)
     assert replay.weights_hash == hash_weights(model)
     assert replay.actions.tolist() == [1, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2] and replay.first_recorded == 3
     seen = np.stack([frame.pictures[0] for frame in frames])
@@ -112,7 +113,7 @@ def test_infer_replays_a_recording(play, address, play_config, model, tmp_path, 
         ({"actions": []}, "no list of 1 to 200000"),
         ({"actions": [0, -1]}, "some of its actions are unknown"),
         ({"first_recorded": 99}, "first_recorded is 99"),
-        ({"seed": None}, "its seed is None"),
+        ({"seed": None}, "seed is None"),
         ({"prompt": {}}, "KeyError"),
         ({"prompt": {"shape": [1, 8, 8, 3], "actions": [-1]}}, "which does not fit"),
         ({"prompt": {"actions": [-1] * 99}}, "no list of 1 to 5"),
@@ -121,7 +122,7 @@ def test_infer_replays_a_recording(play, address, play_config, model, tmp_path, 
 )
 def test_invalid_replay_files_are_rejected(model, tmp_path, change, words):
     prompt = Prompt(np.zeros((1, 64, 64, 3), np.uint8), np.array([UNKNOWN_ACTION]))
-    fields = json.loads(Replay(prompt, 0, RolloutSettings(1), 0.02, "x", np.array([0, 1]), 0).to_json())
+    fields = json.loads(Replay(prompt, ResolvedSettings(1, 1.0), "x", np.array([0, 1]), 0).to_json())
     path = tmp_path / "dream.json"
     path.write_text(json.dumps(fields))
     assert Replay.read(path, model).actions.tolist() == [0, 1]
@@ -151,7 +152,7 @@ def test_the_real_game_is_recorded_above_the_dream(play, address, tmp_path):
 
 def test_a_recording_outlives_its_rollout(model):
     pool, prompt = RolloutPool(model, "x"), Prompt(np.zeros((2, 64, 64, 3), np.uint8), np.array([UNKNOWN_ACTION, 1]))
-    rollout = pool.start(prompt, 0, RolloutSettings(1))
+    rollout = pool.start(prompt, ResolvedSettings(1, 1.0))
     pool.step([(rollout, 1)])
     recording = Recording(rollout, 9, print)
     recording.add(pool.step([(rollout, 2)])[0])

@@ -13,34 +13,35 @@ from dreamrun.games.space import UNKNOWN_ACTION, unnamed_actions
 from dreamrun.model import WorldModel
 from dreamrun.model.inference import free_memory
 from dreamrun.model.modulation_table import MAX_CACHED_ACTIONS
+from dreamrun.model.options import ResolvedSettings
 from dreamrun.play.launch import running_app
-from dreamrun.play.rollout_pool import Prompt, RolloutPool, RolloutSettings
+from dreamrun.play.rollout_pool import Prompt, RolloutPool
 from dreamrun.play.security import check_memory
 
 
 def test_slots_are_reused(play_config):
     model = WorldModel.from_pretrained(play_config.checkpoint)
     pool, prompt = RolloutPool(model, "x"), Prompt(np.zeros((2, 64, 64, 3), np.uint8), np.array([UNKNOWN_ACTION, 1]))
-    quick, slow = RolloutSettings(1), RolloutSettings(2, guidance=2.0)
-    a, b, c = pool.start(prompt, 0, quick), pool.start(prompt, 1, quick), pool.start(prompt, 2, slow)
+    quick, slow = ResolvedSettings(1, 1.0), ResolvedSettings(2, guidance=2.0, seed=2)
+    a, b, c = pool.start(prompt, quick), pool.start(prompt, replace(quick, seed=1)), pool.start(prompt, slow)
     assert (a.slot, b.slot, c.slot) == (0, 1, 0)
     results = pool.step([(c, 1), (b, 2), (a, 0)])
     assert [result.action for result in results] == [1, 2, 0] and list(b.actions) == [2]
     pool.end(a)
     pool.end(a)
-    assert pool.start(prompt, 3, quick).slot == 0 and len(pool) == 3
+    assert pool.start(prompt, replace(quick, seed=3)).slot == 0 and len(pool) == 3
     for rollout in (b, c):
         pool.end(rollout)
     with pytest.raises(ValueError, match="prompt of shape"):
-        pool.start(replace(prompt, frames=np.zeros((2, 8, 8, 3), np.uint8)), 0, slow)
+        pool.start(replace(prompt, frames=np.zeros((2, 8, 8, 3), np.uint8)), slow)
     assert len(pool) == 1
 
 
 def test_a_dream_for_a_program_leaves_no_rollout_behind(play_config):
     pool = RolloutPool(WorldModel.from_pretrained(play_config.checkpoint), "x")
     prompt = Prompt(np.zeros((2, 64, 64, 3), np.uint8), np.array([UNKNOWN_ACTION, 1]))
-    assert [step.action for step in pool.dream(prompt, 0, RolloutSettings(1), [1, 2])] == [1, 2] and len(pool) == 0
-    steps = pool.dream(prompt, 0, RolloutSettings(1), [1, 2])
+    assert [step.action for step in pool.dream(prompt, ResolvedSettings(1, 1.0), [1, 2])] == [1, 2] and len(pool) == 0
+    steps = pool.dream(prompt, ResolvedSettings(1, 1.0), [1, 2])
     next(steps)
     steps.close()
     assert len(pool) == 0
@@ -61,7 +62,7 @@ def test_a_rollout_takes_no_more_memory_than_is_checked_for(space):
     config = replace(TINY, num_actions=len(actions))
     pool = RolloutPool(random_model(config, game=Game.from_dict(actions.to_dict())), "x")
     before = tensor_bytes()
-    rollout = pool.start(Prompt(np.zeros((5, 16, 24, 3), np.uint8), actions.unknown(5)), 0, RolloutSettings(2, 2.0))
+    rollout = pool.start(Prompt(np.zeros((5, 16, 24, 3), np.uint8), actions.unknown(5)), ResolvedSettings(2, 2.0))
     for number in range(2 if actions.discrete else MAX_CACHED_ACTIONS + 2):
         pool.step([(rollout, actions.noop if actions.discrete else np.full(len(actions.names), number, np.float32))])
     used = tensor_bytes() - before

@@ -14,6 +14,7 @@ from dreamrun.data import collecting
 from dreamrun.games.factory import describe_environment
 from dreamrun.games.space import UNCONDITIONAL
 from dreamrun.model import PRESETS, Sampler, WorldModel
+from dreamrun.model.options import SamplerSettings
 from dreamrun.play.launch import PlayConfig
 from dreamrun.play.replay import Replay
 from dreamrun.training.setup import fit_config_to_data
@@ -84,7 +85,7 @@ def test_a_model_trained_on_videos_follows_actions(run, recordings_folder, tmp_p
             parameter.normal_(std=0.2)
     generated = []
     for held in (set(), {"LEFT", "SPACE"}, {"K"}):
-        sampler = Sampler(model, num_steps=2)
+        sampler = Sampler(model, SamplerSettings(num_steps=2))
         sampler.reset(torch.zeros(1, 2, 3, height, width))
         generated.append(sampler.step(torch.from_numpy(space.vectors(space.action_for_keys(held)))[None]))
     assert generated[0].shape == (1, 3, height, width)
