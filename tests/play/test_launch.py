@@ -74,5 +74,6 @@ def test_wrong_options_give_one_line_of_error(monkeypatch, capsys, play_config, 
 def test_a_missing_checkpoint_folder_is_not_looked_up_on_the_hub(monkeypatch, capsys, tmp_path, pong_set):
     (tmp_path / "checkpoints").mkdir()
     monkeypatch.chdir(tmp_path)
-    code, _, err = command(monkeypatch, capsys, "scripts.play", "--data", pong_set, "--port", 0)
-    assert_one_line(code, err, "no checkpoint at checkpoints/coinrun-nano: train one")
+    options = ("--checkpoint", "checkpoints/absent", "--data", pong_set, "--port", 0)
+    code, _, err = command(monkeypatch, capsys, "scripts.play", *options)
+    assert_one_line(code, err, "no checkpoint at checkpoints/absent: train one")
