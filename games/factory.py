@@ -173,7 +173,10 @@ def describe_environment(
             f"unknown environment {name!r:.80}: choose pong or gym:ID or ale:GAME or one of Procgen's {games}"
         )
     if importlib.util.find_spec("procgen") is None:
-        raise ValueError("Procgen is not installed: run ./setup.sh, or choose env pong")
+        raise ValueError(
+            "Procgen is not installed: run ./setup.sh, or on Linux "
+            "`pip install --no-deps procgen-mirror gym3 gym gym-notices cffi pycparser`, or choose env pong"
+        )
     options = (("distribution_mode", distribution_mode), ("simple", simple))
     return Game(environment=name, environment_options=options, actions=procgen_actions(name))
 
