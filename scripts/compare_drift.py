@@ -90,7 +90,7 @@ def measure_row(config: EvaluateConfig) -> dict[str, Any]:
     result = {
         "checkpoint": config.checkpoint,
         "weights": context.weights_sha256,
-        **context.settings.to_dict(),
+        **{name: getattr(context.settings, name) for name in ("num_steps", "guidance", "context_noise")},
         "drift": context.results.value("drift", lambda: DRIFT.measure(context)),
         "objects": measure(OBJECTS, context),  # few games have any
     }

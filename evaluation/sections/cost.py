@@ -56,7 +56,8 @@ def _sweep_row(context: EvaluationContext, settings: ResolvedSettings) -> dict[s
     num_frames = min(sizes["sweep_frames"], truth.shape[1])
     actions = context.clips.actions[: len(truth), : num_prompt + num_frames]
     rollouts = context.continue_clips(str(settings), actions, settings)
-    row = settings.to_dict() | {"gflop_per_frame": gflop_per_frame(context.model.config, settings)}
+    row: dict[str, Any] = {name: getattr(settings, name) for name in ("num_steps", "guidance", "context_noise")}
+    row["gflop_per_frame"] = gflop_per_frame(context.model.config, settings)
     for metric, curve in curves(truth[:, :num_frames], rollouts, np.minimum(lengths, num_frames)).items():
         row |= {f"{metric}_{frame}": curve[frame - 1] for frame in FIDELITY_FRAMES if frame <= len(curve)}
     if context.has_counterfactuals:
