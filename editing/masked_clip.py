@@ -1,4 +1,4 @@
-"""Editing recorded clips: what is known of the result, and filling in the rest.
+"""Clips of which some frames are known, and filling in the others.
 
 Shapes: T frames, S clips, H x W x C pixels.
 """
@@ -21,28 +21,28 @@ MAX_FRAMES = 10_000  # of a result
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A clip some frames of which are known."""
+class MaskedClip:
+    """A clip and a mask of its known frames."""
 
     frames: np.ndarray  # uint8 (T, H, W, C); unknown frames are black, unless they are to be changed
     actions: np.ndarray  # recorded actions, (T,) or (T, names); actions[t] leads into frame t
     known: np.ndarray  # bool (T,)
 
-    def with_actions(self, actions: np.ndarray) -> Draft:
-        """The same draft, with these actions at the unknown frames, in their order, again and again."""
+    def with_actions(self, actions: np.ndarray) -> MaskedClip:
+        """The same clip, with these actions at the unknown frames, in their order, again and again."""
         unknown, changed = np.flatnonzero(~self.known), self.actions.copy()
         changed[unknown] = actions[np.arange(len(unknown)) % len(actions)]
-        return Draft(self.frames, changed, self.known)
+        return MaskedClip(self.frames, changed, self.known)
 
 
-def extend(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, backward: int, forward: int) -> Draft:
+def extend(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, backward: int, forward: int) -> MaskedClip:
     """A clip with `backward` unknown frames before it and `forward` after it."""
     if min(backward, forward) < 0 or backward + forward == 0:
         raise ValueError(f"{backward} frames backward and {forward} forward: give at least one of them")
-    return _draft(space, [backward, (frames, actions), forward])
+    return _concatenate(space, [backward, (frames, actions), forward])
 
 
-def between(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, factor: int) -> Draft:
+def between(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, factor: int) -> MaskedClip:
     """A clip of which every `factor`-th frame is known, and the last one; it has as many frames as before."""
     if factor < 2:
         raise ValueError(f"factor is {factor}: it must be at least 2, which makes every other frame")
@@ -52,22 +52,24 @@ def between(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, factor:
     known[-1] = True
     shown = np.where(known[:, None, None, None], frames, 0)
     hidden = np.where(known.reshape(-1, *[1] * (actions.ndim - 1)), actions, space.unknown(len(actions)))
-    return Draft(shown, hidden.astype(actions.dtype), known)
+    return MaskedClip(shown, hidden.astype(actions.dtype), known)
 
 
 def join(
     first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], space: ActionSpace, num_frames: int
-) -> Draft:
+) -> MaskedClip:
     """Two clips, each frames and actions, with `num_frames` unknown frames between them."""
     if num_frames < 1:
         raise ValueError(f"{num_frames} frames between the clips: at least 1 is needed")
     frames, actions = second
     actions = actions.copy()
     actions[:1] = space.unknown(1)  # it led into this frame from another one
-    return _draft(space, [first, num_frames, (frames, actions)])
+    return _concatenate(space, [first, num_frames, (frames, actions)])
 
 
-def loop(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, num_frames: int, context_frames: int) -> Draft:
+def loop(
+    frames: np.ndarray, actions: np.ndarray, space: ActionSpace, num_frames: int, context_frames: int
+) -> MaskedClip:
     """A clip, unknown frames up to `num_frames`, then the clip's start again: cut to `num_frames`, it is a loop.
 
     Args:
@@ -79,10 +81,10 @@ def loop(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, num_frames
             "or a longer loop"
         )
     start = slice(min(len(frames), context_frames))
-    return _draft(space, [(frames, actions), num_frames - len(frames), (frames[start], actions[start])])
+    return _concatenate(space, [(frames, actions), num_frames - len(frames), (frames[start], actions[start])])
 
 
-def _draft(space: ActionSpace, parts: list[tuple[np.ndarray, np.ndarray] | int]) -> Draft:
+def _concatenate(space: ActionSpace, parts: list[tuple[np.ndarray, np.ndarray] | int]) -> MaskedClip:
     """Clips, and numbers of unknown frames, one after another."""
     shape = next(part[0].shape[1:] for part in parts if not isinstance(part, int))
     all_frames, all_actions, known = [], [], []
@@ -94,32 +96,20 @@ def _draft(space: ActionSpace, parts: list[tuple[np.ndarray, np.ndarray] | int])
         all_frames.append(frames)
         all_actions.append(actions)
         known.append(np.full(len(frames), not isinstance(part, int)))
-    draft = Draft(np.concatenate(all_frames), np.concatenate(all_actions), np.concatenate(known))
-    if len(draft.frames) > MAX_FRAMES:
-        raise ValueError(f"the result would have {len(draft.frames)} frames: at most {MAX_FRAMES} are possible")
-    return draft
+    clip = MaskedClip(np.concatenate(all_frames), np.concatenate(all_actions), np.concatenate(known))
+    if len(clip.frames) > MAX_FRAMES:
+        raise ValueError(f"the result would have {len(clip.frames)} frames: at most {MAX_FRAMES} are possible")
+    return clip
 
 
 def complete(
     model: WorldModel,
-    drafts: list[Draft],
-    space: ActionSpace,
-    settings: SamplerSettings | None = None,
-    start_level: float = 1.0,
-) -> np.ndarray:
-    """The last result of `complete_by_windows`."""
-    *_, finished = complete_by_windows(model, drafts, space, settings, start_level)
-    return finished
-
-
-def complete_by_windows(
-    model: WorldModel,
-    drafts: list[Draft],
+    clips: list[MaskedClip],
     space: ActionSpace,
     settings: SamplerSettings | None = None,
     start_level: float = 1.0,
 ) -> Iterator[np.ndarray]:
-    """Fill in drafts of which the same frames are known. Yields the clips after each window; the last is complete.
+    """Fill in clips of which the same frames are known. Yields them after each window; the last result is complete.
 
     Args:
         settings, start_level: as for `model.fill.fill`.
@@ -130,9 +120,9 @@ def complete_by_windows(
     Raises:
         ValueError: as `fill` does.
     """
-    known = drafts[0].known
-    frames = np.stack([draft.frames for draft in drafts])
-    actions = torch.from_numpy(space.vectors(np.stack([draft.actions for draft in drafts])))
+    known = clips[0].known
+    frames = np.stack([clip.frames for clip in clips])
+    actions = torch.from_numpy(space.vectors(np.stack([clip.actions for clip in clips])))
     for result in fill(model, to_float(frames), torch.from_numpy(known), actions, settings, start_level):
         filled = to_uint8(result)
         filled[:, known] = frames[:, known]

@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 
 from dreamrun.data.video import edited, write_mp4
-from dreamrun.editing.drafts import Draft, extend, loop
+from dreamrun.editing.masked_clip import MaskedClip, extend, loop
 from dreamrun.games.space import ActionSpace
 
 TASKS = ("rewind", "loop")
 REWIND_WINDOWS, LOOP_WINDOWS = 1, 2  # length of what is generated before the prompt, and of a loop, in windows
 
 
-def make_draft(
+def mask_dream(
     task: str,
     prompt: np.ndarray,
     actions: np.ndarray,
     recent: Sequence[np.ndarray],
     space: ActionSpace,
     window_frames: int,
-) -> tuple[Draft, int]:
+) -> tuple[MaskedClip, int]:
     """What is known of a clip, and how many of its frames to show.
 
     "rewind": the prompt, with unknown frames before it. "loop": the last frames of the rollout, unknown frames, and the
@@ -35,16 +35,16 @@ def make_draft(
         recent: the rollout's last frames, uint8 (H, W, C).
     """
     if task == "rewind":
-        draft = extend(np.array(prompt), actions[: len(prompt)], space, REWIND_WINDOWS * window_frames, 0)
-        return draft, len(draft.frames)
+        clip = extend(np.array(prompt), actions[: len(prompt)], space, REWIND_WINDOWS * window_frames, 0)
+        return clip, len(clip.frames)
     num_frames = LOOP_WINDOWS * window_frames
     return loop(np.stack(recent), actions[-len(recent) :], space, num_frames, len(recent)), num_frames
 
 
-def edited_mp4(frames: np.ndarray, draft: Draft, num_frames: int, space: ActionSpace, fps: float) -> bytes:
-    """The first `num_frames` frames of a finished draft as an mp4 that frames the known ones."""
+def edited_mp4(frames: np.ndarray, clip: MaskedClip, num_frames: int, space: ActionSpace, fps: float) -> bytes:
+    """The first `num_frames` frames of a finished clip as an mp4 that frames the known ones."""
     shown = slice(num_frames)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dream.mp4"
-        write_mp4(path, edited(frames[shown], draft.actions[shown], draft.known[shown], space), fps)
+        write_mp4(path, edited(frames[shown], clip.actions[shown], clip.known[shown], space), fps)
         return path.read_bytes()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dreamrun.editing.page import TASKS, edited_mp4, make_draft
+from dreamrun.editing.page import TASKS, edited_mp4, mask_dream
 from dreamrun.model.options import RANGES
 from dreamrun.play.actions import key_labels, parse_action
 from dreamrun.play.connection import Connection
@@ -266,13 +266,15 @@ class Player:
             return
         prompt, space = rollout.prompt, engine.space
         actions = np.array([*prompt.actions, *rollout.actions], prompt.actions.dtype)
-        draft, num_frames = make_draft(task, prompt.frames, actions, rollout.recent, space, engine.config.window_frames)
-        windows = engine.pool.complete(draft, replace(rollout.settings, seed=random_seed(), guidance=1.0))
+        masked, num_frames = mask_dream(
+            task, prompt.frames, actions, rollout.recent, space, engine.config.window_frames
+        )
+        windows = engine.pool.complete(masked, replace(rollout.settings, seed=random_seed(), guidance=1.0))
 
         async def edit() -> None:
             try:
                 *_, clip = await engine.run_between_frames(windows)
-                mp4 = await engine.encode(edited_mp4, clip, draft, num_frames, engine.space, engine.fps)
+                mp4 = await engine.encode(edited_mp4, clip, masked, num_frames, engine.space, engine.fps)
             finally:
                 self._editing = False
             self._publish("edited", {"dream.mp4": mp4}, task=task, frames=num_frames)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dreamrun.data.pixels import to_float, to_uint8
-from dreamrun.editing.drafts import Draft, complete_by_windows
+from dreamrun.editing.masked_clip import MaskedClip, complete
 from dreamrun.games.space import ActionSpace
 from dreamrun.model import ModelConfig, Sampler, WorldModel
 from dreamrun.model.game_views import select_game
@@ -141,13 +141,13 @@ class RolloutPool:
         for step in self.dream(nothing, settings, self.space.unknown(1)):
             yield Prompt(step.frame[None], self.space.unknown(1))
 
-    def complete(self, draft: Draft, settings: ResolvedSettings) -> Generator[np.ndarray, None, None]:
+    def complete(self, clip: MaskedClip, settings: ResolvedSettings) -> Generator[np.ndarray, None, None]:
         """Fill in a clip: uint8 (T, H, W, C) after each window, of which the last one is complete.
 
         Raises:
             ValueError: the model never learnt to fill in frames.
         """
-        for clips in complete_by_windows(self._model, [draft], self.space, settings):
+        for clips in complete(self._model, [clip], self.space, settings):
             yield clips[0]
 
     def end(self, rollout: Rollout) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dreamrun.data.clips import draw_clips
 from dreamrun.data.metrics import frame_mse, frame_ssim, psnr_from_mse
-from dreamrun.editing.drafts import Draft, complete, join, loop
+from dreamrun.editing.masked_clip import MaskedClip, complete, join, loop
 from dreamrun.editing.measures import cross_fade, nearest_known, ordinary_range, seam_steps, step_sizes
 from dreamrun.evaluation.context import EvaluationContext
 from dreamrun.evaluation.section import Block, Section, Table, Text, format_estimate, format_percent
@@ -90,7 +90,7 @@ def generate(
 ) -> np.ndarray:
     """Fill in clips (S, T, H, W, C) under recorded actions, in batches; with the evaluated settings if None."""
     shown = np.where(known[:, None, None, None], frames, 0).astype(np.uint8)
-    return _complete(context, [Draft(*pair, known) for pair in zip(shown, actions, strict=True)], num_steps)
+    return _complete(context, [MaskedClip(*pair, known) for pair in zip(shown, actions, strict=True)], num_steps)
 
 
 def compare(truth: np.ndarray, frames: np.ndarray, known: np.ndarray) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _loops_and_joins(
     parts = list(zip(frames[:MAX_LOOPS, :half], actions[:MAX_LOOPS, :half], strict=True))
     loops = [loop(*part, space, length, half) for part in parts]
     joins = [join(first, second, space, half) for first, second in zip(parts, [*parts[1:], parts[0]], strict=True)]
-    loop_steps, join_steps = (seam_steps(_complete(context, drafts), drafts[0].known) for drafts in (loops, joins))
+    loop_steps, join_steps = (seam_steps(_complete(context, clips), clips[0].known) for clips in (loops, joins))
     return {
         "loops": {"frames": length, **_estimates(loop_steps, ordinary)},
         "joins": {"frames": half, **_estimates(join_steps, ordinary)},
@@ -132,17 +132,16 @@ def _estimates(steps: np.ndarray, ordinary: tuple[float, float]) -> dict[str, An
     }
 
 
-def _complete(context: EvaluationContext, drafts: list[Draft], num_steps: int | None = None) -> np.ndarray:
-    """Fill in drafts in batches. Draft i draws its noise from seed `seed + i`."""
+def _complete(context: EvaluationContext, clips: list[MaskedClip], num_steps: int | None = None) -> np.ndarray:
+    """Fill in clips in batches. Clip i draws its noise from seed `seed + i`."""
     size = context.config.batch_size
     settings = replace(context.settings, num_steps=num_steps or context.settings.num_steps)
-    return np.concatenate([
-        complete(
-            context.inference_model, drafts[first : first + size], context.space,
-            replace(settings, seed=settings.seed + first),
-        )
-        for first in range(0, len(drafts), size)
-    ])  # fmt: skip
+    finished = []
+    for first in range(0, len(clips), size):
+        batch, seed = clips[first : first + size], settings.seed + first
+        *_, frames = complete(context.inference_model, batch, context.space, replace(settings, seed=seed))
+        finished.append(frames)
+    return np.concatenate(finished)
 
 
 def blocks(report: dict[str, Any]) -> Iterator[Block]:

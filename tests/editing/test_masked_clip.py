@@ -1,11 +1,11 @@
-"""Drafts of edited clips, and what they are compared with."""
+"""Masked clips, and what edited ones are compared with."""
 
 import numpy as np
 import pytest
 from tiny import CONTROLS, TINY, random_model
 
-from dreamrun.editing.drafts import (
-    Draft,
+from dreamrun.editing.masked_clip import (
+    MaskedClip,
     between,
     complete,
     extend,
@@ -26,24 +26,24 @@ def clip(num_frames: int, first: int = 1) -> tuple[np.ndarray, np.ndarray]:
     return np.broadcast_to(levels[:, None, None, None], (num_frames, 16, 24, 3)).copy(), np.arange(num_frames) % 3
 
 
-def levels(draft: Draft) -> list[int | None]:
-    return [int(frame.max()) if known else None for frame, known in zip(draft.frames, draft.known, strict=True)]
+def levels(masked: MaskedClip) -> list[int | None]:
+    return [int(frame.max()) if known else None for frame, known in zip(masked.frames, masked.known, strict=True)]
 
 
 def test_drafts_put_known_and_unknown_frames_in_order():
-    draft = extend(*clip(2), SPACE, 2, 1)
-    assert levels(draft) == [None, None, 1, 2, None]
-    assert draft.actions.tolist() == [UNKNOWN_ACTION, UNKNOWN_ACTION, 0, 1, UNKNOWN_ACTION]
-    assert draft.with_actions(np.array([1, 2])).actions.tolist() == [1, 2, 0, 1, 1]
-    draft = between(*clip(6), SPACE, 3)
-    assert levels(draft) == [1, None, None, 4, None, 6] and draft.actions.tolist() == [0, -1, -1, 0, -1, 2]
-    draft = join(clip(2), clip(2, 7), SPACE, 2)
-    assert levels(draft) == [1, 2, None, None, 7, 8] and draft.actions.tolist() == [0, 1, -1, -1, -1, 1]
-    draft = loop(*clip(3), SPACE, 5, context_frames=2)
-    assert levels(draft) == [1, 2, 3, None, None, 1, 2]
+    masked = extend(*clip(2), SPACE, 2, 1)
+    assert levels(masked) == [None, None, 1, 2, None]
+    assert masked.actions.tolist() == [UNKNOWN_ACTION, UNKNOWN_ACTION, 0, 1, UNKNOWN_ACTION]
+    assert masked.with_actions(np.array([1, 2])).actions.tolist() == [1, 2, 0, 1, 1]
+    masked = between(*clip(6), SPACE, 3)
+    assert levels(masked) == [1, None, None, 4, None, 6] and masked.actions.tolist() == [0, -1, -1, 0, -1, 2]
+    masked = join(clip(2), clip(2, 7), SPACE, 2)
+    assert levels(masked) == [1, 2, None, None, 7, 8] and masked.actions.tolist() == [0, 1, -1, -1, -1, 1]
+    masked = loop(*clip(3), SPACE, 5, context_frames=2)
+    assert levels(masked) == [1, 2, 3, None, None, 1, 2]
     frames, vectors = clip(2)[0], np.zeros((2, 6), np.float32)
-    draft = extend(frames, vectors, CONTROLS, 0, 1)
-    assert np.isnan(draft.actions[2]).all() and not draft.actions[:2].any()
+    masked = extend(frames, vectors, CONTROLS, 0, 1)
+    assert np.isnan(masked.actions[2]).all() and not masked.actions[:2].any()
     assert np.isnan(between(*clip(3)[:1], np.zeros((3, 6), np.float32), CONTROLS, 2).actions[1]).all()
 
 
@@ -68,8 +68,8 @@ def test_known_frames_stay_as_they_are():
     model = random_model(ModelConfig(**{**TINY.to_dict(), "can_fill": True}))
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (4, 16, 24, 3)).astype(np.uint8)
-    drafts = [extend(frames, np.arange(4) % 3, SPACE, 3, 4), extend(frames[::-1], np.arange(4) % 3, SPACE, 3, 4)]
-    first, second = complete(model, drafts, SPACE, SamplerSettings(num_steps=2))
+    masked_clips = [extend(frames, np.arange(4) % 3, SPACE, 3, 4), extend(frames[::-1], np.arange(4) % 3, SPACE, 3, 4)]
+    *_, (first, second) = complete(model, masked_clips, SPACE, SamplerSettings(num_steps=2))
     assert np.array_equal(first[3:7], frames) and np.array_equal(second[3:7], frames[::-1])
     assert first.shape == (11, 16, 24, 3) and first[:3].std() > 5 and not np.array_equal(first[:3], second[:3])
 

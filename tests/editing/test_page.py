@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from playing import Client, recorded_file, running, serving
 
-from dreamrun.editing.page import LOOP_WINDOWS, REWIND_WINDOWS, make_draft
+from dreamrun.editing.page import LOOP_WINDOWS, REWIND_WINDOWS, mask_dream
 from dreamrun.games.space import UNKNOWN_ACTION
 from dreamrun.model import WorldModel
 
@@ -70,10 +70,10 @@ def test_drafts_take_the_prompt_and_the_last_frames(play_config):
         np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 64, 64, 3), np.uint8),
     )
     given = (pictures[:2], np.array([UNKNOWN_ACTION, 1, 1, 2, 0, 2]), pictures[3:6])
-    draft, num_frames = make_draft("rewind", *given, space, 6)
-    assert num_frames == 8 and draft.known.tolist() == [False] * 6 + [True] * 2
-    assert draft.frames[6:, 0, 0, 0].tolist() == [0, 1] and draft.actions[7] == 1
-    draft, num_frames = make_draft("loop", *given, space, 6)
-    assert num_frames == 12 and draft.known.tolist() == [True] * 3 + [False] * 9 + [True] * 3
-    assert draft.frames[:3, 0, 0, 0].tolist() == draft.frames[12:, 0, 0, 0].tolist() == [3, 4, 5]
-    assert draft.actions[:3].tolist() == [2, 0, 2]
+    clip, num_frames = mask_dream("rewind", *given, space, 6)
+    assert num_frames == 8 and clip.known.tolist() == [False] * 6 + [True] * 2
+    assert clip.frames[6:, 0, 0, 0].tolist() == [0, 1] and clip.actions[7] == 1
+    clip, num_frames = mask_dream("loop", *given, space, 6)
+    assert num_frames == 12 and clip.known.tolist() == [True] * 3 + [False] * 9 + [True] * 3
+    assert clip.frames[:3, 0, 0, 0].tolist() == clip.frames[12:, 0, 0, 0].tolist() == [3, 4, 5]
+    assert clip.actions[:3].tolist() == [2, 0, 2]

@@ -57,16 +57,14 @@ def test_a_model_that_knows_the_truth_is_perfect(context, monkeypatch):
         truths.extend(zip(clips.frames, clips.actions, strict=True))
         return clips
 
-    def answer(draft):
+    def answer(clip):
         for frames, actions in truths:
-            if np.array_equal(actions, draft.actions) and np.array_equal(
-                frames[draft.known], draft.frames[draft.known]
-            ):
+            if np.array_equal(actions, clip.actions) and np.array_equal(frames[clip.known], clip.frames[clip.known]):
                 return frames
-        return nearest_known(draft.frames, draft.known)
+        return nearest_known(clip.frames, clip.known)
 
-    def complete(model, drafts, space, settings):
-        return np.stack([answer(draft) for draft in drafts])
+    def complete(model, clips, space, settings):
+        return [np.stack([answer(clip) for clip in clips])]
 
     monkeypatch.setattr(infilling, "draw_clips", note)
     monkeypatch.setattr(infilling, "complete", complete)
