@@ -60,7 +60,7 @@ def test_a_rollout_takes_no_more_memory_than_is_checked_for(space):
     """With guidance, a full window, and as many actions as are cached."""
     actions = space or unnamed_actions(3)
     config = replace(TINY, num_actions=len(actions))
-    pool = RolloutPool(random_model(config, game=Game.from_dict(actions.to_dict())), "x")
+    pool = RolloutPool(random_model(config, game=Game(actions=actions)), "x")
     before = tensor_bytes()
     rollout = pool.start(Prompt(np.zeros((5, 16, 24, 3), np.uint8), actions.unknown(5)), ResolvedSettings(2, 2.0))
     for number in range(2 if actions.discrete else MAX_CACHED_ACTIONS + 2):
