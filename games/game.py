@@ -187,9 +187,9 @@ def check_fps(fps: Any) -> float:
     return fps
 
 
-def check_caption(caption: Any) -> str:
+def check_caption(caption: Any, name: str = "caption") -> str:
     """A caption. Raises ValueError unless it is text of at most MAX_CAPTION_CHARS without control characters."""
-    return check_name("caption", caption, MAX_CAPTION_CHARS)
+    return check_name(name, caption, MAX_CAPTION_CHARS)
 
 
 def check_options(options: tuple[tuple[str, Any], ...]) -> None:

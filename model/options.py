@@ -57,7 +57,7 @@ class SamplerSettings:
             if value is not None or isinstance(self, ResolvedSettings):
                 allowed.check(name, value)
         if self.text is not None:
-            check_caption(self.text)
+            check_caption(self.text, "text")
 
     def resolve(self, config: Defaults) -> ResolvedSettings:
         """These settings alone, with the defaults of a checkpoint in place of None."""

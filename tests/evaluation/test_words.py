@@ -15,6 +15,7 @@ from dreamrun.evaluation.evaluator import make_context
 from dreamrun.evaluation.words import RealFrames, classify, judge_words, read_frames, train_classifier
 from dreamrun.games.game import Game, combine_games
 from dreamrun.games.space import unnamed_actions
+from dreamrun.model.options import SamplerSettings
 
 
 def test_the_classifier_tells_pictures_apart(monkeypatch):
@@ -71,19 +72,19 @@ def test_words_are_judged_by_what_the_frames_show(pong_set, run_script, tmp_path
     monkeypatch.setattr(words, "classify", lambda network, frames: (frames.mean((1, 2, 3)) > 0).long())
     with monkeypatch.context() as patch:
         patch.setattr(words, "dream_first_frames", painted)
-        report, shown = judge_words(model, [pong_set], 2)
+        report, shown = judge_words(model, [pong_set], 2, SamplerSettings())
     assert report["games"] == ["pong", "other"] and report["chance"] == 0.5
     assert report["held-out phrasings"]["accuracy"] == report["trained phrasings"]["accuracy"] == 1
     assert report["no words"] == {"pong": 8, "other": 0} and len(shown) == 10
     with monkeypatch.context() as patch:
         patch.setattr(words, "dream_first_frames", lambda model, text, *rest: painted(model, "", *rest))
-        assert judge_words(model, [pong_set], 2)[0]["held-out phrasings"]["accuracy"] == 0.5
+        assert judge_words(model, [pong_set], 2, SamplerSettings())[0]["held-out phrasings"]["accuracy"] == 0.5
 
     with monkeypatch.context() as patch:
         real = RealFrames(torch.zeros(2, 3, 64, 64), torch.tensor([0, 0]))
         patch.setattr(words, "read_frames", lambda *_: real)
         with pytest.raises(ValueError, match="there is no data set of other"):
-            judge_words(model, [pong_set], 2)
+            judge_words(model, [pong_set], 2, SamplerSettings())
 
     model.save_pretrained(tmp_path / "model")
     options = ("--data", pong_set, "--num-frames", 1, "--num-steps", 1)

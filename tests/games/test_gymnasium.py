@@ -213,7 +213,7 @@ def test_missing_pygame(monkeypatch, capsys, tmp_path):
 
 def test_missing_atari(monkeypatch):
     monkeypatch.setitem(sys.modules, "ale_py", None)
-    with pytest.raises(ValueError, match=r"pip install -r requirements-atari.txt"):
+    with pytest.raises(ValueError, match=r"pip install .dreamrun\[atari\]"):
         make_environment("ale:pong", 1)
 
 

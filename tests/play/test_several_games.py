@@ -56,7 +56,7 @@ def test_words_change_the_dream_and_a_first_frame_is_dreamt_from_them(games_addr
         assert client.step().pictures.shape == first[0].shape
         for bad in (5, "a\nb", "a" * 1001):
             client.send("start", record=0, words=bad)
-            assert "words" in client.wait_for("error")["text"]
+            assert "text" in client.wait_for("error")["text"]
 
 
 def test_a_replay_says_game_and_words(games_address, config, run_script, tmp_path):

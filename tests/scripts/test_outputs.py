@@ -7,7 +7,6 @@ import pytest
 import torch
 from tiny import assert_one_line, command, random_model
 
-from dreamrun import train_world_model
 from dreamrun.export.model_card import commands, model_card
 from dreamrun.scripts import infer
 from dreamrun.training.config import TrainConfig
@@ -72,13 +71,13 @@ def test_a_run_is_no_checkpoint_but_names_its_latest(run_script, tmp_path):
     assert_one_line(code, err, "run is not a checkpoint", "name its newest checkpoint, run/checkpoints/latest")
 
 
-def test_the_next_command_is_quoted(train_command, tmp_path, pong_set, monkeypatch):
+def test_the_next_command_is_quoted(train_command, tmp_path, pong_set):
     shutil.copytree(pong_set, tmp_path / "a data set")
-    monkeypatch.setattr(train_world_model, "train", lambda *_, **__: tmp_path / "my run" / "latest")
-    code, out, err = train_command("--data", tmp_path / "a data set", "--out", tmp_path / "my run")
+    code, out, err = train_command("--data", tmp_path / "a data set", "--out", tmp_path / "my run", "--max-steps", 1)
     assert code == 0, err
     words = shlex.split(out.split("dream with it: ")[1])
-    assert words[-4:] == ["--checkpoint", f"{tmp_path}/my run/latest", "--data", f"{tmp_path}/a data set"]
+    checkpoint = f"{tmp_path}/my run/checkpoints/step_0000001"
+    assert words[-4:] == ["--checkpoint", checkpoint, "--data", f"{tmp_path}/a data set"]
 
 
 def test_advice_to_run_code_of_a_file_is_not_passed_on(run_script, tmp_path):
@@ -117,10 +116,6 @@ def test_texts_of_files_cannot_leave_their_place_in_a_model_card(tmp_path):
     lines = card.splitlines()
     start, line = lines.index("````bash"), next(line for line in lines if "alert" in line)
     assert lines.index(line) == start + 1 and lines[start + 2] == "````"
-    for broken in ("[]", "{", '{"init_from": 5}', '{"init_from": "", "data": 5, "batch_size": 1}'):
-        (tmp_path / "run" / "train_config.json").write_text(broken)
-        with pytest.raises(ValueError):
-            commands(checkpoint)
 
 
 def test_an_export_replaces_an_export_alone(tmp_path, monkeypatch, capsys):

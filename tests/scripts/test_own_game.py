@@ -168,10 +168,10 @@ def test_a_game_with_buttons_and_axes_is_played_and_replayed(custom_game, run, t
     assert num_frames("again.mp4") == 4
     assert np.abs(replayed[0].astype(int) - np.stack([frame.pictures[0] for frame in frames])).max() <= 1
     for change, words in (
-        ({"actions": [[0.0, 1.0]]}, "expected a row of 6 numbers"),
+        ({"actions": [[0.0, 1.0]]}, r"shape \(1, 2\): expected \(1, 6\)"),
         ({"actions": [[None] * 6] * 4}, "some of its actions are unknown"),
         ({"actions": [[1e99] * 6] * 4}, "not finite"),
-        ({"actions": [0, 1, 2, 0]}, "expected a row of 6 numbers"),
+        ({"actions": [0, 1, 2, 0]}, r"expected \(4, 6\)"),
     ):
         (tmp_path / "bad.json").write_text(json.dumps(fields | change))
         with pytest.raises(ValueError, match=words):
