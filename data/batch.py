@@ -1,4 +1,4 @@
-"""A batch of clips, the same from the loader to the loss.
+"""A batch of clips, the same from the loader to the loss, and its frames as bytes and as floats.
 
 Shapes: B clips, T frames, C channels, H x W pixels, A action vector, L bytes of text.
 """
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from dreamrun.data.outcomes import Outcomes
-from dreamrun.data.pixels import to_float
 
 
 @dataclass(frozen=True)
@@ -72,3 +71,20 @@ class Batch:
             text=None if self.text is None else function(self.text),
             outcomes=None if self.outcomes is None else Outcomes(*map(function, self.outcomes)),
         )
+
+
+def to_float(frames: Tensor | np.ndarray) -> Tensor:
+    """uint8 (..., H, W, C) in 0 to 255 -> float32 (..., C, H, W) in -1 to 1, on the same device."""
+    frames = torch.as_tensor(frames)
+    assert frames.dtype == torch.uint8, frames.dtype
+    return frames.movedim(-1, -3).to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
+
+
+def to_levels(frames: Tensor) -> Tensor:
+    """float (..., C, H, W) in -1 to 1 -> float32 of the same shape, rounded to 0, 1, ... 255, on the same device."""
+    return frames.float().add(1.0).mul(255.0 / 2.0).round().clamp(0, 255)
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """float (..., C, H, W) in -1 to 1 -> uint8 (..., H, W, C), rounded and clipped, on the CPU."""
+    return to_levels(frames).to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()

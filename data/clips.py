@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamrun.data.batch import to_float
 from dreamrun.data.dataset import ClipDataset, cut_clip
 from dreamrun.data.index import held_out_split
-from dreamrun.data.pixels import to_float
 from dreamrun.data.records import Record
 from dreamrun.games.policies import MEAN_HOLD_STEPS
 from dreamrun.games.space import ActionSpace, is_known

@@ -85,8 +85,10 @@ def _reason_to_keep(folder: Path) -> str | None:
     if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
         return "it is the current folder or holds it"
     found = False
+    with contextlib.suppress(OSError, ValueError, TypeError):  # an unfinished data set may have no shard yet
+        found = "frame_shape" in read_json(folder / METADATA_FILE)
     for path in folder.rglob("*"):
         if path.is_symlink() or (path.is_file() and not path.name.removesuffix(".tmp").endswith(_FILES)):
             return f"it holds {path.relative_to(folder)}, which does not belong to a data set"
-        found |= path.name == METADATA_FILE or path.suffix == SUFFIX
+        found |= path.suffix == SUFFIX
     return None if found else "it is not a data set"

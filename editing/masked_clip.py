@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dreamrun.data.pixels import to_float, to_uint8
+from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.games.space import ActionSpace
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.fill import fill

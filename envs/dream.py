@@ -15,9 +15,9 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.clips import draw_clips
 from dreamrun.data.dataset import ClipDataset
-from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.envs import MAX_EPISODE_STEPS
 from dreamrun.envs.spaces import gym_space, recorded_actions
 from dreamrun.model.dit import WorldModel

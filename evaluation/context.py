@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.clips import Clips, draw_clips, draw_records, scripted_actions
 from dreamrun.data.collecting import CollectConfig, collect
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
-from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.data.records import Record
 from dreamrun.evaluation.config import EvaluateConfig
 from dreamrun.evaluation.counterfactuals import Counterfactuals, collect_counterfactuals, make_game

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dreamrun.data.batch import to_float
 from dreamrun.data.captions import phrasings
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.index import held_out_split
-from dreamrun.data.pixels import to_float
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.game_views import select_game
 from dreamrun.model.options import SamplerSettings

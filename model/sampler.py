@@ -327,7 +327,7 @@ def check_prompt(frames: Tensor, actions: Tensor | None, config: ModelConfig) ->
     if actions.shape != expected:
         raise ValueError(f"prompt actions of shape {tuple(actions.shape)}: expected {expected}")
     if not frames.is_floating_point() or (frames.numel() and not frames.abs().amax() <= MAX_PIXEL):  # true for NaN
-        raise ValueError("the prompt's pixels are no floats in [-1, 1]: make them of uint8 with data.pixels.to_float")
+        raise ValueError("the prompt's pixels are no floats in [-1, 1]: make them of uint8 with data.batch.to_float")
     return actions
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dreamrun.data.pixels import to_uint8
+from dreamrun.data.batch import to_uint8
 from dreamrun.games.space import ActionSpace, is_known
 from dreamrun.games.untrusted import check_name, read_json
 from dreamrun.model import ModelConfig, Sampler, WorldModel

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from dreamrun.data.pixels import to_float, to_uint8
+from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.editing.masked_clip import MaskedClip, complete
 from dreamrun.games.space import ActionSpace
 from dreamrun.model import ModelConfig, Sampler, WorldModel

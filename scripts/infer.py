@@ -21,13 +21,13 @@ import tyro
 
 from dreamrun import cli
 from dreamrun.data.atomic import atomic_file, check_output
+from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.clips import Clips, choose_actions, held_out_clips, prompt_clips
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.importing.clip_source import read_clip
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.metrics import rollout_metrics
-from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.data.video import comparison, grid, write_mp4, write_png
 from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.checkpoint import hash_weights

@@ -14,7 +14,7 @@ import tyro
 
 from dreamrun import cli
 from dreamrun.data.atomic import atomic_file, check_output
-from dreamrun.data.pixels import to_uint8
+from dreamrun.data.batch import to_uint8
 from dreamrun.data.video import write_png
 from dreamrun.evaluation.words import judge_words
 from dreamrun.model import WorldModel

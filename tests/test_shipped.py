@@ -6,12 +6,12 @@ import pytest
 import torch
 from tiny import TINY, random_model
 
+from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.clips import held_out_clips
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.metrics import frame_mse, psnr_from_mse
-from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.game_views import check_model_fits_data, choose_game
 from dreamrun.model.inference import prepare_for_inference

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamrun.data.batch import Batch
-from dreamrun.data.pixels import to_levels
+from dreamrun.data.batch import Batch, to_levels
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import autocast, prepare_for_inference
 from dreamrun.model.loss import (

@@ -18,12 +18,11 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from dreamrun.data.batch import Batch
+from dreamrun.data.batch import Batch, to_float, to_levels, to_uint8
 from dreamrun.data.clips import held_out_clips
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics import batched_ssim, metrics_by_frame, psnr_from_mse
 from dreamrun.data.mixture import Mixture
-from dreamrun.data.pixels import to_float, to_levels, to_uint8
 from dreamrun.data.video import comparison, grid, side_by_side, titled, upscale
 from dreamrun.data.workers import prefetch
 from dreamrun.model.dit import WorldModel

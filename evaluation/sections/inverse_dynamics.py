@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamrun.data.batch import to_float
 from dreamrun.data.clips import Clips
-from dreamrun.data.pixels import to_float
 from dreamrun.data.records import Record
 from dreamrun.evaluation.context import EvaluationContext
 from dreamrun.evaluation.section import Block, Section, Table, Text, format_percent

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreamrun.data.batch import to_uint8
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics import frame_mse, frame_ssim, psnr_from_mse
-from dreamrun.data.pixels import to_uint8
 from dreamrun.evaluation.context import EvaluationContext
 from dreamrun.evaluation.section import Block, Section, Table, Text, format_estimate
 from dreamrun.evaluation.statistics import estimate

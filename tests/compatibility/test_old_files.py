@@ -13,9 +13,9 @@ import torch
 from runs import values
 from tiny import SMALLEST, command
 
+from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metadata import read_metadata
-from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.model import PRESETS, Sampler, WorldModel
 from dreamrun.model.inference import prepare_for_inference
 from dreamrun.model.options import SamplerSettings

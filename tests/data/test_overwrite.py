@@ -11,9 +11,9 @@ def test_what_is_no_data_set_is_never_replaced(tmp_path, write_set, make_record,
     def data_set(name: str) -> Path:
         return write_set(tmp_path / name, [make_record(5)])
 
-    def add(folder: Path, name: str) -> Path:
+    def add(folder: Path, name: str, text: str = "precious") -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("precious")
+        (folder / name).write_text(text)
         return folder
 
     (tmp_path / "photos").mkdir()
@@ -24,6 +24,7 @@ def test_what_is_no_data_set_is_never_replaced(tmp_path, write_set, make_record,
         "thesis": (add(tmp_path / "thesis", "chapter1.tex"), "it holds chapter1.tex"),
         "photos": (add(tmp_path / "photos", "train/holiday.jpg"), "it holds train/holiday.jpg"),
         "empty splits": (add(tmp_path / "splits", "train/index.json"), "it is not a data set"),
+        "of another program": (add(tmp_path / "other", "metadata.json", '{"title": "thesis"}'), "it is not a data set"),
         "notes": (add(data_set("notes"), "notes.txt"), "it holds notes.txt"),
         "notes in a split": (add(data_set("deep"), "val/notes.txt"), "it holds val/notes.txt"),
         "repository": (add(data_set("repository"), ".git/HEAD"), "it holds .git/HEAD"),

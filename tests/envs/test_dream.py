@@ -11,8 +11,8 @@ from gymnasium.vector import AutoresetMode
 from tiny import CONTROLS, SMALLEST, random_model
 
 from dreamrun import envs
+from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.dataset import ClipDataset
-from dreamrun.data.pixels import to_float, to_uint8
 from dreamrun.envs import DREAM_ID, DreamEnv, DreamVectorEnv
 from dreamrun.envs.spaces import gym_space, recorded_actions
 from dreamrun.model import Sampler

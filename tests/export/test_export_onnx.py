@@ -5,7 +5,7 @@ import onnx
 import torch
 from tiny import assert_one_line
 
-from dreamrun.data.pixels import to_float, to_uint8
+from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.games.space import unnamed_actions
 from dreamrun.model import WorldModel
 from dreamrun.model.options import SamplerSettings

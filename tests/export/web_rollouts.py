@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dreamrun.data.pixels import to_float
+from dreamrun.data.batch import to_float
 from dreamrun.export.site import Game
 from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.options import SamplerSettings

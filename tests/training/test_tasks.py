@@ -8,8 +8,7 @@ import torch
 from runs import values
 from tiny import SMALLEST, TINY, assert_one_line, random_inputs, random_model
 
-from dreamrun.data.batch import Batch
-from dreamrun.data.pixels import to_levels
+from dreamrun.data.batch import Batch, to_levels
 from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.diffusion import add_noise, frame_alpha_sigma
 from dreamrun.model.loss import MAX_CONTEXT_NOISE_LEVEL, diffusion_loss, draw_noise

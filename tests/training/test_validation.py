@@ -7,11 +7,10 @@ import pytest
 import torch
 from tiny import random_model
 
-from dreamrun.data.batch import Batch
+from dreamrun.data.batch import Batch, to_float
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics import psnr, ssim
 from dreamrun.data.metrics_log import read_metrics
-from dreamrun.data.pixels import to_float
 from dreamrun.model.diffusion import alpha_bar
 from dreamrun.training.validation import epoch_metrics, epoch_sums, validation_metrics, validation_sums
 
