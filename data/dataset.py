@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from dreamrun.data.batch import Batch
-from dreamrun.data.index import check_bad_fraction, index_split, warn_of_bad_records
+from dreamrun.data.index import index_split, warn_of_bad_records
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.outcomes import EventClips, cut_outcomes, find_event_clips
 from dreamrun.data.records import Record
@@ -121,7 +121,11 @@ class ClipDataset:
         self.index = index_split(folder, split, self.metadata, num_threads, progress)
         if rank == 0:
             warn_of_bad_records(self.index, f"{folder}/{split}")
-        check_bad_fraction(self.index, f"{folder}/{split}", max_bad_fraction)
+        if self.index.bad_fraction > max_bad_fraction:
+            raise ValueError(
+                f"{self.index.bad_fraction:.1%} of {folder}/{split} cannot be read, more than max_bad_fraction "
+                f"{max_bad_fraction:.1%}; the first: {self.index.bad[0].reason}"
+            )
         self._clips_per_record = count_clips(self.index.lengths, clip_frames, stride)
         if self.num_clips == 0:
             longest = max(self.index.lengths, default=0)

@@ -118,19 +118,6 @@ def warn_of_bad_records(index: SplitIndex, split_name: str) -> None:
         print(f"warning: and {len(index.bad) - MAX_WARNINGS} more in {split_name}", file=sys.stderr)
 
 
-def check_bad_fraction(index: SplitIndex, split_name: str, max_bad_fraction: float) -> None:
-    """Check that most of a split can be read.
-
-    Raises:
-        ValueError: more than `max_bad_fraction` of its records are bad.
-    """
-    if index.bad_fraction > max_bad_fraction:
-        raise ValueError(
-            f"{index.bad_fraction:.1%} of {split_name} cannot be read, more than max_bad_fraction "
-            f"{max_bad_fraction:.1%}; the first: {index.bad[0].reason}"
-        )
-
-
 def _scan_shard(reader: ShardReader, shard: int) -> dict[str, Any]:
     """Read all records of a shard: their lengths (0: bad), and the bad ones."""
     name = reader.paths[shard].name

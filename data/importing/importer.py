@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -155,7 +155,11 @@ class Importer:
                 self.report_skipped(printable(f"skipped {source.path}: {error}"))
             else:
                 entries[source.name] = entry
-                _append_to_journal(partial, source.name, {"stamp": stamps[source.name], **entry})
+                note = {"name": source.name, "stamp": stamps[source.name], **entry}
+                with (partial / JOURNAL_FILE).open("a") as file:
+                    file.write(json.dumps(note) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
         if not entries:
             first = next(self.skipped[source.name] for source in todo)
             raise ValueError(f"no recording in {self.config.videos} could be imported; the first: {first}")
@@ -226,7 +230,7 @@ class RecordingImporter:
         self._resize = Resizer(*parse_size(config.size), config.fit)
 
     def try_import(self, source: Source, partial: Path, progress: Callable[[int], None]) -> tuple[dict | None, str]:
-        """Import a recording as `import_recording` does: its entry and "", or None and what is wrong with it."""
+        """Import a recording: the entry of `import_recording` and "", or None and what is wrong with it."""
         try:
             return self.import_recording(source, partial, progress), ""
         except ValueError as error:
@@ -255,17 +259,19 @@ class RecordingImporter:
             "caption": _read_caption(caption_file(source)),
         }
         splits = {}
-        with closing(prefetch(_chunks(self._frames(source, shown, times)))) as chunks:
-            frames = chain.from_iterable(chunks)
+        frames = self._frames(source, shown, times)
+        # In chunks, as passing frames between threads one by one is slow.
+        with closing(prefetch(iter(lambda: list(islice(frames, FRAMES_PER_CHUNK)), []))) as chunks:
+            decoded = chain.from_iterable(chunks)
             for split, start, end in _split_ranges(self.plan[source.name], len(shown)):
                 with EpisodeWriter(partial, self.description.space, self.fps, split, **options) as writer:
                     for tick in range(start, end):
-                        writer.add(next(frames), actions[tick])
+                        writer.add(next(decoded), actions[tick])
                         if (tick + 1) % MAX_FRAMES == 0:
                             progress(MAX_FRAMES)
                 if writer.num_records:
                     splits[split] = {"records": writer.num_records, "frames": writer.num_frames}
-            for _ in frames:  # decode to the end, where damage shows
+            for _ in decoded:  # decode to the end, where damage shows
                 pass
         if not splits:
             raise ValueError(f"it has only {len(shown)} frames, fewer than min_frames {self.config.min_frames}")
@@ -378,24 +384,13 @@ def _remove_shards(partial: Path, recording: str) -> None:
         path.unlink()
 
 
-def _append_to_journal(partial: Path, name: str, entry: dict) -> None:
-    """Note that a recording is complete, and flush the note to disk."""
-    with (partial / JOURNAL_FILE).open("a") as file:
-        file.write(json.dumps({"name": name, **entry}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _read_journal(partial: Path) -> dict[str, dict]:
     """The entries of complete recordings by name. Ignores a line that was cut off when the import was killed."""
-    entries = {}
-    path = partial / JOURNAL_FILE
+    entries, path = {}, partial / JOURNAL_FILE
     for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
+        with suppress(ValueError):
             entry = json.loads(line)
-        except ValueError:
-            continue
-        entries[entry.pop("name")] = entry
+            entries[entry.pop("name")] = entry
     return entries
 
 
@@ -410,9 +405,3 @@ def _read_caption(path: Path | None) -> str:
     except ValueError as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
         raise ValueError(f"{path.name}: {reason} (at most {MAX_CAPTION_CHARS} characters)") from None
-
-
-def _chunks(frames: Iterator[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """Lists of FRAMES_PER_CHUNK frames, as passing frames between threads one by one is slow."""
-    while chunk := list(islice(frames, FRAMES_PER_CHUNK)):
-        yield chunk

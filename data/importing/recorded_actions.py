@@ -126,7 +126,6 @@ def _read_rows(path: Path, description: Description) -> tuple[np.ndarray | None,
 
 
 def _times_of_rows(path: Path, frames: np.ndarray | None, num_rows: int, frame_times: np.ndarray) -> np.ndarray:
-    """The times of rows that have a frame number, or neither frame number nor time."""
     num_frames = len(frame_times)
     if frames is not None:
         if frames.min() < 0 or frames.max() >= num_frames:
@@ -139,7 +138,7 @@ def _times_of_rows(path: Path, frames: np.ndarray | None, num_rows: int, frame_t
 
 
 def _read_fields(path: Path) -> Iterator[tuple[int, Any]]:
-    """Line number and fields of each row of a .csv or .jsonl. Raises ValueError if the file cannot be read."""
+    """Line number and fields of each row of a .csv or .jsonl."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             if path.suffix == ".jsonl":
@@ -178,7 +177,7 @@ def _read_csv(file: TextIO) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _number_column(path: Path, name: str, column: Iterable[Any]) -> np.ndarray | None:
-    """A column as float64, or None if it is empty. Raises ValueError for values that are not finite numbers."""
+    """A column as float64, or None if it is empty."""
     column = list(column)
     if all(value is None for value in column):
         return None

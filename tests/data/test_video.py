@@ -149,13 +149,6 @@ def test_key_strip_of_buttons_and_axes(width):
     assert np.array_equal(strips[0], key_strip(CONTROLS.parse("fire"), CONTROLS, width))
 
 
-def test_with_keys_shows_vectors():
-    actions = np.stack([CONTROLS.unknown(), CONTROLS.parse("left"), CONTROLS.noop, CONTROLS.parse("left")])
-    shown = with_keys(noise(4, 16, 24, 3), actions, CONTROLS)
-    for picture, action in zip(shown, actions, strict=True):
-        assert np.array_equal(picture[64:], key_strip(action, CONTROLS, 96))
-
-
 # Several together
 
 

@@ -73,48 +73,35 @@ def test_a_truncated_video_is_skipped(recordings, run_import, tmp_path):
     assert len(read_recording(tmp_path / "set")[0]) == 400
 
 
+def one_clip(toml: str | None = None, num_frames: int = 30):
+    """Makes a folder with one recording, and perhaps another actions.toml."""
+
+    def make(folder: Path) -> None:
+        write_clips(folder, 1, num_frames)
+        if toml is not None:
+            (folder / "actions.toml").write_text(toml)
+
+    return make
+
+
 @pytest.mark.parametrize(
     ("make", "options", "words"),
     [
         (lambda d: None, (), ("nothing to import",)),
         (lambda d: (d / "a.mp4").write_bytes(b"no"), (), ("no recording in", "could be imported", "cannot be read")),
         (lambda d: shutil.rmtree(d), (), ("no folder at",)),
-        (
-            lambda d: (write_clips(d, 1), (d / "actions.toml").unlink()),
-            (),
-            ("actions.toml: describe", "actions to none"),
-        ),
-        (lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("[buttons")), (), ("is invalid",)),
-        (
-            lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("a=1")),
-            (),
-            ("unknown keys a",),
-        ),
-        (
-            lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("")),
-            (),
-            ("give either [actions]", "or [buttons]"),
-        ),
-        (lambda d: (write_clips(d, 1), (d / "actions.toml").write_text("[axes]\nx=0")), (), ("must be positive",)),
-        (
-            lambda d: (write_clips(d, 1), (d / "actions.toml").write_text('[buttons]\na="A"\nignored=["*"]')),
-            (),
-            ("ignored is inside a table: move it above the first table",),
-        ),
-        (
-            lambda d: (write_clips(d, 1), (d / "actions.toml").write_text('ignored="F3"\n[buttons]\na="A"')),
-            (),
-            ("ignored is 'F3': expected a list",),
-        ),
-        (
-            lambda d: (write_clips(d, 1), (d / "actions.toml").write_text('[buttons]\naction="A"')),
-            (),
-            ("'action' cannot be a button or axis",),
-        ),
-        (lambda d: write_clips(d, 1, num_frames=3), ("--min-frames", 8), ("only 3 frames",)),
-        (lambda d: write_clips(d, 1), ("--size", "big"), ("size is 'big': expected width x height",)),
-        (lambda d: write_clips(d, 1), ("--size", "9600x6400"), ("size is '9600x6400': frames are at most",)),
-        (lambda d: write_clips(d, 1), ("--fps", 0), ("fps is 0",)),
+        (lambda d: (write_clips(d, 1), (d / "actions.toml").unlink()), (), ("describe", "actions to none")),
+        (one_clip("[buttons"), (), ("is invalid",)),
+        (one_clip("a=1"), (), ("unknown keys a",)),
+        (one_clip(""), (), ("give either [actions]", "or [buttons]")),
+        (one_clip("[axes]\nx=0"), (), ("must be positive",)),
+        (one_clip('[buttons]\na="A"\nignored=["*"]'), (), ("ignored is inside a table: move it above the first",)),
+        (one_clip('ignored="F3"\n[buttons]\na="A"'), (), ("ignored is 'F3': expected a list",)),
+        (one_clip('[buttons]\naction="A"'), (), ("'action' cannot be a button or axis",)),
+        (one_clip(num_frames=3), ("--min-frames", 8), ("only 3 frames",)),
+        (one_clip(), ("--size", "big"), ("size is 'big': expected width x height",)),
+        (one_clip(), ("--size", "9600x6400"), ("size is '9600x6400': frames are at most",)),
+        (one_clip(), ("--fps", 0), ("fps is 0",)),
         (lambda d: (write_clips(d, 1), (d / "clip0.gif").write_bytes(b"")), (), ("have the same name",)),
     ],
 )
