@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Literal
 
@@ -288,19 +288,18 @@ class RecordingImporter:
         tick = num_decoded = 0
         frame = None
         for number, picture in decode_pictures(source, times):
-            while frame is not None and tick < len(shown) and shown[tick] < number:  # repeat a frame for lost pictures
-                tick += 1
-                yield frame
-            if tick < len(shown) and shown[tick] <= number:
-                frame = self._resize(picture)
-                while tick < len(shown) and shown[tick] <= number:
-                    tick += 1
-                    yield frame
             num_decoded += 1
+            first, end = np.searchsorted(shown, (number, number + 1)).tolist()  # of the ticks that show the picture
+            if frame is not None and tick < first:  # repeat a frame for lost pictures
+                yield from repeat(frame, first - tick)
+                tick = first
+            if tick < end:
+                frame = self._resize(picture)
+                yield from repeat(frame, end - tick)
+                tick = end
         if not num_decoded or abs(len(times) - num_decoded) > max(2, 0.01 * len(times)):
             raise ValueError(f"only {num_decoded} of its {len(times)} pictures can be decoded")
-        for _ in range(tick, len(shown)):  # some decoders drop the last pictures
-            yield frame
+        yield from repeat(frame, len(shown) - tick)  # some decoders drop the last pictures
 
 
 # In a worker process: a RecordingImporter, the partial folder, a queue of frames done, and an event that stops it.

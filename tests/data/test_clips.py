@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny import CONTROLS
 
-from dreamrun.data.clips import draw_clips, draw_records, held_out_clips, scripted_actions
+from dreamrun.data.clips import Clips, draw_clips, draw_records, held_out_clips, scripted_actions
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.records import Record
 from dreamrun.games.space import UNKNOWN_ACTION
@@ -84,8 +85,26 @@ def test_clips_of_a_seed_never_change(dataset):
     assert [len(record) for record in draw_records(dataset, 4, seed=2)] == [33, 18, 21, 25]
 
 
-def test_scripted_actions_need_known_actions(dataset):
-    clips = draw_clips(dataset, 2, 20, 10, seed=7)
-    unknown = replace(clips, actions=clips.space.unknown(2, 20))
+def test_scripted_actions_are_held_and_as_frequent_as_in_real_play(pong_set):
+    held_out = ClipDataset(pong_set, "test", clip_frames=1)
+    clips = draw_clips(held_out, 3, 24, 5, seed=0)
+    script = scripted_actions(clips, 20, 500, seed=0)
+    known = clips.actions[clips.actions != UNKNOWN_ACTION]
+    shares = np.bincount(known, minlength=3) / len(known)
+    assert np.bincount(script.ravel(), minlength=3) / script.size == pytest.approx(shares, abs=0.08)
+    # Every sixth frame a new action is drawn, which may equal the old one.
+    assert (np.diff(script, axis=1) != 0).mean() == pytest.approx((1 - np.square(shares).sum()) / 6, rel=0.2)
+    assert np.array_equal(script, scripted_actions(clips, 20, 500, seed=0))
+
+
+def test_vectors_are_drawn_whole_and_only_where_they_are_known():
+    vectors = CONTROLS.unknown(2, 6)
+    vectors[0, 3:5] = CONTROLS.parse("left+jump"), CONTROLS.parse("dx=0.5")
+    frames = np.zeros((2, 6, 2, 2, 3), np.uint8)
+    clips = Clips(frames, vectors, np.array([5, 6]), CONTROLS, fps=15.0)
+    script = scripted_actions(clips, 3, 40, seed=0)
+    assert {CONTROLS.format(vector) for vector in script.reshape(-1, 6)} == {"left+jump", "dx=0.5"}
+    other = clips.other_actions(3)
+    assert np.array_equal(other[1, 3:], vectors[0, [3, 4, 3]]) and np.isnan(other[0]).all()
     with pytest.raises(ValueError, match="no action of the clips is known"):
-        scripted_actions(unknown, 2, 12, seed=3)
+        scripted_actions(replace(clips, actions=CONTROLS.unknown(2, 6)), 3, 40, seed=0)
