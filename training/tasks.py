@@ -1,7 +1,7 @@
 """What a clip is trained on: each task is a row of TASKS, which says how clips are corrupted and how many of them.
 
 A new task is a function of (seeds, noise, options) that returns a `Corruption`, and a row; its share may be an option
-of `TrainConfig`. Nothing else knows which tasks there are.
+of `TrainConfig`. Nothing else knows which tasks there are. A task can hide frames and actions but not change them.
 
 Shapes: B clips, T frames, C channels, H x W pixels, A action vector.
 """

@@ -1,4 +1,4 @@
-// The exported network (model/onnx.py) on onnxruntime-web: in WebAssembly, or on the GPU.
+// The exported network (export/onnx.py) on onnxruntime-web: in WebAssembly, or on the GPU.
 
 class Network {
   // model: bytes of the ONNX file; table: Float32Array (levels, 1 + A, M, D), or null if the graph has none.
