@@ -14,9 +14,9 @@ import shlex
 import sys
 
 from dreamrun import cli
-from dreamrun.training.config import TrainConfig
 from dreamrun.training.distributed import print0, print_error
 from dreamrun.training.loop import CheckpointNotSavedError, train
+from dreamrun.training.train_config import TrainConfig
 
 
 def main(config: TrainConfig) -> None:

@@ -20,9 +20,9 @@ from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import SUFFIX, write_shard
 from dreamrun.model import ModelConfig
 from dreamrun.model.inference import describe_device, uses_bf16
-from dreamrun.training.config import TrainConfig
 from dreamrun.training.loop import train_step
 from dreamrun.training.setup import Run, prepare
+from dreamrun.training.train_config import TrainConfig
 
 WARM_UP_STEPS = 3  # in which torch.compile generates code and the optimizer allocates its moments
 SYNTHETIC_FRAMES = 160  # of a synthetic record, as in real data sets

@@ -23,8 +23,8 @@ from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.records import Record
-from dreamrun.evaluation.config import EvaluateConfig
 from dreamrun.evaluation.counterfactuals import Counterfactuals, collect_counterfactuals, make_game
+from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.evaluation.result_cache import ResultCache
 from dreamrun.games.factory import check_recorded_options, with_module
 from dreamrun.games.game import Game

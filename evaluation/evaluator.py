@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dreamrun.evaluation.config import EvaluateConfig
 from dreamrun.evaluation.context import SIZES, EvaluationContext
+from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.evaluation.section import Section
 from dreamrun.evaluation.sections import SECTIONS
 from dreamrun.model.inference import describe_device

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from dreamrun import cli
 from dreamrun.data.atomic import atomic_file, check_output
-from dreamrun.evaluation.config import EvaluateConfig
 from dreamrun.evaluation.context import SIZES
+from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.evaluation.evaluator import make_context, measure
 from dreamrun.evaluation.report import markdown_table
 from dreamrun.evaluation.section import Table, format_percent

@@ -13,7 +13,7 @@ from pathlib import Path
 from dreamrun import cli
 from dreamrun.data.atomic import check_output
 from dreamrun.evaluation.compare import compare_reports
-from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.evaluation.evaluator import evaluate
 from dreamrun.evaluation.report import summary, write_report
 from dreamrun.games.factory import import_environment_module

@@ -15,7 +15,7 @@ from dreamrun.data.atomic import check_output
 from dreamrun.data.metrics_log import TRAIN_CONFIG_FILE
 from dreamrun.evaluation.section import format_estimate, format_percent
 from dreamrun.model import ModelConfig
-from dreamrun.training.config import NOISE_LEVELS
+from dreamrun.training.train_config import NOISE_LEVELS
 
 FRAME = 8  # at which quality is measured
 PSNR, CONTROLLABILITY = f"PSNR at frame {FRAME}, dB", f"controllability at frame {FRAME}"

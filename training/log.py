@@ -25,9 +25,9 @@ from dreamrun.data.metrics_log import (
     read_metrics,
 )
 from dreamrun.data.video import write_mp4, write_png
-from dreamrun.training.config import ResolvedConfig
 from dreamrun.training.distributed import print0, rank
 from dreamrun.training.state import TrainState
+from dreamrun.training.train_config import ResolvedConfig
 
 METRICS_PLOT_FILE = "metrics.png"
 MEDIA = {"video": "rollouts/step_*.mp4", "grid": "rollouts/step_*.png", "actions": ACTION_STRIPS}  # in the run folder

@@ -25,7 +25,6 @@ from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import autocast
 from dreamrun.model.loss import Corruption, context_tokens, diffusion_loss, draw_noise
 from dreamrun.model.outcome_head import outcome_losses
-from dreamrun.training.config import ResolvedConfig, TrainConfig
 from dreamrun.training.distributed import (
     all_gather_object,
     all_reduce_max,
@@ -42,6 +41,7 @@ from dreamrun.training.optimizer import learning_rate
 from dreamrun.training.setup import Run, prepare, print_summary
 from dreamrun.training.state import CheckpointWriter, TrainState, find_start
 from dreamrun.training.tasks import TASKS, Task, TaskOptions, generated_context
+from dreamrun.training.train_config import ResolvedConfig, TrainConfig
 from dreamrun.training.validation import Validator
 
 BeforeStep = Callable[[TrainState, Batch], None]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dreamrun.model.dit import WorldModel
-from dreamrun.training.config import ResolvedConfig
+from dreamrun.training.train_config import ResolvedConfig
 
 BETAS = (0.9, 0.99)  # of AdamW
 MOMENTUM = 0.95  # of Muon

@@ -25,11 +25,11 @@ from dreamrun.model.config import PRESETS, ModelConfig
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import choose_device, describe_device, uses_bf16
 from dreamrun.model.text_encoder import encode_bytes
-from dreamrun.training.config import ResolvedConfig, TrainConfig, num_training_steps, resolve
 from dreamrun.training.distributed import print0, rank, rank_zero_first, world_size
 from dreamrun.training.optimizer import make_optimizer
 from dreamrun.training.state import StepStats, TrainState
 from dreamrun.training.tasks import TASKS, assign_tasks, fill
+from dreamrun.training.train_config import ResolvedConfig, TrainConfig, num_training_steps, resolve
 
 _MODEL_OPTIONS = ("attention", "schedule", "prediction", "dim", "patch_size", "window_frames")  # of the command line
 SPLITS = ("train", "val")

@@ -28,7 +28,7 @@ from dreamrun.model.loss import (
     diffusion_loss,
 )
 from dreamrun.model.sampler import Sampler
-from dreamrun.training.config import ResolvedConfig
+from dreamrun.training.train_config import ResolvedConfig
 
 # Filling in: how often the known frames are at the start, at the end, at both ends, anywhere, or missing altogether.
 # What play does not teach comes most often.

@@ -33,10 +33,10 @@ from dreamrun.model.outcome_head import outcome_losses, reward_bins, to_outcome
 from dreamrun.model.rollout import rollout
 from dreamrun.model.sampler import Sampler
 from dreamrun.model.text_encoder import encode_bytes
-from dreamrun.training.config import ResolvedConfig
 from dreamrun.training.distributed import all_gather_object, all_reduce_mean, rank, world_size
 from dreamrun.training.log import RunLog
 from dreamrun.training.tasks import TASKS, Task, TaskOptions
+from dreamrun.training.train_config import ResolvedConfig
 
 NOISE_BINS = 8  # the validation loss is also logged for each of these equal ranges of noise levels
 ROLLOUT_SAMPLES, ROLLOUT_PROMPT = 4, 4

@@ -8,7 +8,7 @@ import pytest
 from tiny import LITTLE, SMALLEST, TINY, assert_one_line, command, random_model
 
 from dreamrun.evaluation.compare import figures, read_report
-from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.evaluation.evaluator import evaluate
 from dreamrun.evaluation.report import write_report
 from dreamrun.evaluation.result_cache import ResultCache

@@ -8,7 +8,7 @@ from tiny import random_model
 
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.editing.measures import nearest_known, ordinary_range
-from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.evaluation.sections import infilling
 from dreamrun.evaluation.sections.infilling import measure, patterns
 from dreamrun.model import ModelConfig

@@ -10,7 +10,7 @@ from tiny import SMALLEST, assert_one_line, random_model
 from dreamrun.data.collecting import CollectConfig, collect
 from dreamrun.data.metadata import read_metadata
 from dreamrun.evaluation import words
-from dreamrun.evaluation.config import EvaluateConfig
+from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.evaluation.evaluator import make_context
 from dreamrun.evaluation.words import RealFrames, classify, judge_words, read_frames, train_classifier
 from dreamrun.games.game import Game, combine_games

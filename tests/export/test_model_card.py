@@ -16,9 +16,9 @@ from dreamrun.export.model_card import commands, model_card, training_budget
 from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace
 from dreamrun.play.follow import curves
-from dreamrun.training.config import TrainConfig
 from dreamrun.training.log import draw_metrics
 from dreamrun.training.loop import train
+from dreamrun.training.train_config import TrainConfig
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from dreamrun.data import collecting
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.recorded_game import replay_to
 from dreamrun.data.records import Record
-from dreamrun.evaluation.config import EvaluateConfig
 from dreamrun.evaluation.context import collect_real_play
+from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.games import factory
 from dreamrun.games.factory import describe_environment, make_environment
 from dreamrun.games.game import Game

@@ -9,8 +9,8 @@ from tiny import assert_one_line, command, random_model
 
 from dreamrun.export.model_card import commands, model_card
 from dreamrun.scripts import infer
-from dreamrun.training.config import TrainConfig
 from dreamrun.training.state import load_state
+from dreamrun.training.train_config import TrainConfig
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny import random_inputs, random_model
 
-from dreamrun.training.config import TrainConfig
 from dreamrun.training.optimizer import learning_rate, make_optimizer, newton_schulz
+from dreamrun.training.train_config import TrainConfig
 
 
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])

@@ -13,7 +13,6 @@ from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.diffusion import add_noise, frame_alpha_sigma
 from dreamrun.model.loss import MAX_CONTEXT_NOISE_LEVEL, diffusion_loss, draw_noise
 from dreamrun.model.text_encoder import encode_bytes
-from dreamrun.training.config import PUBLISHED, RECIPES, TrainConfig, resolve
 from dreamrun.training.tasks import (
     SCHEDULED_SAMPLING_PASSES,
     TASKS,
@@ -25,6 +24,7 @@ from dreamrun.training.tasks import (
     image,
     play,
 )
+from dreamrun.training.train_config import PUBLISHED, RECIPES, TrainConfig, resolve
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from tiny import assert_one_line
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics_log import read_metrics
 from dreamrun.model import WorldModel
-from dreamrun.training.config import TrainConfig, num_training_steps
 from dreamrun.training.state import list_checkpoints, load_state
+from dreamrun.training.train_config import TrainConfig, num_training_steps
 
 
 def test_short_run_writes_all_files(train_command, tmp_path):

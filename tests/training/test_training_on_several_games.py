@@ -16,7 +16,7 @@ from dreamrun.data.metrics_log import read_metrics
 from dreamrun.games.game import combine_games
 from dreamrun.model import WorldModel
 from dreamrun.model.game_views import choose_game, find_game, game_names
-from dreamrun.training.config import TrainConfig
+from dreamrun.training.train_config import TrainConfig
 
 
 @pytest.fixture(scope="module")
