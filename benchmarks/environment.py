@@ -29,7 +29,7 @@ class EnvironmentConfig(NetworkConfig):
     split: str = "test"
     num_envs: tuple[int, ...] = (1, 4, 16)  # games stepped together; one measurement each
     steps: int = 30  # steps to measure, of all games together
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
     def __post_init__(self):
         super().__post_init__()

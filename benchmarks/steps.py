@@ -41,7 +41,7 @@ class StepConfig:
     compile: bool = False  # torch.compile of each block
     activation_checkpointing: bool = False  # recompute activations in the backward pass
     bf16: bool | None = None  # bfloat16 autocast; None: if the device has native bfloat16
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
     def __post_init__(self):
         check_positive(self, "batch_size", "accumulate", "steps")

@@ -100,7 +100,7 @@ class ResolvedSettings(SamplerSettings):
 class DeviceOptions:
     """Where a network runs, and how."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: the GPU if there is one
     bf16: bool | None = None  # bfloat16 weights; None: if the device multiplies bfloat16 natively
 
 

@@ -83,8 +83,9 @@ def two_hot(rewards: Tensor) -> Tensor:
 def to_outcome(logits: Tensor) -> Outcome:
     """Logits of the head, (..., K + 1) -> the outcome."""
     # In double precision, as bins of opposite rewards must cancel out.
-    rewards = logits[..., :-1].double().softmax(-1) @ reward_bins(logits.device).double()
-    return Outcome(rewards.float(), logits[..., -1].sigmoid())
+    precise = logits[..., :-1].to("cpu" if logits.device.type == "mps" else logits.device).double()  # mps has no double
+    rewards = precise.softmax(-1) @ reward_bins(precise.device).double()
+    return Outcome(rewards.float().to(logits.device), logits[..., -1].sigmoid())
 
 
 def outcome_losses(logits: Tensor, rewards: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:

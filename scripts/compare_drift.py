@@ -38,7 +38,7 @@ class CompareDriftConfig:
     num_frames: int = 900  # of each
     batch_size: int = 16  # rollouts generated in parallel
     seed: int = 0  # of the clips, the actions and the noise
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: the GPU if there is one
     output: Path = Path("drift")  # folder for drift.md and drift.json
 
     def __post_init__(self):

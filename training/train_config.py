@@ -89,7 +89,7 @@ class TrainConfig:
     outcomes: Literal["off", "head", "all"] = "off"
     action_dropout: float = 0.1  # share of clips whose actions are all hidden
     seed: int = 0  # of the initial weights, and of the order and the noise of the training clips
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     bf16: bool | None = None  # bfloat16 autocast (weights stay float32); None: if the device has native bfloat16
     compile: bool = False  # torch.compile of each block
     activation_checkpointing: bool = False  # recompute activations in the backward pass: slower, but less memory
