@@ -42,9 +42,7 @@ class GamesConfig:
     num_steps: int | None = None  # dream: denoising steps per frame; None: the checkpoint's default
     max_episode_steps: int = MAX_EPISODE_STEPS  # dream: steps after which an episode is cut off, as long rollouts drift
     seed: int = 0  # of the agent, the prompts and the noise, or the levels
-    device: Literal["auto", "cpu", "cuda", "mps"] = (
-        "auto"  # of the dream; the agent is so small that it stays on the CPU
-    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # of the dream; the small agent stays on the CPU
 
     def __post_init__(self):
         for name in ("steps", "episodes", "num_envs", "frame_skip", "max_episode_steps", "save_every"):
