@@ -166,6 +166,11 @@ class ClipDataset:
             "records": zlib.crc32(np.asarray(self.index.lengths, "<i4").tobytes()),
         }
 
+    @property
+    def num_sequential_clips(self) -> int:
+        """Number of clips that follow one another without overlap, which `sequential_batches` gives."""
+        return int(count_clips(self.index.lengths, self.clip_frames, self.clip_frames).sum())
+
     def sequential_batches(self, batch_size: int, max_clips: int | None = None) -> Iterator[Batch]:
         """This rank's part of clips that follow one another without overlap; the same clips for any number of ranks.
 

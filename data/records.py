@@ -1,4 +1,4 @@
-"""Records: up to 160 frames of one episode, and their encoding as bytes.
+"""Records: frames of one episode, and their encoding as bytes.
 
 The format is that of the public CoinRun set:
 `pickle.dumps({"raw_video": bytes, "sequence_length": int, "actions": int32 (T,)})`.

@@ -31,7 +31,7 @@ PPO_SETTINGS = {
 class GymnasiumVecEnv(VecEnv):
     """A Gymnasium vector environment that resets in the same step, as Stable-Baselines3 wants it.
 
-    Games of `data.games` do not give the last frame of an episode. The frame before it stands in; it matters only for
+    The real games do not give the last frame of an episode. The frame before it stands in; it matters only for
     the value of an episode that was truncated.
 
     Args:

@@ -50,7 +50,7 @@ def read_report(path: Path) -> dict[str, Any]:
             return report
     except OSError as error:
         raise ValueError(f"no report at {path}: {error.strerror}") from None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):  # it is not JSON, not an object, or nested too deeply
         pass
     raise ValueError(f"{path} is not a report.json of scripts.evaluate")
 

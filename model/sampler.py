@@ -1,4 +1,4 @@
-"""The sampler: the one rollout loop of the project. `reset(prompt)`, then `step(action) -> frame`, again and again.
+"""The sampler: `reset(prompt)`, then `step(action) -> frame`, again and again.
 
 Shapes: B rollouts in a batch, T frames, C channels, H x W pixels, A action vector, W frames in the window,
 L noise levels, M modulation vectors, P patches in a frame, D width.

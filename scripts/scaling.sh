@@ -27,7 +27,7 @@ measure() { # name steps options...: train, then evaluate the three checkpoints
   for step in "$first" $((3 * first)) "$last"; do
     report="$run/report-$step"
     [ -f "$report/report.json" ] || "$python" -m scripts.evaluate --output "$report" --data "$data" --quick --num-clips 32 \
-      --num-states 24 --drift-dreams 1 --checkpoint "$run/checkpoints/step_$(printf %07d "$step")"
+      --num-states 24 --num-long-rollouts 1 --checkpoint "$run/checkpoints/step_$(printf %07d "$step")"
   done
 }
 

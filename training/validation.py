@@ -94,8 +94,8 @@ class Validator:
                 sums = epoch_sums(model, tqdm(batches, "validating", leave=False, disable=rank() > 0 or None))
             by_game.append(epoch_metrics(all_reduce_mean(sums)))
         loss, psnr, ssim = self._write_by_game(step, by_game).values()
-        num_clips = self._data.num_clips
-        num_seen = sum(min(config.epoch_clips or data.num_clips, data.num_clips) for data in self._data.sets)
+        counts = [data.num_sequential_clips for data in self._data.sets]
+        num_clips, num_seen = sum(counts), sum(min(config.epoch_clips or count, count) for count in counts)
         share = f"all {num_clips}" if num_seen == num_clips else f"{num_seen} of the {num_clips}"
         self._log.print(
             f"epoch {num_epochs:.4g}: val loss {loss:.4f} on {share} clips of val, PSNR {psnr:.2f} dB, SSIM {ssim:.3f}"

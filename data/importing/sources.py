@@ -73,9 +73,10 @@ def find_sources(folder: Path) -> list[Source]:
             add(path.parent)
     for path in paths:
         # A damaged .npz without a video or folder of the same name is reported. With one, it is an action file.
-        is_damaged = not zipfile.is_zipfile(path) and _name(path, folder) not in found
-        if path.suffix.lower() == ".npz" and (frames_array_name(path) or is_damaged):
-            add(path)
+        if path.suffix.lower() == ".npz":
+            is_damaged = not zipfile.is_zipfile(path) and _name(path, folder) not in found
+            if frames_array_name(path) or is_damaged:
+                add(path)
     if not found:
         raise ValueError(f"nothing to import in {folder}: no videos, no folders of pictures, no .npz with frames")
     return [Source(name, path) for name, path in sorted(found.items(), key=lambda item: _natural_key(item[0]))]

@@ -61,7 +61,7 @@ def single_step(model: WorldModel, dataset: ClipDataset, num_clips: int, batch_s
         rows.extend(zip(loss.mean(1).tolist(), other_loss.mean(1).tolist(), mse, ssim, strict=True))
         if len(rows) >= num_clips:
             break
-    losses, other_losses, mse, ssim = np.array(rows).T
+    losses, other_losses, mse, ssim = np.array(rows[:num_clips]).T  # the last batch may have had more
     return {
         "loss": estimate(losses),
         "psnr": estimate(mse, transform=psnr_from_mse),
