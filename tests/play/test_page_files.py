@@ -1,5 +1,6 @@
 """Prompts, recordings, the login, and lost connections on the page."""
 
+import contextlib
 import json
 import time
 from dataclasses import replace
@@ -21,6 +22,7 @@ from browsing import (
 )  # fmt: skip
 from PIL import Image
 from playing import serving
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from screenshots import wait_for_phase
 
 from dreamrun.model import WorldModel
@@ -137,7 +139,8 @@ def test_the_page_reconnects_after_the_server_has_restarted(visit, page_config):
     page.click(".overlay button")
     page.wait_for_selector(".overlay:has-text('does not answer')")
     with serving(config):
-        page.click(".overlay button")
+        with contextlib.suppress(PlaywrightTimeout):  # Gradio may find the server first and load the page again
+            page.click(".overlay button", timeout=10_000)
         wait_for_phase(page, "ready")
         start_playing(page)
         wait_until(lambda: frame_number(page) > 2)
