@@ -48,7 +48,6 @@ SMALL = {
     "envs": {"spaces.py"},
     "export": {"hub.py"},
 }
-# Files whose imports still have to be mended; no file may be added.
 
 
 def local_imports(source: str) -> set[str]:
