@@ -4,8 +4,6 @@ A user's mistake is printed as one line, with exit code 2. Slow imports wait unt
 answers at once.
 """
 
-from __future__ import annotations
-
 from dreamrun import startup  # isort: skip  before all slow imports
 
 import contextlib
@@ -97,9 +95,7 @@ def command_line(name: str) -> str:
 
 
 def run(
-    function: Callable[[Any], None],
-    description: str | None = None,
-    print_error: Callable[[str], None] = _print_error,
+    function: Callable[[Any], None], description: str | None = None, print_error: Callable[[str], None] = _print_error
 ) -> None:
     """Parse the command line into what `function` takes, a dataclass of options, call it, and exit.
 

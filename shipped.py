@@ -1,7 +1,5 @@
 """The checkpoints and samples that come with the package, found by name from any folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

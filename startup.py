@@ -3,8 +3,6 @@
 Importing this module does both. `scripts/__init__.py` and `cli.py` import it before anything else.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -8,8 +8,6 @@ torchrun --standalone --nproc-per-node=8 --max-restarts=3 train_world_model.py -
 Without a clone of the repository: `dreamrun train`, and `torchrun ... -m dreamrun.train_world_model` for several GPUs.
 """
 
-from __future__ import annotations
-
 import shlex
 import sys
 

@@ -1,7 +1,5 @@
 """Speed of the dream as an environment, beside the real game."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Speed of reading training clips, compared with a conventional loader."""
 
-from __future__ import annotations
-
 import multiprocessing
 import resource
 import time

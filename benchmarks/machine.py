@@ -1,7 +1,5 @@
 """The network that a benchmark measures, and time, memory and matrix products of this machine."""
 
-from __future__ import annotations
-
 import resource
 import time
 from collections.abc import Callable

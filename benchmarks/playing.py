@@ -1,7 +1,5 @@
 """Speed of playing: frames/s, dropped frames and delays that clients measure on a server in its own process."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
@@ -47,11 +45,7 @@ class ClientLog:
 
 
 def measure(config: PlayingConfig) -> dict:
-    """Frames/s, dropped frames and delays of several players at once, and the start-up time.
-
-    Raises:
-        ValueError: the server did not start, or the time was too short.
-    """
+    """Frames/s, dropped frames and delays of several players at once, and the start-up time."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = config.checkpoint or Path(folder) / config.preset
         if not config.checkpoint:
@@ -68,11 +62,7 @@ def measure(config: PlayingConfig) -> dict:
 
 @contextlib.contextmanager
 def running_server(*options) -> Iterator[tuple[subprocess.Popen, str]]:
-    """Run `dreamrun play` in its own process while the block runs; gives the process and its host and port.
-
-    Raises:
-        ValueError: it ended with an error; the text is its own.
-    """
+    """Run `dreamrun play` in its own process while the block runs; gives the process and its host and port."""
     command = [sys.executable, "-m", "dreamrun", "play", *map(str, options)]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)

@@ -1,7 +1,5 @@
 """Speed of importing recordings, compared with decoding them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -28,9 +26,6 @@ def measure(config: ImporterConfig) -> dict:
     """Pictures per second and per cpu-second: medians of three runs of each, alternating.
 
     The import is the command that users run, including the time that its processes take to start.
-
-    Raises:
-        ValueError: nothing can be imported; the message is that of the command.
     """
     sources, counts, measured = find_sources(config.videos), [], {"decode": [], "import": []}
 

@@ -1,7 +1,5 @@
 """Speed of the sampler, one frame at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

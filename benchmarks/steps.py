@@ -1,7 +1,5 @@
 """Speed of training steps, as they are in a run."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 from contextlib import closing

@@ -4,8 +4,6 @@ A newly pressed direction key changes how the picture moves. So the acceleration
 should correlate best with the change of direction in `actions[t]`, and less with the action before or after it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Atomic writing: a file or a folder appears under its name only when it is complete."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator
@@ -33,11 +31,7 @@ def atomic_file(path: Path, fsync: bool = False) -> Iterator[Path]:
 
 
 def check_output(path: Path, is_folder: bool = False) -> None:
-    """Check that a file or a folder can be written to `path`, before work whose result it gets. Writes nothing.
-
-    Raises:
-        ValueError: a folder is in the place of the file, a file in that of the folder, or nothing may be written.
-    """
+    """Check that a file or a folder can be written to `path`, before work whose result it gets. Writes nothing."""
     if is_folder and path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: choose another output folder")
     if not is_folder and path.is_dir():

@@ -5,8 +5,6 @@ clip gets one of many phrasings of its caption, so that a network learns what th
 (re-captioning, as in arXiv 2310.00426 and OpenAI's DALL-E 3). Some phrasings are held out to test that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

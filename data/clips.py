@@ -3,8 +3,6 @@
 Shapes: S clips, T frames, H x W x C pixels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

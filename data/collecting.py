@@ -4,8 +4,6 @@ A shard is the unit of work. Its content depends on (seed, split, shard number) 
 the same files, and an interrupted collection continues with the shards that are missing.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -94,9 +92,6 @@ def collect(config: CollectConfig, progress: Callable[[int], None], command: str
 
     Returns:
         The content of metadata.json.
-
-    Raises:
-        ValueError: settings are invalid, the game is unknown, or the folder is not empty.
     """
     metadata = _collection_metadata(config, command)  # raises before anything is written
     partial = begin_partial(config.out, config.overwrite, metadata, key="collect")
@@ -187,9 +182,6 @@ def play(
 
     A record is at most MAX_FRAMES of one episode. Longer episodes are split, and the end of an episode is dropped if it
     is shorter than `min_frames`.
-
-    Raises:
-        ValueError: MAX_SHORT_EPISODES episodes in a row were shorter than `min_frames`.
     """
     num_short = 0  # short episodes in a row
     episodes = [Episode() for _ in range(environment.num_envs)]

@@ -14,8 +14,6 @@ the same for any number of ranks, and an epoch can be continued at any batch wit
 Shapes: B clips, T frames, H x W x C pixels, A action vector.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -3,8 +3,6 @@
 Collection and import both use it, so an interrupted one can be continued by the same command.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil
@@ -25,9 +23,6 @@ def begin_partial(out: Path, overwrite: bool, metadata: dict, key: str) -> Path:
     Args:
         metadata: of the future data set.
         key: the entry of `metadata` that holds the settings.
-
-    Raises:
-        ValueError: `out` may not be written to; see `check_free`.
     """
     check_free(out, overwrite)
     out = out.resolve()  # a link to a folder on another disk stays a link
@@ -44,11 +39,7 @@ def begin_partial(out: Path, overwrite: bool, metadata: dict, key: str) -> Path:
 
 
 def finish_partial(partial: Path, out: Path, metadata: dict, overwrite: bool) -> None:
-    """Write the final metadata and rename the complete data set to `out`, in place of what `out` held.
-
-    Raises:
-        ValueError: something came to `out` meanwhile that may not be replaced; the complete data set is in `partial`.
-    """
+    """Write the final metadata and rename the complete data set to `out`, in place of what `out` held."""
     write_metadata(partial, metadata)
     try:
         check_free(out, overwrite)
@@ -64,9 +55,6 @@ def check_free(out: Path, overwrite: bool) -> None:
     """Check that a data set may be written to `out`.
 
     With `overwrite` it may replace a data set, and nothing else.
-
-    Raises:
-        ValueError: `out` is a file, a mount point, or a folder that is not empty and may not be replaced.
     """
     if out.resolve().is_mount():
         raise ValueError(f"{out} is a mount point: choose a folder below it")

@@ -3,8 +3,6 @@
 It is cached in `DATA/SPLIT/index.json`, so that only new and changed shards are read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sys
@@ -55,20 +53,13 @@ class SplitIndex:
 
 
 def index_split(
-    folder: Path,
-    split: str,
-    metadata: Game,
-    num_threads: int = 2,
-    progress: Callable[[int, int], None] | None = None,
+    folder: Path, split: str, metadata: Game, num_threads: int = 2, progress: Callable[[int, int], None] | None = None
 ) -> SplitIndex:
     """Index a split. Reads every record of the shards that are not in the cached index, or have changed since.
 
     Args:
         num_threads: that read and decode.
         progress: called with (shards done, shards to read) after each shard that is read.
-
-    Raises:
-        ValueError: the split has no shards.
     """
     paths = split_shards(folder, split)
     cache_path = paths[0].parent / INDEX_FILE  # the samples that come with the package may be elsewhere
@@ -97,11 +88,7 @@ def held_out_split(folder: Path) -> str:
 
 
 def split_shards(folder: Path, split: str) -> list[Path]:
-    """The shard files of a split, sorted by name.
-
-    Raises:
-        ValueError: the split has no shards.
-    """
+    """The shard files of a split, sorted by name."""
     folder = find_dataset(folder)
     paths = sorted((folder / split).glob(f"*{SUFFIX}"))
     if not paths:

@@ -1,7 +1,5 @@
 """metadata.json: what a data set says of its game, frames and actions."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,7 @@ PUBLIC_SET = Game("coinrun", actions=procgen_actions("coinrun"))  # the public C
 
 
 def read_metadata(folder: Path) -> Game:
-    """The game of a data set. Fields that are missing are those of the public set.
-
-    Raises:
-        ValueError: the folder does not exist, or its metadata.json is invalid.
-    """
+    """The game of a data set. Fields that are missing are those of the public set."""
     folder = find_dataset(folder)
     path = folder / METADATA_FILE
     if not path.is_file():

@@ -3,8 +3,6 @@
 Shapes: S clips, T frames, H x W pixels, C channels. uint8 frames have values from 0 to 255.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """The metrics of a run: `metrics.jsonl` and Weights & Biases, and the names of what else a run folder holds."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

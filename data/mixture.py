@@ -7,8 +7,6 @@ come more or less often: its own epochs follow one another within and across tho
 A mixture of one set is that set.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -35,9 +33,6 @@ class Mixture:
         sets: equal in seed, rank and world_size up to what makes their clips' seeds differ.
         slices: where each set's action vectors lie in the common one; None: one set, with all of it.
         shares: how often each set comes, up to a common factor; None: as often as its number of clips says.
-
-    Raises:
-        ValueError: another number of shares than of sets, or a share that is not positive.
     """
 
     def __init__(
@@ -110,11 +105,7 @@ class Mixture:
             epoch, skip = epoch + 1, 0
 
     def _batches_by_set(self, batch_size: int) -> np.ndarray:
-        """Batches of each set in an epoch, int (sets,).
-
-        Raises:
-            ValueError: a set has fewer clips than a batch.
-        """
+        """Batches of each set in an epoch, int (sets,)."""
         counts = np.array([data.num_batches(batch_size) for data in self.sets])
         if not counts.all():
             data = self.sets[int(counts.argmin())]

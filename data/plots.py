@@ -3,8 +3,6 @@
 Importing this module takes a second, because matplotlib does.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from dataclasses import dataclass

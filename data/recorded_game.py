@@ -1,7 +1,5 @@
 """Replay the real game up to a recorded moment."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from dreamrun.data.records import Record
@@ -18,9 +16,6 @@ def replay_to(record: Record, metadata: Game, frame: int = 0) -> tuple[GameVecto
 
     Returns:
         One copy of the game in the state of that frame, and its frame, uint8 (H, W, C).
-
-    Raises:
-        ValueError: the record has no level seed.
     """
     if record.level_seed is None:
         raise ValueError("the record has no level seed: it cannot be replayed")

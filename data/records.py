@@ -6,8 +6,6 @@ If an action space has buttons and axes, `actions` are float32 vectors (T, names
 Records may come from strangers, so a restricted unpickler reads them. It accepts arrays and plain values only.
 """
 
-from __future__ import annotations
-
 import io
 import pickle
 from dataclasses import dataclass
@@ -129,9 +127,6 @@ def decode_record(payload: bytes, frame_shape: tuple[int, int, int], space: Acti
         payload: the output of `encode_record` or of the public set's generator.
         frame_shape: (H, W, C) of the data set.
         space: the action space that the actions must belong to.
-
-    Raises:
-        ValueError: the payload is not a valid record, or it is a hostile pickle; the message says what is wrong.
     """
     try:
         fields = _RecordUnpickler(io.BytesIO(payload)).load()

@@ -1,7 +1,5 @@
 """A lock on a run folder: two trainings that write into one folder would mix their metrics and checkpoints."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import socket

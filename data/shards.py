@@ -3,8 +3,6 @@
 A data set is a folder of splits, `DATA/train/*.array_record`, with an optional `DATA/metadata.json`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections import OrderedDict
@@ -72,11 +70,7 @@ def write_shard(path: Path, payloads: Iterable[bytes]) -> None:
 
 
 def open_shard(path: Path) -> ArrayRecordReader:
-    """Open a shard for reading.
-
-    Raises:
-        ValueError: the file is missing, truncated or not ArrayRecord. The library alone opens such a file silently.
-    """
+    """Open a shard for reading."""
     if not path.is_file():
         raise ValueError(f"no shard at {path}")
     reader = ArrayRecordReader(str(path), _READER_OPTIONS, file_reader_buffer_size=_FILE_BUFFER_BYTES)
@@ -107,11 +101,7 @@ class ShardReader:
         return self._reader(shard).num_records()
 
     def read(self, shard: int, number: int) -> Record:
-        """Record `number` of a shard.
-
-        Raises:
-            ValueError: the shard or the record is bad; the message names both.
-        """
+        """Record `number` of a shard."""
         try:
             (payload,) = self._reader(shard).read([number])
         except (RuntimeError, IndexError) as error:

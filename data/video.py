@@ -3,8 +3,6 @@
 Shapes: S samples, T frames, H x W pixels, all uint8.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Work in the background: pools of worker processes, and a thread that reads ahead."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
@@ -45,9 +43,6 @@ def worker_pool(num_workers: int, initializer: Callable | None = None, *shared) 
 
     Args:
         initializer: called with `shared` at the start of each process.
-
-    Raises:
-        ValueError: a worker process was killed.
     """
     pool = _Pool(num_workers, SPAWN, _start_worker, (initializer, shared))
     try:

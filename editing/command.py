@@ -3,8 +3,6 @@
 Shapes: T frames, H x W x 3 pixels.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

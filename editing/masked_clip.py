@@ -116,9 +116,6 @@ def complete(
 
     Returns:
         uint8 (S, T, H, W, C). Known frames are bit for bit as they were.
-
-    Raises:
-        ValueError: as `fill` does.
     """
     known = clips[0].known
     frames = np.stack([clip.frames for clip in clips])

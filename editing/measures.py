@@ -3,8 +3,6 @@
 Shapes: T frames, H x W x C pixels.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 ORDINARY = (2.5, 97.5)  # percentiles of the steps of real play

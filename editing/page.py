@@ -1,7 +1,5 @@
 """Clips that the model makes of a dream: what might have led to its start, and a loop of its last frames."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path

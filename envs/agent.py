@@ -55,11 +55,7 @@ class GamesConfig:
             raise ValueError("env is dream: give --checkpoint DIR, and --data DIR with the prompts")
 
     def open_games(self, game: str, options: dict[str, Any], split: str) -> gymnasium.vector.VectorEnv:
-        """The games: `game` with its options in levels of a split, or the dream with prompts of the split.
-
-        Raises:
-            ValueError: as `DreamVectorEnv` and `make_environment` do.
-        """
+        """The games: `game` with its options in levels of a split, or the dream with prompts of the split."""
         if self.env == "real":
             levels = SPLIT_LEVELS[split]
             return make_environment(game, self.num_envs, levels, self.seed, **check_recorded_options(options))
@@ -176,11 +172,7 @@ def save_weights(ppo: PPO, folder: Path, wandb_id: str | None) -> None:
 
 
 def load_weights(ppo: PPO, folder: Path) -> str | None:
-    """Restore what `save_weights` wrote, and return the ID of the Weights & Biases run.
-
-    Raises:
-        ValueError: agent.pt is damaged, or it is of an agent of other frames or actions.
-    """
+    """Restore what `save_weights` wrote, and return the ID of the Weights & Biases run."""
     try:
         state = torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True)
         ppo.policy.load_state_dict(state["policy"])

@@ -3,8 +3,6 @@
 Shapes: N games, H x W x C pixels.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Score an agent: the return of whole episodes in the real game, or in the dream."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,11 +38,7 @@ class ScoreAgentConfig(GamesConfig):
 
 
 def score_agent(config: ScoreAgentConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths of `config.episodes` episodes, both (episodes,).
-
-    Raises:
-        ValueError: no agent, no game, or they do not fit together.
-    """
+    """Returns and lengths of `config.episodes` episodes, both (episodes,)."""
     module = import_ppo()
     settings: dict[str, Any] = {} if config.agent == RANDOM else read_agent(Path(config.agent))
     frame_skip = config.frame_skip or settings.get("frame_skip", FRAME_SKIP)

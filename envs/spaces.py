@@ -1,7 +1,5 @@
 """A game's actions as a Gymnasium space."""
 
-from __future__ import annotations
-
 import gymnasium
 import numpy as np
 from gymnasium import spaces
@@ -23,11 +21,7 @@ def gym_space(space: ActionSpace) -> gymnasium.Space:
 
 
 def recorded_actions(space: ActionSpace, actions: np.ndarray) -> np.ndarray:
-    """N actions of `gym_space` -> recorded actions: ids (N,), or vectors (N, names) with buttons of 0 and 1.
-
-    Raises:
-        ValueError: they are not in the space.
-    """
+    """N actions of `gym_space` -> recorded actions: ids (N,), or vectors (N, names) with buttons of 0 and 1."""
     actions = np.asarray(actions)
     if space.discrete:
         if actions.ndim != 1 or actions.dtype.kind not in "iu" or not np.isin(actions, range(len(space.names))).all():

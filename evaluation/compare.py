@@ -1,7 +1,5 @@
 """Compare two reports: list the figures that differ by more than chance."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator
@@ -17,11 +15,7 @@ _REPORT_KEYS = {"checkpoint", *_CONDITIONS}
 
 
 def compare_reports(first: Path, second: Path) -> str:
-    """One line for each figure whose 95 % intervals do not overlap, and a line with their number.
-
-    Raises:
-        ValueError: one of the files is not a report, or the reports have no figure in common.
-    """
+    """One line for each figure whose 95 % intervals do not overlap, and a line with their number."""
     reports = read_report(first), read_report(second)
     lines = [f"first: {first}", f"second: {second}", *_condition_notes(*reports)]
     first_figures, second_figures = (
@@ -37,11 +31,7 @@ def compare_reports(first: Path, second: Path) -> str:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Read a report.json, given the file or its folder. Keys of older reports get their current names.
-
-    Raises:
-        ValueError: the file does not exist, or is not a report.
-    """
+    """Read a report.json, given the file or its folder. Keys of older reports get their current names."""
     if path.is_dir():
         path = path / "report.json"
     try:

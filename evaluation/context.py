@@ -3,8 +3,6 @@
 Shapes: S clips or rollouts, P prompt frames, T frames, H x W pixels, C channels.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -62,9 +60,6 @@ class EvaluationContext:
     Args:
         sizes: how much is measured, by the names of SIZES and of the sections.
         make_sampler: makes what generates the rollouts, with the interface of `Sampler`.
-
-    Raises:
-        ValueError: no checkpoint, weights that are not finite, or a data set that does not fit the checkpoint.
     """
 
     def __init__(self, config: EvaluateConfig, sizes: Mapping[str, Any], make_sampler: Callable[..., Any] = Sampler):
@@ -263,9 +258,6 @@ def collect_real_play(config: EvaluateConfig, sizes: Mapping[str, Any], game: Ga
     """Collect a data set of the checkpoint's game under `root`, unless it is there, and return its folder.
 
     The play depends on the game, the split, the sizes and the seed, so it is the same for every checkpoint of a game.
-
-    Raises:
-        ValueError: the game is unknown or not installed.
     """
     num_records = {"records": sizes["train_records"], "val_records": 0, "test_records": 0}
     num_records[f"{config.split or 'test'}_records"] = sizes["held_out_records"]

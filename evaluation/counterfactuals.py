@@ -56,11 +56,7 @@ class Counterfactuals:
 
 
 def make_game(metadata: Game, num_envs: int, split: str, seed: int) -> GameVectorEnv:
-    """The game that a data set was collected from, with the levels of a split.
-
-    Raises:
-        ValueError: the game is not available, or differs from the data set in its frames or actions.
-    """
+    """The game that a data set was collected from, with the levels of a split."""
     name = metadata.environment
     try:
         options = check_recorded_options(metadata.environment_options)

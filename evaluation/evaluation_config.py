@@ -1,7 +1,5 @@
 """The options of an evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +45,7 @@ class EvaluateConfig(SamplerSettings, CheckpointOptions):
             raise ValueError(f"guidance is {self.guidance}: an exported network has none")
 
     def choose_sizes(self, table: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
-        """The full or the quick size of each name, changed by the options that are set.
-
-        Raises:
-            ValueError: `sizes` holds an unknown name or no number.
-        """
+        """The full or the quick size of each name, changed by the options that are set."""
         sizes = {name: pair[self.quick] for name, pair in table.items()}
         for text in self.sizes:
             name, _, value = text.partition("=")

@@ -1,7 +1,5 @@
 """Evaluate a checkpoint, section by section. Every finished section is cached beside the report."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,9 +13,7 @@ from dreamrun.model.sampler import Sampler
 
 
 def evaluate(
-    config: EvaluateConfig,
-    make_sampler: Callable[..., Any] = Sampler,
-    sections: Sequence[Section] = SECTIONS,
+    config: EvaluateConfig, make_sampler: Callable[..., Any] = Sampler, sections: Sequence[Section] = SECTIONS
 ) -> dict[str, Any]:
     """Measure a checkpoint. A section that cannot be measured holds the reason as `not_measured`.
 
@@ -26,9 +22,6 @@ def evaluate(
 
     Returns:
         The contents of report.json, and the pictures of report.html.
-
-    Raises:
-        ValueError: no checkpoint, or a data set that does not fit it.
     """
     context = make_context(config, make_sampler)
     print(f"device: {describe_device(context.device)}; {'bfloat16' if context.bf16 else 'float32'}")

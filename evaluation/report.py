@@ -1,7 +1,5 @@
 """Write a report: report.json, and the same figures for people as report.html (one file) and report.md."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

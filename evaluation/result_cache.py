@@ -1,7 +1,5 @@
 """A cache of results on disk, so that an interrupted evaluation continues where it stopped."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Estimates with bootstrap confidence intervals, as dicts ready for JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

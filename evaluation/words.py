@@ -4,8 +4,6 @@ Every phrasing is dreamt at one frame size and without an action: nothing but th
 sizes of one game count as the same game. Shapes: N frames, C channels, H x W pixels, K games.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -99,10 +97,7 @@ def dream_first_frames(model: WorldModel, text: str, num_frames: int, settings: 
 
 
 def judge_words(
-    model: WorldModel,
-    folders: Sequence[Path],
-    num_frames: int,
-    settings: SamplerSettings,
+    model: WorldModel, folders: Sequence[Path], num_frames: int, settings: SamplerSettings
 ) -> tuple[dict[str, Any], list[tuple[str, Tensor]]]:
     """How often words name the right game.
 
@@ -113,10 +108,6 @@ def judge_words(
 
     Returns:
         Plain values for JSON; and the held-out phrasings, each with its frames (N, C, H, W).
-
-    Raises:
-        ValueError: the model has learnt no words, its games are all of one environment or lack captions, or a data set
-            of one of them is missing.
     """
     games = list(dict.fromkeys(game.environment for game in model.game.games))
     if not model.config.words or len(games) < 2:

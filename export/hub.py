@@ -1,7 +1,5 @@
 """Upload a folder to the Hugging Face Hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
@@ -24,9 +22,6 @@ def upload_folder(
         message: of the commit.
         private: create a new repository as private.
         space_sdk: "gradio" or "static" for a Space; None: a repository of a model.
-
-    Raises:
-        ValueError: the Hub refused, or could not be reached.
     """
     api, repo_type = HfApi(), "model" if space_sdk is None else "space"
     try:

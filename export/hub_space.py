@@ -1,7 +1,5 @@
 """A Hugging Face Space that plays a checkpoint: a folder that runs with `python app.py`."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import re
 import shutil

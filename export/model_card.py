@@ -1,7 +1,5 @@
 """Model cards: what a checkpoint is, how to use it, which commands made it, what was measured."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

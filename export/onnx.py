@@ -23,8 +23,6 @@ The graph is written node by node. torch's exporter takes a hundred times as lon
 with this machine's paths in it. Tests compare the graph with `Sampler`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -204,11 +202,7 @@ def _modulate(graph: GraphBuilder, x: str, shift: str, scale: str) -> str:
 
 
 def _dit_block(
-    graph: GraphBuilder,
-    x: str,
-    block: DiTBlock,
-    vectors: Iterator[str],
-    attention: Callable[[str, Attention], str],
+    graph: GraphBuilder, x: str, block: DiTBlock, vectors: Iterator[str], attention: Callable[[str, Attention], str]
 ) -> str:
     """x (P, D) -> (P, D), as `DiTBlock`."""
     shift, scale, gate = next(vectors), next(vectors), next(vectors)

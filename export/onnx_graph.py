@@ -1,7 +1,5 @@
 """A small builder for ONNX graphs, which knows how weights are stored."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

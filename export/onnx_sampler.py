@@ -3,8 +3,6 @@
 Shapes: B rollouts, T frames, C channels, H x W pixels, A action vector.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -45,13 +43,7 @@ class OnnxSampler:
         ValueError: guidance or a text.
     """
 
-    def __init__(
-        self,
-        file: bytes,
-        model: WorldModel,
-        settings: SamplerSettings | None = None,
-        num_threads: int = 1,
-    ):
+    def __init__(self, file: bytes, model: WorldModel, settings: SamplerSettings | None = None, num_threads: int = 1):
         self.config = model.config
         settings = settings or SamplerSettings()
         if settings.guidance not in (None, 1):

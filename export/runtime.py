@@ -1,7 +1,5 @@
 """onnxruntime-web, which runs the network in the browser. npm downloads it to a cache outside the repository."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import os
@@ -21,11 +19,7 @@ SHA512 = (
 # For each device: the script that the worker imports, its glue code, and the program. That for GPUs has CPUs, too.
 FILES = {
     "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
-    "webgpu": (
-        "ort.webgpu.min.mjs",
-        "ort-wasm-simd-threaded.asyncify.mjs",
-        "ort-wasm-simd-threaded.asyncify.wasm",
-    ),
+    "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
 }
 ALL_FILES = tuple(name for names in FILES.values() for name in names)
 _NPM_TIMEOUT_SECS = 600
@@ -36,9 +30,6 @@ def find_runtime(folder: Path | None = None) -> Path:
 
     Args:
         folder: of the npm package, or its `dist`.
-
-    Raises:
-        ValueError: files are missing or of another version, or npm is missing or has failed.
     """
     if folder is not None:
         candidates = [path for path in (folder, folder / "dist") if (path / ALL_FILES[0]).is_file()]

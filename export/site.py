@@ -4,8 +4,6 @@ A site of one game is a page. A site of several has a folder for each, under a p
 relative, and nothing is loaded from other hosts.
 """
 
-from __future__ import annotations
-
 import copy
 import gzip
 import hashlib
@@ -90,11 +88,7 @@ def is_site(folder: Path) -> bool:
 
 
 def keep_other_files(site: Path, new: Path) -> None:
-    """Copy what an earlier export did not write, such as `.git` and `CNAME`, from its folder into a new site.
-
-    Raises:
-        ValueError: the new site has a file of the same name as one of these.
-    """
+    """Copy what an earlier export did not write, such as `.git` and `CNAME`, from its folder into a new site."""
     manifest = site / MANIFEST_FILE
     written = set(json.loads(manifest.read_text())) if manifest.exists() else None  # None: of an early version
     for path in sorted(site.rglob("*")):
@@ -115,9 +109,6 @@ def write_site(folder: Path, games: list[Game], title: str, weights: Weights, ru
     Args:
         weights: of the networks in WebAssembly. On a GPU int8 is slow, so there fp16 takes its place.
         runtime: as `find_runtime` returns it.
-
-    Raises:
-        ValueError: no checkpoint, or a data set that does not fit it.
     """
     if len(games) == 1:
         _write_game(folder, games[0], title, weights, runtime, "runtime/")

@@ -1,7 +1,5 @@
 """Atari games by the Arcade Learning Environment: `ale:GAME`."""
 
-from __future__ import annotations
-
 import struct
 
 import gymnasium

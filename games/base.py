@@ -18,11 +18,7 @@ from dreamrun.games.space import ActionSpace
 
 # First level and number of levels of each split. The ranges are disjoint and large, but finite: with num_levels=0
 # Procgen is not reproducible.
-SPLIT_LEVELS = {
-    "train": (0, 1_000_000_000),
-    "val": (1_000_000_000, 500_000_000),
-    "test": (1_500_000_000, 500_000_000),
-}
+SPLIT_LEVELS = {"train": (0, 1_000_000_000), "val": (1_000_000_000, 500_000_000), "test": (1_500_000_000, 500_000_000)}
 
 
 class GameVectorEnv(gymnasium.vector.VectorEnv):

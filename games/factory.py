@@ -4,8 +4,6 @@ A name may come from a file of a stranger. So no name makes Gymnasium import a m
 that module: `gym:MODULE:ID` with `import_modules`, or any name of it after `import_environment_module(MODULE)`.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import re

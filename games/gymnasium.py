@@ -4,8 +4,6 @@ The N games are stepped one after another. A level is the seed of a reset, so an
 else in the game is random.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from typing import Any
@@ -34,9 +32,6 @@ class GymVectorEnv(GameVectorEnv):
             name: "gym:ID" or "ale:GAME".
             frame_skip: steps of the game for which an action is held.
             size: width x height of a frame, "64x64".
-
-        Raises:
-            ValueError: the game is unknown or not installed, or its actions or frames cannot be recorded.
         """
         if not isinstance(size, str):
             raise ValueError(f"size is {size!r:.40}: expected width x height in pixels, such as 96x64")
@@ -149,11 +144,7 @@ class GymVectorEnv(GameVectorEnv):
 
 
 def make_and_check(name: str, game_id: str, **options: Any) -> gymnasium.Env:
-    """`gymnasium.make(game_id, **options)`, checked by a reset and a rendered frame.
-
-    Raises:
-        ValueError: the game cannot be made, or does not render RGB frames.
-    """
+    """`gymnasium.make(game_id, **options)`, checked by a reset and a rendered frame."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame then renders into memory and needs no screen
     try:
         game = gymnasium.make(game_id, render_mode="rgb_array", disable_env_checker=True, **options)

@@ -1,7 +1,5 @@
 """Policies that play games for collection: uniform, explore, or a function of your own."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -86,9 +84,6 @@ def make_policy(name: str) -> Callable[[GameVectorEnv, np.random.Generator], Any
 
     Args:
         name: "uniform", "explore", or "module:function" for a `FunctionPolicy`.
-
-    Raises:
-        ValueError: there is no such policy.
     """
     if name in POLICIES:
         return POLICIES[name]

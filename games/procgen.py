@@ -1,7 +1,5 @@
 """OpenAI's Procgen games."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from typing import Any

@@ -1,7 +1,5 @@
 """The action spaces of Procgen games. Loads no game."""
 
-from __future__ import annotations
-
 from dreamrun.games.space import ActionSpace
 
 PROCGEN_GAMES = (

@@ -1,7 +1,5 @@
 """SplitMix64 (Steele, Lea and Flood, 2014): counter-based random numbers and hashes on arrays of uint64."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """Files of strangers: JSON of bounded size and depth, and text that is safe to show."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -30,11 +28,7 @@ def markdown(text: object) -> str:
 
 
 def check_name(description: str, name: object, max_chars: int = MAX_NAME_CHARS) -> str:
-    """Check a name that people and terminals will see, and return it.
-
-    Raises:
-        ValueError: it is not text, it is too long, or it holds control characters.
-    """
+    """Check a name that people and terminals will see, and return it."""
     if not isinstance(name, str) or len(name) > max_chars or _UNPRINTABLE.search(name):
         raise ValueError(f"{description} is {name!r:.40}: use at most {max_chars} characters, no control characters")
     return name

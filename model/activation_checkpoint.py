@@ -1,7 +1,5 @@
 """Activation checkpointing: save memory in training by computing activations again in the backward pass."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

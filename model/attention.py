@@ -55,11 +55,7 @@ class TemporalAttention(Attention):
         self.rotary, self.block_index = rotary, block_index
 
     def forward(
-        self,
-        x: Tensor,
-        mask: TemporalMask = "causal",
-        positions: Tensor | None = None,
-        cache: CacheView | None = None,
+        self, x: Tensor, mask: TemporalMask = "causal", positions: Tensor | None = None, cache: CacheView | None = None
     ) -> Tensor:
         """(B, T, P, D) -> (B, T, P, D).
 

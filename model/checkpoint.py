@@ -3,8 +3,6 @@
 A checkpoint folder holds `config.json` (`ModelConfig`), `game.json` (`Game`) and `model.safetensors` (weights).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

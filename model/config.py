@@ -155,11 +155,7 @@ class ModelConfig:
         return (num_steps * passes_per_step + 1) * self.flops_per_pass - pixels
 
     def resized(self, height: int, width: int) -> ModelConfig:
-        """The same network for frames of another size, in pixels, without its outcome head, which knows one size alone.
-
-        Raises:
-            ValueError: a side is no multiple of the patch.
-        """
+        """The same network for frames of another size, in pixels, but no outcome head, which knows one size alone."""
         if (height, width) == (self.frame_height, self.frame_width):
             return self
         return replace(self, frame_height=height, frame_width=width, outcomes=False)
@@ -170,11 +166,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_dict` after a round trip through JSON.
-
-        Raises:
-            ValueError: an unknown field (a checkpoint of another program or a newer version), or a bad value.
-        """
+        """The inverse of `to_dict` after a round trip through JSON."""
         unknown = sorted(values.keys() - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"unknown model settings: {', '.join(unknown[:8])}"[:200])

@@ -4,8 +4,6 @@ Noise levels u are floats in [0, 1]: 0 is clean, 1 is pure noise. A noisy frame 
 Alpha and sigma broadcast against frames.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -5,8 +5,6 @@ M modulation vectors.
 The layout is that of open-oasis (MIT), so its checkpoints give the same numbers here. DiT is arXiv 2212.09748.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -275,9 +273,6 @@ class WorldModel(PretrainedModule):
         """The outcome head: tokens of finished frames (..., P, D), and actions (..., A) taken at them -> (..., K + 1).
 
         It passes no gradient on to the network: frames are as good as without a head.
-
-        Raises:
-            ValueError: the model has no outcome head.
         """
         if self.outcome_head is None:
             raise ValueError("this checkpoint has no outcome head: train one with --outcomes head --init-from")

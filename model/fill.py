@@ -3,8 +3,6 @@
 Shapes: B clips, T frames, C channels, H x W pixels, A action vector, W frames in the window.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise

@@ -4,8 +4,6 @@ A view shares all weights with its network, and plays like a network of that gam
 size, and its action vectors are the game's slice. So the sampler and all that uses it know nothing of several games.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,9 +26,6 @@ def select_game(model: WorldModel, name: str = "") -> WorldModel:
 
     Args:
         name: of the game; "": the first one. A network of one game has no names.
-
-    Raises:
-        ValueError: the network has no such game.
     """
     game = model.game.part(name)
     if not model.game.games:
@@ -44,11 +39,7 @@ def select_game(model: WorldModel, name: str = "") -> WorldModel:
 
 
 def with_size(model: WorldModel, height: int, width: int) -> WorldModel:
-    """The view for frames of another size, in pixels.
-
-    Raises:
-        ValueError: the network cannot have frames of that size.
-    """
+    """The view for frames of another size, in pixels."""
     view = view_of(model)
     view.config = model.config.resized(height, width)
     return view
@@ -61,9 +52,6 @@ def choose_game(model: WorldModel, name: str = "", data: Game | None = None, tex
         name: of the game; "": that of the data set, else the one whose caption is nearest to the text, else the first.
         data: the game of a data set with prompts or true frames; None: there is none.
         text: tell this in place of the game's caption, "" for none; None: the caption.
-
-    Raises:
-        ValueError: the model has no such game, or it has no text encoder for the text.
     """
     view = select_game(model, find_game(model, name, data, text))
     return view if text is None else with_text(view, text)
@@ -103,9 +91,6 @@ def check_model_fits_data(model: WorldModel, data: Game, source: Path | str, any
         data: the game of the data set.
         source: the data set, for the error message.
         any_game: accept data of another game, if its frames and actions fit.
-
-    Raises:
-        ValueError: the data set has another frame size or other actions, or it is of another game.
     """
     config, game = model.config, model.game
     height, width, channels = data.frame_shape

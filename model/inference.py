@@ -1,7 +1,5 @@
 """The device: which one to use, whether bfloat16 is fast on it, and models prepared for inference on it."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import os
@@ -14,11 +12,7 @@ from dreamrun.model.packed_linear import pack
 
 
 def choose_device(name: str) -> torch.device:
-    """The device to train or generate on. "auto" is the GPU, or the CPU if there is none.
-
-    Raises:
-        ValueError: the device is not available, or there are more processes on this machine than GPUs.
-    """
+    """The device to train or generate on. "auto" is the GPU, or the CPU if there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():

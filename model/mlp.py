@@ -1,7 +1,5 @@
 """The MLP of a block."""
 
-from __future__ import annotations
-
 import math
 
 import torch

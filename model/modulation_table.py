@@ -3,8 +3,6 @@
 Shapes: L noise levels, B batch, A action vector, M modulation vectors of the whole network, D width.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch

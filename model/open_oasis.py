@@ -1,7 +1,5 @@
 """Import checkpoints of open-oasis and its CoinRun fork: rename the weights and check the rotary frequencies."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -34,9 +32,6 @@ def import_state_dict(published: dict[str, Tensor], frame_size: tuple[int, int],
         published: the published state dict.
         frame_size: (H, W) in pixels.
         window_frames: the window that the network was trained with.
-
-    Raises:
-        ValueError: missing or unexpected weights (by name), or rotary frequencies that this network does not use.
     """
     _check_tensors(published)
     weights = {_WRAPPER_PREFIXES.sub("", name): tensor for name, tensor in published.items()}

@@ -37,11 +37,7 @@ class Defaults(Protocol):
 
 @dataclass(frozen=True, order=True)
 class SamplerSettings:
-    """How frames are sampled. Option classes of commands inherit it.
-
-    Raises:
-        ValueError: a setting out of its range.
-    """
+    """How frames are sampled. Option classes of commands inherit it."""
 
     num_steps: Annotated[int | None, Range(1, 1000, 32)] = None  # denoising steps per frame; None: the checkpoint's
     # Classifier-free guidance scale; above 1 follows actions and text more closely, at twice the cost; None: the

@@ -3,8 +3,6 @@
 Shapes: (...) leading axes, P patches in a frame, D width, A action vector, K reward bins.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

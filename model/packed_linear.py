@@ -5,8 +5,6 @@ matrix product. With packed weights a bfloat16 map takes two thirds of the time.
 call; on its own GELU is slow.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -48,11 +46,7 @@ class PackedMLP(nn.Module):
 
 
 def pack(model: WorldModel) -> WorldModel:
-    """Pack a model on the CPU in place. It can then generate frames, but be neither trained nor saved.
-
-    Raises:
-        ValueError: weights that are not finite; nothing can check this once they are packed.
-    """
+    """Pack a model on the CPU in place. It can then generate frames, but be neither trained nor saved."""
     check_finite(model)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):

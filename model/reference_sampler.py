@@ -1,7 +1,5 @@
 """The sampler without a KV cache: the slow, plain reference that `Sampler` is compared with (`--no-cache`)."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 

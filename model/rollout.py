@@ -3,8 +3,6 @@
 Shapes: S rollouts, P prompt frames, T frames in all, C channels, H x W pixels, A action vector.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 

@@ -3,8 +3,6 @@
 Shapes: P patches in a frame, K head dim. A table holds the cosine and sine of each angle: (positions, K/2, 2).
 """
 
-from __future__ import annotations
-
 import torch
 from rotary_embedding_torch import RotaryEmbedding
 from torch import Tensor, nn

@@ -4,8 +4,6 @@ Shapes: B rollouts in a batch, T frames, C channels, H x W pixels, A action vect
 L noise levels, M modulation vectors, P patches in a frame, D width.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence

@@ -3,8 +3,6 @@
 A view shares all weights with its network.
 """
 
-from __future__ import annotations
-
 import copy
 
 import torch
@@ -29,11 +27,7 @@ def view_of(model: WorldModel) -> WorldModel:
 
 @torch.no_grad()
 def with_text(model: WorldModel, text: str) -> WorldModel:
-    """The view that is told this text at every frame; "": none.
-
-    Raises:
-        ValueError: the network has no text encoder, or the text is too long or not printable.
-    """
+    """The view that is told this text at every frame; "": none."""
     if model.text_encoder is None:
         raise ValueError("this checkpoint has learnt no words: train one with --words True")
     view = view_of(model)

@@ -5,8 +5,6 @@ It reads UTF-8 bytes, so that it needs no vocabulary and knows every language's 
 Shapes: B texts, L bytes, E width of the encoder, D width of the network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The action space of a player: a key for every action, and recorded actions as JSON."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -20,11 +18,7 @@ _SINGLE_KEYS = "1234567890QEZXCVBMUOJLIKFHTG"
 
 
 def playable_actions(model: WorldModel) -> ActionSpace:
-    """The checkpoint's action space, with free keys assigned to effective actions that have none.
-
-    Raises:
-        ValueError: the checkpoint's action names, keys and kinds do not fit together.
-    """
+    """The checkpoint's action space, with free keys assigned to effective actions that have none."""
     space = model.game.actions
     if space.unconditional or (space.discrete and space.all_keys):
         return space  # an action without keys is the noop
@@ -68,11 +62,7 @@ def step_actions(space: ActionSpace) -> list[str]:
 
 
 def parse_action(name: str, space: ActionSpace) -> int | np.ndarray:
-    """The recorded action that a name spells, as `ActionSpace.parse` reads it.
-
-    Raises:
-        ValueError: there is no such action, or the value of an axis is out of range.
-    """
+    """The recorded action that a name spells, as `ActionSpace.parse` reads it."""
     action = space.parse(name)
     if not np.all(np.abs(action) <= MAX_AXIS_VALUE) and not space.discrete:
         raise ValueError(f"{name!r:.40}: values must lie in -{MAX_AXIS_VALUE:g} to {MAX_AXIS_VALUE:g}")

@@ -1,7 +1,5 @@
 """Endpoints for programs: `gradio_client.Client(address).predict(..., api_name="/dream")`."""
 
-from __future__ import annotations
-
 import asyncio
 
 import gradio as gr

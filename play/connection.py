@@ -1,7 +1,5 @@
 """One websocket connection: messages in order, only the newest frame, and a limit on incoming messages."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

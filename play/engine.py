@@ -4,8 +4,6 @@ Every 1/fps seconds, all players that are due get their next frame from one batc
 moment. A tick that cannot begin before the next one is due is dropped, never queued: players always see the newest.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import sys
@@ -96,11 +94,7 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(self._model_thread, function, *arguments)
 
     async def start_rollout(self, prompt: Prompt, settings: ResolvedSettings) -> Rollout:
-        """Start a rollout. If the caller is cancelled meanwhile, end it: nobody else holds a reference to it.
-
-        Raises:
-            ValueError: a setting is out of range, or the prompt does not fit the model.
-        """
+        """Start a rollout. If the caller is cancelled meanwhile, end it: nobody else holds a reference to it."""
         starting = asyncio.ensure_future(self.run_on_model_thread(self.pool.start, prompt, settings))
 
         def end(started: asyncio.Future[Rollout]) -> None:

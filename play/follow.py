@@ -1,8 +1,6 @@
 """Loading a checkpoint for playing, and following a run that is still training: its newer weights, its curves, and its
 newest action strip."""
 
-from __future__ import annotations
-
 import math
 import sys
 from dataclasses import dataclass
@@ -17,10 +15,7 @@ from dreamrun.model.checkpoint import LATEST, hash_weights
 from dreamrun.model.inference import prepare_for_inference
 
 MAX_POINTS = 400  # of a curve
-CURVES = {
-    "log10 of the loss": ("train/loss", "val/loss"),
-    "PSNR of rollouts, dB": ("rollout/psnr_1", "rollout/psnr_8"),
-}
+CURVES = {"log10 of the loss": ("train/loss", "val/loss"), "PSNR of rollouts, dB": ("rollout/psnr_1", "rollout/psnr_8")}
 
 
 @dataclass(frozen=True)
@@ -33,11 +28,7 @@ class LoadedCheckpoint:
 
 
 def load_checkpoint(checkpoint: Path | str, device: torch.device, bf16: bool | None = None) -> LoadedCheckpoint:
-    """Load a checkpoint from a folder or from the Hub.
-
-    Raises:
-        ValueError: there is no checkpoint, or it is damaged.
-    """
+    """Load a checkpoint from a folder or from the Hub."""
     model = WorldModel.from_pretrained(checkpoint)
     path = Path(checkpoint)
     name = "/".join(path.parts[-3:]) if path.is_absolute() else str(checkpoint)  # players must not see where files are
@@ -45,11 +36,7 @@ def load_checkpoint(checkpoint: Path | str, device: torch.device, bf16: bool | N
 
 
 def latest_checkpoint(path: Path) -> Path:
-    """The link to a run's newest checkpoint, from RUN, RUN/checkpoints or RUN/checkpoints/latest.
-
-    Raises:
-        ValueError: the run has no checkpoint yet.
-    """
+    """The link to a run's newest checkpoint, from RUN, RUN/checkpoints or RUN/checkpoints/latest."""
     for link in (path / "checkpoints" / LATEST, path / LATEST, path):
         if link.name == LATEST and link.is_dir():
             return link

@@ -1,7 +1,5 @@
 """Prompts for players: any moment of any record of a data set, and the real game at that moment."""
 
-from __future__ import annotations
-
 from collections import deque
 from pathlib import Path
 
@@ -31,9 +29,6 @@ class RealGame:
     Args:
         record: the record that the prompt is from.
         moment: index in it of the prompt's last frame.
-
-    Raises:
-        ValueError: the record does not contain its level seed, or the game is not installed.
     """
 
     def __init__(self, record: Record, metadata: Game, moment: int):
@@ -67,9 +62,6 @@ class Gallery:
 
     Attributes:
         thumbnails: (moment, frame uint8 (H, W, C)) of the first records, each at its default moment.
-
-    Raises:
-        ValueError: there is no such data, or it is from another game than the model's.
     """
 
     def __init__(self, folder: Path, split: str, model: WorldModel, any_game: bool = False):
@@ -92,21 +84,13 @@ class Gallery:
         return max(num_frames // 2, min(self._max_prompt_frames, num_frames) - 1)
 
     def prompt(self, record_id: int, moment: int) -> Prompt:
-        """The frames up to and including a moment, as many as fit in the window.
-
-        Raises:
-            ValueError: the record cannot be read any more.
-        """
+        """The frames up to and including a moment, as many as fit in the window."""
         record = self._record(record_id)
         begin, end = max(0, moment + 1 - self._max_prompt_frames), moment + 1
         return Prompt(record.frames[begin:end], record.leading_actions()[begin:end], record_id, moment)
 
     def real_game(self, prompt: Prompt) -> RealGame:
-        """The real game at the moment of a prompt of this gallery.
-
-        Raises:
-            ValueError: the real game is not available; the text says why.
-        """
+        """The real game at the moment of a prompt of this gallery."""
         return RealGame(self._record(prompt.record_id), self._dataset.metadata, prompt.moment)
 
     def real_game_unavailable_reason(self, prompt: Prompt) -> str | None:

@@ -111,9 +111,7 @@ class RunningApp:
 
 @contextlib.contextmanager
 def running_app(
-    config: PlayConfig,
-    limits: Limits | None = None,
-    free_memory: Callable[[torch.device], int | None] = free_memory,
+    config: PlayConfig, limits: Limits | None = None, free_memory: Callable[[torch.device], int | None] = free_memory
 ) -> Iterator[RunningApp]:
     """Launch the Gradio app, and close it after the block.
 
@@ -199,11 +197,7 @@ def access_rules(config: PlayConfig, server: PlayServer, password: str | None) -
 
 
 def load_engines(config: PlayConfig, follow_secs: float = Limits.follow_secs) -> dict[str, Engine]:
-    """Load the checkpoint and the data sets. An engine by the name of its game, in the order of the data sets.
-
-    Raises:
-        ValueError: there is no checkpoint or no data set, or they are of different games.
-    """
+    """Load the checkpoint and the data sets. An engine by the name of its game, in the order of the data sets."""
     import_environment_module(config.env_module)
     device = choose_device(config.device)
     link = latest_checkpoint(Path(config.checkpoint)) if config.follow else None
@@ -227,11 +221,7 @@ def load_engines(config: PlayConfig, follow_secs: float = Limits.follow_secs) ->
 
 
 def find_password(config: PlayConfig) -> str | None:
-    """The password that players must enter; None: they need none.
-
-    Raises:
-        ValueError: a password is needed, but there is none.
-    """
+    """The password that players must enter; None: they need none."""
     if config.password_env:
         password = os.environ.get(config.password_env, "")
         if not password:

@@ -36,8 +36,6 @@ A static page has no server: its worker speaks the same protocol (export/page/wo
 Its "hello" and "started" also hold the device, and "recorded" holds the replay file in place of a place.
 """
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The dream of one player: its rollout, the real game beside it, its recording, and when it gets frames."""
 
-from __future__ import annotations
-
 from collections import deque
 from typing import Any
 

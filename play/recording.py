@@ -1,7 +1,5 @@
 """A recording of part of a rollout, as a video with the pressed keys."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path

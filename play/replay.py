@@ -48,11 +48,7 @@ class Replay:
 
     @classmethod
     def from_rollout(cls, rollout: Rollout, first_recorded: int, end: int, checkpoint: str, game: str = "") -> Replay:
-        """A replay of frames `first_recorded` to `end` (exclusive) of a rollout.
-
-        Raises:
-            ValueError: the weights have changed during the rollout (`--follow`).
-        """
+        """A replay of frames `first_recorded` to `end` (exclusive) of a rollout."""
         if rollout.weights_changed:
             raise ValueError("There is no replay file: newer weights were loaded during this dream.")
         return cls(
@@ -89,11 +85,7 @@ class Replay:
 
     @classmethod
     def read(cls, path: Path, model: WorldModel) -> Replay:
-        """Read a replay for this model, which may be of several games. The file may come from a stranger.
-
-        Raises:
-            ValueError: the file is not a replay, or it is from another game.
-        """
+        """Read a replay for this model, which may be of several games. The file may come from a stranger."""
         try:
             fields = read_json(path)
             if fields["format"] != FORMAT:
@@ -118,11 +110,7 @@ class Replay:
             raise ValueError(f"{path} is not a replay for this checkpoint: {type(error).__name__}: {error}") from None
 
     def check_weights(self, weights_hash: str, checkpoint: str) -> None:
-        """Check that a checkpoint is the one that the replay was recorded with.
-
-        Raises:
-            ValueError: its weights are different.
-        """
+        """Check that a checkpoint is the one that the replay was recorded with."""
         if self.weights_hash != weights_hash:
             raise ValueError(
                 f"the replay was recorded with another checkpoint than {checkpoint}: "

@@ -3,8 +3,6 @@
 Shapes: T frames, H x W pixels, C channels, A numbers in an action vector.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,11 +73,7 @@ class RolloutPool:
         self._rollouts: dict[ResolvedSettings, dict[int, Rollout]] = {}  # by slot
 
     def start(self, prompt: Prompt, settings: ResolvedSettings) -> Rollout:
-        """Start a rollout in the lowest free slot.
-
-        Raises:
-            ValueError: the prompt does not fit the model, or it has learnt no words and gets a text.
-        """
+        """Start a rollout in the lowest free slot."""
         shared = replace(settings, seed=0)
         if shared not in self._samplers:
             self._samplers[shared], self._rollouts[shared] = Sampler(self._model, shared), {}
@@ -122,11 +116,7 @@ class RolloutPool:
     def dream(
         self, prompt: Prompt, settings: ResolvedSettings, actions: Iterable[int | np.ndarray]
     ) -> Generator[StepResult, None, None]:
-        """Generate one frame for each action, in a rollout of their own.
-
-        Raises:
-            ValueError: as `start`.
-        """
+        """Generate one frame for each action, in a rollout of their own."""
         rollout = self.start(prompt, settings)
         try:
             for action in actions:
@@ -142,11 +132,7 @@ class RolloutPool:
             yield Prompt(step.frame[None], self.space.unknown(1))
 
     def complete(self, clip: MaskedClip, settings: ResolvedSettings) -> Generator[np.ndarray, None, None]:
-        """Fill in a clip: uint8 (T, H, W, C) after each window, of which the last one is complete.
-
-        Raises:
-            ValueError: the model never learnt to fill in frames.
-        """
+        """Fill in a clip: uint8 (T, H, W, C) after each window, of which the last one is complete."""
         for clips in complete(self._model, [clip], self.space, settings):
             yield clips[0]
 
@@ -163,11 +149,7 @@ class RolloutPool:
             del self._samplers[shared], self._rollouts[shared]
 
     def swap_weights(self, model: WorldModel, weights_hash: str) -> None:
-        """Continue all rollouts with another model of the same frame size, actions and window.
-
-        Raises:
-            ValueError: the model does not fit; the pool is unchanged.
-        """
+        """Continue all rollouts with another model of the same frame size, actions and window."""
         model = select_game(model, self.name)
         if model.config.input_sizes != self.config.input_sizes:
             raise ValueError("its frame size, number of actions or window is different")
@@ -208,9 +190,6 @@ def prompt_from_image(pixels: bytes, config: ModelConfig, space: ActionSpace) ->
 
     Args:
         pixels: H * W * C bytes, row by row.
-
-    Raises:
-        ValueError: the number of bytes is different.
     """
     channels, height, width = config.frame_shape
     if len(pixels) != height * width * channels:

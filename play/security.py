@@ -16,8 +16,6 @@ Nobody keeps other players out by holding connections:
   (`--public-host`) there is no limit per address either: the proxy must set it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import hmac
@@ -317,9 +315,6 @@ def check_memory(
 
     Returns:
         What one player needs, for the log.
-
-    Raises:
-        ValueError: there is too little memory; it says how many players fit.
     """
     cpu = torch.device("cpu")
     needs = {device: rollout_bytes}

@@ -1,7 +1,5 @@
 """The places of players with a waiting list, and the websocket route that Gradio's server gets."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import secrets

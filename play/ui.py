@@ -4,8 +4,6 @@ Keys and frames do not pass Gradio's queue, because late frames must be dropped.
 `window.dreamrun`, which stage.js defines, in the browser. The stage reports back with events of `gr.HTML`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

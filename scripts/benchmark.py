@@ -11,8 +11,6 @@ python -m scripts.benchmark importer --videos recordings
 python -m scripts.benchmark env --checkpoint checkpoints/pong-pico
 """
 
-from __future__ import annotations
-
 import json
 from typing import Annotated
 

@@ -4,8 +4,6 @@ python -m scripts.collect --env coinrun --out datasets/coinrun --records 600
 python -m scripts.collect --env pong --out datasets/pong --records 300
 """
 
-from __future__ import annotations
-
 import time
 
 from tqdm import tqdm

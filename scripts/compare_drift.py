@@ -4,8 +4,6 @@ python -m scripts.compare_drift --checkpoints runs/a/checkpoints/latest runs/b/c
 python -m scripts.compare_drift --checkpoints checkpoints/pong-pico --num-steps 1 2 4 --context-noise 0.02 0.1
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

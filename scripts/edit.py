@@ -12,8 +12,6 @@ A clip is PATH:RECORD:START-END of a data set, or PATH:START-END of a video or p
 The video (mp4 or gif) frames known frames in yellow.
 """
 
-from __future__ import annotations
-
 from dreamrun import cli
 from dreamrun.editing.command import EditConfig, edit
 

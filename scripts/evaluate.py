@@ -5,8 +5,6 @@ python -m scripts.evaluate --checkpoint runs/first/checkpoints/latest --quick
 python -m scripts.evaluate --compare report/report.json other/report.json
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

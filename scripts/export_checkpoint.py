@@ -3,8 +3,6 @@
 python -m scripts.export_checkpoint --checkpoint runs/first/checkpoints/latest --out checkpoints/mygame-nano
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 

@@ -6,8 +6,6 @@ python -m scripts.export_onnx --checkpoint checkpoints/pong-pico --out model.onn
 export/onnx.py describes the inputs and outputs, and export/onnx_sampler.py generates frames from the file.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -6,8 +6,6 @@ python -m scripts.export_space --checkpoint checkpoints/pong-pico --data samples
 The token for the upload comes from `hf auth login` or HF_TOKEN. It is no option, because shells save command lines.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 python -m scripts.import_open_oasis CKPT.pt checkpoints/coinrun-public
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated

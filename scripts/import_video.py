@@ -6,8 +6,6 @@ python -m scripts.import_video --videos recordings --out datasets/mygame --actio
 docs/your_own_game.md explains how to describe the actions.
 """
 
-from __future__ import annotations
-
 import time
 
 from tqdm import tqdm

@@ -8,8 +8,6 @@ python -m scripts.infer --num-prompt-frames 0 --actions random
 python -m scripts.infer --checkpoint runs/games/checkpoints/latest --prompt-text "pong, two paddles" --actions up
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 python -m scripts.judge_words --checkpoint runs/games/checkpoints/latest --data datasets/games/*
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

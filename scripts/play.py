@@ -5,8 +5,6 @@ python -m scripts.play --checkpoint runs/first/checkpoints/latest --data dataset
 python -m scripts.play --checkpoint runs/first --data datasets/coinrun --follow
 """
 
-from __future__ import annotations
-
 from dreamrun import cli
 from dreamrun.play.launch import PlayConfig, launch
 

@@ -3,8 +3,6 @@
 python -m scripts.plot_scaling --folder runs/scaling --output runs/scaling/scaling.png
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,11 +80,7 @@ def training_flop(config: ModelConfig, options: dict[str, Any]) -> float:
 
 
 def read_points(run: Path) -> list[dict[str, Any]]:
-    """FLOP of training, and two metrics, for each report of a run.
-
-    Raises:
-        ValueError: a file is damaged, or a report lacks a metric.
-    """
+    """FLOP of training, and two metrics, for each report of a run."""
     points = []
     for path in sorted(run.glob("report-*/report.json")):
         try:

@@ -4,8 +4,6 @@ python -m scripts.score_agent --agent runs/agent --env real
 python -m scripts.score_agent --agent random --game pong
 """
 
-from __future__ import annotations
-
 import json
 
 from dreamrun import cli

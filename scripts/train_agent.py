@@ -4,8 +4,6 @@ python -m scripts.train_agent --env dream --checkpoint checkpoints/pong-pico --d
 python -m scripts.train_agent --env real --game pong --out runs/agent-real
 """
 
-from __future__ import annotations
-
 from dreamrun import cli
 from dreamrun.data.atomic import check_output
 from dreamrun.envs.agent import TrainAgentConfig, train_agent

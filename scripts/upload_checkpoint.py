@@ -5,8 +5,6 @@ python -m scripts.upload_checkpoint --checkpoint runs/first/checkpoints/latest -
 The token comes from `hf auth login` or HF_TOKEN. It is no option, because shells save command lines.
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from dataclasses import dataclass

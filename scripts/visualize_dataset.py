@@ -5,8 +5,6 @@ python -m scripts.visualize_dataset --data datasets/coinrun --num-episodes 3 --o
 python -m scripts.visualize_dataset --shard datasets/coinrun/train/data_0000.array_record --output preview.mp4
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path

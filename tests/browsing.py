@@ -1,7 +1,5 @@
 """What tests do on the page, and what they read from it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

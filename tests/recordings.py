@@ -3,8 +3,6 @@
 python tests/recordings.py FOLDER    three videos of a minute each, to try docs/your_own_game.md with
 """
 
-from __future__ import annotations
-
 import json
 import struct
 import sys

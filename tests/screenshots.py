@@ -3,8 +3,6 @@
 PYTHONPATH=tests python tests/screenshots.py --out docs/images --checkpoint checkpoints/coinrun-nano
 """
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import time

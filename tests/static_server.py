@@ -1,7 +1,5 @@
 """A server of static files, as a web host is one."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Small networks, and commands run in this process."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from concurrent.futures import ThreadPoolExecutor

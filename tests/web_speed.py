@@ -3,8 +3,6 @@
 PYTHONPATH=tests python tests/web_speed.py --checkpoint checkpoints/pong-pico --data samples/pong
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 import time

@@ -4,8 +4,6 @@ In a process that was not started by torchrun, every function works as for a sin
 torchrun then ends the others.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -1,7 +1,5 @@
 """What a run prints and writes, besides checkpoints: metrics and their plot, videos of rollouts, and its config."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

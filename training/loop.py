@@ -252,11 +252,7 @@ def log_training(run: Run, log: RunLog, writer: CheckpointWriter, metrics: dict[
 
 
 def save_checkpoint(run: Run, writer: CheckpointWriter, val_loss: float | None = None) -> None:
-    """Save the state.
-
-    Raises:
-        ValueError: too many steps were bad, or a weight is not finite.
-    """
+    """Save the state."""
     state = run.state
     _check_bad_steps(run, writer, state.stats.max_bad_streak())
     if not torch.stack(torch._foreach_norm(list(state.model.parameters()))).isfinite().all():

@@ -1,7 +1,5 @@
 """What a run is made of before its first step: data, architecture, weights and optimizer, from its config."""
 
-from __future__ import annotations
-
 import copy
 import sys
 from collections.abc import Generator
@@ -68,11 +66,7 @@ class Run:
 
 
 def prepare(config: TrainConfig, checkpoint: Path | None) -> Run:
-    """Open the data, and make the state or restore it from a checkpoint. Every rank calls this.
-
-    Raises:
-        ValueError: settings, data or weights that cannot be used.
-    """
+    """Open the data, and make the state or restore it from a checkpoint. Every rank calls this."""
     is_filling = checkpoint is None or load_config(checkpoint)[0].can_fill
     if config.fill_share is None and not is_filling:  # the run began before its recipe had a share of filling in
         config = replace(config, fill_share=0.0)
@@ -122,11 +116,7 @@ def print_summary(run: Run) -> None:
 
 
 def select_model_config(config: TrainConfig) -> ModelConfig:
-    """The preset's architecture, with the options that the config overrides.
-
-    Raises:
-        ValueError: unknown preset; clips longer than the window.
-    """
+    """The preset's architecture, with the options that the config overrides."""
     if config.preset not in PRESETS:
         raise ValueError(f"unknown preset {config.preset!r}: choose {', '.join(PRESETS)}")
     options = {name: getattr(config, name) for name in _MODEL_OPTIONS}
@@ -146,11 +136,7 @@ def fit_config_to_data(config: ModelConfig, metadata: Game) -> ModelConfig:
 
 
 def fit_config_to_mixture(config: ModelConfig, mixture: Mixture, words: bool) -> ModelConfig:
-    """The same architecture for the action vectors of a mixture, and for the frame size of its first data set.
-
-    Raises:
-        ValueError: the patch does not fit the frames of a data set; or outcomes are asked for of several.
-    """
+    """The same architecture for the action vectors of a mixture, and for the frame size of its first data set."""
     if config.outcomes and len(mixture.sets) > 1:
         raise ValueError("--outcomes needs a single data set: the outcome head knows one frame size and one game")
     fitted = fit_config_to_data(config, mixture.sets[0].metadata)
@@ -171,11 +157,7 @@ def uses_words(config: TrainConfig, mixture: Mixture) -> bool:
 
 
 def open_splits(config: TrainConfig, clip_frames: int) -> tuple[Mixture, Mixture]:
-    """This rank's part of the train and val splits of all data sets.
-
-    Raises:
-        ValueError: as `ClipDataset` does; the batch size does not fit; val has fewer clips than there are ranks.
-    """
+    """This rank's part of the train and val splits of all data sets."""
     train, val = ([_open_split(config, n, split, clip_frames) for n in range(len(config.folders))] for split in SPLITS)
     check_batch_size(config, min(data.num_clips for data in train))
     for data in val:
@@ -212,11 +194,7 @@ def _print_progress(split: str, num_done: int, num_shards: int) -> None:
 
 
 def check_batch_size(config: TrainConfig, num_clips: int) -> None:
-    """Check the global batch size.
-
-    Raises:
-        ValueError: it is not a multiple of ranks times micro-batches, or larger than the data set.
-    """
+    """Check the global batch size."""
     parts = world_size() * config.accumulate
     if config.batch_size % parts:
         raise ValueError(
@@ -228,11 +206,7 @@ def check_batch_size(config: TrainConfig, num_clips: int) -> None:
 
 
 def load_initial_model(config: TrainConfig, model_config: ModelConfig, game: Game) -> WorldModel | None:
-    """The model of the checkpoint `config.init_from`; None if there is none.
-
-    Raises:
-        ValueError: no checkpoint there, or one of another architecture, or of other games than this run's several.
-    """
+    """The model of the checkpoint `config.init_from`; None if there is none."""
     if not config.init_from:
         return None
     model = WorldModel.from_pretrained(config.init_from)
@@ -257,9 +231,6 @@ def create_train_state(
     """The state before the first step: weights drawn from `config.seed`, or those of `config.init_from`.
 
     The network is not wrapped yet: `parallelize` does that, on all ranks at once.
-
-    Raises:
-        ValueError: `config.init_from` cannot be used.
     """
     torch.manual_seed(config.seed)
     can_fill = any(TASKS[number].corrupt is fill for number in assign_tasks(config))

@@ -5,8 +5,6 @@
 The links `latest` and `best` in `RUN/checkpoints/` lead to the newest and to the one with the lowest validation loss.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -115,11 +113,7 @@ class TrainState:
         }
 
     def load_checkpoint(self, checkpoint: Path) -> None:
-        """Restore the state from a checkpoint folder. If the batch order has changed, starts the next epoch.
-
-        Raises:
-            ValueError: the checkpoint is damaged, or it is of another architecture, game or optimizer.
-        """
+        """Restore the state from a checkpoint folder. If the batch order has changed, starts the next epoch."""
         ema = WorldModel.from_pretrained(str(checkpoint))
         state = load_state(checkpoint)
         saved = {**ema.config.to_dict(), **ema.game.to_dict(), "optimizer": optimizer_name(state["optimizer"])}
@@ -210,10 +204,6 @@ def find_start(resume: str, run_folder: Path, is_restart: bool = False) -> Path 
         resume: "auto": the newest undamaged checkpoint of the run folder, with a warning of damaged ones; the path of a
             checkpoint; or "".
         is_restart: torchrun has restarted this run, on any machine: it continues from its own newest checkpoint.
-
-    Raises:
-        ValueError: the path is not an undamaged checkpoint; all checkpoints of the run folder are damaged; or a new run
-            would overwrite the checkpoints in the run folder.
     """
     found = _newest_undamaged(run_folder) if resume == "auto" or is_restart else None
     if found is None and resume not in ("", "auto"):
@@ -239,11 +229,7 @@ def _newest_undamaged(run_folder: Path) -> Path | None:
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """The training state of a checkpoint, on the CPU.
-
-    Raises:
-        ValueError: the checkpoint is damaged.
-    """
+    """The training state of a checkpoint, on the CPU."""
     try:
         return torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything

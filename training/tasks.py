@@ -6,8 +6,6 @@ of `TrainConfig`. Nothing else knows which tasks there are. A task can hide fram
 Shapes: B clips, T frames, C channels, H x W pixels, A action vector.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

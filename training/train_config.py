@@ -1,7 +1,5 @@
 """The config of a training run, and the training recipes of the presets."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -146,11 +144,7 @@ class TrainConfig:
 
     @property
     def shares(self) -> tuple[float, ...] | None:
-        """The numbers of `mix`.
-
-        Raises:
-            ValueError: they are no positive numbers.
-        """
+        """The numbers of `mix`."""
         if self.mix is None:
             return None
         try:
@@ -184,11 +178,7 @@ class ResolvedConfig(TrainConfig):
 
 
 def resolve(config: TrainConfig) -> ResolvedConfig:
-    """Replace the options that are None with those of the preset's recipe.
-
-    Raises:
-        ValueError: outcomes are asked for together with options that exclude them.
-    """
+    """Replace the options that are None with those of the preset's recipe."""
     options = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
     for name, value in RECIPES.get(config.preset, PUBLISHED).items():
         options[name] = value if options[name] is None else options[name]

@@ -3,8 +3,6 @@
 Shapes: S samples, T frames, C channels, H x W pixels, A action vector, K columns of an action strip.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing

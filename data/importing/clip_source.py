@@ -1,7 +1,5 @@
 """A clip that a user names: a record of a data set, a video, or a picture."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +43,6 @@ def read_source(name: str, width: int, height: int, fps: float, space: ActionSpa
         width, height: of the model's frames; a video or picture is cropped and resized to it.
         fps: of the game; a video is resampled to it.
         space: the model's actions, which a video does not have.
-
-    Raises:
-        ValueError: there is no such clip.
     """
     match = _PARTS.fullmatch(name)
     assert match
@@ -74,11 +69,7 @@ def read_source(name: str, width: int, height: int, fps: float, space: ActionSpa
 
 
 def read_clip(path: Path, num_frames: int, width: int, height: int, fps: float) -> np.ndarray:
-    """The last frames of a video at `fps`, cropped to the given size: uint8 (num_frames, height, width, 3).
-
-    Raises:
-        ValueError: the video cannot be read, or has fewer frames.
-    """
+    """The last frames of a video at `fps`, cropped to the given size: uint8 (num_frames, height, width, 3)."""
     frames = _read_frames(path, width, height, fps, num_frames)
     if len(frames) < num_frames:
         raise ValueError(f"{path} has only {len(frames)} frames at {fps:g} frames per second: {num_frames} are needed")

@@ -3,8 +3,6 @@
 Shapes: R rows of a recording.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
 from dataclasses import dataclass
@@ -38,9 +36,6 @@ class Description:
         """The index of the button or axis that a recorded key or column means; None: it is ignored.
 
         It is found by its name or by one of its keyboard keys.
-
-        Raises:
-            ValueError: the key is unknown and not ignored.
         """
         space, name_or_key = self.space, self._translate(key)
         for i, name in enumerate(space.names):
@@ -69,9 +64,6 @@ class Description:
 
         Args:
             fields: column -> value.
-
-        Raises:
-            ValueError: the fields describe no action.
         """
         space = self.space
         if space.discrete:
@@ -106,11 +98,7 @@ class Description:
         return ()
 
     def from_bits(self, bit_fields: np.ndarray) -> np.ndarray:
-        """Bit fields (...) -> vectors (..., names). The lowest bit is the first button.
-
-        Raises:
-            ValueError: a bit has no button.
-        """
+        """Bit fields (...) -> vectors (..., names). The lowest bit is the first button."""
         space, bit_fields = self.space, bit_fields.astype(np.int64)
         buttons = [i for i, kind in enumerate(space.kinds) if kind == "button"]
         if not buttons or (bit_fields.size and not 0 <= bit_fields.min() <= bit_fields.max() < 1 << len(buttons)):
@@ -120,11 +108,7 @@ class Description:
         return vectors
 
     def from_array(self, values: np.ndarray) -> np.ndarray:
-        """Recorded actions (R,) or (R, names) from an array: ids, bit fields of buttons, or vectors in recorded units.
-
-        Raises:
-            ValueError: the array does not fit the action space.
-        """
+        """Recorded actions (R,) or (R, names) from an array: ids, bit fields, or vectors in recorded units."""
         space = self.space
         if values.ndim == 1 and values.dtype.kind in "iu":
             if not space.discrete:
@@ -165,11 +149,7 @@ class Description:
 
 
 def read_description(path: Path) -> Description:
-    """Read an actions.toml.
-
-    Raises:
-        ValueError: the file is missing or invalid; the message says what is wrong.
-    """
+    """Read an actions.toml."""
     if not path.is_file():
         raise ValueError(f"no {path}: describe the actions there (docs/your_own_game.md), or set actions to none")
     try:

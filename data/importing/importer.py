@@ -5,8 +5,6 @@ an interrupted import continues with the recordings that are missing. A recordin
 skipped.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -91,9 +89,6 @@ class Importer:
         config: the settings.
         report_skipped: called with one line of text for each recording that is skipped.
         min_frames_per_worker: importing fewer frames takes no longer than starting a process.
-
-    Raises:
-        ValueError: the settings are invalid, or the folder holds nothing to import. Nothing is written then.
     """
 
     def __init__(
@@ -134,9 +129,6 @@ class Importer:
 
         Returns:
             The content of metadata.json.
-
-        Raises:
-            ValueError: no recording could be imported.
         """
         metadata = self._initial_metadata(command)
         partial = begin_partial(self.config.out, self.config.overwrite, metadata, key="import")
@@ -245,9 +237,6 @@ class RecordingImporter:
 
         Returns:
             The entry for the journal: {"frames": int, "splits": {split: {"records": int, "frames": int}}}.
-
-        Raises:
-            ValueError: the recording cannot be used; the message says why.
         """
         _remove_shards(partial, source.name)  # of an import that was killed
         times = frame_times(source, self.config.source_fps)

@@ -3,8 +3,6 @@
 Shapes: K pictures of a recording, T frames (ticks of 1 / fps seconds) of the data set.
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 from itertools import pairwise
 from typing import Literal

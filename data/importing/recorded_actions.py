@@ -3,8 +3,6 @@
 Shapes: K pictures and R rows of actions of a recording, T frames of the data set.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re
@@ -55,9 +53,6 @@ def load_actions(
 
     Returns:
         (T,) ids or (T, names) vectors; actions[t] leads from frame t to t + 1.
-
-    Raises:
-        ValueError: there are no actions, or they cannot be used; the message says why.
     """
     space = description.space
     if actions == "none":
@@ -86,10 +81,6 @@ def read_actions(path: Path, description: Description, frame_times: np.ndarray) 
 
     Returns:
         Sorted times (R,) in seconds after the first picture, and recorded actions (R,) or (R, names).
-
-    Raises:
-        ValueError: the file cannot be read, the number of rows is not that of the pictures, or most times are outside
-            of the recording.
     """
     if path.suffix.lower() == ".npz":
         frames, times, actions = _read_npz(path, description)
@@ -221,11 +212,7 @@ class VPTActions:
         self._slot: int | None = None
 
     def translate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The next line as `Description.action` reads it. Lines of other formats are returned unchanged.
-
-        Raises:
-            ValueError: mouse or keyboard is not an object.
-        """
+        """The next line as `Description.action` reads it. Lines of other formats are returned unchanged."""
         if "keyboard" not in fields and "mouse" not in fields:
             return fields
         mouse, keyboard = fields.get("mouse") or {}, fields.get("keyboard") or {}

@@ -6,8 +6,6 @@ A source is `NAME.mp4` (or another format that PyAV opens), a folder `NAME/` of 
 Shapes: K pictures of a recording.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 import zipfile
@@ -52,11 +50,7 @@ class Source:
 
 
 def find_sources(folder: Path) -> list[Source]:
-    """All recordings below a folder, sorted by name.
-
-    Raises:
-        ValueError: the folder does not exist or holds no recordings, or two have the same name.
-    """
+    """All recordings below a folder, sorted by name."""
     if not folder.is_dir():
         raise ValueError(f"no folder at {folder}")
     found: dict[str, Path] = {}
@@ -92,9 +86,6 @@ def frame_times(source: Source, source_fps: float) -> np.ndarray:
 
     Args:
         source_fps: pictures per second of folders, and of arrays without `time`.
-
-    Raises:
-        ValueError: the source cannot be read.
     """
     if source.is_folder:
         paths = _picture_files(source.path)
@@ -154,9 +145,6 @@ def decode_pictures(source: Source, times: np.ndarray) -> Iterator[tuple[int, av
 
     Args:
         times: (K,) from `frame_times`. A picture's number is its index in it; pictures that are lost leave gaps.
-
-    Raises:
-        ValueError: the source cannot be read to its end.
     """
     if source.is_folder:
         yield from enumerate(map(_read_picture, _picture_files(source.path)))

@@ -3,8 +3,6 @@
 Shapes: S game states, K actions, T frames, H x W pixels, C channels, F distinct futures.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

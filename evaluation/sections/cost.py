@@ -1,7 +1,5 @@
 """Quality and cost: time and FLOPs per generated frame, and a sweep that changes one sampler setting at a time."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace

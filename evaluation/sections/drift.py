@@ -3,8 +3,6 @@
 Shapes: N frames or windows, S rollouts, T frames, W windows, H x W pixels, C channels, F features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,15 +11,7 @@ from einops import rearrange, reduce
 
 from dreamrun.data.plots import Line, line_plot
 from dreamrun.evaluation.context import EvaluationContext
-from dreamrun.evaluation.section import (
-    Block,
-    Picture,
-    Section,
-    Table,
-    Text,
-    format_estimate,
-    format_percent,
-)
+from dreamrun.evaluation.section import Block, Picture, Section, Table, Text, format_estimate, format_percent
 from dreamrun.evaluation.statistics import estimate
 
 WINDOW_SECS = 2.0  # statistics are averaged over windows of this length
@@ -80,9 +70,6 @@ class DriftReference:
         frames: uint8 (N, H, W, C), real frames.
         held_out: other stretches of real play, uint8 (T, H, W, C) each.
         fps: frames per second.
-
-    Raises:
-        ValueError: no stretch is as long as a window.
     """
 
     def __init__(self, frames: np.ndarray, held_out: Iterable[np.ndarray], fps: float):
@@ -197,11 +184,7 @@ def _drift_table(section: dict) -> Table:
     ends, real = _window_ends(section), section["real"]
     shown = sorted({0, len(ends) // 4, len(ends) // 2, len(ends) - 1})
     rows = [
-        [
-            name,
-            *(format_estimate(windows[i], 2) for i in shown),
-            f"{real['low'][name]:.2f} to {real['high'][name]:.2f}",
-        ]
+        [name, *(format_estimate(windows[i], 2) for i in shown), f"{real['low'][name]:.2f} to {real['high'][name]:.2f}"]
         for name, windows in section["statistics"].items()
     ]
     return Table(["two seconds up to frame", *(str(ends[i]) for i in shown), "98 % of real play"], rows)

@@ -3,8 +3,6 @@
 Shapes: S clips, T frames, H x W pixels, C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

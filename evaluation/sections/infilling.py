@@ -3,8 +3,6 @@
 Shapes: S clips, T frames, H x W pixels, C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -37,11 +35,7 @@ MAX_LOOPS = 8  # and joins
 
 
 def measure(context: EvaluationContext) -> dict[str, Any]:
-    """PSNR and SSIM of filled-in frames by pattern, actions and baseline; steps in loops and joins.
-
-    Raises:
-        ValueError: the model never learnt to fill in frames, or its window is too short.
-    """
+    """PSNR and SSIM of filled-in frames by pattern, actions and baseline; steps in loops and joins."""
     check_can_fill(context.model)
     window, sizes = context.model.config.window_frames, context.sizes
     if window < 4:

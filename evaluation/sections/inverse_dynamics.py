@@ -6,8 +6,6 @@ its accuracy on rollouts comes to that, the better the rollouts show their actio
 Shapes: S clips, T frames, H x W pixels, C channels, G action groups.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -130,9 +128,6 @@ def train_inverse_dynamics(
 
     Returns:
         The model in eval mode, and the number of frames of each group in the records, (G,).
-
-    Raises:
-        ValueError: fewer than two groups, or no record of STACK_FRAMES frames.
     """
     labels = [groups(record.actions) for record in records]  # labels[r][t] leads from frame t to t + 1
     # (record, frame): the newest frame of each training example.

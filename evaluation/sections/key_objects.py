@@ -5,8 +5,6 @@ They are a percent of the pixels or less, so that PSNR hardly notices when they 
 Shapes: N frames, S clips, T frames, P prompt frames, H x W pixels, K objects in a frame.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -52,9 +50,6 @@ def measure(context: EvaluationContext) -> dict[str, Any]:
 
     Of long rollouts, if the object is always visible: the share in whose last seconds at least half of the frames show
     it; beside the same share of stretches of real play.
-
-    Raises:
-        ValueError: no object of this game is known, or no clip shows one.
     """
     key_object = KEY_OBJECTS.get(context.metadata.environment)
     if key_object is None:
@@ -92,11 +87,7 @@ def find_objects(frame: np.ndarray, key_object: KeyObject) -> np.ndarray:
 
 
 def clips_with_object(data: ClipDataset, key_object: KeyObject, num_clips: int, num_prompt: int, seed: int) -> Clips:
-    """At most `num_clips` clips, one a record, with an object in the last prompt frame and in those of FRAMES.
-
-    Raises:
-        ValueError: no record has one.
-    """
+    """At most `num_clips` clips, one a record, with an object in the last prompt frame and in those of FRAMES."""
     rng = np.random.default_rng(seed)
     shown = np.array([0, *FRAMES])
     record_ids, starts = [], []

@@ -3,8 +3,6 @@
 Shapes: S rollouts, K actions, T frames, H x W pixels, C channels.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from typing import Any

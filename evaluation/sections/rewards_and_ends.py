@@ -3,8 +3,6 @@
 Shapes: S clips, T frames.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,11 +30,7 @@ END_EDGES = (0.01, 0.05, 0.2, 0.4, 0.6, 0.8)
 
 
 def measure(context: EvaluationContext) -> dict[str, Any]:
-    """`measure_outcomes` on held-out clips as long as the model's window.
-
-    Raises:
-        ValueError: the model has no outcome head.
-    """
+    """`measure_outcomes` on held-out clips as long as the model's window."""
     if not context.model.config.outcomes:
         raise ValueError("the checkpoint has no outcome head (--outcomes in training)")
     window = context.model.config.window_frames

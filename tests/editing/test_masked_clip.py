@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 from tiny import CONTROLS, TINY, random_model
 
-from dreamrun.editing.masked_clip import (
-    MaskedClip,
-    between,
-    complete,
-    extend,
-    join,
-    loop,
-)
+from dreamrun.editing.masked_clip import MaskedClip, between, complete, extend, join, loop
 from dreamrun.editing.measures import cross_fade, nearest_known, seam_steps, step_sizes
 from dreamrun.games.space import UNKNOWN_ACTION, unnamed_actions
 from dreamrun.model import ModelConfig

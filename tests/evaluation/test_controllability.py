@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 from artificial import PROMPT, noise
 
-from dreamrun.evaluation.counterfactuals import (
-    Counterfactuals,
-    collect_counterfactuals,
-    identical_groups,
-)
+from dreamrun.evaluation.counterfactuals import Counterfactuals, collect_counterfactuals, identical_groups
 from dreamrun.evaluation.sections.controllability import controllability, controllability_by_state
 from dreamrun.games.factory import make_environment
 from dreamrun.games.space import UNKNOWN_ACTION

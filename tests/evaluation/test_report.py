@@ -7,15 +7,7 @@ from hostile_names import HOSTILE_NAMES
 from markdown_it import MarkdownIt
 
 from dreamrun.evaluation.report import to_html, to_markdown
-from dreamrun.evaluation.section import (
-    Heading,
-    Picture,
-    Table,
-    Text,
-    format_estimate,
-    format_percent,
-    split_interval,
-)
+from dreamrun.evaluation.section import Heading, Picture, Table, Text, format_estimate, format_percent, split_interval
 
 ESTIMATE = {"value": 0.642, "low": 0.52, "high": None, "n": 3}
 BLOCKS = [

@@ -1,7 +1,5 @@
 """Sites of tiny networks."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rollouts of a site's network in the browser, compared with those of torch under the same noise."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

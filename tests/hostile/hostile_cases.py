@@ -1,7 +1,5 @@
 """Tables of hostile files. Each function writes its files and returns name -> (main, arguments)."""
 
-from __future__ import annotations
-
 import base64
 import json
 import shutil

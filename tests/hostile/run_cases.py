@@ -3,8 +3,6 @@
 python tests/hostile/run_cases.py KIND FOLDER
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -130,10 +130,7 @@ def test_a_video_that_begins_between_key_frames(recordings, run_import, tmp_path
     """The first picture that can be decoded is the first: what was pressed stands beside it, and the others."""
     frames, speed = play(150)
     write_video(tmp_path / "complete.mkv", frames, 20, gop=50)
-    with (
-        av.open(str(tmp_path / "complete.mkv")) as complete,
-        av.open(str(recordings / "clip.mkv"), "w") as container,
-    ):
+    with av.open(str(tmp_path / "complete.mkv")) as complete, av.open(str(recordings / "clip.mkv"), "w") as container:
         stream = container.add_stream_from_template(complete.streams.video[0])
         for packet in list(complete.demux(video=0))[25:]:
             if packet.size:
