@@ -1,5 +1,6 @@
-"""The checkpoints and samples that come with the package, found by name from any folder."""
+"""The folder of a checkpoint or a data set: a path, a link, or the name of one that comes with the package."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -18,4 +19,21 @@ def find_shipped(name: str | Path, kind: Literal["checkpoints", "samples"]) -> P
     """
     path = Path(name)
     shipped = ROOT / (path if path.parts[:1] == (kind,) else kind / path)
-    return shipped if not path.exists() and ".." not in path.parts and shipped.is_dir() else path
+    return shipped if not path.exists() and ".." not in path.parts and shipped.is_dir() else follow_link(path)
+
+
+def follow_link(path: Path) -> Path:
+    """The checkpoint that a run's `latest` or `best` leads to: links, or text files where links cannot be made.
+
+    Returns:
+        `path` itself if it is neither such a file nor a link that leads nowhere.
+    """
+    if path.is_symlink() and not path.exists():
+        target = path.readlink()
+    elif path.is_file() and path.stat().st_size < 100 and re.fullmatch(rb"step_\d+\s*", path.read_bytes()):
+        target = Path(path.read_text().strip())
+    else:
+        return path
+    if not (path.parent / target).is_dir():
+        raise ValueError(f"{path} leads to {target}, which is not there: name another checkpoint in {path.parent}")
+    return path.parent / target

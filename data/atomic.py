@@ -1,5 +1,6 @@
 """Atomic writing: a file or a folder appears under its name only when it is complete."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -100,5 +101,8 @@ def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:  # some file systems, such as those of cloud drives, cannot flush a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+            raise
     finally:
         os.close(descriptor)

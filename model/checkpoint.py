@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -24,7 +24,7 @@ from dreamrun.model.config import ModelConfig
 from dreamrun.shipped import find_shipped
 
 CONFIG_FILE, GAME_FILE, WEIGHTS_FILE = "config.json", "game.json", "model.safetensors"
-LATEST, BEST = "latest", "best"  # links in the checkpoints/ of a run, to the newest one and that of the lowest loss
+LATEST, BEST = "latest", "best"  # in the checkpoints/ of a run: to the newest one and to that of the lowest loss
 MAX_JSON_BYTES = 2**23  # of config.json and of game.json
 MAX_HEADER_BYTES = 2**24  # of model.safetensors
 # Of the game, in the config.json of old checkpoints.
@@ -50,7 +50,8 @@ class PretrainedModule(nn.Module, PyTorchModelHubMixin):
         save_config(directory, self.config, self.game)
         weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         safetensors.torch.save_file(weights, directory / WEIGHTS_FILE, metadata={"format": "pt"})
-        shutil.copymode(directory / CONFIG_FILE, directory / WEIGHTS_FILE)  # safetensors lets only the owner read
+        with suppress(OSError):  # some file systems know no modes
+            shutil.copymode(directory / CONFIG_FILE, directory / WEIGHTS_FILE)  # safetensors lets only the owner read
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub_options) -> Self:
@@ -105,7 +106,7 @@ def load_config(folder: Path) -> tuple[ModelConfig, Game]:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             latest = folder / "checkpoints" / "latest"
-            hint = f"; it is a run: name its newest checkpoint, {latest}" if latest.is_dir() else ""
+            hint = f"; it is a run: name its newest checkpoint, {latest}" if latest.exists() else ""
             raise ValueError(f"{folder} is not a checkpoint: it has no {name}{hint}")
     with _name_damaged_file(folder / CONFIG_FILE):
         values = read_json(folder / CONFIG_FILE, MAX_JSON_BYTES)

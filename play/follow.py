@@ -13,6 +13,7 @@ from dreamrun.data.metrics_log import ACTION_STRIPS, METRICS_FILE, read_metrics
 from dreamrun.model import WorldModel
 from dreamrun.model.checkpoint import LATEST, hash_weights
 from dreamrun.model.inference import prepare_for_inference
+from dreamrun.shipped import follow_link
 
 MAX_POINTS = 400  # of a curve
 CURVES = {"log10 of the loss": ("train/loss", "val/loss"), "PSNR of rollouts, dB": ("rollout/psnr_1", "rollout/psnr_8")}
@@ -38,7 +39,7 @@ def load_checkpoint(checkpoint: Path | str, device: torch.device, bf16: bool | N
 def latest_checkpoint(path: Path) -> Path:
     """The link to a run's newest checkpoint, from RUN, RUN/checkpoints or RUN/checkpoints/latest."""
     for link in (path / "checkpoints" / LATEST, path / LATEST, path):
-        if link.name == LATEST and link.is_dir():
+        if link.name == LATEST and link.exists():
             return link
     raise ValueError(f"{path} has no checkpoint to follow: a run writes checkpoints/{LATEST} with its first checkpoint")
 
@@ -66,8 +67,8 @@ class CheckpointFollower:
     def poll(self) -> LoadedCheckpoint | None:
         """Load the newest checkpoint if it is not the loaded one. A damaged one is skipped with one warning."""
         try:
-            folder = self._link.resolve(strict=True)
-        except OSError:
+            folder = follow_link(self._link).resolve(strict=True)
+        except (OSError, ValueError):  # it is being replaced
             return None
         if folder == self._loaded_folder:
             return None

@@ -45,6 +45,7 @@ from dreamrun.play.security import (
     password_check,
 )
 from dreamrun.play.server import PlayServer
+from dreamrun.shipped import follow_link
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -201,7 +202,7 @@ def load_engines(config: PlayConfig, follow_secs: float = Limits.follow_secs) ->
     import_environment_module(config.env_module)
     device = choose_device(config.device)
     link = latest_checkpoint(Path(config.checkpoint)) if config.follow else None
-    checkpoint = link.resolve() if link else config.checkpoint
+    checkpoint = follow_link(link).resolve() if link else config.checkpoint
     model_thread = ThreadPoolExecutor(1, "model")
     loaded = model_thread.submit(load_checkpoint, checkpoint, device, config.bf16).result()
     print(f"device: {describe_device(device)}")

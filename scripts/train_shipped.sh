@@ -58,7 +58,8 @@ fi
 
 # Number of steps that fit into the time left, at the speed of the run so far. The factor 0.48 is there because
 # self-forcing takes two thirds longer (on a CPU), and for a margin of a fifth. A last leg that was stopped keeps its number of steps.
-before="$run/checkpoints/$(readlink "$run/checkpoints/latest")" final="$run-last"
+latest="$run/checkpoints/latest"
+before="$run/checkpoints/$(readlink "$latest" || cat "$latest")" final="$run-last"
 steps=$("$python" - "$run" "$final" "$left" <<'PLAN'
 import json, pathlib, statistics, sys
 run, final = map(pathlib.Path, sys.argv[1:3])

@@ -3,6 +3,7 @@
 `RUN/checkpoints/step_0000500/` holds config.json and model.safetensors (EMA weights), which
 `WorldModel.from_pretrained` reads, training_state.pt, and manifest.json with the size and SHA-256 of each.
 The links `latest` and `best` in `RUN/checkpoints/` lead to the newest and to the one with the lowest validation loss.
+Where links cannot be made they are text files.
 """
 
 import hashlib
@@ -11,7 +12,9 @@ import math
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +26,7 @@ from dreamrun.data.atomic import atomic_folder
 from dreamrun.games.untrusted import read_json
 from dreamrun.model.checkpoint import BEST, LATEST
 from dreamrun.model.dit import WorldModel
+from dreamrun.shipped import follow_link
 from dreamrun.training.distributed import all_gather_object, print0, rank
 from dreamrun.training.optimizer import AdamW, MuonAndAdamW, optimizer_name
 
@@ -207,7 +211,7 @@ def find_start(resume: str, run_folder: Path, is_restart: bool = False) -> Path 
     """
     found = _newest_undamaged(run_folder) if resume == "auto" or is_restart else None
     if found is None and resume not in ("", "auto"):
-        found = Path(resume)
+        found = follow_link(Path(resume))
         if damage := find_damage(found):
             raise ValueError(f"cannot resume from {resume}: {damage}")
     is_own = found is not None and found.resolve().parent == (run_folder / "checkpoints").resolve()
@@ -333,16 +337,32 @@ def _update_links_and_delete_old(current: Path, keep: int) -> None:
     val_losses = {path: (_read_manifest(path) or {}).get("val_loss") for path in up_to_now}
     measured = {path: loss for path, loss in val_losses.items() if loss is not None}
     best = min(measured, key=lambda path: measured[path], default=None)
-    _link(current, LATEST)
-    if best:
-        _link(best, BEST)
+    with _only_warn():
+        _link(current, LATEST)
+    with _only_warn():
+        if best:
+            _link(best, BEST)
     for path in checkpoints:
         if path != best and path not in up_to_now[-keep:]:
-            shutil.rmtree(path)
+            with _only_warn():
+                shutil.rmtree(path)
+
+
+@contextmanager
+def _only_warn() -> Iterator[None]:
+    """Whatever fails after a checkpoint is written, it is saved."""
+    try:
+        yield
+    except OSError as error:
+        print(f"warning: the checkpoint is saved, but {error}", file=sys.stderr)
 
 
 def _link(checkpoint: Path, name: str) -> None:
-    temporary = checkpoint.parent / f".{name}.tmp"
+    """Make a link, or a text file if the file system knows no links (exFAT, cloud drives). `follow_link` reads both."""
+    path, temporary = checkpoint.parent / name, checkpoint.parent / f".{name}.tmp"
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(checkpoint.name)
-    temporary.rename(checkpoint.parent / name)
+    try:
+        temporary.symlink_to(checkpoint.name)
+    except (OSError, NotImplementedError):
+        temporary.write_text(checkpoint.name + "\n")
+    temporary.replace(path)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from tiny import random_model
 
+from dreamrun.model import WorldModel
+from dreamrun.play.follow import CheckpointFollower, latest_checkpoint
 from dreamrun.training import state
 from dreamrun.training.state import MANIFEST_FILE, find_start, list_checkpoints, load_state, save_checkpoint
 
@@ -77,6 +79,65 @@ def test_best_checkpoint_stays_and_later_ones_do_not(tmp_path):
     save_checkpoint(tmp_path, random_model(), {"step": 4}, keep=2, val_loss=1.0)
     assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["2", "4"]
     assert (links / "best").resolve().name[-1] == (links / "latest").resolve().name[-1] == "4"
+
+
+def refuse(monkeypatch, error, *names):
+    """Let functions of `os` fail, as on exFAT and the drives of clouds."""
+    for name in names:
+        monkeypatch.setattr(os, name, lambda *_, **__: (_ for _ in ()).throw(error))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(errno.EPERM, "no"), OSError(errno.ENOTSUP, "no"), NotImplementedError()],
+    ids=["exFAT", "cloud drive", "no function"],
+)
+def test_without_links_a_text_file_names_the_newest(train_command, tmp_path, monkeypatch, error):
+    folder = tmp_path / "run" / "checkpoints"
+    with monkeypatch.context() as disk:
+        refuse(disk, error, "symlink")
+        if isinstance(error, OSError):  # nor modes, nor flushing
+            refuse(disk, error, "chmod")
+            refuse(disk, OSError(errno.EINVAL, "no"), "fsync")
+        code, out, err = train_command("--max-steps", 8, "--keep-checkpoints", 1)
+        assert code == 0 and "warning" not in err, err
+    assert (folder / "latest").read_text() == "step_0000008\n" and not (folder / "latest").is_symlink()
+    best = (folder / "best").read_text().strip()
+    assert {path.name for path in list_checkpoints(tmp_path / "run")} == {"step_0000008", best}
+    newest = WorldModel.from_pretrained(folder / "step_0000008").state_dict()
+    for name, weight in WorldModel.from_pretrained(folder / "latest").state_dict().items():
+        assert torch.equal(weight, newest[name])
+    link = latest_checkpoint(tmp_path / "run")
+    follower = CheckpointFollower(link, folder / "step_0000004", torch.device("cpu"), 1.0)
+    assert follower.poll().name.endswith("step_0000008") and follower.poll() is None
+    # The run goes on, from that file, on a disk with links.
+    code, out, err = train_command("--max-steps", 10, "--resume", folder / "latest")
+    assert code == 0 and "step_0000008, step 8" in out, err
+    assert os.readlink(folder / "latest") == "step_0000010"
+
+
+def test_latest_that_leads_nowhere_is_named(tmp_path):
+    save_checkpoint(tmp_path, random_model(), {"step": 1}, keep=2)
+    latest = tmp_path / "checkpoints" / "latest"
+    for make in (lambda: latest.symlink_to("step_0000007"), lambda: latest.write_text("step_0000007")):
+        latest.unlink()
+        make()
+        for read in (WorldModel.from_pretrained, lambda path: find_start(str(path), tmp_path)):
+            with pytest.raises(ValueError, match=r"latest leads to step_0000007, which is not there: name another"):
+                read(latest)
+    save_checkpoint(tmp_path, random_model(), {"step": 2}, keep=2)
+    assert latest.resolve().name == "step_0000002"
+
+
+def test_what_fails_after_a_checkpoint_is_written_only_warns(tmp_path, capsys):
+    """`latest` became a folder: a copy that followed links."""
+    latest = tmp_path / "checkpoints" / "latest"
+    latest.mkdir(parents=True)
+    (latest / "mine").touch()
+    for step in (1, 2):
+        save_checkpoint(tmp_path, random_model(), {"step": step}, keep=1)
+    assert (latest / "mine").exists() and [path.name for path in list_checkpoints(tmp_path)] == ["step_0000002"]
+    assert "warning: the checkpoint is saved, but" in capsys.readouterr().err
 
 
 def test_full_disk_only_warns(train_command, tmp_path, monkeypatch):
