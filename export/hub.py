@@ -1,9 +1,19 @@
-"""Upload a folder to the Hugging Face Hub."""
+"""The Hugging Face Hub: uploading a folder, and a Space that plays a checkpoint, which runs with `python app.py`."""
 
+import importlib.metadata
+import re
+import shutil
+import tomllib
 from pathlib import Path
+from string import Template
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from dreamrun.data.metadata import METADATA_FILE
+from dreamrun.shipped import ROOT
+
+SPACE_CODE = ("__init__.py", "shipped.py", "games", "data", "model", "editing", "play")  # what the page imports
 
 
 def check_logged_in() -> None:
@@ -36,3 +46,38 @@ def upload_folder(
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def write_space(folder: Path, checkpoint: Path, split: Path, title: str, max_players: int, torch_index: str) -> None:
+    """Write the code, the weights, the prompts and the three files of a Space.
+
+    Args:
+        folder: new or empty.
+        split: folder of the prompts' records, inside of its data set.
+        torch_index: URL of a package index with torch; "": PyPI.
+    """
+    (folder / "dreamrun").mkdir(parents=True)
+    for path in (ROOT / name for name in SPACE_CODE):
+        if path.is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(path, folder / "dreamrun" / path.name, ignore=ignore)
+        else:
+            shutil.copy(path, folder / "dreamrun")
+    (folder / "checkpoint").mkdir()
+    for path in (*checkpoint.glob("*.json"), *checkpoint.glob("*.safetensors")):
+        shutil.copy(path, folder / "checkpoint")
+    shutil.copytree(split, folder / "samples" / split.name)
+    shutil.copy(split.parent / METADATA_FILE, folder / "samples")
+    values = {"split": split.name, "max_players": max_players, "title": title}
+    values["gradio_version"] = importlib.metadata.version("gradio")
+    for name, template in (("app.py", "app.py.txt"), ("README.md", "space.md")):
+        (folder / name).write_text(Template((ROOT / "export" / "space" / template).read_text()).substitute(values))
+    (folder / "requirements.txt").write_text("\n".join(requirements(torch_index)) + "\n")
+
+
+def requirements(torch_index: str = "") -> list[str]:
+    """Lines of requirements.txt: what the package depends on, in the versions that are installed here."""
+    depends_on = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = [re.split(r"[^\w.-]", line)[0] for line in depends_on]
+    versions = [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
+    return [f"--extra-index-url {torch_index}", *versions] if torch_index else versions

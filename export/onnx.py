@@ -1,20 +1,7 @@
 """Export a network to ONNX: one forward pass over one frame, with the KV cache's ring as inputs and outputs.
 
-Shapes: L blocks, P patches in a frame, N heads, K head dim, D = N K width, W frames in the window, C channels,
-H x W_px pixels, A action vector, M modulation vectors, R = `config.rotary_dim`. All tensors are float32.
-
-Inputs of the graph:
-    frame              (1, C, H, W_px)  x_u, at the noise level of the pass; pure noise in the first pass
-    noise_level        (1, 1)           u in [0, 1]
-    action             (1, A)           leads into the frame; zeros: unknown
-    modulations        (M, D)           in place of noise_level and action, in a graph with a modulation table
-    coefficients       (4,)             of the DDIM step, see `FramePass`
-    cos_sin            (2, R/2)         cosines, then sines of the angles `position * 10000^(-2i / R)`
-    mask               (W + 1,)         0 where the frame attends, MASKED where not; the last number is its own, 0
-    keys_l, values_l   (W, P, D)        of the last W frames in block l, 0 to L - 1: frame p is at index p mod W
-Outputs:
-    next_frame         (1, C, H, W_px)  at the noise level of the next pass
-    new_keys, new_values (L, P, D)      of this frame
+`_interface` lists the inputs and outputs of the graph, all float32. Shapes: P patches in a frame, N heads, K head dim,
+D = N K width, W frames in the window, C channels, H x W_px pixels, M modulation vectors.
 
 A frame takes `denoising_passes`, each on the output of the one before, and then `context_pass` on the finished frame
 with context noise. The new keys and values of this last pass belong at index p mod W. `OnnxSampler` does all this.

@@ -1,6 +1,6 @@
-"""Rollouts of an exported network with onnxruntime: what `Sampler` does, with a graph in place of the network.
+"""Rollouts of an exported network with onnxruntime: a `Sampler` with a graph in place of the network.
 
-Shapes: B rollouts, T frames, C channels, H x W pixels, A action vector.
+Shapes: B rollouts, C channels, H x W pixels, A action vector.
 """
 
 import copy
@@ -12,135 +12,101 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from dreamrun.export.onnx import MASKED, FramePass, context_pass, context_scales, denoising_passes, export_onnx
+from dreamrun.export.onnx import MASKED, FramePass, context_pass, denoising_passes, export_onnx
 from dreamrun.export.onnx_graph import Weights
 from dreamrun.model.checkpoint import check_finite
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.modulation_table import ModulationTable
 from dreamrun.model.options import SamplerSettings
-from dreamrun.model.sampler import Sampler, check_prompt
+from dreamrun.model.sampler import Sampler
 
 
 @dataclass
-class _Rollout:
-    generator: torch.Generator
-    ring: dict[str, np.ndarray]  # keys_l and values_l of each block l, (W, P, D)
+class _Ring:
+    """The KV cache of one rollout."""
+
+    arrays: dict[str, np.ndarray]  # keys_l and values_l of each block l, (W, P, D)
     position: int = 0  # of the next frame
     length: int = 0  # frames that it attends to
 
 
-class OnnxSampler:
-    """`reset` and `step` of `Sampler`, one rollout after another. Equal seeds give equal noise in both.
+class OnnxSampler(Sampler):
+    """A sampler that runs an exported network, one rollout after another.
 
     Args:
         file: of `export_onnx`.
         model: the exported network; gives the config, and the modulation vectors if the graph has none.
-        settings: without guidance and text, which the graph does not have. Rollout i draws its noise from `seed + i`,
-            unless `reset` gets seeds.
-        num_threads: of onnxruntime.
-
-    Raises:
-        ValueError: guidance or a text.
+        settings: without guidance and text, which the graph does not have.
     """
 
-    def __init__(self, file: bytes, model: WorldModel, settings: SamplerSettings | None = None, num_threads: int = 1):
-        self.config = model.config
+    def __init__(self, file: bytes, model: WorldModel, settings: SamplerSettings | None = None):
         settings = settings or SamplerSettings()
         if settings.guidance not in (None, 1):
             raise ValueError(f"guidance is {settings.guidance}: an exported network has none")
         if settings.text is not None:
             raise ValueError("an exported network cannot be told a text: export it with one (--prompt-text)")
-        self.settings = replace(settings, guidance=1.0).resolve(model.config)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
+        options.intra_op_num_threads = 1
         options.log_severity_level = 3  # warnings are about constants that it folds
         self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self._has_table = any(value.name == "modulations" for value in self._session.get_inputs())
+        self._rings: dict[int, _Ring] = {}  # by slot
+        super().__init__(model, replace(settings, guidance=1.0))
         self._denoising = denoising_passes(self.config, self.settings.num_steps)
         self._context = context_pass(self.settings.context_noise)
-        self._context_scales = context_scales(self.config, self.settings.context_noise)
-        self._table: ModulationTable | None = None
-        if any(value.name == "modulations" for value in self._session.get_inputs()):
-            with torch.inference_mode():
-                levels = [frame_pass.noise_level for frame_pass in (*self._denoising, self._context)]
-                self._table = ModulationTable(model, levels)
-        self._rollouts: list[_Rollout] = []
 
-    def reset(self, frames: Tensor, actions: Tensor | None = None, seeds: Sequence[int] | None = None) -> None:
-        """Start B rollouts from a prompt (B, T, C, H, W) in [-1, 1] with actions (B, T, A), as `Sampler.reset`.
-
-        Raises:
-            ValueError: a prompt that does not fit the model.
-        """
-        actions = check_prompt(frames, actions, self.config)
-        max_context = max(1, self.config.window_frames - 1)
-        seeds = [self.settings.seed + number for number in range(len(frames))] if seeds is None else seeds
+    def _fill_cache(self, slots: Sequence[int], replace_all: bool) -> None:
+        if self.config != self.model.config:
+            raise ValueError(f"prompt of {self.config.frame_shape}: exported for {self.model.config.frame_shape}")
         shape = (self.config.window_frames, self.config.num_patches, self.config.dim)
         names = [f"{name}_{block}" for block in range(self.config.num_blocks) for name in ("keys", "values")]
-        self._rollouts = []
-        for prompt, prompt_actions, seed in zip(
-            frames[:, -max_context:], actions[:, -max_context:], seeds, strict=True
-        ):
-            generator = torch.Generator().manual_seed(seed)
-            rollout = _Rollout(generator, {name: np.zeros(shape, np.float32) for name in names})
-            noise = torch.randn(prompt.shape, generator=generator)
-            for frame, eps, action in zip(prompt.float(), noise, prompt_actions, strict=True):
-                self._append(rollout, frame.numpy(), eps.numpy(), action)
-            self._rollouts.append(rollout)
+        for slot in slots:
+            state = self._states[slot]
+            self._rings[slot] = _Ring({name: np.zeros(shape, np.float32) for name in names})
+            for context, action in zip(state.frames, state.actions, strict=True):
+                self._append(self._rings[slot], context, action)
 
-    def step(self, actions: Tensor) -> Tensor:
-        """The next frame of each rollout under actions (B, A): (B, C, H, W) float32 in [-1, 1].
-
-        Raises:
-            ValueError: actions of another shape.
-        """
-        if actions.shape != (len(self._rollouts), self.config.num_actions):
-            expected = (len(self._rollouts), self.config.num_actions)
-            raise ValueError(f"actions of shape {tuple(actions.shape)}: expected {expected}")
-        frames = []
-        for rollout, action in zip(self._rollouts, actions, strict=True):
-            noise = torch.randn((2, *self.config.frame_shape), generator=rollout.generator)
-            frame, eps = noise.numpy()
+    def _generate(self, slots: list[int], actions: Tensor, x_u: Tensor, eps: Tensor) -> tuple:
+        frames = torch.empty_like(x_u)
+        for row, (slot, action) in enumerate(zip(slots, actions, strict=True)):
+            frame = x_u[row].cpu().numpy()
             for number, frame_pass in enumerate(self._denoising):
-                frame, _, _ = self._run(rollout, frame, frame_pass, number, action)
-            self._append(rollout, frame, eps, action)
-            frames.append(torch.from_numpy(frame))
-        return torch.stack(frames)
+                frame, _, _ = self._run(self._rings[slot], frame, frame_pass, number, action)
+            frames[row] = torch.from_numpy(frame)
+        context = self._add_context_noise(frames, eps)
+        for slot, frame, action in zip(slots, context, actions, strict=True):
+            self._append(self._rings[slot], frame, action)
+        return frames, context, None
 
-    def _append(self, rollout: _Rollout, frame: np.ndarray, eps: np.ndarray, action: Tensor) -> None:
-        """Write the keys and values of a clean frame (C, H, W) with context noise into the ring."""
-        scale, noise_scale = self._context_scales
-        context = (scale * frame + noise_scale * eps).astype(np.float32)
-        index = rollout.position % self.config.window_frames
-        _, keys, values = self._run(rollout, context, self._context, len(self._denoising), action)
+    def _append(self, ring: _Ring, context: Tensor, action: Tensor) -> None:
+        """Write the keys and values of a frame (C, H, W) with context noise into the ring."""
+        index = ring.position % self.config.window_frames
+        _, keys, values = self._run(ring, context.cpu().numpy(), self._context, len(self._denoising), action)
         for block in range(self.config.num_blocks):
-            rollout.ring[f"keys_{block}"][index], rollout.ring[f"values_{block}"][index] = keys[block], values[block]
-        rollout.position += 1
-        rollout.length = min(rollout.length + 1, self.config.window_frames - 1)
+            ring.arrays[f"keys_{block}"][index], ring.arrays[f"values_{block}"][index] = keys[block], values[block]
+        ring.position += 1
+        ring.length = min(ring.length + 1, self.config.window_frames - 1)
 
     def _run(
-        self, rollout: _Rollout, frame: np.ndarray, frame_pass: FramePass, number: int, action: Tensor
+        self, ring: _Ring, frame: np.ndarray, frame_pass: FramePass, number: int, action: Tensor
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """One pass over a frame (C, H, W); `number` is its row in the modulation table."""
         window, rotary_dim = self.config.window_frames, self.config.rotary_dim
-        ages = (rollout.position - np.arange(window)) % window
-        attends = np.append((ages >= 1) & (ages <= rollout.length), True)
-        angles = rollout.position * 10000.0 ** (
-            -np.arange(0, rotary_dim, 2) / rotary_dim
-        )  # float64: positions may be large
-        if self._table is not None:
-            condition = {"modulations": self._table.lookup(action[None])[number, 0].numpy()}
+        ages = (ring.position - np.arange(window)) % window
+        attends = np.append((ages >= 1) & (ages <= ring.length), True)
+        # float64: positions may be large
+        angles = ring.position * 10000.0 ** (-np.arange(0, rotary_dim, 2) / rotary_dim)
+        if self._has_table:
+            condition = {"modulations": self._modulation_table.lookup(action[None])[number, 0].cpu().numpy()}
         else:
-            condition = {
-                "noise_level": np.array([[frame_pass.noise_level]], np.float32),
-                "action": action[None].float().numpy(),
-            }
+            level = np.array([[frame_pass.noise_level]], np.float32)
+            condition = {"noise_level": level, "action": action[None].float().cpu().numpy()}
         inputs = {
             "frame": frame[None],
             **condition,
             "coefficients": np.array(frame_pass.coefficients, np.float32),
             "cos_sin": np.stack((np.cos(angles), np.sin(angles))).astype(np.float32),
             "mask": np.where(attends, 0, MASKED).astype(np.float32),
-            **rollout.ring,
+            **ring.arrays,
         }
         next_frame, keys, values = self._session.run(None, inputs)
         return next_frame[0], keys, values
@@ -151,11 +117,7 @@ MAX_RMS_ERROR = {"fp32": 1e-3, "fp16": 0.03, "int8": 0.4}  # of a pixel in [-1, 
 
 
 def export_checked(model: WorldModel, weights: Weights, with_table: bool = False) -> bytes:
-    """`export_onnx`, compared with `Sampler` over some frames.
-
-    Raises:
-        ValueError: the weights are not finite, or the graph generates other frames.
-    """
+    """`export_onnx`, compared with `Sampler` over some frames."""
     check_finite(model)
     model = copy.deepcopy(model).float()
     file = export_onnx(model, weights, with_table)

@@ -8,6 +8,7 @@ import copy
 import gzip
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from html import escape
@@ -41,31 +42,8 @@ ROOT = Path(__file__).parent.parent
 PAGE, STAGE = ROOT / "export" / "page", ROOT / "play" / "stage"
 NUM_STEPS = (1, 2, 4)  # denoising steps per frame that a player can choose
 MIN_FRAME_NUMBERS = 16  # torch draws fewer normal numbers than that in another way, which the page does not know
-README_FILE, TAG = "README.md", "dreamrun-site"
+README_FILE, TAG_LINE = "README.md", "tags: [dreamrun-site]"
 MANIFEST_FILE = "export.json"  # the files that the export wrote; a later one replaces these alone
-_README = """\
----
-title: {title}
-emoji: 🎮
-colorFrom: indigo
-colorTo: purple
-sdk: static
-pinned: false
-license: mit
-tags: [{tag}]
-short_description: Play games that a neural network generates
-custom_headers:
-  cross-origin-embedder-policy: require-corp
-  cross-origin-opener-policy: same-origin
-  cross-origin-resource-policy: cross-origin
----
-
-# {title}
-
-A neural network generates every frame in your browser. Any web server can serve this folder:
-`python3 -m http.server`, then open http://127.0.0.1:8000.
-"""
-_RUNTIME_LICENSE = "ONNX Runtime, https://github.com/microsoft/onnxruntime\n\n{text}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +62,7 @@ class Game:
 def is_site(folder: Path) -> bool:
     """Whether a folder holds a site that `write_site` has written."""
     readme = folder / README_FILE
-    return readme.is_file() and f"tags: [{TAG}]" in readme.read_text(errors="replace")
+    return readme.is_file() and TAG_LINE in readme.read_text(errors="replace")
 
 
 def keep_other_files(site: Path, new: Path) -> None:
@@ -123,14 +101,13 @@ def write_site(folder: Path, games: list[Game], title: str, weights: Weights, ru
         for name in ("page.css", "isolate.js"):  # one service worker for all games
             shutil.copy(PAGE / name, folder)
     shutil.copy(ROOT / "LICENSE", folder)
-    (folder / README_FILE).write_text(_README.format(title=json.dumps(title, ensure_ascii=False)[1:-1], tag=TAG))
+    _write_page(folder / README_FILE, "site.md", title=json.dumps(title, ensure_ascii=False)[1:-1])
     (folder / "runtime").mkdir()
     for name in ALL_FILES:
         shutil.copyfile(runtime / name, folder / "runtime" / name)
-    text = (ROOT / "LICENSE").read_text()  # MIT as well
-    copyright_line = next(line for line in text.splitlines() if line.startswith("Copyright"))
-    text = text.replace(copyright_line, "Copyright (c) Microsoft Corporation")
-    (folder / "runtime" / "LICENSE").write_text(_RUNTIME_LICENSE.format(text=text))
+    text = re.sub("Copyright.*", "Copyright (c) Microsoft Corporation", (ROOT / "LICENSE").read_text())  # MIT as well
+    text = f"ONNX Runtime, https://github.com/microsoft/onnxruntime\n\n{text}"
+    (folder / "runtime" / "LICENSE").write_text(text)
     written = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     (folder / MANIFEST_FILE).write_text(json.dumps([*written, MANIFEST_FILE]) + "\n")
 

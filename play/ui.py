@@ -25,25 +25,7 @@ _INTRODUCTION = (
     "No game runs behind the picture called *Dream*. A neural network generates every frame from the frames before it "
     "and the keys you hold. Switch on the real game to compare: it gets the same keys."
 )
-CSS = """
-.gradio-container { max-width: 1240px !important }
-.gradio-container > main { padding-top: 14px !important }
-#stage, #stage .html-container { padding: 0 }
-:is(#gallery, .moments) .gallery-container { height: auto; min-height: 0; max-height: none }
-:is(#gallery, .moments) .grid-wrap { height: auto; min-height: 0; max-height: none }
-:is(#gallery, .moments) .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); grid-template-rows: auto;
-  grid-auto-rows: auto; padding: 0 }
-:is(#gallery, .moments) .thumbnail-item { width: 100%; min-width: 0; height: auto; aspect-ratio: 1 }
-:is(#gallery, .moments) img { image-rendering: pixelated; aspect-ratio: 1 }
-.bar { gap: 8px; align-items: stretch }
-.bar button { white-space: nowrap; padding: 0 8px; min-height: 42px; font-size: 14px }
-.bar > .form { border: 0; background: none; box-shadow: none }
-#real, #speed { padding: 6px 10px; align-content: center }
-.steps { gap: 8px; flex-wrap: wrap }
-.steps button { flex: 0 1 auto; min-width: 72px !important; min-height: 40px }
-#image { min-height: 120px }
-@media (max-width: 640px) { .gradio-container > main { padding: 8px !important } }
-"""
+CSS = (_STAGE / "controls.css").read_text()
 
 
 def theme() -> gr.themes.Base:

@@ -12,8 +12,7 @@ from pathlib import Path
 from dreamrun import cli
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import find_dataset, read_metadata
-from dreamrun.export.hub import check_logged_in, upload_folder
-from dreamrun.export.hub_space import write_space
+from dreamrun.export.hub import check_logged_in, upload_folder, write_space
 from dreamrun.model import WorldModel
 from dreamrun.model.game_views import check_model_fits_data, choose_game
 from dreamrun.shipped import find_shipped

@@ -46,7 +46,6 @@ SMALL = {
     "editing": {"measures.py", "page.py"},
     "evaluation": {"statistics.py"},
     "envs": {"spaces.py"},
-    "export": {"hub.py"},
 }
 
 

@@ -1,4 +1,4 @@
-// The dream, away from the page's thread. It speaks the protocol of play/messages.py with the stage, for one player.
+// The dream, away from the page's thread. It speaks the protocol of play/stage/protocol.md with the stage, for one player.
 import { actionForKeys, actionVector } from "./actions.js";
 import { Dream, toPixels } from "./dream.js";
 import { load } from "./load.js";

@@ -1,4 +1,4 @@
-// The stage: sends held keys and shows frames over a websocket. play/messages.py describes the messages.
+// The stage: sends held keys and shows frames over a websocket. protocol.md describes the messages.
 // keys.js and pictures.js follow in the same function, which runs once, when the stage is on the page. `element` is the
 // stage's root, and `trigger` sends events to the controls around it: Gradio's (ui.py), or those of a static page
 // (export/page/page.js), whose `window.openLocalSocket` takes the place of the websocket.
