@@ -12,7 +12,7 @@ from tqdm import tqdm
 from dreamrun.benchmarks.machine import NetworkConfig
 from dreamrun.data.metadata import read_metadata
 from dreamrun.envs.dream import DreamVectorEnv
-from dreamrun.games.factory import check_recorded_options, make_environment
+from dreamrun.games.factory import make_environment
 from dreamrun.model.inference import choose_device, describe_device
 
 WARM_UP_STEPS = 20  # the window of pico and nano fills
@@ -45,8 +45,7 @@ def measure(config: EnvironmentConfig) -> dict[str, Any]:
         dream = DreamVectorEnv(
             model, config.data, num_envs, config.split, num_steps=config.num_steps, device=config.device
         )
-        game_options = check_recorded_options(metadata.environment_options)
-        real = make_environment(metadata.environment, num_envs, **game_options)
+        real = make_environment(metadata.environment, num_envs, options=metadata.environment_options)
         rates = [_frames_per_sec(games, config.steps) for games in (dream, real)]
         results |= {
             f"dream_frames_per_sec_{num_envs}": rates[0],

@@ -5,8 +5,7 @@ clip gets one of many phrasings of its caption, so that a network learns what th
 (re-captioning, as in arXiv 2310.00426 and OpenAI's DALL-E 3). Some phrasings are held out to test that.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,26 +13,6 @@ from dreamrun.games.splitmix import splitmix64_hash
 
 TEXT_HIDDEN = 0.1  # share of clips whose text is hidden in training
 _TEXT_STREAM = np.uint64(0x70D5)  # of random numbers, apart from those of the noise
-# What is seen in a game, for those that `scripts.collect` knows.
-GAME_WORDS = {
-    "pong": "two paddles and a ball",
-    "bigfish": "a fish that eats smaller fish",
-    "bossfight": "a spaceship that fights a boss",
-    "caveflyer": "a spaceship that flies through caves",
-    "chaser": "a collector of orbs who is chased",
-    "climber": "a climber who jumps from ledge to ledge",
-    "coinrun": "a runner who jumps to a coin",
-    "dodgeball": "a thrower of balls in a room of enemies",
-    "fruitbot": "a robot that picks fruit",
-    "heist": "a thief who looks for keys in a maze",
-    "jumper": "a bunny that jumps to a carrot",
-    "leaper": "a frog that crosses a road and a river",
-    "maze": "a mouse that looks for cheese in a maze",
-    "miner": "a miner who digs for diamonds",
-    "ninja": "a ninja who jumps between ledges",
-    "plunder": "a ship that fires at pirates",
-    "starpilot": "a spaceship that shoots from the side",
-}
 # {name} is the caption up to its first comma, {first} what follows up to the next one, {rest} all that follows.
 # Captions without a comma get the phrasings that need a name alone.
 PHRASINGS = (
@@ -59,20 +38,6 @@ HELD_OUT_PHRASINGS = (
     "frames from {name} where there is {rest}",
     "what does {first} look like?",
 )
-
-
-def game_caption(environment: str, options: Mapping[str, Any]) -> str:
-    """The caption of a game that was collected with these options of `make_environment`."""
-    details = [GAME_WORDS.get(environment, "")]
-    if "distribution_mode" in options:
-        details.append(f"{options['distribution_mode']} levels")
-    if options.get("simple"):
-        details.append("simple graphics")
-    if options.get("size"):
-        width, height = map(int, str(options["size"]).lower().split("x"))
-        details.append("wide picture" if width > height else "tall picture" if width < height else "")
-    name = environment.removeprefix("gym:").removeprefix("ale:")
-    return ", ".join(filter(None, (name, *details)))
 
 
 def phrasings(caption: str, held_out: bool = False) -> list[str]:

@@ -7,14 +7,13 @@ the same files, and an interrupted collection continues with the shards that are
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from dreamrun.data.captions import game_caption
 from dreamrun.data.dataset_folder import begin_partial, finish_partial
 from dreamrun.data.episode_writer import MAX_FRAMES, Episode
 from dreamrun.data.records import Record, encode_record
@@ -101,11 +100,13 @@ def collect(config: CollectConfig, progress: Callable[[int], None], command: str
 
 
 def _game_metadata(config: CollectConfig) -> Game:
-    return describe_environment(config.env, **_environment_options(config), import_modules=True)
+    return describe_environment(config.env, _environment_options(config), import_modules=True)
 
 
 def _environment_options(config: CollectConfig) -> dict:
-    return {name: getattr(config, name) for name in ("distribution_mode", "simple", "frame_skip", "size")}
+    """Options that are not at their defaults: those that a game does not have must be left alone."""
+    names = ("distribution_mode", "simple", "frame_skip", "size")
+    return {name: value for name in names if (value := getattr(config, name)) != getattr(CollectConfig, name)}
 
 
 def _collection_metadata(config: CollectConfig, command: str | None) -> dict:
@@ -113,7 +114,7 @@ def _collection_metadata(config: CollectConfig, command: str | None) -> dict:
     game = _game_metadata(config)
     levels = {split: {"first": first, "count": count} for split, (first, count) in SPLIT_LEVELS.items()}
     return {
-        **replace(game, caption=game_caption(game.environment, dict(game.environment_options))).to_dict(),
+        **game.to_dict(),
         "policy": config.policy,
         "seed": config.seed,
         "levels": levels,
@@ -162,7 +163,7 @@ def collect_shard(config: CollectConfig, job: ShardJob, folder: Path) -> int:
             yield encode_record(record)
 
     options = _environment_options(config)
-    with make_environment(config.env, NUM_ENVS, levels, game_seed, **options, import_modules=True) as environment:
+    with make_environment(config.env, NUM_ENVS, levels, game_seed, options, import_modules=True) as environment:
         policy = make_policy(config.policy)(environment, rng)
         records = islice(play(environment, policy, config.min_frames), job.num_records)
         write_shard(path, count_and_encode(records))

@@ -4,7 +4,7 @@ import numpy as np
 
 from dreamrun.data.records import Record
 from dreamrun.games.base import GameVectorEnv
-from dreamrun.games.factory import check_recorded_options, make_environment
+from dreamrun.games.factory import make_environment
 from dreamrun.games.game import Game
 
 
@@ -20,8 +20,7 @@ def replay_to(record: Record, metadata: Game, frame: int = 0) -> tuple[GameVecto
     if record.level_seed is None:
         raise ValueError("the record has no level seed: it cannot be replayed")
     levels = (record.level_seed, 1)
-    options = check_recorded_options(metadata.environment_options)
-    environment = make_environment(metadata.environment, 1, levels, **options)
+    environment = make_environment(metadata.environment, 1, levels, options=metadata.environment_options)
     frames, _ = environment.reset()
     for action in (*record.prefix_actions, *record.actions[:frame]):
         frames = environment.step(np.array([action]))[0]

@@ -19,7 +19,8 @@ from dreamrun.data.run_lock import lock_run_folder
 from dreamrun.envs import MAX_EPISODE_STEPS
 from dreamrun.envs.dream import DreamVectorEnv
 from dreamrun.games.base import SPLIT_LEVELS
-from dreamrun.games.factory import MAX_FRAME_SKIP, check_recorded_options, make_environment
+from dreamrun.games.factory import make_environment
+from dreamrun.games.gymnasium import MAX_FRAME_SKIP
 from dreamrun.games.untrusted import read_json
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class GamesConfig:
         """The games: `game` with its options in levels of a split, or the dream with prompts of the split."""
         if self.env == "real":
             levels = SPLIT_LEVELS[split]
-            return make_environment(game, self.num_envs, levels, self.seed, **check_recorded_options(options))
+            return make_environment(game, self.num_envs, levels, self.seed, options)
         return DreamVectorEnv(
             self.checkpoint, self.data or "", self.num_envs, split, self.max_episode_steps,
             num_steps=self.num_steps, device=self.device,
@@ -108,7 +109,8 @@ def train_agent(config: TrainAgentConfig) -> None:
     with lock_run_folder(config.out):
         metadata = read_metadata(config.data) if config.data else None
         game = config.game or metadata.environment
-        game_options = dict(metadata.environment_options) if metadata else {}
+        same_game = metadata is not None and game == metadata.environment  # another game may have other options
+        game_options = dict(metadata.environment_options) if same_game else {}
         games = config.open_games(game, game_options, "train")
         options = {name: value for name, value in asdict(config).items() if name not in NOT_SETTINGS}
         settings = json.loads(json.dumps({**options, "game": game, "game_options": game_options}, default=str))

@@ -24,7 +24,7 @@ from dreamrun.data.records import Record
 from dreamrun.evaluation.counterfactuals import Counterfactuals, collect_counterfactuals, make_game
 from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.evaluation.result_cache import ResultCache
-from dreamrun.games.factory import check_recorded_options, with_module
+from dreamrun.games.factory import describe_environment, with_module
 from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace
 from dreamrun.games.untrusted import printable
@@ -264,8 +264,8 @@ def collect_real_play(config: EvaluateConfig, sizes: Mapping[str, Any], game: Ga
     try:
         # Both are from the checkpoint's files: a name may import nothing, and an option may be no other setting.
         environment = with_module(game.environment, config.env_module)
-        game_options = check_recorded_options(game.environment_options)
-        options = {"env": environment, "seed": config.seed, **num_records, **game_options}
+        game_options = describe_environment(environment, game.environment_options).environment_options
+        options = {"env": environment, "seed": config.seed, **num_records, **dict(game_options)}
         folder = root / f"play-{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16]}"
         if not folder.is_dir():
             print(f"collecting {sum(num_records.values())} records of {printable(environment)} into {folder}")

@@ -14,7 +14,7 @@ import numpy as np
 from einops import repeat
 
 from dreamrun.games.base import SPLIT_LEVELS, GameVectorEnv
-from dreamrun.games.factory import check_recorded_options, make_environment
+from dreamrun.games.factory import make_environment
 from dreamrun.games.game import Game
 from dreamrun.games.policies import ExplorePolicy
 
@@ -59,8 +59,7 @@ def make_game(metadata: Game, num_envs: int, split: str, seed: int) -> GameVecto
     """The game that a data set was collected from, with the levels of a split."""
     name = metadata.environment
     try:
-        options = check_recorded_options(metadata.environment_options)
-        environment = make_environment(name, num_envs, SPLIT_LEVELS[split], seed, **options)
+        environment = make_environment(name, num_envs, SPLIT_LEVELS[split], seed, metadata.environment_options)
     except (ValueError, TypeError) as error:
         raise ValueError(f"the real game is not available: {error}") from None
     shape, actions = environment.single_observation_space.shape, environment.actions

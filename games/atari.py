@@ -1,5 +1,6 @@
 """Atari games by the Arcade Learning Environment: `ale:GAME`."""
 
+import re
 import struct
 
 import gymnasium
@@ -10,6 +11,7 @@ from dreamrun.games.space import ActionSpace
 
 _ATARI_WORDS = {"UP": "up", "DOWN": "down", "LEFT": "left", "RIGHT": "right", "FIRE": "fire"}
 _ATARI_KEYS = {"up": "UP", "down": "DOWN", "left": "LEFT", "right": "RIGHT", "fire": "SPACE"}
+_NAME = re.compile(r"ale:[A-Za-z0-9_]{1,64}")
 _STATE_HEADER = struct.Struct("<qQ")  # level, state of the generator that draws levels
 
 
@@ -19,8 +21,14 @@ class AtariVectorEnv(GymVectorEnv):
     A frame is the maximum of the last two frames of a step, as games draw some objects in every other frame only.
     """
 
+    usage = "ale:GAME"
     default_frame_skip = 4
     num_max_frames = 2
+
+    @classmethod
+    def check_name(cls, name: str, import_modules: bool = False) -> None:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r:.80} is not the name of an Atari game")
 
     @staticmethod
     def make_game(name: str) -> gymnasium.Env:

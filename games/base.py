@@ -27,14 +27,37 @@ class GameVectorEnv(gymnasium.vector.VectorEnv):
     It is a context manager that closes the game at the end.
     """
 
+    # Of the kind of game.
+    option_names: ClassVar[tuple[str, ...]]  # keyword arguments of `describe`
+    usage: ClassVar[str]  # how to name such a game
+
     name: str  # as given to `make_environment`
-    options: dict[str, Any]  # keyword arguments of `make_environment`, without levels and seed
+    options: dict[str, Any]  # keyword arguments of `describe`
     actions: ActionSpace
     fps: float
     explore_weights: np.ndarray  # (names,), how often the `explore` policy draws each action of a discrete space
     metadata: ClassVar[dict] = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
-    def __init__(self, game: Game, num_envs: int):
+    @classmethod
+    def plays(cls, name: str) -> bool:
+        """Whether a name is of a game of this kind: it begins as `usage` does."""
+        return name.partition(":")[:2] == cls.usage.partition(":")[:2]
+
+    @classmethod
+    def check_name(cls, name: str, import_modules: bool = False) -> None:
+        """Raises ValueError unless the name, which may come from a file, is a possible one of this kind.
+
+        Args:
+            import_modules: the user typed the name, so a module that it names may be imported.
+        """
+
+    @classmethod
+    def describe(cls, *args: Any, **options: Any) -> Game:
+        """The game of that name with these options. Raises ValueError if it is not installed, or for a bad option."""
+        raise NotImplementedError
+
+    def __init__(self, game: Game, num_envs: int, levels: tuple[int, int], seed: int):
+        self._levels, self._seed = levels, seed
         self.name, self.options = game.environment, dict(game.environment_options)
         self.actions, self.fps, self.num_envs = game.actions, game.fps, num_envs
         self.explore_weights = np.ones(len(self.actions.names))

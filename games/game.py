@@ -174,6 +174,16 @@ def parse_size(size: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def make_caption(*parts: str) -> str:
+    """A caption of the name of a game and what else is to be said of it; empty parts are left out."""
+    return ", ".join(filter(None, parts))
+
+
+def picture_words(width: int, height: int) -> str:
+    """What a caption says of frames of that size."""
+    return "wide picture" if width > height else "tall picture" if width < height else ""
+
+
 def check_frame_shape(shape: tuple[int, ...]) -> None:
     """Raises ValueError unless it is the shape (H, W, 3) of a data set's frames."""
     if len(shape) != 3 or shape[2] != 3 or any(type(n) is not int or not 1 <= n <= MAX_FRAME_SIDE for n in shape):

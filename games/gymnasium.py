@@ -2,9 +2,14 @@
 
 The N games are stepped one after another. A level is the seed of a reset, so an episode can be replayed if nothing
 else in the game is random.
+
+A name may come from a file of a stranger. So no name makes Gymnasium import a module, unless the user typed the name of
+that module: `gym:MODULE:ID` with `import_modules`, or any name of it after `import_environment_module(MODULE)`.
 """
 
+import importlib
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,28 +18,68 @@ import numpy as np
 from PIL import Image
 
 from dreamrun.games.base import GameVectorEnv
-from dreamrun.games.game import Game, parse_size
+from dreamrun.games.game import Game, make_caption, parse_size, picture_words
 from dreamrun.games.space import ActionSpace, unnamed_actions
 from dreamrun.games.splitmix import splitmix64_next
+
+MAX_FRAME_SKIP = 100
+# ID of Gymnasium: [namespace/]name[-version]. A colon would separate a module from it.
+_NAME = re.compile(r"gym:(?:(?P<module>[A-Za-z_][\w.]{0,199}):)?(?P<id>(?:[\w-]{1,100}/)?[\w.-]{1,100})", re.ASCII)
+_typed_modules: set[str] = set()  # that the user has named
+
+
+def import_environment_module(module: str | None) -> None:
+    """Import a module that registers environments with Gymnasium. The user must have typed its name."""
+    if not module:
+        return
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # the code of a foreign module can raise anything
+        raise ValueError(f"the module {module!r} cannot be imported: {type(error).__name__}: {error}") from None
+    _typed_modules.add(module)
+
+
+def split_name(name: str) -> tuple[str | None, str]:
+    """ "gym:MODULE:ID" -> MODULE, None if there is none, and ID. Raises ValueError for another name."""
+    match = _NAME.fullmatch(name)
+    if not match:
+        raise ValueError(f"{name!r:.80} is not the name of a Gymnasium environment, gym:ID or gym:MODULE:ID")
+    return match["module"], match["id"]
 
 
 class GymVectorEnv(GameVectorEnv):
     """N copies of `gym:ID`."""
 
+    option_names, usage = ("frame_skip", "size"), "gym:ID"
     default_frame_skip = 1  # steps of the game for which an action is held
     num_max_frames = 1  # a frame is the pixel-wise maximum of this many last frames of a step
 
     @classmethod
-    def describe(cls, name: str, frame_skip: int, size: str) -> Game:
-        """The description of this game.
+    def check_name(cls, name: str, import_modules: bool = False) -> None:
+        module, env_id = split_name(name)
+        if import_modules:
+            return import_environment_module(module)
+        if module and module not in _typed_modules:
+            raise ValueError(
+                f"{name} needs the Python module {module}, which is not imported because a file names it: "
+                "if you trust it, set env_module to its name"
+            )
+        if env_id not in gymnasium.registry and env_id not in {re.sub(r"-v\d+$", "", n) for n in gymnasium.registry}:
+            raise ValueError(
+                f"cannot play gym:{env_id}: no environment {env_id} is registered; set env_module to its module"
+            )
+
+    @classmethod
+    def describe(cls, name: str, frame_skip: int | None = None, size: str = "64x64") -> Game:
+        """The game of that name.
 
         Args:
-            name: "gym:ID" or "ale:GAME".
-            frame_skip: steps of the game for which an action is held.
-            size: width x height of a frame, "64x64".
+            frame_skip: steps of the game for which an action is held; None: 4 for Atari, else 1.
+            size: width x height of a frame.
         """
-        if not isinstance(size, str):
-            raise ValueError(f"size is {size!r:.40}: expected width x height in pixels, such as 96x64")
+        frame_skip = cls.default_frame_skip if frame_skip is None else frame_skip
+        if type(frame_skip) is not int or not 1 <= frame_skip <= MAX_FRAME_SKIP:
+            raise ValueError(f"frame_skip is {frame_skip!r:.40}: it must be in 1 to {MAX_FRAME_SKIP}")
         width, height = parse_size(size)
         game = cls.make_game(name)
         try:
@@ -44,6 +89,7 @@ class GymVectorEnv(GameVectorEnv):
                 frame_shape=(height, width, 3),
                 fps=round(cls.read_fps(game) / frame_skip, 3),
                 actions=cls.read_actions(name, game),
+                caption=make_caption(name.partition(":")[2], picture_words(width, height)),
             )
         finally:
             game.close()
@@ -72,16 +118,15 @@ class GymVectorEnv(GameVectorEnv):
             f"cannot record the actions of {name}: {space} is not Discrete, MultiBinary or Box of one dimension"
         )
 
-    def __init__(self, description: Game, num_envs: int, levels: tuple[int, int], seed: int):
-        super().__init__(description, num_envs)
+    def __init__(self, game: Game, num_envs: int, levels: tuple[int, int], seed: int):
+        super().__init__(game, num_envs, levels, seed)
         self._frame_skip = self.options["frame_skip"]
-        self._games = [self.make_game(description.environment) for _ in range(num_envs)]
+        self._games = [self.make_game(game.environment) for _ in range(num_envs)]
         self._to_game_action = _action_converter(self._games[0].action_space)
-        self._levels = levels
         # The state of a SplitMix64 generator per game, which draws the levels.
         self._streams = np.arange(num_envs, dtype=np.uint64) + np.uint64(seed) * np.uint64(1 << 32)
         self._level_seeds = np.zeros(num_envs, np.int64)
-        height, width, _ = description.frame_shape
+        height, width, _ = game.frame_shape
         self._frames = np.zeros((num_envs, height, width, 3), np.uint8)
         for number in range(num_envs):
             self._start_level(number)
@@ -99,10 +144,10 @@ class GymVectorEnv(GameVectorEnv):
                 _, reward, terminated, truncated, _ = game.step(action)
                 rewards[number] += reward
                 ended = terminated or truncated
-                if ended or skipped >= self._frame_skip - self.num_max_frames:
-                    rendered.append(game.render())
                 if ended:
                     break
+                if skipped >= self._frame_skip - self.num_max_frames:
+                    rendered.append(game.render())
             terminations[number], truncations[number] = terminated, truncated
             if ended:
                 self._start_level(number)

@@ -5,8 +5,11 @@ from typing import Any
 import numpy as np
 
 from dreamrun.games.base import GameVectorEnv
-from dreamrun.games.game import Game
+from dreamrun.games.game import Game, make_caption, parse_size, picture_words
+from dreamrun.games.space import ActionSpace
 from dreamrun.games.splitmix import splitmix64_hash, splitmix64_next
+
+MIN_SIDE = 32  # pixels
 
 
 class PongVectorEnv(GameVectorEnv):
@@ -16,13 +19,31 @@ class PongVectorEnv(GameVectorEnv):
     the level's number and the actions alone.
     """
 
+    option_names, usage = ("size",), "pong"
     paddle_height, ball_size, paddle_x = 12, 3, 4
     ball_speed, player_speed, opponent_speed = 2.0, 2.0, 1.4
     points_per_episode, max_steps = 3, 1000
 
+    @classmethod
+    def describe(cls, name: str, size: str | None = None) -> Game:
+        """Pong.
+
+        Args:
+            size: width x height of a frame; None: "64x64".
+        """
+        width, height = parse_size("64x64" if size is None else size)
+        if min(width, height) < MIN_SIDE:
+            raise ValueError(f"size is {size!r:.40}: Pong needs at least {MIN_SIDE}x{MIN_SIDE}")
+        return Game(
+            environment=name,
+            environment_options=(("size", size),) if size else (),
+            frame_shape=(height, width, 3),
+            actions=ActionSpace(names=("noop", "up", "down"), keys=((), ("UP",), ("DOWN",)), acting=(0, 1, 2)),
+            caption=make_caption(name, "two paddles and a ball", picture_words(width, height)),
+        )
+
     def __init__(self, game: Game, num_envs: int, levels: tuple[int, int], seed: int):
-        super().__init__(game, num_envs)
-        self._levels = levels
+        super().__init__(game, num_envs, levels, seed)
         self._height, self._width, _ = game.frame_shape
         # One row per game. It includes the states of two SplitMix64 generators, which draw levels and serves.
         self._state = np.zeros(

@@ -1,20 +1,55 @@
-"""OpenAI's Procgen games."""
+"""OpenAI's Procgen games. They need Procgen only when one is made; their actions are known without it."""
 
 import contextlib
+import importlib.util
 import io
 from typing import Any
 
 import numpy as np
 
 from dreamrun.games.base import GameVectorEnv
-from dreamrun.games.game import Game
+from dreamrun.games.game import Game, make_caption
+from dreamrun.games.procgen_actions import PROCGEN_GAMES, procgen_actions
 
 
 class ProcgenVectorEnv(GameVectorEnv):
     """N copies of one of the sixteen Procgen games (arXiv 1912.01588): 64x64 RGB, 15 actions."""
 
+    option_names = ("distribution_mode", "simple")
+    usage = f"one of Procgen's {', '.join(PROCGEN_GAMES)}"
+
+    @classmethod
+    def plays(cls, name: str) -> bool:
+        return name in PROCGEN_GAMES
+
+    @classmethod
+    def describe(cls, name: str, distribution_mode: str = "easy", simple: bool = False) -> Game:
+        """One of the sixteen games.
+
+        Args:
+            distribution_mode: "easy" or "hard" levels.
+            simple: no backgrounds, monochrome assets, one theme.
+        """
+        if distribution_mode not in ("easy", "hard"):
+            raise ValueError(f'distribution_mode is {distribution_mode!r:.40}: choose "easy" or "hard"')
+        if type(simple) is not bool:
+            raise ValueError(f"simple is {simple!r:.40}: expected true or false")
+        if importlib.util.find_spec("procgen") is None:
+            raise ValueError(
+                "Procgen is not installed: run ./setup.sh, or on Linux "
+                "`pip install --no-deps procgen-mirror gym3 gym gym-notices cffi pycparser`, or choose env pong"
+            )
+        return Game(
+            environment=name,
+            environment_options=(("distribution_mode", distribution_mode), ("simple", simple)),
+            actions=procgen_actions(name),
+            caption=make_caption(
+                name, PROCGEN_GAMES[name], f"{distribution_mode} levels", "simple graphics" if simple else ""
+            ),
+        )
+
     def __init__(self, game: Game, num_envs: int, levels: tuple[int, int], seed: int):
-        super().__init__(game, num_envs)
+        super().__init__(game, num_envs, levels, seed)
         # Levels of CoinRun and Ninja are crossed from left to right; other games are explored evenly.
         key_weights = {"RIGHT": 3.0} if self.name in ("coinrun", "ninja") else {}
         self.explore_weights = np.zeros(len(self.actions))

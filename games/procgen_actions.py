@@ -1,11 +1,25 @@
-"""The action spaces of Procgen games. Loads no game."""
+"""Names, looks and action spaces of Procgen games. Loads no game."""
 
 from dreamrun.games.space import ActionSpace
 
-PROCGEN_GAMES = (
-    *("bigfish", "bossfight", "caveflyer", "chaser", "climber", "coinrun", "dodgeball", "fruitbot"),
-    *("heist", "jumper", "leaper", "maze", "miner", "ninja", "plunder", "starpilot"),
-)
+PROCGEN_GAMES = {  # name -> what is seen in it
+    "bigfish": "a fish that eats smaller fish",
+    "bossfight": "a spaceship that fights a boss",
+    "caveflyer": "a spaceship that flies through caves",
+    "chaser": "a collector of orbs who is chased",
+    "climber": "a climber who jumps from ledge to ledge",
+    "coinrun": "a runner who jumps to a coin",
+    "dodgeball": "a thrower of balls in a room of enemies",
+    "fruitbot": "a robot that picks fruit",
+    "heist": "a thief who looks for keys in a maze",
+    "jumper": "a bunny that jumps to a carrot",
+    "leaper": "a frog that crosses a road and a river",
+    "maze": "a mouse that looks for cheese in a maze",
+    "miner": "a miner who digs for diamonds",
+    "ninja": "a ninja who jumps between ledges",
+    "plunder": "a ship that fires at pirates",
+    "starpilot": "a spaceship that shoots from the side",
+}
 # The keys of the 15 actions, in the order of their ids.
 _PROCGEN_KEYS = (
     *(("LEFT", "DOWN"), ("LEFT",), ("LEFT", "UP"), ("DOWN",), (), ("UP",), ("RIGHT", "DOWN"), ("RIGHT",)),

@@ -9,7 +9,7 @@ from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics import psnr_from_mse
 from dreamrun.data.recorded_game import replay_to
 from dreamrun.data.records import Record
-from dreamrun.games.factory import check_recorded_options, describe_environment
+from dreamrun.games.factory import describe_environment
 from dreamrun.games.game import Game
 from dreamrun.games.untrusted import printable
 from dreamrun.model import WorldModel
@@ -101,9 +101,7 @@ class Gallery:
             return "This record has no level seed."
         metadata = self._dataset.metadata
         try:
-            installed = describe_environment(
-                metadata.environment, **check_recorded_options(metadata.environment_options)
-            )
+            installed = describe_environment(metadata.environment, metadata.environment_options)
         except (ValueError, TypeError) as error:
             return printable(error)
         if installed.frame_shape != metadata.frame_shape or len(installed.actions) != len(metadata.actions):

@@ -26,7 +26,7 @@ from starlette.middleware import Middleware
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.mixture import Folders
-from dreamrun.games.factory import import_environment_module
+from dreamrun.games.gymnasium import import_environment_module
 from dreamrun.model.game_views import find_game
 from dreamrun.model.inference import choose_device, describe_device, free_memory
 from dreamrun.model.options import CheckpointOptions, SamplerSettings

@@ -14,7 +14,7 @@ from dreamrun.evaluation.compare import compare_reports
 from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.evaluation.evaluator import evaluate
 from dreamrun.evaluation.report import summary, write_report
-from dreamrun.games.factory import import_environment_module
+from dreamrun.games.gymnasium import import_environment_module
 from dreamrun.model import WorldModel
 from dreamrun.model.options import SamplerSettings
 

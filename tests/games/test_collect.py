@@ -122,7 +122,7 @@ def test_progress_counts_all_frames(tmp_path, in_process):
 
 def test_replay_to_any_frame(real_set):
     metadata = read_metadata(real_set)
-    environment = make_environment(metadata.environment, 4, **dict(metadata.environment_options))
+    environment = make_environment(metadata.environment, 4, options=metadata.environment_options)
     played = play(environment, POLICIES["uniform"](environment, np.random.default_rng(0)))
     later = next(record for record in islice(played, 100) if record.start_step > 0)  # cut from a long episode
     assert later.start_step == len(later.prefix_actions) == MAX_FRAMES

@@ -14,7 +14,7 @@ from dreamrun.data.recorded_game import replay_to
 from dreamrun.data.records import Record
 from dreamrun.evaluation.context import collect_real_play
 from dreamrun.evaluation.evaluation_config import EvaluateConfig
-from dreamrun.games import factory
+from dreamrun.games import gymnasium as gymnasium_games
 from dreamrun.games.factory import describe_environment, make_environment
 from dreamrun.games.game import Game
 from dreamrun.games.space import unnamed_actions
@@ -57,7 +57,7 @@ def payload(tmp_path, monkeypatch):
     yield marker
     sys.modules.pop("payload", None)
     gymnasium.registry.pop("Dot-v0", None)
-    factory._typed_modules.discard("payload")
+    gymnasium_games._typed_modules.discard("payload")
 
 
 HOSTILE = (
@@ -96,10 +96,10 @@ def test_no_name_of_a_file_imports_a_module(name, payload, pong_set, tmp_path):
 def test_no_option_of_a_file_reaches_another_setting(payload, tmp_path):
     """A policy `module:function` would be imported too."""
     for options in ((("policy", "payload:policy"),), (("overwrite", True),), (("num_envs", 9),), (("levels", 3),)):
-        with pytest.raises(ValueError, match="unknown environment options"):
+        with pytest.raises(ValueError, match="pong has no option"):
             collect_real_play(EvaluateConfig(checkpoint="x"), FEW, Game("pong", environment_options=options), tmp_path)
         record = Record(np.zeros((2, 64, 64, 3), np.uint8), np.zeros(2, np.int32), level_seed=1)
-        with pytest.raises(ValueError, match="unknown environment options"):
+        with pytest.raises(ValueError, match="pong has no option"):
             replay_to(record, Game(environment="pong", environment_options=options))
     assert not payload.exists()
 
@@ -132,13 +132,13 @@ def test_a_module_that_the_user_typed_is_imported(payload, tmp_path, monkeypatch
     assert code == 0, err
     assert payload.exists() and read_metadata(out).environment == "gym:payload:Dot-v0"
     checkpoint = random_checkpoint(tmp_path / "random", out)
-    factory._typed_modules.discard("payload")
+    gymnasium_games._typed_modules.discard("payload")
     options = ("--checkpoint", checkpoint, "--data", out, *LITTLE, "--output", tmp_path / "report")
     code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--env-module", "payload")
     assert code == 0, err
     assert "cannot be saved and restored" in (tmp_path / "report" / "report.md").read_text()
     code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--env-module", "no_such_module")
-    assert_one_line(code, err, "env_module 'no_such_module' cannot be imported")
+    assert_one_line(code, err, "the module 'no_such_module' cannot be imported")
     (engine,) = load_engines(
         PlayConfig(checkpoint=str(checkpoint), data=out, num_steps=1, env_module="payload")
     ).values()

@@ -213,7 +213,7 @@ def test_atari_is_evaluated_against_real_futures(run, monkeypatch, tmp_path):
     pytest.importorskip("ale_py")
     monkeypatch.setattr(collecting, "NUM_ENVS", 2)
     monkeypatch.setattr(collecting, "worker_pool", in_this_process)
-    game = describe_environment("ale:pong", size="48x32", frame_skip=3)
+    game = describe_environment("ale:pong", {"size": "48x32", "frame_skip": 3})
     random_model(fit_config_to_data(SMALLEST, game), game=game).save_pretrained(tmp_path / "random")
     report = evaluate(run, "--checkpoint", "random")  # collects play for the evaluation
     assert report["data"]["environment_options"] == {"frame_skip": 3, "size": "48x32"}
