@@ -13,6 +13,7 @@ from dreamrun.benchmarks.machine import NetworkConfig
 from dreamrun.data.metadata import read_metadata
 from dreamrun.envs.dream import DreamVectorEnv
 from dreamrun.games.factory import make_environment
+from dreamrun.games.ranges import Positive
 from dreamrun.model.inference import choose_device, describe_device
 
 WARM_UP_STEPS = 20  # the window of pico and nano fills
@@ -25,14 +26,14 @@ class EnvironmentConfig(NetworkConfig):
     preset: str = "pico"  # network with random weights and an outcome head
     data: Path = Path("samples/pong")  # data set with the prompts
     split: str = "test"
-    num_envs: tuple[int, ...] = (1, 4, 16)  # games stepped together; one measurement each
-    steps: int = 30  # steps to measure, of all games together
+    num_envs: tuple[Positive, ...] = (1, 4, 16)  # games stepped together; one measurement each
+    steps: Positive = 30  # steps to measure, of all games together
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.num_envs or min(self.num_envs) < 1:
-            raise ValueError(f"num_envs is {self.num_envs}: they must be at least 1")
+        if not self.num_envs:
+            raise ValueError("num_envs is empty: give at least one number of games")
 
 
 def measure(config: EnvironmentConfig) -> dict[str, Any]:

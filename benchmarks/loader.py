@@ -16,6 +16,7 @@ from einops import rearrange
 from dreamrun.data.dataset import POOL_RECORDS, ClipDataset, clip_start, count_clips, cut_clip
 from dreamrun.data.mixture import Folders, Mixture
 from dreamrun.data.shards import ShardReader
+from dreamrun.games.ranges import Positive, check_ranges
 
 REPETITIONS = 3  # of the measurement of a mixture
 
@@ -25,16 +26,14 @@ class LoaderConfig:
     """Speed of reading training clips, compared with a conventional loader."""
 
     data: Folders  # data set folder; several: batches of a mixture, compared with those of each alone
-    clip_frames: int = 32
-    batch_size: int = 128
-    num_batches: int = 120  # batches to measure; start-up distorts the result of a small number
+    clip_frames: Positive = 32
+    batch_size: Positive = 128
+    num_batches: Positive = 120  # batches to measure; start-up distorts the result of a small number
 
     def __post_init__(self):
         if self.data == ():
             raise ValueError("data names no data set")
-        for name in ("batch_size", "num_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        check_ranges(self)
 
 
 def measure(config: LoaderConfig) -> dict:

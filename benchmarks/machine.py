@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dreamrun.data.metadata import read_metadata
+from dreamrun.games.ranges import check_ranges
 from dreamrun.model import PRESETS, ModelConfig, WorldModel
 from dreamrun.training.setup import fit_config_to_data
 
@@ -23,7 +24,7 @@ class NetworkConfig:
     num_steps: int | None = None  # denoising steps per frame; None: the default of the network
 
     def __post_init__(self):
-        check_positive(self, "batch_size", "frames", "steps", "players")
+        check_ranges(self)
         if not self.checkpoint and self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}: choose {', '.join(PRESETS)}")
 
@@ -33,13 +34,6 @@ class NetworkConfig:
             return WorldModel.from_pretrained(self.checkpoint)
         config = replace(PRESETS[self.preset], **changes)
         return random_model(config if data is None else fit_config_to_data(config, read_metadata(data)))
-
-
-def check_positive(config: Any, *names: str) -> None:
-    """Raise ValueError if one of these options, where the config has it, is below 1."""
-    for name in names:
-        if getattr(config, name, 1) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: it must be at least 1")
 
 
 def random_model(config: ModelConfig) -> WorldModel:

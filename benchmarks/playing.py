@@ -16,6 +16,7 @@ import numpy as np
 import websockets
 
 from dreamrun.benchmarks.machine import NetworkConfig
+from dreamrun.games.ranges import Positive
 from dreamrun.play.messages import unpack_pictures
 
 _START_SECS = 120.0  # time limit for the server to start
@@ -28,7 +29,7 @@ class PlayingConfig(NetworkConfig):
 
     data: Path = Path("samples/coinrun")  # data set with the prompts
     split: str = "test"
-    players: int = 1
+    players: Positive = 1
     seconds: float = 120.0
 
 

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from dreamrun.benchmarks.machine import NetworkConfig, matmul_flops_per_sec, measure_ms, memory_bytes, peak_memory_bytes
+from dreamrun.games.ranges import Positive
 from dreamrun.model import Sampler
 from dreamrun.model.inference import choose_device, describe_device, has_native_bf16, prepare_for_inference
 from dreamrun.model.options import DeviceOptions, SamplerSettings
@@ -24,8 +25,8 @@ EARLY_FRAME = 100  # frame with which the end of a long rollout is compared
 class RolloutConfig(NetworkConfig, SamplerSettings, DeviceOptions):
     """Speed of the sampler, one frame at a time, with a full window."""
 
-    batch_size: int = 1  # rollouts in a batch
-    frames: int = 100  # frames to measure, all with a full window
+    batch_size: Positive = 1  # rollouts in a batch
+    frames: Positive = 100  # frames to measure, all with a full window
     compare: Literal["reference"] | None = None  # also measure the sampler without KV cache, and print the ratio
 
     def __post_init__(self):

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dreamrun.benchmarks.machine import check_positive, matmul_flops_per_sec, peak_memory_bytes
+from dreamrun.benchmarks.machine import matmul_flops_per_sec, peak_memory_bytes
 from dreamrun.data.metadata import PUBLIC_SET
 from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import SUFFIX, write_shard
+from dreamrun.games.ranges import Positive, check_ranges
 from dreamrun.model import ModelConfig
 from dreamrun.model.inference import describe_device, uses_bf16
 from dreamrun.training.loop import train_step
@@ -32,17 +33,17 @@ class StepConfig:
 
     preset: str = "nano"
     data: Path | None = None  # data set folder; None: synthetic records
-    batch_size: int = 16  # clips in a step
-    clip_frames: int | None = None  # None: the window
-    accumulate: int = 1  # micro-batches in a step
-    steps: int = 20  # number of steps to measure
+    batch_size: Positive = 16  # clips in a step
+    clip_frames: Positive | None = None  # None: the window
+    accumulate: Positive = 1  # micro-batches in a step
+    steps: Positive = 20  # number of steps to measure
     compile: bool = False  # torch.compile of each block
     activation_checkpointing: bool = False  # recompute activations in the backward pass
     bf16: bool | None = None  # bfloat16 autocast; None: if the device has native bfloat16
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
     def __post_init__(self):
-        check_positive(self, "batch_size", "accumulate", "steps")
+        check_ranges(self)
 
 
 def measure(config: StepConfig) -> dict:

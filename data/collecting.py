@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from dreamrun.games.base import SPLIT_LEVELS, GameVectorEnv
 from dreamrun.games.factory import describe_environment, make_environment
 from dreamrun.games.game import Game
 from dreamrun.games.policies import ExplorePolicy, FunctionPolicy, UniformPolicy, make_policy
+from dreamrun.games.ranges import Count, Positive, Range, Seed, check_ranges
 
 NUM_ENVS = 16  # games per shard; what they have played is lost when the shard is full
 MAX_SHORT_EPISODES = 1000  # too short episodes in a row after which collection stops with an error
@@ -34,36 +35,26 @@ class CollectConfig:
 
     env: str = "coinrun"  # pong, one of Procgen's sixteen games, gym:ID (Gymnasium) or ale:GAME (Atari)
     out: Path = Path("datasets/coinrun")  # the data set folder; must be empty or not exist yet
-    records: int = 600  # training records of up to 160 frames
-    val_records: int = 30
-    test_records: int = 30
+    records: Count = 600  # training records of up to 160 frames
+    val_records: Count = 30
+    test_records: Count = 30
     # explore: hold random actions for a while; uniform: a random action at every step; or module:function, a function
     # of your own: (environment, frames (N, H, W, 3), random generator) -> N actions.
     policy: str = "explore"
-    seed: int = 0  # of the levels and the actions: the same seed gives the same data set
+    seed: Seed = 0  # of the levels and the actions: the same seed gives the same data set
     distribution_mode: Literal["easy", "hard"] = "easy"  # Procgen's levels
     simple: bool = False  # Procgen without backgrounds, monochrome, one theme: easier to learn
     size: str | None = None  # width x height of a frame, such as 96x64 (pong, gym: and ale:); None: 64x64
-    frame_skip: int | None = None  # steps for which an action is held (gym: and ale:); None: 4 for Atari, else 1
-    min_frames: int = 32  # the end of an episode is dropped if it is shorter than this
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes
+    frame_skip: Positive | None = None  # steps for which an action is held (gym: and ale:); None: 4 for Atari, else 1
+    min_frames: Annotated[int, Range(1, MAX_FRAMES)] = 32  # the end of an episode is dropped if it is shorter than this
+    workers: Positive = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes
     overwrite: bool = False  # replace the folder, if it is a data set and holds nothing else
 
     def __post_init__(self):
-        for name in ("records", "val_records", "test_records", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: it cannot be negative")
-        if self.seed >= 2**63:
-            raise ValueError(f"seed is {self.seed}: it must be below 2^63")
+        check_ranges(self)
         if self.records + self.val_records + self.test_records == 0:
             raise ValueError("nothing to collect: records, val_records and test_records are 0")
         make_policy(self.policy)
-        if self.frame_skip is not None and self.frame_skip < 1:
-            raise ValueError(f"frame_skip is {self.frame_skip}: it must be at least 1")
-        if not 1 <= self.min_frames <= MAX_FRAMES:
-            raise ValueError(f"min_frames is {self.min_frames}: it must be in 1 to {MAX_FRAMES}")
-        if self.workers < 1:
-            raise ValueError(f"workers is {self.workers}: at least one process is needed")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
@@ -21,6 +21,7 @@ from dreamrun.envs.dream import DreamVectorEnv
 from dreamrun.games.base import SPLIT_LEVELS
 from dreamrun.games.factory import make_environment
 from dreamrun.games.gymnasium import MAX_FRAME_SKIP
+from dreamrun.games.ranges import Positive, Range, check_ranges
 from dreamrun.games.untrusted import read_json
 
 if TYPE_CHECKING:
@@ -39,19 +40,14 @@ class GamesConfig:
     checkpoint: str = ""  # dream: folder of a checkpoint with an outcome head, or "user/name" on the Hub
     data: Path | None = None  # data set folder: prompts of the dream, and the name of the game to learn
     game: str = ""  # real: pong, one of Procgen's sixteen games, gym:ID or ale:GAME; empty: that of data or agent
-    num_envs: int = 16  # games played at a time
+    num_envs: Positive = 16  # games played at a time
     num_steps: int | None = None  # dream: denoising steps per frame; None: the checkpoint's default
-    max_episode_steps: int = MAX_EPISODE_STEPS  # dream: steps after which an episode is cut off, as long rollouts drift
-    seed: int = 0  # of the agent, the prompts and the noise, or the levels
+    max_episode_steps: Positive = MAX_EPISODE_STEPS  # dream: episodes are cut off then, as long rollouts drift
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0  # of the agent, the prompts and the noise, or the levels
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # of the dream; the small agent stays on the CPU
 
     def __post_init__(self):
-        for name in ("steps", "episodes", "num_envs", "frame_skip", "max_episode_steps", "save_every"):
-            value = getattr(self, name, None)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed is {self.seed}: it must lie in 0 to {2**31 - 1}")
+        check_ranges(self)
         if self.env == "dream" and not (self.checkpoint and self.data):
             raise ValueError("env is dream: give --checkpoint DIR, and --data DIR with the prompts")
 
@@ -71,9 +67,9 @@ class TrainAgentConfig(GamesConfig):
     """Options of `scripts.train_agent`."""
 
     out: Path = Path("runs/agent")  # the agent's folder; the same command continues there
-    steps: int = 100_000  # game frames to learn from, over all games
-    frame_skip: int = FRAME_SKIP  # game frames for which the agent holds an action
-    save_every: int = 10_240  # game frames between saves
+    steps: Positive = 100_000  # game frames to learn from, over all games
+    frame_skip: Positive = FRAME_SKIP  # game frames for which the agent holds an action
+    save_every: Positive = 10_240  # game frames between saves
     wandb: Literal["auto", "online", "offline", "off"] = "auto"  # auto: online if logged in, else off
     wandb_project: str = "dreamrun"
     wandb_entity: str | None = None

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from dreamrun.envs.agent import FRAME_SKIP, GamesConfig, import_ppo, load_weights, read_agent
+from dreamrun.games.ranges import Positive
 
 RANDOM = "random"  # the agent that draws every action at random
 
@@ -20,9 +21,9 @@ class ScoreAgentConfig(GamesConfig):
     env: Literal["real", "dream"] = "real"  # where it plays
     agent: str = ""  # folder of an agent; or "random", which draws every action at random
     split: str = "test"  # levels of the real game, or records with the prompts of the dream: train, val or test
-    episodes: int = 200  # episodes that count
-    num_envs: int = 20  # games played at a time; each plays equally many episodes, so that short ones do not count more
-    frame_skip: int | None = None  # game frames for which an action is held; None: as in training, or 1 for "random"
+    episodes: Positive = 200  # episodes that count
+    num_envs: Positive = 20  # games played at a time, each for equally many episodes: short ones count no more
+    frame_skip: Positive | None = None  # game frames that hold an action; None: as in training, 1 for "random"
     deterministic: bool = False  # take the most probable action in place of a drawn one
 
     def __post_init__(self):

@@ -4,25 +4,11 @@ the parts that it needs, so that an option has one name, one default, one range 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, get_type_hints
+from typing import Annotated, Any, Literal, Protocol
 
 from dreamrun.games.game import check_caption
+from dreamrun.games.ranges import Range, check_ranges, ranges_of
 from dreamrun.model.diffusion import CONTEXT_NOISE
-
-
-class Range(NamedTuple):
-    """Least and largest value of an option. Those of an integer are ints, and allow no other numbers."""
-
-    low: float
-    high: float
-    high_in_play: float  # the largest value that a player of a server may ask for
-
-    def check(self, name: str, value: Any, in_play: bool = False) -> None:
-        """Raises ValueError unless a value is a number in the range."""
-        types, high = (int,) if isinstance(self.low, int) else (int, float), self.high_in_play if in_play else self.high
-        if type(value) not in types or not self.low <= value <= high:  # false for NaN
-            kind = "an integer" if types == (int,) else "a number"
-            raise ValueError(f"{name} is {value!r:.40}: expected {kind} from {self.low} to {high}")
 
 
 class Defaults(Protocol):
@@ -48,10 +34,7 @@ class SamplerSettings:
     text: str | None = None  # what to dream of, if the checkpoint has learnt any words; None: the game's caption
 
     def __post_init__(self):
-        for name, allowed in RANGES.items():
-            value = getattr(self, name)
-            if value is not None or isinstance(self, ResolvedSettings):
-                allowed.check(name, value)
+        check_ranges(self)
         if self.text is not None:
             check_caption(self.text, "text")
 
@@ -63,16 +46,10 @@ class SamplerSettings:
 
     def check_in_play(self) -> None:
         """Raises ValueError for settings that are too costly for a server."""
-        for name, allowed in RANGES.items():
-            if getattr(self, name) is not None:
-                allowed.check(name, getattr(self, name), in_play=True)
+        check_ranges(self, in_play=True)
 
 
-RANGES: dict[str, Range] = {
-    name: part
-    for name, hint in get_type_hints(SamplerSettings, include_extras=True).items()
-    for part in getattr(hint, "__metadata__", ())
-}
+RANGES = ranges_of(SamplerSettings)
 
 
 @dataclass(frozen=True, order=True)

@@ -40,7 +40,7 @@ MIN_LINES, MAX_LINES = 60, 600
 # Subjects that are small by nature. Scripts, which only read options, `__init__` files and the files of the root, which
 # start the package, may be short too.
 SMALL = {
-    "games": {"procgen_actions.py", "splitmix.py", "untrusted.py"},
+    "games": {"procgen_actions.py", "ranges.py", "splitmix.py", "untrusted.py"},
     "model": {"activation_checkpoint.py", "mlp.py", "packed_linear.py", "rollout.py", "text.py"},
     "data": {"metadata.py", "recorded_game.py", "run_lock.py"},
     "editing": {"measures.py", "page.py"},

@@ -3,9 +3,10 @@
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dreamrun.data.mixture import MAX_SETS, Folders
+from dreamrun.games.ranges import Count, Positive, Range, Seed, Share, check_ranges
 from dreamrun.model.diffusion import Prediction, Schedule
 from dreamrun.model.loss import LevelDistribution
 
@@ -34,18 +35,6 @@ _FILLING = {**_MEASURED, "fill_share": 0.3}  # play and editing in one network
 RECIPES = {"pico": _FILLING, "nano": _FILLING, "toy": _MEASURED}
 
 
-# Ranges of options
-AT_LEAST_1 = (
-    *("dim", "patch_size", "window_frames", "clip_frames", "clip_stride", "max_steps", "epochs", "batch_size"),
-    *("accumulate", "log_every", "val_every", "val_batches", "epoch_clips", "rollout_every", "rollout_frames"),
-    *("checkpoint_every", "keep_checkpoints", "max_bad_steps"),
-)
-SHARES = (
-    *("ema_decay", "decay_fraction", "action_dropout", "scheduled_sampling", "self_forcing", "fill_share"),
-    "max_bad_fraction",
-)
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """Options of `train_world_model.py`, saved as `train_config.json` in the run folder."""
@@ -60,48 +49,48 @@ class TrainConfig:
     attention: Literal["axial", "full"] | None = None  # over space and time in turn, or at once; None: the preset's
     schedule: Schedule | None = None  # of the noise; linear is rectified flow; None: the preset's
     prediction: Prediction | None = None  # what the network predicts; None: the preset's choice
-    dim: int | None = None  # width of the network; None: the preset's
-    patch_size: int | None = None  # pixels on a side of a patch, which becomes one token; None: the preset's
-    window_frames: int | None = None  # maximum number of frames in the network's context; None: the preset's
-    clip_frames: int | None = None  # frames in a training clip; None: the window
-    clip_stride: int = 8  # frames from the start of one clip to the start of the next
-    max_steps: int | None = None  # optimizer steps; if --epochs is given too, the shorter one counts
-    epochs: int | None = None  # passes over the training clips; None: 1, unless --max-steps is given
-    batch_size: int = 16  # clips in a step, over all processes
-    accumulate: int = 1  # micro-batches in a step of each process; a larger number needs less memory, same result
+    dim: Positive | None = None  # width of the network; None: the preset's
+    patch_size: Positive | None = None  # pixels on a side of a patch, which becomes one token; None: the preset's
+    window_frames: Positive | None = None  # maximum number of frames in the network's context; None: the preset's
+    clip_frames: Positive | None = None  # frames in a training clip; None: the window
+    clip_stride: Positive = 8  # frames from the start of one clip to the start of the next
+    max_steps: Positive | None = None  # optimizer steps; if --epochs is given too, the shorter one counts
+    epochs: Positive | None = None  # passes over the training clips; None: 1, unless --max-steps is given
+    batch_size: Positive = 16  # clips in a step, over all processes
+    accumulate: Positive = 1  # micro-batches in a step of each process; a larger number needs less memory, same result
     optimizer: Literal["adamw", "muon"] | None = None  # None: the preset's recipe
-    learning_rate: float | None = None  # None: the preset's recipe
+    learning_rate: Annotated[float | None, Range(1e-12)] = None  # None: the preset's recipe
     weight_decay: float = 0.01
-    warmup_steps: int = 200  # steps in which the learning rate rises from 0
-    decay_fraction: float = 0.2  # last share of the run, in which the learning rate falls to 0
+    warmup_steps: Count = 200  # steps in which the learning rate rises from 0
+    decay_fraction: Share = 0.2  # last share of the run, in which the learning rate falls to 0
     clip_grad_norm: float = 1.0  # maximum norm of the gradient
-    ema_decay: float = 0.999  # decay of the weight average (EMA), which is saved; lower in the first steps
+    ema_decay: Share = 0.999  # decay of the weight average (EMA), which is saved; lower in the first steps
     noise_levels: NoiseLevels | None = None  # distribution of noise levels (NOISE_LEVELS); None: preset's recipe
-    scheduled_sampling: float | None = None  # share of clips trained on predicted context frames; None: preset's recipe
+    scheduled_sampling: Share | None = None  # share of clips trained on predicted context frames; None: preset's recipe
     # Share of clips trained on context frames that the sampler has generated, for the last part of a run: long rollouts
     # then hold. At 0.5 a step takes two thirds more time.
-    self_forcing: float = 0.0
-    fill_share: float | None = None  # share of clips trained on filling in missing frames; None: preset's recipe
+    self_forcing: Share = 0.0
+    fill_share: Share | None = None  # share of clips trained on filling in missing frames; None: preset's recipe
     # "head": train an outcome head, which predicts reward and end, behind the network of --init-from, which stays as it
     # is. "all": train the network too; the head sends no gradient into it.
     outcomes: Literal["off", "head", "all"] = "off"
-    action_dropout: float = 0.1  # share of clips whose actions are all hidden
-    seed: int = 0  # of the initial weights, and of the order and the noise of the training clips
+    action_dropout: Share = 0.1  # share of clips whose actions are all hidden
+    seed: Seed = 0  # of the initial weights, and of the order and the noise of the training clips
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     bf16: bool | None = None  # bfloat16 autocast (weights stay float32); None: if the device has native bfloat16
     compile: bool = False  # torch.compile of each block
     activation_checkpointing: bool = False  # recompute activations in the backward pass: slower, but less memory
-    log_every: int = 20  # steps between lines of training metrics
-    val_every: int = 500  # steps between validations
-    val_batches: int = 16  # validation batches
-    epoch_clips: int | None = None  # val clips for the metrics at the end of an epoch or the run; None: all of val
-    rollout_every: int = 1000  # steps between validation rollouts
-    rollout_frames: int = 32  # frames of a validation rollout, 4 of them the prompt; an action strip has 4 more
+    log_every: Positive = 20  # steps between lines of training metrics
+    val_every: Positive = 500  # steps between validations
+    val_batches: Positive = 16  # validation batches
+    epoch_clips: Positive | None = None  # val clips for the metrics at the end of an epoch or the run; None: all of val
+    rollout_every: Positive = 1000  # steps between validation rollouts
+    rollout_frames: Positive = 32  # frames of a validation rollout, 4 of them the prompt; an action strip has 4 more
     plot: bool = True  # draw metrics.png
-    checkpoint_every: int = 500  # steps between checkpoints
-    keep_checkpoints: int = 3  # number of newest checkpoints to keep; the best one by validation loss is kept too
-    max_bad_steps: int = 10  # stop after this many non-finite steps (loss or gradient) in a row
-    max_bad_fraction: float = 0.01  # maximum share of records that cannot be read
+    checkpoint_every: Positive = 500  # steps between checkpoints
+    keep_checkpoints: Positive = 3  # number of newest checkpoints to keep; the best one by validation loss is kept too
+    max_bad_steps: Positive = 10  # stop after this many non-finite steps (loss or gradient) in a row
+    max_bad_fraction: Share = 0.01  # maximum share of records that cannot be read
     resume: str = ""  # "auto": the newest undamaged checkpoint of the run folder, if any; or the path of a checkpoint
     init_from: str = ""  # checkpoint whose weights a new run starts from: a path, or "user/name" on the Hub
     wandb: Literal["auto", "online", "offline", "off"] = "auto"  # auto: online if logged in, else off
@@ -109,15 +98,7 @@ class TrainConfig:
     wandb_entity: str | None = None
 
     def __post_init__(self):
-        for name in AT_LEAST_1:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
-        for name in SHARES:
-            if not 0 <= (getattr(self, name) or 0) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must lie in 0 to 1")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps is {self.warmup_steps}: it must be at least 0")
+        check_ranges(self)
         if isinstance(self.data, tuple) and len(self.data) == 1:
             object.__setattr__(self, "data", self.data[0])
         if not 1 <= len(self.folders) <= MAX_SETS:
@@ -132,10 +113,6 @@ class TrainConfig:
             raise ValueError("words need --outcomes off: an outcome head is trained without words")
         if self.outcomes == "head" and not self.init_from:
             raise ValueError("outcomes is 'head': name the checkpoint that gets the head with --init-from")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}: it must lie in 0 to {2**63 - 1}")
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}: it must be positive")
 
     @property
     def folders(self) -> tuple[Path, ...]:

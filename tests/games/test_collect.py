@@ -332,14 +332,14 @@ def test_ctrl_c_finishes_started_shards(tmp_path, monkeypatch):
         ({"env": "tetris"}, "unknown environment 'tetris': choose pong or"),
         ({"env": "coinrun", "distribution_mode": "extreme"}, "distribution_mode is 'extreme'"),
         ({"policy": "clever"}, "policy is 'clever'"),
-        ({"records": -1}, "records is -1: it cannot be negative"),
+        ({"records": -1}, "records is -1: expected an integer of at least 0"),
         ({"val_records": -1}, "val_records is -1"),
         ({"test_records": -1}, "test_records is -1"),
         ({"records": 0, "val_records": 0, "test_records": 0}, "nothing to collect"),
-        ({"min_frames": 0}, "min_frames is 0: it must be in 1 to 160"),
+        ({"min_frames": 0}, "min_frames is 0: expected an integer from 1 to 160"),
         ({"min_frames": 161}, "min_frames is 161"),
-        ({"workers": 0}, "workers is 0: at least one process is needed"),
-        ({"seed": -1}, "seed is -1: it cannot be negative"),
+        ({"workers": 0}, "workers is 0: expected an integer of at least 1"),
+        ({"seed": -1}, "seed is -1: expected an integer from 0"),
     ],
 )
 def test_bad_settings_write_nothing(tmp_path, changes, message):
