@@ -35,6 +35,7 @@ class KVCache:
     """
 
     def __init__(self, config: ModelConfig, num_slots: int, device: torch.device, dtype: torch.dtype):
+        self.config = config
         window = config.window_frames
         is_full = config.attention == "full"
         groups = (1, config.num_patches) if is_full else (config.num_patches, 1)  # G, Q
@@ -149,11 +150,15 @@ class CacheView:
         self._ring_indices.copy_(other._ring_indices)
         self.mask.copy_(other.mask)
 
-    def commit(self) -> None:
-        """Keep what was last written, and advance the slots past these frames."""
+    def commit(self, slots: Sequence[int] | None = None) -> None:
+        """Keep what was last written, and advance the slots past these frames; of a view of all slots, maybe only some.
+
+        What was written to the others is overwritten by their next frame.
+        """
         if not self.covers_all_slots:
             slots = torch.tensor(self._slots, device=self._slot_indices.device)[:, None]
             for source, target in ((self._keys, self._cache.keys), (self._values, self._cache.values)):
                 written = source[:, self._slot_indices, :, :, self._ring_indices]
                 target[:, slots, :, :, self._ring_indices] = written
-        self._cache.advance(self._slots, num_frames=self._ring_indices.shape[1])
+        assert self.covers_all_slots or slots is None or list(slots) == self._slots
+        self._cache.advance(self._slots if slots is None else slots, num_frames=self._ring_indices.shape[1])

@@ -6,7 +6,7 @@ L noise levels, M modulation vectors, P patches in a frame, D width.
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dreamrun.model.checkpoint import check_finite
 from dreamrun.model.config import ModelConfig
+from dreamrun.model.cuda_graph import CUDAGraph
 from dreamrun.model.diffusion import add_noise, alpha_sigma, denoise, noise_levels
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.kv_cache import CacheView, KVCache
@@ -23,7 +24,6 @@ from dreamrun.model.outcome_head import Outcome, check_outcome_head, to_outcome
 from dreamrun.model.text import with_text
 
 MAX_PIXEL = 1.01  # 1, and some room for resizing and bfloat16
-WARM_UP_RUNS = 2  # of a CUDA graph: libraries initialise in the first runs, which must not be captured
 
 
 @dataclass
@@ -44,7 +44,8 @@ class Sampler:
     last pass writes its keys and values to the KV cache. `ReferenceSampler` does without the cache.
 
     Each rollout has a slot with its own position and random stream. Slots are reset, stepped and freed independently.
-    Rollouts that are stepped together share a batch.
+    Rollouts that are stepped together share a batch. On a GPU all slots run in every step, as one captured graph, and
+    those that are not stepped forget the result: so players come and go without another capture.
 
     All rollouts have frames of one size, `config.frame_shape`: that of the prompt of the last `reset` of all slots.
 
@@ -56,13 +57,15 @@ class Sampler:
         ValueError: weights that are not finite, or a text for a model that has learnt no words.
     """
 
+    graph_class: type[CUDAGraph] | None = None  # records and replays one frame; None: `CUDAGraph` on a GPU alone
+
     def __init__(self, model: WorldModel, settings: SamplerSettings | None = None):
         self.config = model.config
         self.settings = (settings or SamplerSettings()).resolve(model.config)
         self._given_model = self.model = model  # `model` is told `settings.text`
         self._states: dict[int, _SlotState] = {}  # by slot
         self._cache: KVCache | None = None
-        self._graph: _CUDAGraph | None = None
+        self._graph: CUDAGraph | None = None
         self.rebuild(model)
 
     @torch.inference_mode()
@@ -81,6 +84,8 @@ class Sampler:
         check_finite(model)
         if self._states and model.config.input_sizes != self.model.config.input_sizes:
             raise ValueError("the new model's frames, actions or window are of other sizes: start a new sampler")
+        if model is not self._given_model or settings != self.settings:
+            self._cache, self._graph = None, None
         self.model = model if settings.text is None else with_text(model, settings.text)
         self._given_model, self.settings = model, settings
         self.config = model.config.resized(*self.config.frame_shape[1:]) if self._states else model.config
@@ -90,7 +95,7 @@ class Sampler:
         self._context_scale = alpha_sigma(torch.tensor(settings.context_noise), self.config.schedule)
         levels = [*self._noise_levels[:-1].tolist(), settings.context_noise]
         self._modulation_table = ModulationTable(self.model, levels)
-        self._cache, self._graph = None, None
+        self._graph_class = self.graph_class or (CUDAGraph if model.device.type == "cuda" else None)
         if self._states:
             self._fill_cache(self.slots, replace_all=True)
 
@@ -186,6 +191,12 @@ class Sampler:
         for slot in slots:
             self._states.pop(slot, None)
 
+    def reserve(self, num_slots: int) -> None:
+        """End all rollouts, and make room for slots 0 to `num_slots` - 1 at once rather than one after another."""
+        self._states.clear()
+        if not self._fits(num_slots):
+            self._make_cache(num_slots)
+
     @property
     def slots(self) -> list[int]:
         """Slots in use, in order."""
@@ -214,18 +225,24 @@ class Sampler:
         tokens of the latter, (B, P, D).
         """
         assert self._cache is not None
-        view = self._cache.view(slots)
+        num_slots, is_captured = self._cache.num_slots, self._graph_class is not None
+        some = is_captured and len(slots) < num_slots  # the graph runs all slots, and the others keep nothing of it
+        if some:
+            rows = torch.tensor(slots)
+            actions = actions.new_zeros(num_slots, actions.shape[1]).index_copy(0, rows, actions)
+            rows = rows.to(x_u.device, non_blocking=True)
+            x_u, eps = (x.new_zeros(num_slots, *x.shape[1:]).index_copy(0, rows, x) for x in (x_u, eps))
+        view = self._cache.view(range(num_slots) if is_captured else slots)
         cond = self._modulation_table.lookup(actions)
         uncond = cond if self.settings.guidance == 1.0 else self._modulation_table.unconditional(len(actions))
         inputs = (x_u, eps, cond, uncond, view)
-        if x_u.device.type == "cuda" and view.covers_all_slots:
-            if self._graph is None:
-                self._graph = _CUDAGraph(self._run_passes, *inputs)
-            outputs = self._graph(*inputs)
-        else:
+        if self._graph_class is None:
             outputs = self._run_passes(*inputs)
-        view.commit()
-        return outputs
+        else:
+            self._graph = self._graph or self._graph_class(self._run_passes, *inputs)
+            outputs = self._graph(*inputs)
+        view.commit(slots)
+        return tuple(output[rows] for output in outputs) if some else outputs
 
     def _run_passes(
         self, x_u: Tensor, eps: Tensor, cond: Tensor, uncond: Tensor, view: CacheView
@@ -249,21 +266,32 @@ class Sampler:
     def _add_context_noise(self, frames: Tensor, eps: Tensor) -> Tensor:
         return add_noise(frames, eps, self._context_scale)
 
+    def _fits(self, num_slots: int) -> bool:
+        """Whether the cache serves for so many slots. A captured frame needs the cache that it was captured with."""
+        if self._cache is None or self._cache.config != self.config:
+            return False
+        most = num_slots if self._graph_class is None else 2 * num_slots
+        return num_slots <= self._cache.num_slots <= most
+
+    def _make_cache(self, num_slots: int) -> None:
+        weight = self.model.action_embedding.weight
+        self._cache, self._graph = KVCache(self.config, num_slots, weight.device, weight.dtype), None
+
     def _fill_cache(self, slots: Sequence[int], replace_all: bool) -> None:
         """Write the context of these slots to the cache: one forward pass for each context length.
 
         Args:
-            replace_all: make a new cache, for these slots alone.
+            replace_all: the cache is for these slots alone.
         """
         num_slots = 1 + max(self._states)
-        if self._cache is None or replace_all:
-            weight = self.model.action_embedding.weight
-            self._cache = KVCache(self.config, num_slots, weight.device, weight.dtype)
-            self._graph = None  # it was captured with the old cache
+        if self._cache is None or (replace_all and not self._fits(num_slots)):
+            self._make_cache(num_slots)
         elif self._cache.num_slots < num_slots:
-            self._cache.grow(num_slots)
+            # A frame has to be captured again: twice the slots make this rare.
+            self._cache.grow(num_slots if self._graph_class is None else max(num_slots, 2 * self._cache.num_slots))
             self._graph = None
-        self._cache.clear(slots)
+        assert self._cache is not None
+        self._cache.clear(range(self._cache.num_slots) if replace_all else slots)
         for length in {len(self._states[slot].frames) for slot in slots} - {0}:
             batch = [slot for slot in slots if len(self._states[slot].frames) == length]
             frames = torch.stack([torch.stack([*self._states[slot].frames]) for slot in batch])
@@ -274,39 +302,6 @@ class Sampler:
             view.commit()
             for slot, slot_tokens in zip(batch, tokens[:, -1], strict=True):
                 self._states[slot].tokens = slot_tokens
-
-
-class _CUDAGraph:
-    """A CUDA graph of one generated frame: hundreds of small kernels are recorded once and then launched together.
-
-    Args:
-        function: takes tensors and, last, a `CacheView`; returns tensors.
-        inputs: example inputs. The graph is captured on copies of the tensors and on this view.
-    """
-
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]], *inputs):
-        *tensors, view = inputs
-        self._static_inputs = [tensor.clone() for tensor in tensors]
-        self._static_view: CacheView = view
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP_RUNS):
-                function(*self._static_inputs, view)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device during the capture: the loader pins memory, new weights are loaded.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._static_outputs = function(*self._static_inputs, view)
-
-    def __call__(self, *inputs) -> tuple[Tensor, ...]:
-        """The function's result for inputs of the captured shapes."""
-        *tensors, view = inputs
-        for static, tensor in zip(self._static_inputs, tensors, strict=True):
-            static.copy_(tensor)
-        self._static_view.copy_from(view)
-        self._graph.replay()
-        return tuple(output.clone() for output in self._static_outputs)
 
 
 def check_prompt(frames: Tensor, actions: Tensor | None, config: ModelConfig) -> Tensor:
