@@ -146,7 +146,9 @@ def check_finite(model: nn.Module) -> None:
     Raises:
         ValueError: names the first such weight.
     """
-    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    names, weights = zip(*model.named_parameters(), strict=True)
+    finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()  # one wait for a GPU
+    broken = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
     if broken:
         raise ValueError(f"weights are not finite: {broken[0]} and {len(broken) - 1} more")
 

@@ -80,7 +80,7 @@ class KVCache:
 
     def angles(self, positions: Tensor) -> Tensor:
         """Cosines and sines of new frames at positions (S, T): (S, T, 1 or P, 1, K/2, 2), for every patch and head."""
-        temporal = self.cos_sin[positions.to(self.cos_sin.device)]  # (S, T, K/2, 2)
+        temporal = self.cos_sin[positions.to(self.cos_sin.device, non_blocking=True)]  # (S, T, K/2, 2)
         cos_sin = temporal[:, :, None] if self._place is None else space_time_cos_sin(temporal, self._place)
         return cos_sin.unsqueeze(3)
 
@@ -95,7 +95,8 @@ class KVCache:
             self.lengths[slot] = min(self.lengths[slot] + num_frames, self.window_frames - 1)
         wrapped = [slot for slot in slots if self.positions[slot] >= 2 * self.window_frames]
         if wrapped:
-            self.keys[:, wrapped] = apply_rotary_emb(self.keys[:, wrapped], self._rotation_back)
+            rows = torch.tensor(wrapped).to(self.keys.device, non_blocking=True)
+            self.keys[:, rows] = apply_rotary_emb(self.keys[:, rows], self._rotation_back)
             for slot in wrapped:
                 self.positions[slot] -= self.window_frames
 
@@ -114,8 +115,9 @@ class CacheView:
         self._cache, self._slots = cache, list(slots)
         self.covers_all_slots = self._slots == list(range(cache.num_slots))
         # A view of all slots shares the cache's memory. Otherwise it is a copy, and `commit` writes new frames back.
-        self._keys = cache.keys if self.covers_all_slots else cache.keys[:, self._slots]
-        self._values = cache.values if self.covers_all_slots else cache.values[:, self._slots]
+        self._rows = torch.tensor(self._slots).to(device, non_blocking=True)
+        self._keys = cache.keys if self.covers_all_slots else cache.keys[:, self._rows]
+        self._values = cache.values if self.covers_all_slots else cache.values[:, self._rows]
 
         offsets = torch.arange(num_frames)
         positions = torch.tensor([cache.positions[slot] for slot in self._slots])[:, None] + offsets  # (S, T)
@@ -123,14 +125,15 @@ class CacheView:
         assert positions.max() < 2 * window and (num_frames == 1 or lengths.max() < window)
         self.cos_sin = cache.angles(positions)
         self._slot_indices = torch.arange(len(self._slots), device=device)[:, None]  # (S, 1)
-        self._ring_indices = (positions % window).to(device)  # (S, T)
+        self._ring_indices = (positions % window).to(device, non_blocking=True)  # (S, T)
 
         ages = (positions[:, :, None] - torch.arange(window)) % window  # (S, T, W), 0 is the frame itself
         mask = ages <= lengths[:, :, None].clamp(max=window - 1)
         self._groups = cache.keys.shape[2], cache.keys.shape[5]  # G, Q
         # (S * G, 1, T * Q, W * Q), True where a patch attends; the same for every head, and for every group of a slot.
         mask = mask.repeat_interleave(self._groups[0], dim=0)[:, None]
-        self.mask = mask.repeat_interleave(self._groups[1], 2).repeat_interleave(self._groups[1], 3).to(device)
+        mask = mask.repeat_interleave(self._groups[1], 2).repeat_interleave(self._groups[1], 3)
+        self.mask = mask.to(device, non_blocking=True)
 
     def update(self, block_index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write a block's keys and values of the new frames, (S, T, P, N, K). Return all: (S * G, N, W * Q, K)."""
@@ -156,9 +159,8 @@ class CacheView:
         What was written to the others is overwritten by their next frame.
         """
         if not self.covers_all_slots:
-            slots = torch.tensor(self._slots, device=self._slot_indices.device)[:, None]
             for source, target in ((self._keys, self._cache.keys), (self._values, self._cache.values)):
                 written = source[:, self._slot_indices, :, :, self._ring_indices]
-                target[:, slots, :, :, self._ring_indices] = written
+                target[:, self._rows[:, None], :, :, self._ring_indices] = written
         assert self.covers_all_slots or slots is None or list(slots) == self._slots
         self._cache.advance(self._slots if slots is None else slots, num_frames=self._ring_indices.shape[1])

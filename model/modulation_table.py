@@ -37,7 +37,9 @@ class ModulationTable:
         self._recent: OrderedDict[bytes, Tensor] = OrderedDict()  # action vector -> (L, M, D), oldest first
 
     def lookup(self, actions: Tensor) -> Tensor:
-        """(B, A) -> (L, B, M, D). Pass CPU tensors: GPU tensors force a wait for the GPU."""
+        """(B, A) -> (L, B, M, D). Only actions on the CPU are looked up: to look at a GPU's would be to wait for it."""
+        if actions.device.type != "cpu":
+            return self._compute(actions)
         is_one = actions == 1
         all_one_hot = (is_one | (actions == 0)).all() and (is_one.sum(-1) <= 1).all()
         if all_one_hot:

@@ -134,6 +134,17 @@ class Sampler:
         self.config = config
         if replace_all:
             self._states.clear()
+        self.start(frames, actions, slots, seeds, replace_all)
+
+    @torch.inference_mode()
+    def start(
+        self, frames: Tensor, actions: Tensor, slots: Sequence[int], seeds: Sequence[int], replace_all: bool = False
+    ) -> None:
+        """`reset` for frames and actions that are known to be right and on the model's device, float32.
+
+        It checks nothing, so it does not wait for the device.
+        """
+        max_context = max(1, self.config.window_frames - 1)
         for slot, seed, slot_frames, slot_actions in zip(slots, seeds, frames, actions, strict=True):
             generator = torch.Generator(frames.device).manual_seed(seed)
             context = self._add_context_noise(slot_frames, _randn(slot_frames.shape, generator))
@@ -191,9 +202,11 @@ class Sampler:
         for slot in slots:
             self._states.pop(slot, None)
 
-    def reserve(self, num_slots: int) -> None:
-        """End all rollouts, and make room for slots 0 to `num_slots` - 1 at once rather than one after another."""
+    @torch.inference_mode()
+    def reserve(self, num_slots: int, height: int, width: int) -> None:
+        """End all rollouts, and make room at once for slots 0 to `num_slots` - 1 with frames of this size."""
         self._states.clear()
+        self.config = self.model.config.resized(height, width)
         if not self._fits(num_slots):
             self._make_cache(num_slots)
 

@@ -36,11 +36,12 @@ from dreamrun.training.distributed import (
     rank,
     world_size,
 )
+from dreamrun.training.generated_context import generated_context
 from dreamrun.training.log import RunLog, Throughput
 from dreamrun.training.optimizer import learning_rate
 from dreamrun.training.setup import Run, prepare, print_summary
 from dreamrun.training.state import CheckpointWriter, TrainState, find_start
-from dreamrun.training.tasks import TASKS, Task, TaskOptions, generated_context
+from dreamrun.training.tasks import TASKS, Task, TaskOptions
 from dreamrun.training.train_config import ResolvedConfig, TrainConfig
 from dreamrun.training.validation import Validator
 
@@ -202,7 +203,7 @@ def task_losses(state: TrainState, clips: Batch, task: Task, config: ResolvedCon
     options = TaskOptions(config.level_distribution, config.action_dropout)
     corruption = replace(task.corrupt(clips.seeds, noise, options), text=clips.text)
     if task.has_context:
-        context = generated_context(state.model, state.ema, clips, noise, corruption, config)
+        context = generated_context(state.model, state.self_forcing, clips, noise, corruption, config)
         corruption = replace(corruption, context_frames=context)
     with autocast(x0.device, config.bf16):
         if config.outcomes == "head":

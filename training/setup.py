@@ -24,6 +24,7 @@ from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import choose_device, describe_device, uses_bf16
 from dreamrun.model.text_encoder import encode_bytes
 from dreamrun.training.distributed import print0, rank, rank_zero_first, world_size
+from dreamrun.training.generated_context import SelfForcing
 from dreamrun.training.optimizer import make_optimizer
 from dreamrun.training.state import StepStats, TrainState
 from dreamrun.training.tasks import TASKS, assign_tasks, fill
@@ -247,7 +248,7 @@ def create_train_state(
     model.to(device)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = make_optimizer(model, config.optimizer, config.learning_rate, config.weight_decay)
-    return TrainState(model, model, ema, optimizer, StepStats(device), order)
+    return TrainState(model, model, ema, optimizer, SelfForcing(ema, config.bf16), StepStats(device), order)
 
 
 def parallelize(config: TrainConfig, model: WorldModel) -> nn.Module:

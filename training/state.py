@@ -28,6 +28,7 @@ from dreamrun.model.checkpoint import BEST, LATEST
 from dreamrun.model.dit import WorldModel
 from dreamrun.shipped import follow_link
 from dreamrun.training.distributed import all_gather_object, print0, rank
+from dreamrun.training.generated_context import SelfForcing
 from dreamrun.training.optimizer import AdamW, MuonAndAdamW, optimizer_name
 
 STATE_FILE, MANIFEST_FILE = "training_state.pt", "manifest.json"
@@ -96,6 +97,7 @@ class TrainState:
     network: nn.Module  # the model as the loss calls it: wrapped in DDP if there are several ranks
     ema: WorldModel  # exponential moving average of the weights; validated, saved and played
     optimizer: AdamW | MuonAndAdamW
+    self_forcing: SelfForcing  # of the averaged weights
     stats: StepStats
     order: dict[str, int]  # what the order of batches depends on: `ClipDataset.order_fingerprint`
     step: int = 0  # optimizer steps done

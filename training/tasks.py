@@ -7,15 +7,11 @@ Shapes: B clips, T frames, C channels, H x W pixels, A action vector.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from dreamrun.data.batch import Batch, to_levels
-from dreamrun.model.dit import WorldModel
-from dreamrun.model.inference import autocast, prepare_for_inference
 from dreamrun.model.loss import (
     MAX_CONTEXT_NOISE_LEVEL,
     UNIFORM,
@@ -23,9 +19,7 @@ from dreamrun.model.loss import (
     LevelDistribution,
     Noise,
     causal_corruption,
-    diffusion_loss,
 )
-from dreamrun.model.sampler import Sampler
 from dreamrun.training.train_config import ResolvedConfig
 
 # Filling in: how often the known frames are at the start, at the end, at both ends, anywhere, or missing altogether.
@@ -39,9 +33,6 @@ FILL_STREAM = 0xF111  # of the random numbers of filling in, apart from those of
 # if the network learns words. A frame that is generated from words alone has no context, and of the other clips only
 # the first frame has none. (Training on videos and pictures together: arXiv 2204.03458.)
 IMAGE_SHARE = 0.2
-
-SCHEDULED_SAMPLING_PASSES = 3
-MAX_PROMPT_FRAMES = 8  # self-forcing: true frames at the start of a clip, at least one
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,8 @@ class Task:
 
 def play(seeds: np.ndarray, noise: Noise, options: TaskOptions) -> Corruption:
     """Predict each frame from those before it."""
-    keeps_action = (noise.clip_uniform >= options.action_dropout)[:, None].expand_as(noise.level_uniform)
+    keeps_action = (noise.clip_uniform >= options.action_dropout).to(noise.eps.device, non_blocking=True)
+    keeps_action = keeps_action[:, None].expand_as(noise.level_uniform)
     return causal_corruption(noise, options.distribution.levels(noise.level_uniform), keeps_action)
 
 
@@ -136,84 +128,3 @@ def assign_tasks(config: ResolvedConfig) -> np.ndarray:
     counts[np.argsort(counts - exact, kind="stable")[:missing]] += 1
     places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts if count])
     return np.repeat(np.arange(len(TASKS)), counts)[np.argsort(places, kind="stable")]
-
-
-def generated_context(
-    model: WorldModel, ema: WorldModel, clips: Batch, noise: Noise, corruption: Corruption, config: ResolvedConfig
-) -> Tensor | None:
-    """Context frames, shaped as x0, of which some are generated; None: the clips' own frames.
-
-    In a rollout the context consists of generated frames, in training of real frames. This difference makes rollouts
-    drift; training on generated context reduces it. The targets stay the true frames, so the network learns the way
-    back. Clips with the highest `clip_uniform` get scheduled sampling, so that few clips get both this and action
-    dropout, and those below them self-forcing.
-
-    Args:
-        corruption: of the clips, whose hidden actions stay hidden.
-    """
-    share, forced_share = config.scheduled_sampling, config.self_forcing
-    if not share and not forced_share:
-        return None
-    x0, actions, uniform = clips.x0, corruption.hide_actions(clips.actions), noise.clip_uniform
-    frames = x0.clone()
-    is_forced = (uniform < 1 - share) & (uniform >= 1 - share - forced_share)
-    if forced_share and is_forced.any():
-        rows = torch.nonzero(is_forced).flatten()
-        frames[rows] = _roll_out(ema, x0[rows], actions[rows], clips.seeds[rows.cpu().numpy()], config.bf16)
-    if share:
-        # An autocast block of its own, because autocast caches weights without gradients in the first one and forgets
-        # them at its end.
-        with torch.no_grad(), autocast(x0.device, config.bf16):
-            _predict_in_parallel(model, x0, actions, noise, replace(corruption, context_frames=frames), config)
-    return frames
-
-
-def _predict_in_parallel(
-    model: WorldModel, x0: Tensor, actions: Tensor, noise: Noise, corruption: Corruption, config: ResolvedConfig
-) -> None:
-    """Scheduled sampling: replace context frames of the chosen clips by the network's own predictions, in place.
-
-    One forward pass predicts all frames of a clip, at other noise levels than in the loss, and rounds them to 8 bits,
-    as a rollout does. The next pass takes this result as context: errors build on errors without a frame-by-frame
-    rollout (parallel scheduled sampling, arXiv 1906.04331). A third of the chosen clips gets one pass, a third two, a
-    third three.
-    """
-    frames, text, share = corruption.context_frames, corruption.text, config.scheduled_sampling
-    assert frames is not None
-    for number in range(SCHEDULED_SAMPLING_PASSES):
-        chosen = noise.clip_uniform >= 1 - share * (1 - number / SCHEDULED_SAMPLING_PASSES)
-        if not chosen.any():
-            break
-        rotated_uniform = (noise.level_uniform[chosen] + (number + 1) / (SCHEDULED_SAMPLING_PASSES + 1)) % 1
-        of_pass = replace(
-            causal_corruption(noise.select(chosen), config.level_distribution.levels(rotated_uniform)),
-            context_frames=frames[chosen],
-            text=None if text is None else text[chosen],
-        )
-        predicted = diffusion_loss(model, model.config, x0[chosen], actions[chosen], of_pass).x0
-        frames[chosen] = to_levels(predicted) / 127.5 - 1
-
-
-def _roll_out(ema: WorldModel, x0: Tensor, actions: Tensor, seeds: np.ndarray, bf16: bool | None) -> Tensor:
-    """Self-forcing: rollouts of the averaged weights from the first frames of clips, under the clips' actions.
-
-    Scheduled sampling has errors like those of a short rollout of single steps. Here they are what the sampler really
-    leaves behind, up to a window deep: a lost ball, a blurred wall. The idea is that of Self-Forcing (arXiv
-    2506.08009), with the ordinary loss in place of a distribution matching one. A clip's seed draws the number of its
-    prompt frames (1 to 8, at most half the clip) and the sampler's noise.
-
-    Returns:
-        (B, T, C, H, W), rounded to 8 bits as a rollout is.
-    """
-    draws = [np.random.default_rng(int(seed)) for seed in seeds]
-    max_prompt = max(1, min(MAX_PROMPT_FRAMES, x0.shape[1] // 2))
-    prompts = np.array([int(rng.integers(1, max_prompt + 1)) for rng in draws])
-    noise_seeds = [int(rng.integers(2**63)) for rng in draws]
-    sampler, frames = Sampler(prepare_for_inference(ema, x0.device, bf16)), x0.clone()
-    for length in np.unique(prompts):
-        slots = np.flatnonzero(prompts == length).tolist()
-        sampler.reset(x0[slots, :length], actions[slots, :length], slots, [noise_seeds[slot] for slot in slots])
-    for t in range(int(prompts.min()), x0.shape[1]):
-        slots = np.flatnonzero(prompts <= t).tolist()
-        frames[slots, t] = to_levels(sampler.step(actions[slots, t], slots)) / 127.5 - 1
-    return frames

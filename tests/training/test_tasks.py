@@ -13,17 +13,8 @@ from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.diffusion import add_noise, frame_alpha_sigma
 from dreamrun.model.loss import MAX_CONTEXT_NOISE_LEVEL, diffusion_loss, draw_noise
 from dreamrun.model.text_encoder import encode_bytes
-from dreamrun.training.tasks import (
-    SCHEDULED_SAMPLING_PASSES,
-    TASKS,
-    TaskOptions,
-    assign_tasks,
-    draw_known_frames,
-    fill,
-    generated_context,
-    image,
-    play,
-)
+from dreamrun.training.generated_context import SCHEDULED_SAMPLING_PASSES, SelfForcing, generated_context
+from dreamrun.training.tasks import TASKS, TaskOptions, assign_tasks, draw_known_frames, fill, image, play
 from dreamrun.training.train_config import PUBLISHED, RECIPES, TrainConfig, resolve
 
 CPU = torch.device("cpu")
@@ -214,8 +205,9 @@ def test_scheduled_sampling_predicts_frames_from_predicted_context(kind):
             return torch.full_like(x_u, 0.1 * len(given_levels))
 
     frames, network = clips.x0, LighterGrey()
-    assert generated_context(network, None, clips, noise, corruption, make_config(noise_levels=kind)) is None
-    result = generated_context(network, None, clips, noise, corruption, config)
+    forcing = SelfForcing(network, None)  # not used
+    assert generated_context(network, forcing, clips, noise, corruption, make_config(noise_levels=kind)) is None
+    result = generated_context(network, forcing, clips, noise, corruption, config)
     assert len(given_levels) == SCHEDULED_SAMPLING_PASSES
     for number, grey in enumerate([0.0, 0.1, 0.2, 0.3]):  # below a quarter: no pass; below a half: one pass; and so on
         chosen = (noise.clip_uniform >= 0.25 * number) & (noise.clip_uniform < 0.25 * (number + 1))
@@ -240,7 +232,8 @@ def test_self_forced_clips_are_rollouts_and_others_stay():
     config, frames = make_config(self_forcing=0.6), clips.x0
     noise = draw_noise(frames.shape, clips.seeds, CPU)
     corruption = play(clips.seeds, noise, TaskOptions())
-    context, chosen = generated_context(model, model, clips, noise, corruption, config), noise.clip_uniform >= 0.4
+    forcing, chosen = SelfForcing(model, config.bf16), noise.clip_uniform >= 0.4
+    context = generated_context(model, forcing, clips, noise, corruption, config)
     assert 0 < chosen.sum() < 8 and torch.equal(context[~chosen], frames[~chosen])
     for row in torch.nonzero(chosen).flatten().tolist():  # the plain loop of one rollout
         is_same = (context[row] == frames[row]).flatten(1).all(1)
@@ -253,8 +246,20 @@ def test_self_forced_clips_are_rollouts_and_others_stay():
             frame = to_levels(sampler.step(actions[:, t])) / 127.5 - 1
             assert (frame[0] - context[row, t]).abs().max() <= 1.01 / 127.5  # rounding, in a batch of another size
     one = clips.select(slice(0, 1))  # a rollout does not depend on the other clips
-    alone = generated_context(model, model, one, noise.select(torch.tensor([0])), corruption, config)
+    alone = generated_context(model, forcing, one, noise.select(torch.tensor([0])), corruption, config)
     assert alone is None if not chosen[0] else (alone[0] - context[0]).abs().max() <= 1.01 / 127.5
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_self_forcing_follows_the_averaged_weights_and_other_numbers_of_clips(packed):
+    ema = random_model(replace(TINY, num_steps=2, prediction="x0"))
+    forcing, clips = SelfForcing(ema, False, packed), make_clips(5)
+    for number in (3, 5, 2):
+        args = clips.x0[:number], clips.actions[:number], clips.seeds[:number]
+        assert forcing(*args).equal(SelfForcing(ema, False, packed)(*args))
+        with torch.no_grad():
+            for weight in ema.parameters():
+                weight.mul_(0.9)
 
 
 @pytest.mark.parametrize(
