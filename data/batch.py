@@ -77,7 +77,8 @@ def to_float(frames: Tensor | np.ndarray) -> Tensor:
     """uint8 (..., H, W, C) in 0 to 255 -> float32 (..., C, H, W) in -1 to 1, on the same device."""
     frames = torch.as_tensor(frames)
     assert frames.dtype == torch.uint8, frames.dtype
-    return frames.movedim(-1, -3).to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
+    channels_first = frames.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
+    return channels_first.mul_(2.0 / 255.0).sub_(1.0)
 
 
 def to_levels(frames: Tensor) -> Tensor:

@@ -45,6 +45,9 @@ from dreamrun.training.tasks import TASKS, Task, TaskOptions
 from dreamrun.training.train_config import ResolvedConfig, TrainConfig
 from dreamrun.training.validation import Validator
 
+# Of a CPU; of cuBLAS, which allocates memory of its own; of NCCL; of a kernel.
+OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
+
 BeforeStep = Callable[[TrainState, Batch], None]
 
 
@@ -290,7 +293,7 @@ def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
         where = f"out of memory on rank {rank()}" if world_size() > 1 else "out of memory"
         clips = config.batch_size // (world_size() * config.accumulate)

@@ -59,7 +59,15 @@ def test_interrupted_run_saves_a_checkpoint(train_command, tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("NCCL error: Cuda failure 2 'out of memory'"),
+    ],
+)
 def test_out_of_memory_gives_advice(train_command, error):
     def run_out_of_memory(*_):
         raise error
