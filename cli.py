@@ -54,10 +54,6 @@ RENAMED_OPTIONS = {
 }
 
 
-class _UsageError(Exception):
-    """The command line cannot be parsed, or its values are not valid together."""
-
-
 def _print_error(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
 
@@ -86,11 +82,7 @@ def main() -> None:
 
 
 def command_line(name: str) -> str:
-    """The command that runs in this process, as a user would type it.
-
-    Args:
-        name: of the command, in COMMANDS.
-    """
+    """The command `name` that runs in this process, as a user would type it."""
     return shlex.join(["dreamrun", name, *sys.argv[1:]])
 
 
@@ -122,9 +114,6 @@ def run(
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except _UsageError as error:
-        print_error(_one_line(str(error)))
-        sys.exit(ERROR_EXIT_CODE)
     except ModuleNotFoundError as error:
         _exit_without_library(error)
     except (ValueError, OSError) as error:
@@ -147,12 +136,7 @@ def _exit_without_library(error: ModuleNotFoundError) -> NoReturn:
 
 
 def _parse(config_class: type, description: str | None) -> Any:
-    """Parse the command line with tyro, but report a mistake in one line in place of tyro's framed box.
-
-    Raises:
-        _UsageError: the command line is wrong.
-        SystemExit: after --help was printed.
-    """
+    """Parse the command line with tyro, but report a mistake in one line in place of tyro's framed box."""
     import tyro
 
     message = io.StringIO()
@@ -166,11 +150,7 @@ def _parse(config_class: type, description: str | None) -> Any:
             raise
         text = re.sub(r"^│ ─+ │$", "; ", message.getvalue(), flags=re.MULTILINE)
         text = re.sub(r"^╭.*╮$|[│╰╯─]|Error parsing \w+Config: ", "", text, flags=re.MULTILINE)
-        raise _UsageError(text) from None
-    except ValueError as error:  # of a config's __post_init__
-        if os.environ.get("DREAMRUN_DEBUG"):
-            raise
-        raise _UsageError(str(error)) from None
+        raise ValueError(text) from None
 
 
 def _rename_option(word: str) -> str:

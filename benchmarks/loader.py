@@ -1,11 +1,10 @@
 """Speed of reading training clips, compared with a conventional loader."""
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -13,8 +12,9 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from dreamrun.benchmarks.machine import cpu_secs
 from dreamrun.data.dataset import POOL_RECORDS, ClipDataset, clip_start, count_clips, cut_clip
-from dreamrun.data.mixture import Folders, Mixture
+from dreamrun.data.mixture import Mixture
 from dreamrun.data.shards import ShardReader
 from dreamrun.games.ranges import Positive, check_ranges
 
@@ -25,36 +25,30 @@ REPETITIONS = 3  # of the measurement of a mixture
 class LoaderConfig:
     """Speed of reading training clips, compared with a conventional loader."""
 
-    data: Folders  # data set folder; several: batches of a mixture, compared with those of each alone
+    data: tuple[Path, ...]  # data set folder; several: batches of a mixture, compared with those of each alone
     clip_frames: Positive = 32
     batch_size: Positive = 128
     num_batches: Positive = 120  # batches to measure; start-up distorts the result of a small number
 
     def __post_init__(self):
-        if self.data == ():
+        if not self.data:
             raise ValueError("data names no data set")
         check_ranges(self)
 
 
 def measure(config: LoaderConfig) -> dict:
     """Clips per cpu-second of our loader, and of one that sends float32 clips from worker processes."""
-    if isinstance(config.data, tuple) and len(config.data) > 1:
-        return _measure_mixture(config, config.data)
-    folder = config.data[0] if isinstance(config.data, tuple) else config.data
-    return _measure_one(replace(config, data=folder), folder)
+    return _measure_mixture(config) if len(config.data) > 1 else _measure_one(config, config.data[0])
 
 
-def _measure_mixture(config: LoaderConfig, folders: tuple[Path, ...]) -> dict:
+def _measure_mixture(config: LoaderConfig) -> dict:
     """Clips per cpu-second of a mixture, and of as many clips of each of its data sets alone.
 
     The parts are measured in turn, several times, and the medians are compared: shared machines are noisy.
     """
-    sets = [ClipDataset(folder, "train", config.clip_frames) for folder in folders]
-    small_pools = [
-        ClipDataset(folder, "train", config.clip_frames, pool_records=POOL_RECORDS // len(folders))
-        for folder in folders
-    ]
-    mixture = Mixture(small_pools)
+    pool = POOL_RECORDS // len(config.data)
+    sets = [ClipDataset(folder, "train", config.clip_frames) for folder in config.data]
+    mixture = Mixture([ClipDataset(x, "train", config.clip_frames, pool_records=pool) for x in config.data])
     counts = np.bincount(mixture.schedule(config.batch_size, 0)[: config.num_batches], minlength=len(sets))
 
     def run(source: ClipDataset | Mixture, num_batches: int) -> tuple[float, float]:
@@ -133,12 +127,7 @@ class ConventionalClips(torch.utils.data.IterableDataset):
 
 def _time_clips(counts: Iterator[int]) -> tuple[float, float]:
     """Clips per cpu-second, child processes included, and per second."""
-
-    def cpu_seconds() -> float:
-        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-    start, cpu_start = time.perf_counter(), cpu_seconds()
+    start, cpu_start = time.perf_counter(), cpu_secs()
     clips = sum(counts)
     del counts  # ends the worker processes, so that their CPU time is counted
-    return clips / (cpu_seconds() - cpu_start), clips / (time.perf_counter() - start)
+    return clips / (cpu_secs() - cpu_start), clips / (time.perf_counter() - start)

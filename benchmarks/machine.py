@@ -67,8 +67,12 @@ def memory_bytes(device: torch.device) -> int:
     """Memory in use: on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+    return resident_bytes()
+
+
+def resident_bytes(process: int | str = "self") -> int:
+    """Memory of a process."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -76,3 +80,9 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def cpu_secs() -> float:
+    """CPU time of this process and of the child processes that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import websockets
 
-from dreamrun.benchmarks.machine import NetworkConfig
+from dreamrun.benchmarks.machine import NetworkConfig, resident_bytes
 from dreamrun.games.ranges import Positive
 from dreamrun.play.messages import unpack_pictures
 
@@ -57,7 +57,7 @@ def measure(config: PlayingConfig) -> dict:
         start = time.perf_counter()
         with running_server(*options) as (process, address):
             logs = asyncio.run(_play_together(address, config))
-            server_mib = _resident_mib(process.pid)
+            server_mib = resident_bytes(process.pid) / 2**20
     return _results(config, logs, start, server_mib)
 
 
@@ -150,8 +150,3 @@ def _results(config: PlayingConfig, logs: list[ClientLog], start: float, server_
         "model_ms_median": float(np.median(np.concatenate([log.model_ms for log in logs]))),
         "server_mib": server_mib,
     }
-
-
-def _resident_mib(process_id: int) -> float:
-    (line,) = (x for x in Path(f"/proc/{process_id}/status").read_text().splitlines() if x.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024

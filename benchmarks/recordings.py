@@ -1,6 +1,5 @@
 """Speed of importing recordings, compared with decoding them."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dreamrun.benchmarks.machine import cpu_secs
 from dreamrun.data.importing.sources import decode_pictures, find_sources
 
 
@@ -34,15 +34,8 @@ def measure(config: ImporterConfig) -> dict:
 
     def import_all() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            command = [
-                sys.executable,
-                "-m",
-                "dreamrun.scripts.import_video",
-                "--videos",
-                config.videos.resolve(),
-                "--out",
-            ]
-            command += [f"{folder}/set", "--size", config.size, "--actions", "none"]
+            command = [sys.executable, "-m", "dreamrun.scripts.import_video", "--videos", config.videos.resolve()]
+            command += ["--out", f"{folder}/set", "--size", config.size, "--actions", "none"]
             command += ["--fps", str(config.fps)] if config.fps is not None else []
             done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -50,18 +43,12 @@ def measure(config: ImporterConfig) -> dict:
 
     for _ in range(3):
         for name, work in (("decode", decode), ("import", import_all)):
-            start, cpu_start = time.perf_counter(), _cpu_secs()
+            start, cpu_start = time.perf_counter(), cpu_secs()
             work()
-            measured[name].append((time.perf_counter() - start, _cpu_secs() - cpu_start))
+            measured[name].append((time.perf_counter() - start, cpu_secs() - cpu_start))
     medians = {name: np.median(times, axis=0) for name, times in measured.items()}
     results = {"pictures": counts[0], "size": config.size}
-    for name, (secs, cpu_secs) in medians.items():
-        results |= {f"{name}_pictures_per_sec": counts[0] / secs, f"{name}_pictures_per_cpu_sec": counts[0] / cpu_secs}
+    for name, (secs, spent) in medians.items():
+        results |= {f"{name}_pictures_per_sec": counts[0] / secs, f"{name}_pictures_per_cpu_sec": counts[0] / spent}
     results["ratio"], results["ratio_of_cpu"] = (medians["decode"] / medians["import"]).tolist()
     return results
-
-
-def _cpu_secs() -> float:
-    """CPU time of this process and of the child processes that have ended."""
-    spent = os.times()
-    return time.process_time() + spent.children_user + spent.children_system

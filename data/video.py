@@ -3,6 +3,7 @@
 Shapes: S samples, T frames, H x W pixels, all uint8.
 """
 
+import io
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -26,13 +27,14 @@ _ARROWS = {
 }
 
 
-def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Write frames as H.264, atomically. An odd height or width gains a black row or column.
+def mp4_bytes(frames: Iterable[np.ndarray], fps: float) -> bytes:
+    """An mp4 of frames as H.264. An odd height or width gains a black row or column.
 
     Args:
         frames: (T, H, W, 3), or at least one (H, W, 3) after another.
     """
-    with atomic_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.pix_fmt, stream.options = "yuv420p", {"crf": "16", "preset": "medium"}
         for number, frame in enumerate(frames):
@@ -42,6 +44,14 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
                 stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+    return file.getvalue()
+
+
+def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+    """Write `mp4_bytes`, atomically."""
+    video = mp4_bytes(frames, fps)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(video)
 
 
 def write_animation(path: Path, frames: np.ndarray, fps: float) -> None:

@@ -1,12 +1,10 @@
 """Clips that the model makes of a dream: what might have led to its start, and a loop of its last frames."""
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from dreamrun.data.video import edited, write_mp4
+from dreamrun.data.video import edited, mp4_bytes
 from dreamrun.editing.masked_clip import MaskedClip, extend, loop
 from dreamrun.games.space import ActionSpace
 
@@ -42,7 +40,4 @@ def mask_dream(
 def edited_mp4(frames: np.ndarray, clip: MaskedClip, num_frames: int, space: ActionSpace, fps: float) -> bytes:
     """The first `num_frames` frames of a finished clip as an mp4 that frames the known ones."""
     shown = slice(num_frames)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "dream.mp4"
-        write_mp4(path, edited(frames[shown], clip.actions[shown], clip.known[shown], space), fps)
-        return path.read_bytes()
+    return mp4_bytes(edited(frames[shown], clip.actions[shown], clip.known[shown], space), fps)

@@ -25,13 +25,9 @@ def check_logged_in() -> None:
 def upload_folder(
     folder: Path, repository: str, message: str, private: bool = False, space_sdk: str | None = None
 ) -> str:
-    """Upload a folder to a repository, which is created if it does not exist. Returns its address.
+    """Upload a folder to user/name, which is created if it does not exist, and return its address.
 
-    Args:
-        repository: user/name.
-        message: of the commit.
-        private: create a new repository as private.
-        space_sdk: "gradio" or "static" for a Space; None: a repository of a model.
+    With `space_sdk`, "gradio" or "static", it is a Space; without, a model.
     """
     api, repo_type = HfApi(), "model" if space_sdk is None else "space"
     try:
@@ -49,13 +45,7 @@ def _first_line(error: Exception) -> str:
 
 
 def write_space(folder: Path, checkpoint: Path, split: Path, title: str, max_players: int, torch_index: str) -> None:
-    """Write the code, the weights, the prompts and the three files of a Space.
-
-    Args:
-        folder: new or empty.
-        split: folder of the prompts' records, inside of its data set.
-        torch_index: URL of a package index with torch; "": PyPI.
-    """
+    """Write the code, the weights, the prompts in a `split` of a data set, and the three files of a Space."""
     (folder / "dreamrun").mkdir(parents=True)
     for path in (ROOT / name for name in SPACE_CODE):
         if path.is_dir():

@@ -23,11 +23,9 @@ SHOWN_METRICS = (
 
 
 def model_card(name: str, model: WorldModel, checkpoint: Path, report: str = "") -> str:
-    """A README for a checkpoint. What it says about training comes from the run folder around the checkpoint.
+    """A README for a checkpoint that is loaded by `name`, with a report on held-out play, in Markdown.
 
-    Args:
-        name: the name to load it by: a folder, or user/name on the Hub.
-        report: results on held-out play, in Markdown.
+    What it says about training comes from the run folder around the checkpoint.
     """
     config, game = model.config, model.game
     architecture = {
@@ -47,8 +45,7 @@ def model_card(name: str, model: WorldModel, checkpoint: Path, report: str = "")
         architecture["learnt words"] = "yes" if config.words else "no"
     names = markdown(", ".join(part.name for part in game.games) or game.environment)
     options = ", ".join(f"{markdown(name)}={markdown(value)}" for name, value in game.environment_options)
-    metrics = last_metrics(checkpoint)
-    made_by = commands(checkpoint)
+    metrics = {n: f"{line[n]:.4g}" for line in _Run(checkpoint).metrics() for n in SHOWN_METRICS if n in line}
     parts = [
         f"---\n{LIBRARY}\ntags: [world-model, diffusion, reinforcement-learning]\n---",
         f"# {name.split('/')[-1]}",
@@ -61,11 +58,11 @@ def model_card(name: str, model: WorldModel, checkpoint: Path, report: str = "")
         ),
         _table(("", ""), architecture),
     ]
-    if made_by:
+    if made_by := commands(checkpoint):
         parts += ["## How it was made", _fenced("bash", *made_by)]
     parts.append(training_budget(checkpoint))
     if metrics:
-        parts += [_table(("metric", "last value"), {name: f"{value:.4g}" for name, value in metrics.items()})]
+        parts.append(_table(("metric", "last value"), metrics))
     if report:
         parts += ["## What was measured", report.strip()]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -77,90 +74,67 @@ def has_card(folder: Path) -> bool:
     return path.is_file() and LIBRARY in path.read_text()
 
 
-def last_metrics(checkpoint: Path) -> dict[str, float]:
-    """The last value of each of SHOWN_METRICS up to the checkpoint's step; empty without the run folder."""
-    return {name: line[name] for line in _metrics(checkpoint) for name in SHOWN_METRICS if name in line}
+class _Run:
+    """What the folder of a run says of one of its checkpoints. Without that folder: nothing."""
+
+    def __init__(self, checkpoint: Path):
+        self._folder, number = checkpoint.parent.parent, checkpoint.name.removeprefix("step_")
+        self.step = int(number) if number.isdecimal() and len(number) < 20 else None  # None: it has another name
+        path = self._folder / TRAIN_CONFIG_FILE
+        self.config = read_json(path) if checkpoint.name and path.is_file() else {}
+
+    def metrics(self) -> list[dict]:
+        """Lines of metrics up to the checkpoint's step."""
+        path = self._folder / METRICS_FILE
+        lines = read_metrics(path) if self.step is not None and path.is_file() else []
+        return [line for line in lines if line["step"] <= self.step]
+
+    def commands(self) -> list[str]:
+        """The commands that trained the checkpoint, after those that collected the data. Old runs noted none."""
+        path, data = self._folder / COMMANDS_FILE, self.config["data"]
+        lines = read_json_lines(path) if path.is_file() else []
+        lines = [line for line in lines if type(line.get("step")) is int and type(line.get("command")) is str]
+        trained = [line["command"] for line in lines if self.step is None or line["step"] < self.step]
+        collected = [_data_command(Path(folder)) for folder in (data if isinstance(data, list) else [data])]
+        return [printable(line)[:MAX_COMMAND_CHARS] for line in (*collected, *trained) if line] if trained else []
+
+
+def _data_command(data: Path) -> str:
+    """The command that made a data set; "" if its metadata holds none."""
+    path = data / METADATA_FILE
+    values = read_json(path) if path.is_file() else None
+    command = values.get("command") if isinstance(values, dict) else None
+    return command if isinstance(command, str) else ""
+
+
+def _runs(checkpoint: Path) -> list[_Run]:
+    """The run of a checkpoint, and before it those that it and earlier ones started from by `init_from`, oldest first.
+
+    It goes back as far as the run folders exist.
+    """
+    runs: dict[Path, _Run] = {}
+    while checkpoint not in runs and (run := _Run(checkpoint)).config:  # a run could name itself
+        runs[checkpoint] = run
+        checkpoint = Path(run.config["init_from"])
+    return list(runs.values())[::-1]
 
 
 def training_budget(checkpoint: Path) -> str:
     """Number of steps and clips and hours of training, from the metrics of its runs; "" without them."""
     num_steps = num_clips = secs = 0
-    for run_checkpoint in _checkpoints_of_runs(checkpoint):
+    for run in _runs(checkpoint):
         step = 0
-        for line in _metrics(run_checkpoint):
+        for line in run.metrics():
             if line.get("train/clips_per_sec"):
-                clips = (line["step"] - step) * _train_config(run_checkpoint)["batch_size"]
+                clips = (line["step"] - step) * run.config["batch_size"]
                 num_clips, secs, step = num_clips + clips, secs + clips / line["train/clips_per_sec"], line["step"]
         num_steps += step
     return f"{num_steps} steps, {num_clips} clips, {secs / 3600:.1f} hours of training." if num_steps else ""
 
 
 def commands(checkpoint: Path) -> list[str]:
-    """The commands that collected the data and trained a checkpoint, in their order, each once.
-
-    It follows `init_from` from run to run. Runs of old versions did not note their commands: they add none.
-    """
-    all_commands = []
-    for run_checkpoint in _checkpoints_of_runs(checkpoint):
-        if train_commands := _train_commands(run_checkpoint):
-            data = _train_config(run_checkpoint)["data"]
-            for folder in data if isinstance(data, list) else [data]:
-                all_commands += _data_commands(Path(folder))
-            all_commands += train_commands
-    return list(dict.fromkeys(all_commands))
-
-
-def _train_commands(checkpoint: Path) -> list[str]:
-    path, step = _run_folder(checkpoint) / COMMANDS_FILE, _step(checkpoint)
-    lines = read_json_lines(path) if path.is_file() else []
-    return [
-        printable(line["command"])[:MAX_COMMAND_CHARS]
-        for line in lines
-        if type(line.get("step")) is int and (step is None or line["step"] < step) and type(line.get("command")) is str
-    ]
-
-
-def _data_commands(data: Path) -> list[str]:
-    """The command that made a data set, if its metadata holds one."""
-    path = data / METADATA_FILE
-    values = read_json(path) if path.is_file() else None
-    command = values.get("command") if isinstance(values, dict) else None
-    return [printable(command)[:MAX_COMMAND_CHARS]] if isinstance(command, str) and command else []
-
-
-def _checkpoints_of_runs(checkpoint: Path) -> list[Path]:
-    """The checkpoint, and before it those that its run and earlier runs started from by `init_from`, oldest first.
-
-    It goes back as far as the run folders exist.
-    """
-    checkpoints: list[Path] = []
-    while (config := _train_config(checkpoint)) and checkpoint not in checkpoints:  # a run could name itself
-        checkpoints.append(checkpoint)
-        checkpoint = Path(config["init_from"])
-    return checkpoints[::-1]
-
-
-def _run_folder(checkpoint: Path) -> Path:
-    return checkpoint.parent.parent
-
-
-def _step(checkpoint: Path) -> int | None:
-    """The step in the name of a checkpoint folder such as `step_0000500`; None if it has another name."""
-    number = checkpoint.name.removeprefix("step_")
-    return int(number) if number.isdecimal() and len(number) < 20 else None
-
-
-def _train_config(checkpoint: Path) -> dict:
-    """The options of a checkpoint's run; empty without its run folder."""
-    path = _run_folder(checkpoint) / TRAIN_CONFIG_FILE
-    return read_json(path) if checkpoint.name and path.is_file() else {}
-
-
-def _metrics(checkpoint: Path) -> list[dict]:
-    path, step = _run_folder(checkpoint) / METRICS_FILE, _step(checkpoint)
-    if step is None or not path.is_file():
-        return []
-    return [line for line in read_metrics(path) if line["step"] <= step]
+    """The commands that collected the data and trained a checkpoint, in their order, each once."""
+    return list(dict.fromkeys(line for run in _runs(checkpoint) for line in run.commands()))
 
 
 def _fenced(language: str, *lines: str) -> str:

@@ -55,7 +55,7 @@ def denoising_passes(config: ModelConfig, num_steps: int) -> list[FramePass]:
     """
     passes = []
     for u, u_next in pairwise(noise_levels(num_steps).tolist()):
-        (alpha, sigma), (alpha_next, sigma_next) = _alpha_sigma(config, u), _alpha_sigma(config, u_next)
+        (alpha, sigma), (alpha_next, sigma_next) = frame_scales(config, u), frame_scales(config, u_next)
         a, b = {"x0": (1.0, 0.0), "v": (-sigma, alpha), "velocity": (-sigma, 1.0)}[config.prediction]
         d = sigma_next / sigma
         passes.append(FramePass(u, (a, b, alpha_next - d * alpha, d)))
@@ -67,23 +67,16 @@ def context_pass(context_noise: float) -> FramePass:
     return FramePass(context_noise, (1.0, 0.0, 1.0, 0.0))
 
 
-def context_scales(config: ModelConfig, context_noise: float) -> tuple[float, float]:
-    """(s, n) of a frame with context noise, `s frame + n eps`."""
-    return _alpha_sigma(config, context_noise)
-
-
-def _alpha_sigma(config: ModelConfig, noise_level: float) -> tuple[float, float]:
+def frame_scales(config: ModelConfig, noise_level: float) -> tuple[float, float]:
+    """Alpha and sigma of a frame at a noise level, `alpha frame + sigma eps`."""
     alpha, sigma = alpha_sigma(torch.tensor(noise_level), config.schedule)
     return float(alpha), float(sigma)
 
 
 def export_onnx(model: WorldModel, weights: Weights = "fp32", with_table: bool = False) -> bytes:
-    """The ONNX file of a network, with its config and game as metadata. Equal networks give equal bytes.
+    """The ONNX file of a network on the CPU, with its config and game as metadata. Equal networks give equal bytes.
 
-    Args:
-        model: on the CPU.
-        weights: how the weight matrices are stored, see `GraphBuilder`.
-        with_table: the modulation vectors are an input, so the file is a third smaller.
+    With `with_table` the modulation vectors are an input, so the file is a third smaller.
     """
     config = model.config
     graph = GraphBuilder(weights)

@@ -59,11 +59,7 @@ class GraphBuilder:
         return self.op("Transpose", x, perm=axes)
 
     def linear(self, x: str, linear: nn.Linear, exact: bool = False) -> str:
-        """(rows, in) -> (rows, out).
-
-        Args:
-            exact: never in int8.
-        """
+        """(rows, in) -> (rows, out); if `exact`, never in int8."""
         return self.matmul(x, array(linear.weight).T, None if linear.bias is None else array(linear.bias), exact)
 
     def matmul(self, x: str, weight: np.ndarray, bias: np.ndarray | None = None, exact: bool = False) -> str:
@@ -91,11 +87,7 @@ class GraphBuilder:
         return self.op("Mul", product, self.op("Mul", x_scale, self.constant(scale.astype(np.float32))))
 
     def model(self, name: str, inputs: dict[str, tuple], outputs: dict[str, tuple]) -> onnx.ModelProto:
-        """The finished model.
-
-        Args:
-            inputs, outputs: name -> shape and description; all float32.
-        """
+        """The finished model. Inputs and outputs: name -> shape and description; all float32."""
         input_infos, output_infos = (
             [helper.make_tensor_value_info(value, TensorProto.FLOAT, *shape_and_text) for value, shape_and_text in part]
             for part in (inputs.items(), outputs.items())

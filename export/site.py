@@ -11,18 +11,18 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 from PIL import Image
 
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
-from dreamrun.export.onnx import MASKED, context_pass, context_scales, denoising_passes
+from dreamrun.export.onnx import MASKED, context_pass, denoising_passes, frame_scales
 from dreamrun.export.onnx_graph import Weights
 from dreamrun.export.onnx_sampler import export_checked
 from dreamrun.export.runtime import ALL_FILES, FILES
@@ -47,7 +47,7 @@ MANIFEST_FILE = "export.json"  # the files that the export wrote; a later one re
 
 
 @dataclass(frozen=True)
-class Game:
+class SiteEntry:
     """A checkpoint, and the data set with its prompts."""
 
     checkpoint: Path
@@ -81,23 +81,20 @@ def keep_other_files(site: Path, new: Path) -> None:
             shutil.copy2(path, new / name, follow_symlinks=False)
 
 
-def write_site(folder: Path, games: list[Game], title: str, weights: Weights, runtime: Path) -> None:
+def write_site(folder: Path, games: list[SiteEntry], title: str, weights: Weights, runtime: Path) -> None:
     """Write a site into an empty folder. Equal arguments give equal bytes.
 
     Args:
         weights: of the networks in WebAssembly. On a GPU int8 is slow, so there fp16 takes its place.
-        runtime: as `find_runtime` returns it.
     """
     if len(games) == 1:
-        _write_game(folder, games[0], title, weights, runtime, "runtime/")
+        _write_game(folder, games[0], title, weights, runtime, "")
     else:
         cards = []
         for game in games:
             (folder / game.name).mkdir()
-            name = _write_game(folder / game.name, game, "", weights, runtime, "../runtime/")
-            image = f'<img src="{escape(game.name)}/prompts/0.png" alt="">'
-            cards.append(f'<li><a href="{escape(game.name)}/index.html">{image}{escape(name)}</a></li>')
-        _write_page(folder / "index.html", "games.html", title=escape(title), games="\n".join(cards))
+            cards.append((game.name, _write_game(folder / game.name, game, "", weights, runtime, "../")))
+        _write_page(folder / "index.html", "games.html", title=title, games=cards)
         for name in ("page.css", "isolate.js"):  # one service worker for all games
             shutil.copy(PAGE / name, folder)
     shutil.copy(ROOT / "LICENSE", folder)
@@ -112,8 +109,8 @@ def write_site(folder: Path, games: list[Game], title: str, weights: Weights, ru
     (folder / MANIFEST_FILE).write_text(json.dumps([*written, MANIFEST_FILE]) + "\n")
 
 
-def _write_game(folder: Path, game: Game, title: str, weights: Weights, runtime: Path, runtime_folder: str) -> str:
-    """Write the page of one game, and return its title."""
+def _write_game(folder: Path, game: SiteEntry, title: str, weights: Weights, runtime: Path, root: str) -> str:
+    """Write the page of one game in a site whose root is `root`, and return its title."""
     checkpoint = WorldModel.from_pretrained(game.checkpoint)
     name = find_game(checkpoint, data=read_metadata(game.data))
     model = fold_text(choose_game(checkpoint, name))
@@ -139,7 +136,7 @@ def _write_game(folder: Path, game: Game, title: str, weights: Weights, runtime:
         "table_dtype": "float32" if weights == "fp32" else "float16",
         "files": files,
         "models": {device: f"model.{stored}.onnx" for device, stored in models.items()},
-        "runtime": {"folder": runtime_folder, **_runtime_files(runtime)},
+        "runtime": {"folder": f"{root}runtime/", **_runtime_files(runtime)},
         "space": describe_space(space),
         "step_actions": {name: actions_to_json(parse_action(name, space)) for name in step_actions(space)},
         "prompts": _describe_prompts(prompts),
@@ -147,7 +144,7 @@ def _write_game(folder: Path, game: Game, title: str, weights: Weights, runtime:
         "replay": {"format": FORMAT, "weights_sha256": hash_weights(checkpoint), **({"game": name} if name else {})},
     }
     (folder / "config.json").write_text(json.dumps(settings) + "\n")
-    _write_page_files(folder, title, settings, space)
+    _write_page_files(folder, title, settings, space, root)
     return title
 
 
@@ -171,7 +168,7 @@ def _sampler_settings(model: WorldModel) -> dict[str, Any]:
         "passes": {n: [[levels.index(p.noise_level), *p.coefficients] for p in passes[n]] for n in NUM_STEPS},
         "context": {
             "noise": CONTEXT_NOISE,
-            "scales": context_scales(config, CONTEXT_NOISE),
+            "scales": frame_scales(config, CONTEXT_NOISE),
             "pass": [levels.index(CONTEXT_NOISE), *context.coefficients],
         },
     }
@@ -222,7 +219,7 @@ def _describe_prompts(prompts: list[Prompt]) -> list[dict[str, Any]]:
     ]
 
 
-def _describe_game(model: WorldModel, game: Game, space: ActionSpace, num_records: int) -> dict[str, Any]:
+def _describe_game(model: WorldModel, game: SiteEntry, space: ActionSpace, num_records: int) -> dict[str, Any]:
     """The stage's "hello" message, without what it shares with the config."""
     return {
         "server": "local",
@@ -245,29 +242,19 @@ def _write_thumbnails(folder: Path, prompts: list[Prompt]) -> None:
         Image.fromarray(np.repeat(frame, 3, axis=-1) if frame.shape[-1] == 1 else frame).save(folder / f"{number}.png")
 
 
-def _write_page_files(folder: Path, title: str, settings: dict[str, Any], space: ActionSpace) -> None:
-    several = settings["runtime"]["folder"].startswith("..")
-    buttons = [
-        f'<button type="button" data-action="{escape(n)}">{escape(n)}</button>' for n in settings["step_actions"]
-    ]
-    prompts = [
-        f'<button type="button" data-record="{i}" aria-label="record {i}"><img src="prompts/{i}.png" alt=""></button>'
-        for i in range(len(settings["prompts"]))
-    ]
+def _write_page_files(folder: Path, title: str, settings: dict[str, Any], space: ActionSpace, root: str) -> None:
     _write_page(
         folder / "index.html",
         "page.html",
-        title=escape(title),
-        home=' · <a href="../index.html">All games</a>' if several else "",
-        license="../LICENSE" if several else "LICENSE",
-        root="../" if several else "./",
-        stage=(STAGE / "stage.html").read_text().strip(),
-        step_buttons="" if space.unconditional else "\n".join(buttons),
-        prompts="\n".join(prompts),
-        num_steps="\n".join(f'<option value="{n}">{n}</option>' for n in NUM_STEPS),
+        title=title,
+        root=root,
+        stage=Markup((STAGE / "stage.html").read_text().strip()),
+        step_actions=() if space.unconditional else settings["step_actions"],
+        num_prompts=len(settings["prompts"]),
+        num_steps=NUM_STEPS,
     )
     for path in [*sorted(PAGE.glob("*.js")), PAGE / "page.css"]:
-        if not several or path.name != "isolate.js":
+        if not root or path.name != "isolate.js":
             shutil.copy(path, folder)
     # Gradio runs the stage's files as one function and nests its style sheet, and so does the page.
     scripts = "\n".join((STAGE / name).read_text() for name in ("stage.js", "keys.js", "pictures.js"))
@@ -275,5 +262,9 @@ def _write_page_files(folder: Path, title: str, settings: dict[str, Any], space:
     (folder / "stage.css").write_text(f"#stage {{\n{(STAGE / 'stage.css').read_text()}\n}}\n")
 
 
-def _write_page(path: Path, template: str, **values: str) -> None:
-    path.write_text(Template((PAGE / template).read_text()).substitute(values))
+def _write_page(path: Path, template: str, **values: Any) -> None:
+    templates = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    path.write_text(templates.get_template(template).render(values))

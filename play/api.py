@@ -5,20 +5,18 @@ import asyncio
 import gradio as gr
 import numpy as np
 
-from dreamrun.data.video import write_mp4
+from dreamrun.data.video import comparison, mp4_bytes
 from dreamrun.play.actions import parse_action
 from dreamrun.play.messages import MAX_ACTION_CHARS, parse_int, parse_settings
-from dreamrun.play.recording import rollout_video
 from dreamrun.play.server import PlayServer
 
-MAX_FRAMES = 300  # in one call
+MAX_API_FRAMES = 300  # in one call
 
 
 def add_endpoints(server: PlayServer, public: bool) -> None:
-    """Add the endpoints to the `gr.Blocks` that is being built.
+    """Add the endpoints to the `gr.Blocks` that is being built; if `public`, the page describes them.
 
-    Args:
-        public: whether the page describes them. Gradio shows the description to those who have not logged in, too.
+    Gradio shows the description to those who have not logged in, too.
     """
     engine, gallery = server.engine, server.engine.gallery
 
@@ -32,7 +30,7 @@ def add_endpoints(server: PlayServer, public: bool) -> None:
             "records": [gallery.num_frames(record_id) for record_id in range(len(gallery))][:1000],
             "num_records": len(gallery),
             "num_steps": engine.settings.num_steps,
-            "max_frames": MAX_FRAMES,
+            "max_frames": MAX_API_FRAMES,
         }
 
     async def dream(
@@ -65,12 +63,12 @@ def add_endpoints(server: PlayServer, public: bool) -> None:
             generated = await engine.run_between_frames(engine.pool.dream(prompt, settings, parsed_actions))
         except (ValueError, TypeError) as error:
             raise gr.Error(str(error), print_exception=False) from None
-        frames = np.stack([step.frame for step in generated])
-        path = server.new_file("dream.mp4")
-        await asyncio.to_thread(
-            lambda: write_mp4(path, rollout_video(frames, np.array(parsed_actions), engine.space), engine.fps)
-        )
-        return gr.FileData(path=str(path))
+        frames, played = np.stack([step.frame for step in generated]), np.array(parsed_actions)
+
+        def encode() -> bytes:
+            return mp4_bytes(comparison(None, frames[None], played[None], engine.space), engine.fps)
+
+        return gr.FileData(path=str(server.new_file("dream.mp4", await asyncio.to_thread(encode))))
 
     visibility = "public" if public else "undocumented"
     gr.api(about, api_name="about", api_visibility=visibility)
@@ -78,9 +76,9 @@ def add_endpoints(server: PlayServer, public: bool) -> None:
 
 
 def _parse_actions(names: list[str], server: PlayServer) -> list[int | np.ndarray]:
-    """Recorded actions. Raises ValueError if there are too many or one is unknown."""
-    if not isinstance(names, list) or not 1 <= len(names) <= MAX_FRAMES:
-        raise ValueError(f"actions must be a list of 1 to {MAX_FRAMES} names")
+    """Recorded actions."""
+    if not isinstance(names, list) or not 1 <= len(names) <= MAX_API_FRAMES:
+        raise ValueError(f"actions must be a list of 1 to {MAX_API_FRAMES} names")
     if not all(isinstance(name, str) and len(name) <= MAX_ACTION_CHARS for name in names):
         raise ValueError("actions must be names, as `about` lists them")
     return [parse_action(name, server.engine.space) for name in names]

@@ -20,8 +20,7 @@ MESSAGE_COSTS = {"start": 20.0, "real": 20.0, "record": 20.0, "image": 20.0, "ga
 class Connection:
     """Sends and receives on one websocket. All methods run on the event loop.
 
-    Args:
-        send_secs: a browser that takes no message for so long is disconnected.
+    A browser that takes no message for `send_secs` is disconnected.
     """
 
     def __init__(self, socket: WebSocket, send_secs: float):
@@ -39,9 +38,8 @@ class Connection:
     ) -> None:
         """Send and receive until either side closes the connection.
 
-        Args:
-            handle_message: gets each JSON message. A ValueError or OSError that it raises is sent to the browser.
-            handle_image: gets each binary message; errors as above.
+        `handle_message` gets each JSON message, `handle_image` each binary one. A ValueError or OSError that they raise
+        is sent to the browser.
         """
         sender = asyncio.create_task(self._send_all())
         receiver = asyncio.create_task(self._receive_all(handle_message, handle_image))
@@ -125,11 +123,7 @@ class Connection:
                 self.send("error", text="The server failed to do this. The server's log shows why.")
 
     def _limit_rate(self, message_type: str) -> None:
-        """Token bucket: close the connection of a browser that floods the server.
-
-        Raises:
-            WebSocketDisconnect: the budget is used up.
-        """
+        """Token bucket: close the connection of a browser that floods the server, by WebSocketDisconnect."""
         now = time.monotonic()
         refill = (now - self._budget_time) * MESSAGES_PER_SEC
         self._budget = min(MESSAGE_BURST, self._budget + refill) - MESSAGE_COSTS.get(message_type, 1.0)

@@ -30,13 +30,10 @@ class Engine:
     """All rollouts of one model, stepped at a fixed rate on one thread.
 
     Args:
-        pool: the rollouts.
         gallery: the prompts that players start from.
         model_thread: an executor with one thread, the only one that has used torch so far. A second thread that uses
             torch gets OpenMP threads of its own. With more of them than cores, all of them sleep while they wait, and
             a frame takes 1.5 times as long.
-        checkpoint_name: the model's name for players and replay files.
-        fps: ticks per second.
         settings: of dreams, unless a player asks for others.
         follower: finds newer weights; None: the weights stay.
     """

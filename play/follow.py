@@ -45,24 +45,13 @@ def latest_checkpoint(path: Path) -> Path:
 
 
 class CheckpointFollower:
-    """Loads a run's newest checkpoint whenever it changes.
-
-    Args:
-        link: the link to the newest checkpoint, as `latest_checkpoint` returns it.
-        loaded_folder: the checkpoint folder that is already loaded.
-        poll_secs: how long to wait between two calls of `poll`.
-    """
+    """Loads a run's newest checkpoint, to which `link` leads, whenever it is another than `loaded_folder`."""
 
     def __init__(
         self, link: Path, loaded_folder: Path, device: torch.device, poll_secs: float, bf16: bool | None = None
     ):
         self._link, self._loaded_folder, self.poll_secs = link, loaded_folder, poll_secs
-        self._device, self._bf16 = device, bf16
-
-    @property
-    def run_folder(self) -> Path:
-        """Folder of the run."""
-        return self._link.parent.parent
+        self._device, self._bf16, self.run_folder = device, bf16, link.parent.parent
 
     def poll(self) -> LoadedCheckpoint | None:
         """Load the newest checkpoint if it is not the loaded one. A damaged one is skipped with one warning."""

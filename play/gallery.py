@@ -25,10 +25,6 @@ class RealGame:
     """One instance of the real game beside a dream: replayed to the moment of a prompt, then under the same actions.
 
     Create it in a worker thread: importing Procgen takes seconds. The engine steps it on the model thread.
-
-    Args:
-        record: the record that the prompt is from.
-        moment: index in it of the prompt's last frame.
     """
 
     def __init__(self, record: Record, metadata: Game, moment: int):
@@ -55,21 +51,15 @@ class RealGame:
 
 
 class Gallery:
-    """The records of one split, as prompts.
-
-    Args:
-        any_game: accept data of another game than the model's.
-
-    Attributes:
-        thumbnails: (moment, frame uint8 (H, W, C)) of the first records, each at its default moment.
-    """
+    """The records of one split, as prompts; with `any_game` also of another game than the model's."""
 
     def __init__(self, folder: Path, split: str, model: WorldModel, any_game: bool = False):
         self._dataset = ClipDataset(folder, split, clip_frames=1)
         check_model_fits_data(model, self._dataset.metadata, folder, any_game)
         self._max_prompt_frames = max(1, model.config.window_frames - 1)
-        moments = [self.default_moment(record_id) for record_id in range(min(NUM_THUMBNAILS, len(self)))]
-        self.thumbnails = [(moment, self._record(i).frames[moment]) for i, moment in enumerate(moments)]
+        # Frames uint8 (H, W, C) of the first records.
+        shown = range(min(NUM_THUMBNAILS, len(self)))
+        self.thumbnails = [self._record(i).frames[self.default_moment(i)] for i in shown]
 
     def __len__(self) -> int:
         return len(self._dataset.index.lengths)

@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from dreamrun.model.options import CheckpointOptions, SamplerSettings
 from dreamrun.play.engine import Engine
 from dreamrun.play.follow import CheckpointFollower, latest_checkpoint, load_checkpoint
 from dreamrun.play.gallery import Gallery
-from dreamrun.play.recording import max_recording_bytes
+from dreamrun.play.playback import max_recording_bytes
 from dreamrun.play.rollout_pool import RolloutPool
 from dreamrun.play.security import (
     MAX_UPLOAD_BYTES,
@@ -49,7 +49,6 @@ from dreamrun.shipped import follow_link
 
 if TYPE_CHECKING:
     from gradio import Blocks
-    from starlette.routing import BaseRoute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +92,7 @@ class PlayConfig(SamplerSettings, CheckpointOptions):
 
 
 def launch(config: PlayConfig) -> None:
-    """Serve until interrupted by SIGINT or SIGTERM. Raises as `running_app`."""
+    """Serve until interrupted by SIGINT or SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the tunnel's program too, as exit handlers run
     with running_app(config) as app:
         print(f"play at {app.address}  (press Ctrl-C to stop)", flush=True)
@@ -105,7 +104,6 @@ class RunningApp:
     """A Gradio app that is being served."""
 
     demo: Blocks
-    routes: Sequence[BaseRoute]  # of Gradio's web application
     server: PlayServer
     address: str  # on this machine
 
@@ -114,12 +112,7 @@ class RunningApp:
 def running_app(
     config: PlayConfig, limits: Limits | None = None, free_memory: Callable[[torch.device], int | None] = free_memory
 ) -> Iterator[RunningApp]:
-    """Launch the Gradio app, and close it after the block.
-
-    Raises:
-        ValueError: an option, the checkpoint or the data set is wrong, there is too little memory, or no tunnel.
-        OSError: the address is not available.
-    """
+    """Launch the Gradio app, and close it after the block."""
     limits = limits or Limits()
     password = find_password(config)
     port = find_port(config.host, config.port)
@@ -135,35 +128,32 @@ def running_app(
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
         server = PlayServer(engines, config.max_players, Path(folder), limits)
         rules = access_rules(config, server, password)
-        demo, routes, public_address = launch_gradio(config, server, rules, port, password)
+        demo = launch_gradio(config, server, rules, port, password)
         try:
             if config.share:
-                if public_address is None:
+                if demo.share_url is None:
                     raise ValueError("--share: Gradio could not open a tunnel; its message stands above")
-                print(f"shared at {public_address}")
-                rules.allowed_hosts.add((urlsplit(public_address).hostname or "").lower())
+                print(f"shared at {demo.share_url}")
+                rules.allowed_hosts.add((urlsplit(demo.share_url).hostname or "").lower())
             host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
-            yield RunningApp(demo, routes, server, f"http://{_bracketed(host)}:{port}")
+            yield RunningApp(demo, server, f"http://{_bracketed(host)}:{port}")
         finally:
             demo.close(verbose=False)
 
 
 def launch_gradio(
     config: PlayConfig, server: PlayServer, rules: AccessRules, port: int, password: str | None
-) -> tuple[Blocks, Sequence[BaseRoute], str | None]:
-    """Build the page and serve it. Returns the page, the routes and the public address if there is one."""
+) -> Blocks:
+    """Build the page and serve it."""
     from dreamrun.play.ui import CSS, build_page, theme  # imported here: Gradio takes seconds to import
 
     demo = build_page(server, public_api=password is None)
-    auth = {}
-    if password is not None:
-        auth["auth"] = password_check(password, server.limits.login_secs)
-        auth["auth_message"] = "Enter any user name, and the password of this server."
-    app, _, public_address = demo.launch(
+    demo.launch(
         server_name=_bracketed(config.host),
         server_port=port,
         share=config.share,
-        **auth,
+        auth=None if password is None else password_check(password, server.limits.login_secs),
+        auth_message="Enter any user name, and the password of this server.",
         app_kwargs={**server.app_options(), "middleware": [Middleware(Guard, rules=rules)]},
         max_file_size=MAX_UPLOAD_BYTES,
         max_threads=8,
@@ -183,7 +173,7 @@ def launch_gradio(
     demo.share = False  # otherwise the page loads Gradio's front end from a foreign host
     image_bytes = max(math.prod(engine.config.frame_shape) for engine in server.engines.values())
     limit_connections(demo.server.config, image_bytes, server.max_connections, server.limits)
-    return demo, app.routes, public_address
+    return demo
 
 
 def access_rules(config: PlayConfig, server: PlayServer, password: str | None) -> AccessRules:
@@ -249,11 +239,7 @@ def is_loopback(host: str) -> bool:
 
 
 def find_port(host: str, port: int) -> int:
-    """Check that the server can listen at an address. Returns the port: a free one if `port` is 0.
-
-    Raises:
-        OSError: the port is in use, or the address does not belong to this machine.
-    """
+    """Check that the server can listen at an address. Returns the port: a free one if `port` is 0."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.create_server((host, port), family=family) as listening_socket:

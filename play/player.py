@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dreamrun.data.video import mp4_bytes
 from dreamrun.editing.page import TASKS, edited_mp4, mask_dream
 from dreamrun.model.options import RANGES
 from dreamrun.play.actions import key_labels, parse_action
@@ -26,8 +27,7 @@ from dreamrun.play.messages import (
     parse_settings,
     parse_text,
 )
-from dreamrun.play.playback import Playback
-from dreamrun.play.recording import Recording, max_frames
+from dreamrun.play.playback import Playback, Recording, max_frames
 from dreamrun.play.replay import MAX_REPLAY_FRAMES, Replay
 from dreamrun.play.rollout_pool import Prompt, prompt_from_image
 
@@ -38,13 +38,7 @@ MAX_WAITING_STEPS = 4  # single steps asked for but not done yet
 class Player:
     """A player, from the connection's start to its end. All methods run on the event loop.
 
-    A new player waits. `admit` gives it a place and `leave` frees everything that it holds.
-
-    Args:
-        engines: by the name of their game; the player begins with the first.
-        connection: to the player's browser.
-        server_id: of the server that the player is connected to.
-        max_recording_frames: after so many a recording stops.
+    A new player waits. `admit` gives it a place and the game of the first engine, `leave` frees all that it holds.
     """
 
     def __init__(self, engines: dict[str, Engine], connection: Connection, server_id: str, max_recording_frames: int):
@@ -251,7 +245,7 @@ class Player:
                 files["dream.json"] = replay.to_json().encode()
             except ValueError as error:
                 note = str(error)
-            files["dream.mp4"] = await engine.encode(recording.mp4, engine.space, engine.fps)
+            files["dream.mp4"] = await engine.encode(mp4_bytes, recording.video(engine.space), engine.fps)
         self._publish("recorded", files, files=sorted(files), frames=len(recording.steps), note=note)
 
     async def _edit(self, message: dict) -> None:

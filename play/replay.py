@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from dreamrun.data.batch import to_uint8
+from dreamrun.data.video import comparison
 from dreamrun.games.space import ActionSpace, is_known
 from dreamrun.games.untrusted import check_name, read_json
 from dreamrun.model import ModelConfig, Sampler, WorldModel
@@ -26,7 +27,6 @@ from dreamrun.model.game_views import select_game
 from dreamrun.model.options import RANGES, ResolvedSettings
 from dreamrun.model.reference_sampler import ReferenceSampler
 from dreamrun.play.actions import actions_from_json, actions_to_json, playable_actions
-from dreamrun.play.recording import rollout_video
 from dreamrun.play.rollout_pool import Prompt, Rollout, prompt_tensors
 
 FORMAT = "dreamrun-replay-1"
@@ -97,12 +97,15 @@ class Replay:
             actions = actions_from_json(fields["actions"], space, MAX_REPLAY_FRAMES)
             if not is_known(actions).all():
                 raise ValueError("some of its actions are unknown")
+            first = fields["first_recorded"]
+            if type(first) is not int or not 0 <= first < len(actions):
+                raise ValueError(f"first_recorded is {first!r:.40}: expected 0 to {len(actions) - 1}")
             return cls(
                 prompt=_prompt_from_json(fields["prompt"], model.config, space),
                 settings=ResolvedSettings(**settings, text=fields.get("words")),
                 weights_hash=check_name("weights_sha256", fields["weights_sha256"]),
                 actions=actions,
-                first_recorded=_check_index(fields["first_recorded"], len(actions)),
+                first_recorded=first,
                 checkpoint=check_name("checkpoint", fields["checkpoint"], MAX_CHECKPOINT_CHARS),
                 game=game,
             )
@@ -118,14 +121,9 @@ class Replay:
             )
 
     def generate_frames(self, model: WorldModel, cache: bool = True) -> np.ndarray:
-        """Generate the recorded frames again.
+        """Generate the recorded frames again, uint8 (T, H, W, C), with a model that `prepare_for_inference` returned.
 
-        Args:
-            model: as `prepare_for_inference` returns it.
-            cache: whether the sampler uses its KV cache.
-
-        Returns:
-            uint8 (T, H, W, C). They differ by at most one grey level if other players shared the batch.
+        They differ by at most one grey level if other players shared the batch.
         """
         model = select_game(model, self.game)
         space = playable_actions(model)
@@ -136,17 +134,10 @@ class Replay:
         return np.stack(frames[self.first_recorded :])
 
     def video(self, model: WorldModel, cache: bool = True) -> np.ndarray:
-        """The recorded frames with the pressed keys, uint8 (T, height, width, 3). Arguments as `generate_frames`."""
-        frames = self.generate_frames(model, cache)
-        return rollout_video(
-            frames, self.actions[self.first_recorded :], playable_actions(select_game(model, self.game))
-        )
-
-
-def _check_index(value: Any, length: int) -> int:
-    if type(value) is not int or not 0 <= value < length:
-        raise ValueError(f"its first_recorded is {value!r:.40}: expected an integer from 0 to {length - 1}")
-    return value
+        """The recorded frames with the pressed keys, uint8 (T, height, width, 3)."""
+        space = playable_actions(select_game(model, self.game))
+        frames, actions = self.generate_frames(model, cache), self.actions[self.first_recorded :]
+        return comparison(None, frames[None], actions[None], space)
 
 
 def _prompt_from_json(fields: Any, config: ModelConfig, space: ActionSpace) -> Prompt:

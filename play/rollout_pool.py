@@ -3,6 +3,7 @@
 Shapes: T frames, H x W pixels, C channels, A numbers in an action vector.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ class Prompt:
     moment: int | None = None  # index of the last frame in that record
 
 
-@dataclass
+@dataclass(eq=False)
 class Rollout:
     """One player's rollout and everything needed to generate it again."""
 
@@ -41,6 +42,11 @@ class Rollout:
     actions: list[int | np.ndarray] = field(default_factory=list)  # recorded actions since the prompt
     recent: deque[np.ndarray] = field(default_factory=deque)  # its last frames, half a window
     weights_changed: bool = False  # the pool has loaded other weights since the start
+
+    @property
+    def sampler_key(self) -> ResolvedSettings:
+        """What it shares with all rollouts of its sampler: the settings with seed 0, as each slot has its own."""
+        return replace(self.settings, seed=0)
 
 
 @dataclass(frozen=True)
@@ -57,60 +63,41 @@ class StepResult:
 
 
 class RolloutPool:
-    """All running rollouts, on top of `Sampler`. Not thread-safe.
-
-    Args:
-        model: as `prepare_for_inference` returns it.
-        weights_hash: as `model.checkpoint.hash_weights` returns it.
-        name: of the game that is played, of a model of several.
-    """
+    """All running rollouts of the game `name`, on top of `Sampler`. Not thread-safe."""
 
     def __init__(self, model: WorldModel, weights_hash: str, name: str = ""):
         self.name, self.caption = name, next((g.caption for g in model.game.games if g.name == name), "")
-        self._model, self._weights_hash = select_game(model, name), weights_hash
-        self.config, self.game, self.space = self._model.config, self._model.game, playable_actions(self._model)
-        self._samplers: dict[ResolvedSettings, Sampler] = {}  # by settings, with seed 0: each slot has its own
-        self._rollouts: dict[ResolvedSettings, dict[int, Rollout]] = {}  # by slot
+        self.model, self._weights_hash = select_game(model, name), weights_hash
+        self.config, self.game, self.space = self.model.config, self.model.game, playable_actions(self.model)
+        self._samplers: dict[ResolvedSettings, Sampler] = {}  # by `Rollout.sampler_key`
+        self._rollouts: set[Rollout] = set()
 
     def start(self, prompt: Prompt, settings: ResolvedSettings) -> Rollout:
         """Start a rollout in the lowest free slot."""
-        shared = replace(settings, seed=0)
-        if shared not in self._samplers:
-            self._samplers[shared], self._rollouts[shared] = Sampler(self._model, shared), {}
-        slots = self._rollouts[shared]
         recent = deque(prompt.frames, maxlen=max(1, self.config.window_frames // 2))
-        rollout = Rollout(prompt, settings, _lowest_free_slot(slots), self._weights_hash, recent=recent)
-        slots[rollout.slot] = rollout
-        try:
-            tensors, seeds = prompt_tensors(prompt, self.space), [settings.seed]
-            self._samplers[shared].reset(*tensors, slots=[rollout.slot], seeds=seeds)
-        except ValueError:
-            self.end(rollout)
-            raise
+        rollout = Rollout(prompt, settings, 0, self._weights_hash, recent=recent)
+        sampler = self._samplers.get(rollout.sampler_key) or Sampler(self.model, rollout.sampler_key)
+        rollout.slot = next(slot for slot in itertools.count() if slot not in sampler.slots)
+        sampler.reset(*prompt_tensors(prompt, self.space), slots=[rollout.slot], seeds=[settings.seed])
+        self._samplers[rollout.sampler_key] = sampler
+        self._rollouts.add(rollout)
         return rollout
 
     def step(self, jobs: Sequence[tuple[Rollout, int | np.ndarray]]) -> list[StepResult]:
-        """Generate the next frame of some rollouts.
-
-        Args:
-            jobs: rollouts with the recorded action of each, in any order.
-
-        Returns:
-            One result per job, in the same order.
-        """
-        frames: dict[int, np.ndarray] = {}  # by id(rollout)
-        for settings, sampler in self._samplers.items():
-            batch = [job for job in jobs if replace(job[0].settings, seed=0) == settings]
+        """The next frame of some rollouts, each under a recorded action: one result per job, in their order."""
+        frames: dict[Rollout, np.ndarray] = {}
+        for key, sampler in self._samplers.items():
+            batch = [job for job in jobs if job[0].sampler_key == key]
             batch.sort(key=lambda job: job[0].slot)
             if batch:
                 vectors = torch.from_numpy(self.space.vectors(np.array([action for _, action in batch])))
                 generated = to_uint8(sampler.step(vectors, [rollout.slot for rollout, _ in batch]))
-                frames |= {id(rollout): frame for (rollout, _), frame in zip(batch, generated, strict=True)}
+                frames |= {rollout: frame for (rollout, _), frame in zip(batch, generated, strict=True)}
         results = []
         for rollout, action in jobs:
             rollout.actions.append(action)
-            rollout.recent.append(frames[id(rollout)])
-            results.append(StepResult(len(rollout.actions) - 1, action, frames[id(rollout)]))
+            rollout.recent.append(frames[rollout])
+            results.append(StepResult(len(rollout.actions) - 1, action, frames[rollout]))
         return results
 
     def dream(
@@ -133,46 +120,38 @@ class RolloutPool:
 
     def complete(self, clip: MaskedClip, settings: ResolvedSettings) -> Generator[np.ndarray, None, None]:
         """Fill in a clip: uint8 (T, H, W, C) after each window, of which the last one is complete."""
-        for clips in complete(self._model, [clip], self.space, settings):
+        for clips in complete(self.model, [clip], self.space, settings):
             yield clips[0]
 
     def end(self, rollout: Rollout) -> None:
         """Free a rollout's slot, and its sampler if no other rollout uses it. A second call does nothing."""
-        shared = replace(rollout.settings, seed=0)
-        slots = self._rollouts.get(shared, {})
-        if slots.get(rollout.slot) is not rollout:
-            return
-        del slots[rollout.slot]
-        if slots:
-            self._samplers[shared].free([rollout.slot])
-        else:
-            del self._samplers[shared], self._rollouts[shared]
+        if rollout in self._rollouts:
+            self._rollouts.remove(rollout)
+            sampler = self._samplers[rollout.sampler_key]
+            sampler.free([rollout.slot])
+            if not sampler.slots:
+                del self._samplers[rollout.sampler_key]
 
     def swap_weights(self, model: WorldModel, weights_hash: str) -> None:
         """Continue all rollouts with another model of the same frame size, actions and window."""
         model = select_game(model, self.name)
         if model.config.input_sizes != self.config.input_sizes:
             raise ValueError("its frame size, number of actions or window is different")
-        for settings, sampler in self._samplers.items():
+        for sampler in self._samplers.values():
             sampler.rebuild(model)
-            for rollout in self._rollouts[settings].values():
-                rollout.weights_changed = True
-        self._model, self._weights_hash = model, weights_hash
-
-    @property
-    def model(self) -> WorldModel:
-        """The model of the game that is played."""
-        return self._model
+        for rollout in self._rollouts:
+            rollout.weights_changed = True
+        self.model, self._weights_hash = model, weights_hash
 
     def __len__(self) -> int:
-        return sum(map(len, self._rollouts.values()))
+        return len(self._rollouts)
 
     def bytes_per_rollout(self, num_steps: int = int(RANGES["num_steps"].high_in_play)) -> int:
         """Most memory that one rollout takes: its KV cache, its window of frames, and a sampler of its own.
 
         The cache counts twice, as it is copied when it grows.
         """
-        config, weight = self.config, self._model.action_embedding.weight
+        config, weight = self.config, self.model.action_embedding.weight
         window_bytes = 4 * config.window_frames * int(np.prod(config.frame_shape))
         num_cached = 1 + config.num_actions + (0 if self.space.discrete else MAX_CACHED_ACTIONS)
         numbers = 2 * config.cache_numbers + (num_steps + 1) * num_cached * config.num_modulation_vectors * config.dim
@@ -186,17 +165,9 @@ def prompt_tensors(prompt: Prompt, space: ActionSpace) -> tuple[torch.Tensor, to
 
 
 def prompt_from_image(pixels: bytes, config: ModelConfig, space: ActionSpace) -> Prompt:
-    """A prompt of one image.
-
-    Args:
-        pixels: H * W * C bytes, row by row.
-    """
+    """A prompt of one image, H * W * C bytes, row by row."""
     channels, height, width = config.frame_shape
     if len(pixels) != height * width * channels:
         raise ValueError(f"the image has {len(pixels)} bytes: expected {width}x{height} pixels of {channels} bytes")
     frames = np.frombuffer(pixels, np.uint8).reshape(1, height, width, channels)
     return Prompt(frames, space.unknown(1))
-
-
-def _lowest_free_slot(slots: dict[int, Rollout]) -> int:
-    return next(slot for slot in range(len(slots) + 1) if slot not in slots)

@@ -287,10 +287,7 @@ def limit_connections(web_server: uvicorn.Config, image_bytes: int, max_connecti
     """Make Gradio's web server accept only small messages, and soon notice who has gone or sends nothing.
 
     Gradio has no options for this. Uvicorn reads these for each new connection, so they can be set while it runs.
-
-    Args:
-        image_bytes: size of an image that a player may send.
-        max_connections: at the same time; further requests are answered 503.
+    Requests on further connections than `max_connections` at a time are answered 503.
     """
     web_server.http_protocol_class = functools.partial(LimitedProtocol, limits=limits, unfinished={})
     web_server.ws_max_size = max(MAX_MESSAGE_BYTES, image_bytes) + 1024
@@ -309,12 +306,7 @@ def check_memory(
 ) -> str:
     """Check that all places can be taken at once, and one more rollout be generated for a program (play/api.py).
 
-    Args:
-        rollout_bytes, recording_bytes: the most that a player takes on the device, and on the CPU.
-        free_memory: the bytes that are free on a device; None: unknown.
-
-    Returns:
-        What one player needs, for the log.
+    A player takes at most `rollout_bytes` on the device, and `recording_bytes` on the CPU. Returns this for the log.
     """
     cpu = torch.device("cpu")
     needs = {device: rollout_bytes}

@@ -25,11 +25,10 @@ CLEAN_SECS = 30.0  # interval at which files are deleted
 
 
 class PlayServer:
-    """Places and the websocket route.
+    """`max_players` places, and the websocket route. Further players wait.
 
     Args:
         engines: by the name of their game; players begin with the first.
-        max_players: number of places; further players wait.
         folder: Gradio's folder for uploads and downloads. Old files in it are deleted.
     """
 
@@ -59,7 +58,7 @@ class PlayServer:
                 return player.recorded_files
         return {}
 
-    def new_file(self, name: str, content: bytes = b"") -> Path:
+    def new_file(self, name: str, content: bytes) -> Path:
         """Write a file that Gradio serves to those who know its path, for `FILE_SECS`."""
         path = Path(tempfile.mkdtemp(dir=self.folder)) / name
         path.write_bytes(content)

@@ -21,6 +21,8 @@ from dreamrun.play.server import PlayServer
 _STAGE = Path(__file__).parent / "stage"
 _MAX_SHOWN_STEPS, _MAX_SHOWN_GUIDANCE = 16, 4.0
 _MAX_WAITING_EVENTS = 64  # in Gradio's queue
+# Options of events that only the page uses and that are done at once.
+_PRIVATE = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 _INTRODUCTION = (
     "No game runs behind the picture called *Dream*. A neural network generates every frame from the frames before it "
     "and the keys you hold. Switch on the real game to compare: it gets the same keys."
@@ -40,11 +42,7 @@ def theme() -> gr.themes.Base:
 
 
 def build_page(server: PlayServer, public_api: bool) -> gr.Blocks:
-    """The page of a server.
-
-    Args:
-        public_api: whether the page describes the endpoints for programs.
-    """
+    """The page of a server; with `public_api` it describes the endpoints for programs."""
     with gr.Blocks(title="Dreamrun: play the dream", analytics_enabled=False) as demo:
         gr.Markdown(f"# Dreamrun\n{_INTRODUCTION}")
         with gr.Row(equal_height=False):
@@ -110,7 +108,7 @@ def _add_controls(stage: gr.HTML, server: PlayServer) -> list[gr.Accordion]:
     stage.recording(None, None, record, js="() => dreamrun.state.recording ? '■ Stop recording' : '● Record'")
     stage.real(None, None, real_game, js="() => dreamrun.state.real")
 
-    stage.started(_allow_real_game, None, real_game, **_private())
+    stage.started(_allow_real_game, None, real_game, **_PRIVATE)
     return steps
 
 
@@ -131,7 +129,7 @@ def _add_recording(stage: gr.HTML, server: PlayServer) -> None:
             gr.DownloadButton(value=replay_path, visible=replay_path is not None),
         )
 
-    stage.recorded(show_recording, None, [video, mp4, replay], **_private())
+    stage.recorded(show_recording, None, [video, mp4, replay], **_PRIVATE)
 
 
 def _add_games(server: PlayServer) -> gr.Dropdown | None:
@@ -152,7 +150,7 @@ def _show_chosen(chosen: gr.Dropdown | None, parts: Sequence[gr.Accordion | gr.G
         def show(name: str) -> list[dict]:
             return [gr.update(visible=name == part_name) for part_name in names]
 
-        chosen.input(show, chosen, list(parts), **_private())
+        chosen.input(show, chosen, list(parts), **_PRIVATE)
 
 
 def _add_words(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None) -> None:
@@ -170,7 +168,7 @@ def _add_words(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None) -
     words.submit(js="() => dreamrun.start()")
     dream.click(js="() => dreamrun.start({record: null, moment: null, dream: true})")
     if chosen is not None:
-        chosen.input(lambda name: server.engines[name].pool.caption, chosen, words, **_private())
+        chosen.input(lambda name: server.engines[name].pool.caption, chosen, words, **_PRIVATE)
 
 
 def _add_prompts(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None) -> None:
@@ -179,7 +177,7 @@ def _add_prompts(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None)
     gr.Markdown("### Start from")
     galleries = [
         gr.Gallery(
-            [(frame, None) for _, frame in engine.gallery.thumbnails], visible=engine is server.engine,
+            [(frame, None) for frame in engine.gallery.thumbnails], visible=engine is server.engine,
             label="Recorded moments", show_label=False, format="png", columns=4, allow_preview=False, selected_index=0,
             buttons=[], container=False, interactive=False, object_fit="contain", min_width=100,
             elem_id="gallery" if engine is server.engine else None, elem_classes="moments",
@@ -212,14 +210,14 @@ def _add_prompts(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None)
 
     start_record = "(record) => dreamrun.start({record, moment: null})"
     for thumbnails in galleries:
-        thumbnails.select(chosen_record, None, record, **_private()).then(None, record, js=start_record)
+        thumbnails.select(chosen_record, None, record, **_PRIVATE).then(None, record, js=start_record)
     if chosen is not None:
-        chosen.input(lambda name: _record_number(len(server.engines[name].gallery)), chosen, record, **_private())
+        chosen.input(lambda name: _record_number(len(server.engines[name].gallery)), chosen, record, **_PRIVATE)
     record.input(None, record, js="(record) => dreamrun.startSoon({record, moment: null})")
     moment.input(None, [record, moment], js="(record, moment) => dreamrun.startSoon({record, moment})")
     image.upload(None, image, js="(file) => dreamrun.startFromImage(file)")
     image.clear(None, record, js=start_record)
-    stage.started(show_moment, None, moment, **_private())
+    stage.started(show_moment, None, moment, **_PRIVATE)
 
 
 def _record_number(num_records: int) -> gr.Number:
@@ -246,7 +244,7 @@ def _add_sampling_settings(stage: gr.HTML, server: PlayServer) -> None:
     guidance.change(None, guidance, js="(guidance) => dreamrun.set({guidance})")
     seed.change(None, seed, js="(seed) => dreamrun.set({seed: seed.trim() ? Number(seed) : null})")
 
-    stage.started(_describe, None, details, **_private())
+    stage.started(_describe, None, details, **_PRIVATE)
 
 
 def _allow_real_game(event: gr.EventData) -> gr.Checkbox:
@@ -281,9 +279,4 @@ def _add_run(server: PlayServer, run_folder: Path) -> None:
             ]
         video = gr.Video(visible=False, interactive=False, autoplay=True, loop=True, buttons=[], elem_id="strip")
         timer = gr.Timer(server.limits.renew_secs)
-    timer.tick(newest, None, [*plots, video], **_private())
-
-
-def _private() -> dict:
-    """Options of events that only the page uses and that are done at once."""
-    return {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+    timer.tick(newest, None, [*plots, video], **_PRIVATE)

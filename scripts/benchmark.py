@@ -12,6 +12,8 @@ python -m scripts.benchmark env --checkpoint checkpoints/pong-pico
 """
 
 import json
+from functools import reduce
+from operator import or_
 from typing import Annotated
 
 import tyro
@@ -19,27 +21,21 @@ import tyro
 from dreamrun import cli
 from dreamrun.benchmarks import environment, loader, playing, recordings, sampling, steps
 
-MEASURES = {
-    sampling.RolloutConfig: sampling.measure,
-    loader.LoaderConfig: loader.measure,
-    steps.StepConfig: steps.measure,
-    playing.PlayingConfig: playing.measure,
-    recordings.ImporterConfig: recordings.measure,
-    environment.EnvironmentConfig: environment.measure,
+BENCHMARKS = {
+    "rollout": (sampling.RolloutConfig, sampling.measure),
+    "loader": (loader.LoaderConfig, loader.measure),
+    "train": (steps.StepConfig, steps.measure),
+    "play": (playing.PlayingConfig, playing.measure),
+    "importer": (recordings.ImporterConfig, recordings.measure),
+    "env": (environment.EnvironmentConfig, environment.measure),
 }
-Benchmark = (
-    Annotated[sampling.RolloutConfig, tyro.conf.subcommand("rollout")]
-    | Annotated[loader.LoaderConfig, tyro.conf.subcommand("loader")]
-    | Annotated[steps.StepConfig, tyro.conf.subcommand("train")]
-    | Annotated[playing.PlayingConfig, tyro.conf.subcommand("play")]
-    | Annotated[recordings.ImporterConfig, tyro.conf.subcommand("importer")]
-    | Annotated[environment.EnvironmentConfig, tyro.conf.subcommand("env")]
-)
+SUBCOMMANDS = (Annotated[config, tyro.conf.subcommand(name)] for name, (config, _) in BENCHMARKS.items())
+Benchmark = reduce(or_, SUBCOMMANDS)
 
 
 def main(config: Benchmark) -> None:
     """Measure, and print a table and then JSON."""
-    results = MEASURES[type(config)](config)
+    results = dict(BENCHMARKS.values())[type(config)](config)
     for name, value in results.items():
         print(f"  {name:28s} {value:.4g}" if isinstance(value, float) else f"  {name:28s} {value}")
     print(json.dumps(results))

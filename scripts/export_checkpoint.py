@@ -49,9 +49,9 @@ def check_replaceable(folder: Path) -> None:
     if not folder.exists() and not folder.is_symlink():
         return
     files = {CONFIG_FILE, GAME_FILE, WEIGHTS_FILE, CARD_FILE}
-    others = [] if folder.is_symlink() or not folder.is_dir() else [p for p in folder.iterdir() if p.name not in files]
-    is_export = folder.is_dir() and (has_card(folder) or folder.suffix == ".partial")
-    if folder.is_symlink() or not is_export or others or Path.cwd().is_relative_to(folder.resolve()):
+    is_export = folder.is_dir() and not folder.is_symlink() and (has_card(folder) or folder.suffix == ".partial")
+    is_export = is_export and all(path.name in files for path in folder.iterdir())
+    if not is_export or Path.cwd().is_relative_to(folder.resolve()):
         raise ValueError(f"{folder} already exists and is not an exported checkpoint alone: choose another --out")
 
 

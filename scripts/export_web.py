@@ -14,7 +14,7 @@ from dreamrun.data.atomic import atomic_folder, check_output
 from dreamrun.export.hub import check_logged_in, upload_folder
 from dreamrun.export.onnx_graph import Weights
 from dreamrun.export.runtime import find_runtime
-from dreamrun.export.site import Game, is_site, keep_other_files, write_site
+from dreamrun.export.site import SiteEntry, is_site, keep_other_files, write_site
 from dreamrun.shipped import find_shipped
 
 
@@ -46,7 +46,7 @@ def main(config: ExportWebConfig) -> None:
         raise ValueError(f"{config.out} is not empty and not a site: give a new folder with --out")
     # `latest` is a link; the page names the step.
     checkpoints = [find_shipped(checkpoint, "checkpoints").resolve() for checkpoint in config.checkpoint]
-    games = [Game(checkpoint, data) for checkpoint, data in zip(checkpoints, config.data, strict=True)]
+    games = [SiteEntry(checkpoint, data) for checkpoint, data in zip(checkpoints, config.data, strict=True)]
     if len({game.name for game in games}) < len(games):
         raise ValueError("two checkpoints have the same folder name: the site needs a name for each")
     runtime = find_runtime(config.runtime)

@@ -45,8 +45,7 @@ def main(config: PlotScalingConfig) -> None:
 def plot_scaling(path: Path, sizes: dict[str, list[dict[str, Any]]]) -> None:
     """Draw quality against the compute of training as a PNG: a panel for each metric, a line for each size.
 
-    Args:
-        sizes: name -> points with `flop` and, for each metric, an estimate with value, low and high.
+    A point has `flop` and, for each metric, an estimate with value, low and high.
     """
     # Imported here: matplotlib takes a second.
     from matplotlib.figure import Figure
@@ -68,11 +67,7 @@ def plot_scaling(path: Path, sizes: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def training_flop(config: ModelConfig, options: dict[str, Any]) -> float:
-    """FLOP of one optimizer step; a backward pass takes twice those of a forward pass.
-
-    Args:
-        options: of the run, as in train_config.json, without scheduled sampling, which takes more.
-    """
+    """FLOP of one optimizer step without scheduled sampling, which takes more. A backward pass is two forward ones."""
     frames = options["batch_size"] * (options["clip_frames"] or config.window_frames)
     teacher_forcing, _ = NOISE_LEVELS[options["noise_levels"]]
     copies = 2 if teacher_forcing else 1  # a clean and a noisy copy of each clip

@@ -17,7 +17,7 @@ from static_server import serving_files
 from dreamrun import cli
 from dreamrun.export.onnx_graph import Weights
 from dreamrun.export.runtime import find_runtime
-from dreamrun.export.site import NUM_STEPS, Game, write_site
+from dreamrun.export.site import NUM_STEPS, SiteEntry, write_site
 from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.inference import prepare_for_inference
 from dreamrun.model.options import SamplerSettings
@@ -56,7 +56,7 @@ class SpeedConfig:
 def main(config: SpeedConfig) -> None:
     """Print a row for each setting, and JSON."""
     model = WorldModel.from_pretrained(config.checkpoint)
-    game = Game(config.checkpoint, config.data)
+    game = SiteEntry(config.checkpoint, config.data)
     results = []
     with tempfile.TemporaryDirectory() as folder, serving_files(Path(folder)) as address, chromium() as browser:
         pages = {}

@@ -10,7 +10,7 @@ from static_server import serving_files
 from tiny import CONTROLS
 
 from dreamrun.export.runtime import ALL_FILES, VERSION, find_runtime
-from dreamrun.export.site import Game, write_site
+from dreamrun.export.site import SiteEntry, write_site
 
 
 @pytest.fixture(scope="session")
@@ -34,16 +34,16 @@ def runtime() -> Path:
 
 
 @pytest.fixture(scope="session")
-def custom_game(tmp_path_factory) -> Game:
+def custom_game(tmp_path_factory) -> SiteEntry:
     """A game of 96x64 pixels with buttons and axes, and a network of random weights."""
     data, checkpoint = make_custom_game(tmp_path_factory.mktemp("custom"), CONTROLS)
-    return Game(checkpoint, data)
+    return SiteEntry(checkpoint, data)
 
 
 @pytest.fixture(scope="session")
-def pong_game(play_config) -> Game:
+def pong_game(play_config) -> SiteEntry:
     """Pong, and a network of random weights."""
-    return Game(Path(play_config.checkpoint), play_config.data)
+    return SiteEntry(Path(play_config.checkpoint), play_config.data)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 from tiny import assert_one_line
 
 from dreamrun.export import runtime
-from dreamrun.export.site import Game, write_site
+from dreamrun.export.site import SiteEntry, write_site
 from dreamrun.model import WorldModel
 
 
@@ -108,8 +108,8 @@ def test_an_export_replaces_its_own_files_alone(export, tmp_path):
 
 def test_several_games_get_a_page_that_lists_them(pong_game, custom_game, empty_runtime, tmp_path):
     games = [
-        Game(pong_game.checkpoint, pong_game.data),
-        Game(custom_game.checkpoint.rename(tmp_path / "mine"), custom_game.data),
+        SiteEntry(pong_game.checkpoint, pong_game.data),
+        SiteEntry(custom_game.checkpoint.rename(tmp_path / "mine"), custom_game.data),
     ]
     try:
         (tmp_path / "site").mkdir()

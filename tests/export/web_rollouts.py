@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dreamrun.data.batch import to_float
-from dreamrun.export.site import Game
+from dreamrun.export.site import SiteEntry
 from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.options import SamplerSettings
 from dreamrun.play.actions import playable_actions
@@ -35,7 +35,7 @@ ROLL_OUT = """async ([base, threads, device, vectors]) => {
 }""".replace("NUM_STEPS", str(NUM_STEPS))
 
 
-def write_reference(folder: Path, game: Game, num_frames: int) -> list[list[float]]:
+def write_reference(folder: Path, game: SiteEntry, num_frames: int) -> list[list[float]]:
     """Write torch's frames with all their noise into a site's folder; returns the actions.
 
     In the order of their use: the prompt's pixels, its noise, and for each frame its noise and the frame.

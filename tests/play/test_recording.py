@@ -16,7 +16,7 @@ from dreamrun.model.checkpoint import hash_weights
 from dreamrun.model.inference import prepare_for_inference
 from dreamrun.model.options import ResolvedSettings
 from dreamrun.play.actions import playable_actions
-from dreamrun.play.recording import MAX_RECORDING_BYTES, Recording, max_frames, max_recording_bytes
+from dreamrun.play.playback import MAX_RECORDING_BYTES, Recording, max_frames, max_recording_bytes
 from dreamrun.play.replay import Replay
 from dreamrun.play.rollout_pool import Prompt, RolloutPool, StepResult
 

@@ -70,7 +70,7 @@ def log_in(address: str, password: str, **headers) -> tuple[int, str, bytes]:
 def app_routes(address: str) -> list[tuple[str, str]]:
     """(method, path pattern) of every route that Gradio's app has."""
     found = set()
-    for context in iter_route_contexts(running(address).routes):
+    for context in iter_route_contexts(running(address).demo.app.routes):
         methods = getattr(context, "methods", None) or getattr(context.original_route, "methods", None) or {"GET"}
         found |= {(method, context.path) for method in methods}
     return sorted(found)
