@@ -16,15 +16,6 @@ INTERRUPTED_EXIT_CODE = 130
 SPIN_COUNT = 3000
 
 
-def set_openmp_defaults() -> None:
-    """Limit how long waiting OpenMP threads spin, unless the user has chosen.
-
-    The OpenMP library reads the variable once, when torch is imported.
-    """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
-
-
 def raise_on_interrupt() -> bool:
     """Let Ctrl-C raise KeyboardInterrupt from now on. False if this process does not run one of our commands."""
     if signal.getsignal(signal.SIGINT) is not _exit:
@@ -47,6 +38,8 @@ def _is_command() -> bool:
     return is_module or main_file.name == "dreamrun" or main_file.resolve().parent == Path(__file__).resolve().parent
 
 
-set_openmp_defaults()
+# The OpenMP library reads the variable once, when torch is imported. The user may have chosen.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
 if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not if the shell ignores it
     signal.signal(signal.SIGINT, _exit)  # at once: nothing is to be cleaned up while libraries are imported

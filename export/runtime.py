@@ -18,19 +18,15 @@ SHA512 = (
 )  # of npm's archive
 # For each device: the script that the worker imports, its glue code, and the program. That for GPUs has CPUs, too.
 FILES = {
-    "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
-    "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
+    device: {"script": f"ort.{device}.min.mjs", "glue": f"ort-wasm-{kind}.mjs", "wasm": f"ort-wasm-{kind}.wasm"}
+    for device, kind in (("wasm", "simd-threaded"), ("webgpu", "simd-threaded.asyncify"))
 }
-ALL_FILES = tuple(name for names in FILES.values() for name in names)
+ALL_FILES = tuple(name for files in FILES.values() for name in files.values())
 _NPM_TIMEOUT_SECS = 600
 
 
 def find_runtime(folder: Path | None = None) -> Path:
-    """The folder with the runtime's files: a given one, or the cache, which npm fills.
-
-    Args:
-        folder: of the npm package, or its `dist`.
-    """
+    """The folder with the runtime's files: that of an npm package or its `dist`, or the cache, which npm fills."""
     if folder is not None:
         candidates = [path for path in (folder, folder / "dist") if (path / ALL_FILES[0]).is_file()]
         if not candidates or not all((candidates[0] / name).is_file() for name in ALL_FILES):

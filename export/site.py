@@ -126,7 +126,7 @@ def _write_game(folder: Path, game: SiteEntry, title: str, weights: Weights, run
     if space.discrete:
         dtype = np.float32 if weights == "fp32" else np.float16
         (folder / "table.bin").write_bytes(_modulation_table(model).astype(dtype).tobytes())
-    frames = np.concatenate([prompt.frames for prompt in prompts])
+    frames, starts = np.concatenate([p.frames for p in prompts]), np.cumsum([0, *(len(p.frames) for p in prompts)])
     (folder / "prompts.bin").write_bytes(gzip.compress(frames.tobytes(), mtime=0))
     _write_thumbnails(folder / "prompts", prompts)
     title = title or f"Dream of {model.game.environment or 'a game'}"
@@ -136,10 +136,13 @@ def _write_game(folder: Path, game: SiteEntry, title: str, weights: Weights, run
         "table_dtype": "float32" if weights == "fp32" else "float16",
         "files": files,
         "models": {device: f"model.{stored}.onnx" for device, stored in models.items()},
-        "runtime": {"folder": f"{root}runtime/", **_runtime_files(runtime)},
+        "runtime": {"folder": f"{root}runtime/", **FILES, "files": {x: _fingerprint(runtime / x) for x in ALL_FILES}},
         "space": describe_space(space),
         "step_actions": {name: actions_to_json(parse_action(name, space)) for name in step_actions(space)},
-        "prompts": _describe_prompts(prompts),
+        "prompts": [
+            {"first": first, "actions": actions_to_json(prompt.actions), "moment": prompt.moment}
+            for first, prompt in zip(starts.tolist(), prompts, strict=False)
+        ],
         "hello": _describe_game(model, game, space, len(prompts)),
         "replay": {"format": FORMAT, "weights_sha256": hash_weights(checkpoint), **({"game": name} if name else {})},
     }
@@ -187,12 +190,6 @@ def _modulation_table(model: WorldModel) -> np.ndarray:
     return ModulationTable(copy.deepcopy(model).float(), _noise_levels(model)).lookup(actions).numpy()
 
 
-def _runtime_files(runtime: Path) -> dict[str, dict[str, Any]]:
-    names = ("script", "glue", "wasm")
-    by_device = {device: dict(zip(names, files, strict=True)) for device, files in FILES.items()}
-    return {**by_device, "files": {name: _fingerprint(runtime / name) for name in ALL_FILES}}
-
-
 def _fingerprint(path: Path) -> dict[str, Any]:
     """What the page checks of a file that it has loaded."""
     return {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -209,14 +206,6 @@ def describe_space(space: ActionSpace) -> dict[str, Any]:
         "noop": actions_to_json(space.noop),
         "unknown": actions_to_json(space.unknown(1))[0],
     }
-
-
-def _describe_prompts(prompts: list[Prompt]) -> list[dict[str, Any]]:
-    starts = np.cumsum([0, *(len(prompt.frames) for prompt in prompts)]).tolist()
-    return [
-        {"first": first, "actions": actions_to_json(prompt.actions), "moment": prompt.moment}
-        for first, prompt in zip(starts, prompts, strict=False)
-    ]
 
 
 def _describe_game(model: WorldModel, game: SiteEntry, space: ActionSpace, num_records: int) -> dict[str, Any]:

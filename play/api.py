@@ -7,7 +7,7 @@ import numpy as np
 
 from dreamrun.data.video import comparison, mp4_bytes
 from dreamrun.play.actions import parse_action
-from dreamrun.play.messages import MAX_ACTION_CHARS, parse_int, parse_settings
+from dreamrun.play.messages import MAX_ACTION_CHARS, parse_int, parse_settings, parse_text
 from dreamrun.play.server import PlayServer
 
 MAX_API_FRAMES = 300  # in one call
@@ -56,7 +56,10 @@ def add_endpoints(server: PlayServer, public: bool) -> None:
             moment = parse_int({"moment": moment}, "moment", -1, gallery.num_frames(record) - 1)
             given = {"num_steps": steps or None, "guidance": None if guidance == -1 else guidance, "seed": seed}
             settings = parse_settings(given, engine.settings)
-            parsed_actions = _parse_actions(actions, server)
+            if not isinstance(actions, list) or not 1 <= len(actions) <= MAX_API_FRAMES:
+                raise ValueError(f"actions must be a list of 1 to {MAX_API_FRAMES} names")
+            names = [parse_text({"actions": name}, "actions", MAX_ACTION_CHARS) for name in actions]
+            parsed_actions = [parse_action(name, engine.space) for name in names]
             prompt = await asyncio.to_thread(
                 gallery.prompt, record, gallery.default_moment(record) if moment < 0 else moment
             )
@@ -73,12 +76,3 @@ def add_endpoints(server: PlayServer, public: bool) -> None:
     visibility = "public" if public else "undocumented"
     gr.api(about, api_name="about", api_visibility=visibility)
     gr.api(dream, api_name="dream", api_visibility=visibility, concurrency_limit=1)
-
-
-def _parse_actions(names: list[str], server: PlayServer) -> list[int | np.ndarray]:
-    """Recorded actions."""
-    if not isinstance(names, list) or not 1 <= len(names) <= MAX_API_FRAMES:
-        raise ValueError(f"actions must be a list of 1 to {MAX_API_FRAMES} names")
-    if not all(isinstance(name, str) and len(name) <= MAX_ACTION_CHARS for name in names):
-        raise ValueError("actions must be names, as `about` lists them")
-    return [parse_action(name, server.engine.space) for name in names]

@@ -52,7 +52,7 @@ class Engine:
         self.checkpoint_name, self.fps, self.settings = checkpoint_name, fps, settings
         self.config, self.game, self.space = pool.config, pool.game, pool.space
         self._model_thread, self._follower = model_thread, follower
-        self._playbacks: list[Playback] = []
+        self.playbacks: set[Playback] = set()  # of the players who get frames
         self._encoding = asyncio.Semaphore(1)  # one mp4 at a time
         self._wake_up = asyncio.Event()
         self._background: set[asyncio.Task] = set()
@@ -72,15 +72,6 @@ class Engine:
         for task in self._background:
             task.cancel()
         self._model_thread.shutdown(wait=False, cancel_futures=True)
-
-    def add(self, playback: Playback) -> None:
-        """Generate frames for a player from now on."""
-        self._playbacks.append(playback)
-
-    def remove(self, playback: Playback) -> None:
-        """Generate no more frames for a player. One that was not added is ignored."""
-        with contextlib.suppress(ValueError):
-            self._playbacks.remove(playback)
 
     def wake(self) -> None:
         """Tell the engine that a player may want frames again."""
@@ -109,7 +100,7 @@ class Engine:
         try:
             while (item := await self.run_on_model_thread(next, work, None)) is not None:
                 items.append(item)
-                if any(playback.active for playback in self._playbacks):
+                if any(playback.active for playback in self.playbacks):
                     await asyncio.sleep(1.0 / self.fps)
         finally:
             with contextlib.suppress(RuntimeError):  # the model thread has ended with the server
@@ -132,12 +123,12 @@ class Engine:
         loop, period = asyncio.get_running_loop(), 1.0 / self.fps
         start, tick = loop.time(), 0
         while True:
-            if not any(playback.active for playback in self._playbacks):
+            if not any(playback.active for playback in self.playbacks):
                 self._wake_up.clear()
                 await self._wake_up.wait()
                 start, tick = loop.time(), 0
             await asyncio.sleep(start + tick * period - loop.time())
-            due = [playback for playback in self._playbacks if playback.is_due(tick)]
+            due = [playback for playback in self.playbacks if playback.is_due(tick)]
             if due:
                 await self._run_tick(due, tick)
             tick = max(tick + 1, int((loop.time() - start) / period))
@@ -184,7 +175,7 @@ class Engine:
                 continue
             self.checkpoint_name = newer.name
             print(f"loaded newer weights: {newer.name}")
-            for playback in self._playbacks:
+            for playback in self.playbacks:
                 playback.connection.send("weights", checkpoint=newer.name)
 
     def _on_task_done(self, task: asyncio.Task) -> None:

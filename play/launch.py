@@ -16,17 +16,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import torch
 import tyro
 from starlette.middleware import Middleware
+from starlette.routing import WebSocketRoute
 
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.mixture import Folders
 from dreamrun.games.gymnasium import import_environment_module
+from dreamrun.games.ranges import Range
 from dreamrun.model.game_views import find_game
 from dreamrun.model.inference import choose_device, describe_device, free_memory
 from dreamrun.model.options import CheckpointOptions, SamplerSettings
@@ -59,14 +61,14 @@ class PlayConfig(SamplerSettings, CheckpointOptions):
     data: Folders = Path("samples/coinrun")
     game: str = ""  # of a checkpoint of several: play this one alone
     split: str | None = None  # None: test, or val if there is no test split
-    port: int = 7860  # 0: any free port
+    port: Annotated[int, Range(0, 65535)] = 7860  # 0: any free port
     host: str = "127.0.0.1"  # 0.0.0.0: other machines can connect; needs a password
     share: bool = False  # open a public address through Gradio's tunnel; needs a password
     password_env: str | None = None  # name of the environment variable with the password
     no_password: bool = False  # let in everybody who can connect
-    fps: float | None = None  # frames per second; None: the game's own rate
+    fps: Annotated[float | None, Range(1e-3, 120.0)] = None  # frames per second; None: the game's own rate
     seed: tyro.conf.Suppress[int] = 0  # each dream has its own
-    max_players: int = 4  # who play at the same time; others wait
+    max_players: Annotated[int, Range(1, 64)] = 4  # who play at the same time; others wait
     public_host: str | None = None  # host name of a proxy in front of this server
     frame_ancestors: str | None = None  # origins of pages that may show this one in a frame: https://huggingface.co
     follow: bool = False  # --checkpoint is a run that is still training: load its newer weights while playing
@@ -77,11 +79,6 @@ class PlayConfig(SamplerSettings, CheckpointOptions):
         self.check_in_play()
         if not self.folders:
             raise ValueError("data names no data set")
-        ranges = {"port": (0, 65535), "fps": (1e-3, 120), "max_players": (1, 64)}
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{name} is {value}: it must lie in {low:g} to {high:g}")
         if self.no_password and self.password_env:
             raise ValueError("--no-password and --password-env contradict each other")
 
@@ -154,7 +151,11 @@ def launch_gradio(
         share=config.share,
         auth=None if password is None else password_check(password, server.limits.login_secs),
         auth_message="Enter any user name, and the password of this server.",
-        app_kwargs={**server.app_options(), "middleware": [Middleware(Guard, rules=rules)]},
+        app_kwargs={
+            "lifespan": server.lifespan,
+            "routes": [WebSocketRoute("/socket", server.serve_player)],
+            "middleware": [Middleware(Guard, rules=rules)],
+        },
         max_file_size=MAX_UPLOAD_BYTES,
         max_threads=8,
         state_session_capacity=100,

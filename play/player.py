@@ -63,7 +63,7 @@ class Player:
 
     def leave(self) -> None:
         """Free everything that the player holds, in the background."""
-        self._engine.remove(self.playback)
+        self._engine.playbacks.discard(self.playback)
         self.playback.recording, self.recording_id, self.recorded_files = None, None, {}
         self._engine.run_in_background(self._end_rollout())
 
@@ -76,7 +76,7 @@ class Player:
         """Play the game of an engine, and describe it to the page."""
         self._engine, self._image_prompt = engine, None
         self.playback.held_action = engine.space.action_for_keys(())
-        engine.add(self.playback)
+        engine.playbacks.add(self.playback)
         channels, height, width = engine.config.frame_shape
         self.connection.send(
             "hello",
@@ -136,7 +136,7 @@ class Player:
         if name not in self._engines:
             raise BadMessage(f"unknown game {name!r:.40}")
         await self._end_rollout()
-        self._engine.remove(self.playback)
+        self._engine.playbacks.discard(self.playback)
         self._enter(self._engines[name])
 
     async def _start_rollout(self, message: dict) -> None:

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from dreamrun.data.batch import to_uint8
+from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.video import comparison
 from dreamrun.games.space import ActionSpace, is_known
 from dreamrun.games.untrusted import check_name, read_json
@@ -26,8 +25,9 @@ from dreamrun.model import ModelConfig, Sampler, WorldModel
 from dreamrun.model.game_views import select_game
 from dreamrun.model.options import RANGES, ResolvedSettings
 from dreamrun.model.reference_sampler import ReferenceSampler
+from dreamrun.model.rollout import rollout
 from dreamrun.play.actions import actions_from_json, actions_to_json, playable_actions
-from dreamrun.play.rollout_pool import Prompt, Rollout, prompt_tensors
+from dreamrun.play.rollout_pool import Prompt, Rollout
 
 FORMAT = "dreamrun-replay-1"
 MAX_REPLAY_FRAMES = 200_000  # from the prompt on; a recording cannot start later in a rollout
@@ -128,10 +128,9 @@ class Replay:
         model = select_game(model, self.game)
         space = playable_actions(model)
         sampler = (Sampler if cache else ReferenceSampler)(model, self.settings)
-        sampler.reset(*prompt_tensors(self.prompt, space))
-        vectors = torch.from_numpy(space.vectors(self.actions))
-        frames = [to_uint8(sampler.step(vector[None]))[0] for vector in tqdm(vectors, desc="dreaming", unit=" frames")]
-        return np.stack(frames[self.first_recorded :])
+        vectors = torch.from_numpy(space.vectors(np.concatenate((self.prompt.actions, self.actions))))
+        generated = rollout(sampler, to_float(np.array(self.prompt.frames))[None], vectors[None], "dreaming")
+        return np.concatenate([to_uint8(frame) for frame in generated][self.first_recorded :])
 
     def video(self, model: WorldModel, cache: bool = True) -> np.ndarray:
         """The recorded frames with the pressed keys, uint8 (T, height, width, 3)."""

@@ -78,7 +78,8 @@ class RolloutPool:
         rollout = Rollout(prompt, settings, 0, self._weights_hash, recent=recent)
         sampler = self._samplers.get(rollout.sampler_key) or Sampler(self.model, rollout.sampler_key)
         rollout.slot = next(slot for slot in itertools.count() if slot not in sampler.slots)
-        sampler.reset(*prompt_tensors(prompt, self.space), slots=[rollout.slot], seeds=[settings.seed])
+        frames, actions = to_float(np.array(prompt.frames)), torch.from_numpy(self.space.vectors(prompt.actions))
+        sampler.reset(frames[None], actions[None], slots=[rollout.slot], seeds=[settings.seed])
         self._samplers[rollout.sampler_key] = sampler
         self._rollouts.add(rollout)
         return rollout
@@ -156,12 +157,6 @@ class RolloutPool:
         num_cached = 1 + config.num_actions + (0 if self.space.discrete else MAX_CACHED_ACTIONS)
         numbers = 2 * config.cache_numbers + (num_steps + 1) * num_cached * config.num_modulation_vectors * config.dim
         return window_bytes + numbers * weight.element_size()
-
-
-def prompt_tensors(prompt: Prompt, space: ActionSpace) -> tuple[torch.Tensor, torch.Tensor]:
-    """Arguments of `Sampler.reset` for one rollout: frames (1, T, C, H, W) in [-1, 1], actions (1, T, A)."""
-    vectors = torch.from_numpy(space.vectors(prompt.actions))
-    return to_float(np.array(prompt.frames))[None], vectors[None]
 
 
 def prompt_from_image(pixels: bytes, config: ModelConfig, space: ActionSpace) -> Prompt:

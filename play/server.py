@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from dreamrun.play.connection import Connection
@@ -47,10 +46,6 @@ class PlayServer:
         """Connections of all players and of those who wait, and some more for programs."""
         return CONNECTIONS_PER_BROWSER * (self.max_players + self.limits.max_waiting) + 64
 
-    def app_options(self) -> dict[str, Any]:
-        """Keyword arguments of Gradio's application, as `launch(app_kwargs=...)` takes them."""
-        return {"lifespan": self._lifespan, "routes": [WebSocketRoute("/socket", self._serve_player)]}
-
     def recorded_files(self, recording_id: str) -> dict[str, bytes]:
         """The files of a player's newest recording, by name. Empty if its player has left, or has recorded again."""
         for player in self._players:
@@ -65,7 +60,8 @@ class PlayServer:
         return path
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, app: Any) -> AsyncIterator[None]:
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+        """What runs as long as Gradio's application."""
         async with contextlib.AsyncExitStack() as stack:
             for engine in self.engines.values():
                 await stack.enter_async_context(engine.running())
@@ -79,7 +75,8 @@ class PlayServer:
             await asyncio.sleep(CLEAN_SECS)
             await asyncio.to_thread(delete_old_files, self.folder, page_files)
 
-    async def _serve_player(self, socket: WebSocket) -> None:
+    async def serve_player(self, socket: WebSocket) -> None:
+        """The websocket route."""
         await socket.accept()
         connection = Connection(socket, self.limits.send_secs)
         player = Player(self.engines, connection, self.server_id, self.limits.recording_frames)

@@ -47,12 +47,19 @@ def build_page(server: PlayServer, public_api: bool) -> gr.Blocks:
         gr.Markdown(f"# Dreamrun\n{_INTRODUCTION}")
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=340):
-                stage = _stage()
+                # An instance, not a subclass: Gradio writes a .pyi file beside the source of a subclass.
+                stage = gr.HTML(
+                    html_template=(_STAGE / "stage.html").read_text(),
+                    css_template=(_STAGE / "stage.css").read_text(),
+                    js_on_load="\n".join((_STAGE / f"{name}.js").read_text() for name in ("stage", "keys", "pictures")),
+                    apply_default_css=False,
+                    elem_id="stage",
+                )
                 steps = _add_controls(stage, server)
                 _add_recording(stage, server)
             with gr.Column(scale=1, min_width=296):
                 chosen = _add_games(server)
-                _add_words(stage, server, chosen)
+                _add_words(server, chosen)
                 _add_prompts(stage, server, chosen)
                 _add_sampling_settings(stage, server)
         _show_chosen(chosen, steps)
@@ -60,17 +67,6 @@ def build_page(server: PlayServer, public_api: bool) -> gr.Blocks:
             _add_run(server, server.engine.run_folder)
         add_endpoints(server, public_api)
     return demo.queue(max_size=_MAX_WAITING_EVENTS)
-
-
-def _stage() -> gr.HTML:
-    # An instance, not a subclass: Gradio writes a .pyi file beside the source of a subclass.
-    return gr.HTML(
-        html_template=(_STAGE / "stage.html").read_text(),
-        css_template=(_STAGE / "stage.css").read_text(),
-        js_on_load="\n".join((_STAGE / name).read_text() for name in ("stage.js", "keys.js", "pictures.js")),
-        apply_default_css=False,
-        elem_id="stage",
-    )
 
 
 def _add_controls(stage: gr.HTML, server: PlayServer) -> list[gr.Accordion]:
@@ -153,7 +149,7 @@ def _show_chosen(chosen: gr.Dropdown | None, parts: Sequence[gr.Accordion | gr.G
         chosen.input(show, chosen, list(parts), **_PRIVATE)
 
 
-def _add_words(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None) -> None:
+def _add_words(server: PlayServer, chosen: gr.Dropdown | None) -> None:
     """What the model is told, and a dream that begins with nothing else."""
     if not server.engine.config.words:
         return

@@ -20,6 +20,7 @@ from dreamrun.evaluation.report import markdown_table
 from dreamrun.evaluation.section import Table, format_percent
 from dreamrun.evaluation.sections.drift import DRIFT
 from dreamrun.evaluation.sections.key_objects import OBJECTS
+from dreamrun.games.ranges import Positive, check_ranges
 from dreamrun.model.diffusion import CONTEXT_NOISE
 
 
@@ -32,9 +33,9 @@ class CompareDriftConfig:
     num_steps: tuple[int, ...] = ()  # denoising steps per frame; none: the checkpoint's default
     guidance: tuple[float, ...] = ()  # scales of guidance; none: the checkpoint's default
     context_noise: tuple[float, ...] = (CONTEXT_NOISE,)  # noise levels of the context frames
-    num_rollouts: int = 24  # long rollouts
-    num_frames: int = 900  # of each
-    batch_size: int = 16  # rollouts generated in parallel
+    num_rollouts: Positive = 24  # long rollouts
+    num_frames: Positive = 900  # of each
+    batch_size: Positive = 16  # rollouts generated in parallel
     seed: int = 0  # of the clips, the actions and the noise
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: the GPU if there is one
     output: Path = Path("drift")  # folder for drift.md and drift.json
@@ -43,9 +44,7 @@ class CompareDriftConfig:
         for name in ("checkpoints", "context_noise"):
             if not getattr(self, name):
                 raise ValueError(f"{name} names nothing to compare")
-        for name in ("num_rollouts", "num_frames", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        check_ranges(self)
 
     def evaluations(self) -> Iterator[EvaluateConfig]:
         """The evaluation that each row of the table is a part of, so that its rollouts are those of that report."""

@@ -6,6 +6,7 @@ python -m scripts.evaluate --compare report/report.json other/report.json
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from dreamrun import cli
@@ -15,8 +16,6 @@ from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.evaluation.evaluator import evaluate
 from dreamrun.evaluation.report import summary, write_report
 from dreamrun.games.gymnasium import import_environment_module
-from dreamrun.model import WorldModel
-from dreamrun.model.options import SamplerSettings
 
 
 def main(config: EvaluateConfig) -> None:
@@ -36,12 +35,7 @@ def export_sampler(path: Path) -> Callable:
     """What makes rollouts with an exported network, in place of the checkpoint that it was made of."""
     from dreamrun.export.onnx_sampler import OnnxSampler  # onnxruntime takes a while to import
 
-    file = path.read_bytes()
-
-    def make(model: WorldModel, settings: SamplerSettings) -> OnnxSampler:
-        return OnnxSampler(file, model, settings)
-
-    return make
+    return partial(OnnxSampler, path.read_bytes())
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ The token for the upload comes from `hf auth login` or HF_TOKEN. It is no option
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from dreamrun import cli
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import find_dataset, read_metadata
 from dreamrun.export.hub import check_logged_in, upload_folder, write_space
+from dreamrun.games.ranges import Range, check_ranges
 from dreamrun.model import WorldModel
 from dreamrun.model.game_views import check_model_fits_data, choose_game
 from dreamrun.shipped import find_shipped
@@ -27,13 +29,12 @@ class ExportSpaceConfig:
     out: Path = Path("space")  # new or empty folder
     title: str = "Dreamrun"
     torch_index: str = ""  # URL of a package index with a CPU build of torch; none: the default build
-    max_players: int = 2  # who play at the same time; a free Space has two cores
+    max_players: Annotated[int, Range(1, 64)] = 2  # who play at the same time; a free Space has two cores
     push: str | None = None  # user/name of the Space to upload to; created if it does not exist
     private: bool = False  # create a new Space as private
 
     def __post_init__(self):
-        if not 1 <= self.max_players <= 64:
-            raise ValueError(f"max_players is {self.max_players}: it must lie in 1 to 64")
+        check_ranges(self)
 
 
 def main(config: ExportSpaceConfig) -> None:

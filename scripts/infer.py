@@ -27,6 +27,7 @@ from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.metrics import rollout_metrics
 from dreamrun.data.video import comparison, grid, write_mp4, write_png
+from dreamrun.games.ranges import Count, Positive, Range
 from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.checkpoint import hash_weights
 from dreamrun.model.game_views import check_model_fits_data, choose_game, select_game, with_size
@@ -50,12 +51,12 @@ class InferConfig(SamplerSettings, CheckpointOptions):
     # What to dream of, in words, if the checkpoint has learnt any; without data or clip the first frame is dreamt too.
     text: Annotated[str | None, tyro.conf.arg(name="prompt-text")] = None
     split: str | None = None  # split of the data set; None: test, or val if there is no test split
-    num_samples: int = 4  # rollouts to generate and measure; at most 8 are shown
-    num_prompt_frames: int = 4  # true frames to start from; 0: noise; --data then only adds true frames to compare
+    num_samples: Positive = 4  # rollouts to generate and measure; at most 8 are shown
+    num_prompt_frames: Count = 4  # true frames to start from; 0: noise; --data then only adds true frames to compare
     num_frames: int = 64  # frames per sample, the prompt included
     actions: str = "gt"  # gt: recorded (noop after --clip); random; or names, repeated until the end: right,right+jump
     cache: bool = True  # KV cache; --no-cache: recompute the whole window at every step (slow, for reference)
-    fps: float | None = None  # frame rate of the mp4; None: the game's own
+    fps: Annotated[float | None, Range(1e-3, 1000.0)] = None  # frame rate of the mp4; None: the game's own
     output: Path = Path("dream.mp4")  # the mp4 to write
     metrics: Path | None = None  # write a JSON with PSNR and SSIM per frame, of rollouts and baselines
     grid: Path | None = None  # write a PNG of true and generated frames
@@ -67,8 +68,6 @@ class InferConfig(SamplerSettings, CheckpointOptions):
         super().__post_init__()
         if self.text is not None and not self.data and not self.clip:
             object.__setattr__(self, "num_prompt_frames", 0)
-        if self.num_prompt_frames < 0:
-            raise ValueError(f"num_prompt_frames is {self.num_prompt_frames}: it must not be negative")
         if self.data and self.clip:
             raise ValueError("--data and --clip exclude each other: give one of them")
         if self.clip and not self.num_prompt_frames:
@@ -79,8 +78,6 @@ class InferConfig(SamplerSettings, CheckpointOptions):
             raise ValueError(
                 f"num_frames is {self.num_frames}: it must be more than num_prompt_frames, {self.num_prompt_frames}"
             )
-        if self.fps is not None and not 0 < self.fps <= 1000:
-            raise ValueError(f"fps is {self.fps}: it must be positive, and at most 1000")
 
     @property
     def truth(self) -> Path | None:

@@ -6,6 +6,7 @@ python -m scripts.judge_words --checkpoint runs/games/checkpoints/latest --data 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -15,6 +16,7 @@ from dreamrun.data.atomic import atomic_file, check_output
 from dreamrun.data.batch import to_uint8
 from dreamrun.data.video import write_png
 from dreamrun.evaluation.words import judge_words
+from dreamrun.games.ranges import Range
 from dreamrun.model import WorldModel
 from dreamrun.model.inference import choose_device, prepare_for_inference
 from dreamrun.model.options import DeviceOptions, SamplerSettings
@@ -26,18 +28,15 @@ class JudgeWordsConfig(SamplerSettings, DeviceOptions):
 
     checkpoint: str  # checkpoint folder, or user/name on the Hub; of several games, told in words
     data: tuple[Path, ...]  # data sets of its games
-    num_frames: int = 8  # first frames for each phrasing
+    num_frames: Annotated[int, Range(1, 256)] = 8  # first frames for each phrasing
     text: tyro.conf.Suppress[str | None] = None  # the phrasings take its place
-    output: Path = Path(
-        "words.json"
-    )  # the report; words.png beside it shows a row of frames for each held-out phrasing
+    # The report; words.png beside it shows a row of frames for each held-out phrasing.
+    output: Path = Path("words.json")
 
     def __post_init__(self):
         super().__post_init__()
         if not self.data:
             raise ValueError("data names no data set")
-        if not 1 <= self.num_frames <= 256:
-            raise ValueError(f"num_frames is {self.num_frames}: it must lie in 1 to 256")
 
 
 def main(config: JudgeWordsConfig) -> None:

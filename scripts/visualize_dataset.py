@@ -20,6 +20,7 @@ from dreamrun.data.records import Record
 from dreamrun.data.shards import ShardReader
 from dreamrun.data.video import with_keys, write_mp4
 from dreamrun.games.game import Game
+from dreamrun.games.ranges import Positive, Seed, check_ranges
 from dreamrun.games.untrusted import printable
 
 SPLITS = ("train", "val", "test")
@@ -34,8 +35,8 @@ class VisualizeConfig:
     shard: Path | None = None  # or one ArrayRecord file
     split: str = "train"
     check: bool = False  # print counts, histograms, bad records, and whether actions are aligned with frames
-    num_episodes: int = 3  # in the mp4
-    seed: int = 0  # seed of the choice of episodes
+    num_episodes: Positive = 3  # in the mp4
+    seed: Seed = 0  # seed of the choice of episodes
     output: Path | None = None  # an mp4 of episodes, one after another
 
     def __post_init__(self):
@@ -43,10 +44,7 @@ class VisualizeConfig:
             raise ValueError("give either --data DIR or --shard FILE")
         if not self.check and self.output is None:
             raise ValueError("nothing to do: ask for --check, or for an mp4 with --output preview.mp4")
-        if self.num_episodes < 1:
-            raise ValueError(f"num_episodes is {self.num_episodes}: at least 1 is needed")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}: it must lie in 0 to {2**63 - 1}")
+        check_ranges(self)
 
 
 def main(config: VisualizeConfig) -> None:

@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from dreamrun.data.importing.sources import (
 from dreamrun.data.shards import SUFFIX
 from dreamrun.data.workers import SPAWN, prefetch, worker_pool
 from dreamrun.games.game import MAX_CAPTION_CHARS, Game, check_caption, parse_size
+from dreamrun.games.ranges import Positive, Range, check_ranges
 from dreamrun.games.space import UNCONDITIONAL
 from dreamrun.games.untrusted import MAX_NAME_CHARS, printable
 
@@ -58,28 +59,24 @@ class ImportVideoConfig:
     out: Path  # the data set folder; must be empty or not exist yet
     size: str = "64x64"  # width x height of a frame, pixels; multiples of 8 for the presets
     fit: Fit = "crop"  # pictures of another aspect ratio: crop their edges, pad them with black, or stretch them
-    fps: float | None = None  # frames per second of the data set; None: that of the slowest recording, at most 20
+    # Frames per second of the data set; None: that of the slowest recording, at most 20.
+    fps: Annotated[float | None, Range(1e-3, 1e4)] = None
     # Which files hold actions; auto: whichever exists; names: the names of a folder's pictures; none: no actions.
     actions: Literal["auto", "csv", "jsonl", "npz", "names", "none"] = "auto"
     describe: Path | None = None  # the description of the actions; None: VIDEOS/actions.toml
-    source_fps: float = 15.0  # pictures per second of folders and arrays, which do not store it
+    # Pictures per second of folders and arrays, which do not store it.
+    source_fps: Annotated[float, Range(1e-3, 1e4)] = 15.0
     environment: str | None = None  # the game's name; None: the name of the folder
     caption: str = ""  # what is played, in words, for recordings without a text file of the same name beside them
-    min_frames: int = 8  # the end of a recording is dropped if it is shorter than this
+    min_frames: Annotated[int, Range(1, MAX_FRAMES)] = 8  # the end of a recording is dropped if it is shorter than this
     overwrite: bool = False  # replace the folder, if it is a data set and holds nothing else
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes; each imports one recording
+    # Processes; each imports one recording.
+    workers: Positive = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 
     def __post_init__(self):
         parse_size(self.size)
         check_caption(self.caption)
-        if self.workers < 1:
-            raise ValueError(f"workers is {self.workers}: at least one process is needed")
-        for name in ("fps", "source_fps"):
-            fps = getattr(self, name)
-            if fps is not None and not 0 < fps < float("inf"):
-                raise ValueError(f"{name} is {fps}: it must be positive")
-        if not 1 <= self.min_frames <= MAX_FRAMES:
-            raise ValueError(f"min_frames is {self.min_frames}: it must be in 1 to {MAX_FRAMES}")
+        check_ranges(self)
 
 
 class Importer:

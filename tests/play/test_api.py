@@ -52,7 +52,7 @@ def test_a_program_dreams_an_mp4_that_seed_and_actions_determine(program):
         ({"actions": []}, "1 to 300"),
         ({"actions": ["up"] * 301}, "1 to 300"),
         ({"actions": ["fly"]}, "the actions are noop, up, down"),
-        ({"actions": [7]}, "must be names"),
+        ({"actions": [7]}, "actions is not a text"),
         ({"actions": "up"}, "1 to 300"),
         ({"steps": 99}, "steps is 99"),
         ({"guidance": 1e9}, "guidance is"),
