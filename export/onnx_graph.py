@@ -1,5 +1,6 @@
 """A small builder for ONNX graphs, which knows how weights are stored."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -26,9 +27,11 @@ class GraphBuilder:
 
     def op(self, op_type: str, *inputs: str, output: str = "", **attributes) -> str:
         """Add a node; returns the name of its output."""
-        output = output or f"{op_type}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(op_type, inputs, [output], name=f"node_{len(self._nodes)}", **attributes))
-        return output
+        return self._node(op_type, inputs, [output or f"{op_type}_{len(self._nodes)}"], **attributes)[0]
+
+    def _node(self, op_type: str, inputs: Sequence[str], outputs: list[str], **attributes) -> list[str]:
+        self._nodes.append(helper.make_node(op_type, inputs, outputs, name=f"node_{len(self._nodes)}", **attributes))
+        return outputs
 
     def constant(self, values: np.ndarray | list[int]) -> str:
         """Add a constant: an array, or int64 for a list."""
@@ -43,12 +46,8 @@ class GraphBuilder:
 
     def split(self, x: str, sizes: list[int], axis: int) -> list[str]:
         """Parts of the given sizes along an axis."""
-        number = len(self._nodes)
-        outputs = [f"Split_{number}_{part}" for part in range(len(sizes))]
-        self._nodes.append(
-            helper.make_node("Split", [x, self.constant(sizes)], outputs, name=f"node_{number}", axis=axis)
-        )
-        return outputs
+        outputs = [f"Split_{len(self._nodes)}_{part}" for part in range(len(sizes))]
+        return self._node("Split", [x, self.constant(sizes)], outputs, axis=axis)
 
     def reshape(self, x: str, *shape: int) -> str:
         """Another shape; -1 stands for what is left."""
@@ -76,11 +75,8 @@ class GraphBuilder:
     def _int8_matmul(self, x: str, weight: np.ndarray) -> str:
         """Symmetric int8 weights with a scale per column, and uint8 activations with one scale."""
         scale = np.maximum(np.abs(weight).max(axis=0), 1e-12) / 127.0
-        number = len(self._nodes)
-        quantized, x_scale, x_zero = (f"Quantized_{number}_{name}" for name in ("x", "scale", "zero"))
-        self._nodes.append(
-            helper.make_node("DynamicQuantizeLinear", [x], [quantized, x_scale, x_zero], name=f"node_{number}")
-        )
+        names = [f"Quantized_{len(self._nodes)}_{name}" for name in ("x", "scale", "zero")]
+        quantized, x_scale, x_zero = self._node("DynamicQuantizeLinear", [x], names)
         integers = self.constant(np.rint(weight / scale).astype(np.int8))
         zero = self.constant(np.zeros((), np.int8))
         product = self.op("Cast", self.op("MatMulInteger", quantized, integers, x_zero, zero), to=TensorProto.FLOAT)
