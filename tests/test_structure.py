@@ -46,6 +46,7 @@ SMALL = {
     "editing": {"measures.py", "page.py"},
     "evaluation": {"statistics.py"},
     "envs": {"spaces.py"},
+    "benchmarks": {"recordings.py"},
 }
 
 
