@@ -25,6 +25,7 @@ from dreamrun.games.untrusted import printable
 
 SPLITS = ("train", "val", "test")
 MAX_BAR = 40  # characters of a histogram's longest bar
+SHOWN_LAGS = 5  # of actions to motion, before and after 0 and the best one
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ def check_records(records: list[Record], metadata: Game) -> None:
         return
     alignment = check_alignment(records, metadata.actions)
     print(f"\nactions and frames ({alignment.control}): 1000 x correlation by lag")
-    histogram([f"{lag:+d}" for lag in alignment.correlations], 1000 * np.array(list(alignment.correlations.values())))
+    shown = range(min(0, alignment.best_lag) - SHOWN_LAGS, max(0, alignment.best_lag) + SHOWN_LAGS + 1)
+    correlations = [alignment.correlations.get(lag, 0.0) for lag in shown]
+    histogram([f"{lag:+d}" for lag in shown], 1000 * np.array(correlations))
     print(alignment.verdict)
 
 

@@ -231,13 +231,14 @@ def test_empty_rows_of_a_column_of_keys_count(recordings, run_import, tmp_path, 
     assert code == 0 and "aligned: actions[t] leads" in out, err + out
 
 
-def test_actions_three_frames_early_are_not_aligned(recordings, run_import, tmp_path, clip, monkeypatch, capsys):
-    """300 frames with few changes of direction, but a strong correlation at another lag."""
-    keys = [*clip[3:], "", "", ""]
+@pytest.mark.parametrize("lag", [3, 4, 8])
+def test_early_actions_are_not_aligned(recordings, run_import, tmp_path, clip, monkeypatch, capsys, lag):
+    """300 frames with few changes of direction, each held for 4 frames, but a strong correlation at another lag."""
+    keys = [*clip[lag:], *[""] * lag]
     (recordings / "clip.csv").write_text("frame,keys\n" + "\n".join(f"{i},{key}" for i, key in enumerate(keys)) + "\n")
     assert not run_import(actions="csv")[1]
     code, out, err = command(monkeypatch, capsys, "scripts.visualize_dataset", "--data", tmp_path / "set", "--check")
-    assert code == 0 and "NOT ALIGNED: motion follows actions by +3 frames" in out, err + out
+    assert code == 0 and f"NOT ALIGNED: motion follows actions by +{lag} frames" in out, err + out
 
 
 @pytest.mark.parametrize(
