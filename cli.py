@@ -15,6 +15,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn, get_type_hints
 
@@ -44,6 +45,7 @@ COMMANDS = {
 # Libraries that the package does not need for play and training -> the extra that has them.
 EXTRAS = {"onnx": "export", "onnxruntime": "export", "stable_baselines3": "rl"}
 ERROR_EXIT_CODE = 2  # for a user's mistake
+ERROR_DELAY_SECS = 5.0  # in which torchrun ends the ranks above 0 if rank 0 has failed too
 MAX_ERROR_CHARS = 1000  # of the line that is printed
 # Old spellings of options -> today's. The old spellings still work, but no help text shows them.
 RENAMED_OPTIONS = {
@@ -54,8 +56,11 @@ RENAMED_OPTIONS = {
 }
 
 
-def _print_error(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def print_error(message: str) -> None:
+    """Print why this process fails. An error that all ranks of a training have is printed by rank 0 alone."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(ERROR_DELAY_SECS)
+    print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -69,7 +74,7 @@ def main() -> None:
         return
     if name not in COMMANDS:
         (nearest,) = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)
-        _print_error(f"there is no command {name!r:.80}: did you mean {nearest}? `dreamrun --help` lists them all")
+        print_error(f"there is no command {name!r:.80}: did you mean {nearest}? `dreamrun --help` lists them all")
         sys.exit(ERROR_EXIT_CODE)
     sys.argv = [f"dreamrun {name}", *options]
     module_name, _ = COMMANDS[name]
@@ -86,17 +91,11 @@ def command_line(name: str) -> str:
     return shlex.join(["dreamrun", name, *sys.argv[1:]])
 
 
-def run(
-    function: Callable[[Any], None], description: str | None = None, print_error: Callable[[str], None] = _print_error
-) -> None:
+def run(function: Callable[[Any], None], description: str | None = None) -> None:
     """Parse the command line into what `function` takes, a dataclass of options, call it, and exit.
 
     `ValueError` and `OSError` are mistakes of the user: one line on standard error, exit code 2.
     With DREAMRUN_DEBUG=1 in the environment the traceback is shown as well.
-
-    Args:
-        print_error: prints a mistake. Under torchrun all ranks find the same one, so training passes a function that
-            prints it once.
     """
     is_process = False  # whether this is the command's own process, in which Ctrl-C was handled since its start
     try:
@@ -131,7 +130,7 @@ def _exit_without_library(error: ModuleNotFoundError) -> NoReturn:
     library = (error.name or "").partition(".")[0]
     if library not in EXTRAS:
         raise error
-    _print_error(f"{library} is not installed: pip install 'dreamrun[{EXTRAS[library]}]'")
+    print_error(f"{library} is not installed: pip install 'dreamrun[{EXTRAS[library]}]'")
     sys.exit(ERROR_EXIT_CODE)
 
 

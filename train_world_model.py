@@ -12,7 +12,7 @@ import shlex
 import sys
 
 from dreamrun import cli
-from dreamrun.training.distributed import print0, print_error
+from dreamrun.training.distributed import print0
 from dreamrun.training.loop import CheckpointNotSavedError, train
 from dreamrun.training.train_config import TrainConfig
 
@@ -22,7 +22,7 @@ def main(config: TrainConfig) -> None:
     try:
         checkpoint = train(config, cli.command_line("train"))
     except CheckpointNotSavedError as error:  # not a mistake in the options
-        print_error(str(error))
+        cli.print_error(str(error))
         sys.exit(1)
     print0(f"done: {checkpoint}")
     options = shlex.join(["--checkpoint", str(checkpoint), "--data", str(config.folders[0])])
@@ -30,4 +30,4 @@ def main(config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, __doc__, print_error)
+    cli.run(main, __doc__)

@@ -4,24 +4,15 @@ Shapes: S rollouts, P prompt frames, T frames in all, C channels, H x W pixels, 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 from torch import Tensor
 from tqdm import tqdm
 
-
-class FrameSampler(Protocol):
-    """`Sampler`, or what stands in for it."""
-
-    def reset(self, frames: Tensor, actions: Tensor | None = None, *, seeds: Sequence[int] | None = None) -> None:
-        """Start rollouts from a prompt."""
-
-    def step(self, actions: Tensor) -> Tensor:
-        """Generate the next frame of all rollouts."""
+from dreamrun.model.sampler import Sampler
 
 
 def rollout(
-    sampler: FrameSampler, prompt: Tensor, actions: Tensor, progress: str = "", seeds: Sequence[int] | None = None
+    sampler: Sampler, prompt: Tensor, actions: Tensor, progress: str = "", seeds: Sequence[int] | None = None
 ) -> Iterator[Tensor]:
     """Continue a prompt under given actions, and yield the new frames one by one, each (S, C, H, W) in [-1, 1].
 

@@ -78,8 +78,7 @@ def actions_to_json(actions: int | np.ndarray) -> Any:
 def actions_from_json(values: Any, space: ActionSpace, max_actions: int) -> np.ndarray:
     """The inverse of `actions_to_json` for a sequence of 1 to `max_actions` actions: ids (T,) or vectors (T, names).
 
-    Raises:
-        TypeError, ValueError, OverflowError: the values are not actions of the space.
+    TypeError and OverflowError, too, say that the values are not actions of the space.
     """
     if not isinstance(values, list) or not 1 <= len(values) <= max_actions:
         raise ValueError(f"the actions are no list of 1 to {max_actions} actions")

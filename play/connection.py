@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from dreamrun.play.messages import BadMessage, parse
+from dreamrun.play.messages import parse
 
 MESSAGES_PER_SEC, MESSAGE_BURST = 100.0, 200.0  # far more than a person who presses keys sends
 MESSAGE_COSTS = {"start": 20.0, "real": 20.0, "record": 20.0, "image": 20.0, "game": 20.0}  # other messages cost 1
@@ -33,16 +33,13 @@ class Connection:
         self._close_reason: str | None = None
         self._budget, self._budget_time = MESSAGE_BURST, time.monotonic()
 
-    async def run(
-        self, handle_message: Callable[[dict], Awaitable[None]], handle_image: Callable[[bytes], None]
-    ) -> None:
+    async def run(self, handle: Callable[[dict | bytes], Awaitable[None]]) -> None:
         """Send and receive until either side closes the connection.
 
-        `handle_message` gets each JSON message, `handle_image` each binary one. A ValueError or OSError that they raise
-        is sent to the browser.
+        `handle` gets each message, parsed, or the bytes of an image. A ValueError or OSError that it raises is sent to
+        the browser.
         """
-        sender = asyncio.create_task(self._send_all())
-        receiver = asyncio.create_task(self._receive_all(handle_message, handle_image))
+        sender, receiver = asyncio.create_task(self._send_all()), asyncio.create_task(self._receive_all(handle))
         try:
             done, _ = await asyncio.wait((sender, receiver), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -96,24 +93,17 @@ class Connection:
             else:
                 await self._socket.send_text(message)
 
-    async def _receive_all(
-        self, handle_message: Callable[[dict], Awaitable[None]], handle_image: Callable[[bytes], None]
-    ) -> None:
+    async def _receive_all(self, handle: Callable[[dict | bytes], Awaitable[None]]) -> None:
         while True:
-            message = await self._socket.receive()
-            if message["type"] == "websocket.disconnect":
+            received = await self._socket.receive()
+            if received["type"] == "websocket.disconnect":
                 return
             self.last_received = time.monotonic()
             try:
-                if message.get("bytes") is not None:
-                    self._limit_rate("image")
-                    handle_image(message["bytes"])
-                else:
-                    parsed = parse(message.get("text") or "")
-                    self._limit_rate(parsed["type"])
-                    await handle_message(parsed)
-            except BadMessage as error:
-                self.send("error", text=f"The server did not accept a message: {error}")
+                image = received.get("bytes")
+                message = parse(received.get("text") or "") if image is None else image
+                self._limit_rate(message["type"] if image is None else "image")
+                await handle(message)
             except (ValueError, OSError) as error:
                 self.send("error", text=str(error))
             except WebSocketDisconnect:

@@ -61,16 +61,13 @@ class CheckpointFollower:
             return None
         if folder == self._loaded_folder:
             return None
-        try:
-            loaded = load_checkpoint(folder, self._device, self._bf16)
-        except (ValueError, OSError) as error:
-            if not folder.is_dir():
-                return None  # the run has deleted it and written a newer one
-            self._loaded_folder = folder
-            print(f"warning: skipped {folder}: {error}", file=sys.stderr)
-            return None
         self._loaded_folder = folder
-        return loaded
+        try:
+            return load_checkpoint(folder, self._device, self._bf16)
+        except (ValueError, OSError) as error:
+            if folder.is_dir():  # otherwise the run has deleted it and written a newer one
+                print(f"warning: skipped {folder}: {error}", file=sys.stderr)
+            return None
 
 
 def curves(run_folder: Path) -> list[pd.DataFrame]:

@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 
 from dreamrun.games.game import MAX_CAPTION_CHARS
+from dreamrun.games.ranges import Range
 from dreamrun.model.options import RANGES, ResolvedSettings, SamplerSettings
 
 MAX_MESSAGE_BYTES = 4096  # of a JSON message
 MAX_KEY_CHARS = 16  # in the name of a key
 MAX_HELD_KEYS = 16  # in one message
 MAX_ACTION_CHARS = 200  # in the name of an action
-
-
-class BadMessage(ValueError):
-    """A message that the page never sends; the text says what is wrong with it."""
 
 
 def pack_pictures(header: dict[str, Any], pictures: Sequence[np.ndarray]) -> bytes:
@@ -36,13 +33,13 @@ def unpack_pictures(data: bytes) -> tuple[dict[str, Any], bytes]:
 def parse(text: str) -> dict[str, Any]:
     """Parse a JSON object with a type."""
     if len(text) > MAX_MESSAGE_BYTES:
-        raise BadMessage(f"the message has {len(text)} characters: at most {MAX_MESSAGE_BYTES} are allowed")
+        raise ValueError(f"the message has {len(text)} characters: at most {MAX_MESSAGE_BYTES} are allowed")
     try:
         message = json.loads(text)
     except (ValueError, RecursionError):
-        raise BadMessage("the message is not JSON") from None
+        raise ValueError("the message is not JSON") from None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-        raise BadMessage("the message is not an object with a type")
+        raise ValueError("the message is not an object with a type")
     return message
 
 
@@ -51,8 +48,7 @@ def parse_int(message: dict, name: str, min_value: int, max_value: int, default:
     value = message.get(name)
     if value is None:
         return default
-    if type(value) is not int or not min_value <= value <= max_value:
-        raise BadMessage(f"{name} is {value!r:.40}: expected an integer from {min_value} to {max_value}")
+    Range(min_value, max_value).check(name, value)
     return value
 
 
@@ -61,10 +57,7 @@ def parse_settings(message: dict, defaults: ResolvedSettings) -> ResolvedSetting
     given = {name: message[name] for name in RANGES if message.get(name) is not None}
     if message.get("words") is not None:
         given["text"] = parse_text(message, "words", MAX_CAPTION_CHARS)
-    try:
-        SamplerSettings(**given).check_in_play()
-    except ValueError as error:
-        raise BadMessage(str(error)) from None
+    SamplerSettings(**given).check_in_play()
     return replace(defaults, **given)
 
 
@@ -72,7 +65,7 @@ def parse_bool(message: dict, name: str) -> bool:
     """A field that is true or false."""
     value = message.get(name)
     if type(value) is not bool:
-        raise BadMessage(f"{name} is {value!r:.40}: expected true or false")
+        raise ValueError(f"{name} is {value!r:.40}: expected true or false")
     return value
 
 
@@ -80,7 +73,7 @@ def parse_text(message: dict, name: str, max_chars: int) -> str:
     """A short text field."""
     value = message.get(name)
     if not isinstance(value, str) or len(value) > max_chars:
-        raise BadMessage(f"{name} is not a text of at most {max_chars} characters")
+        raise ValueError(f"{name} is not a text of at most {max_chars} characters")
     return value
 
 
@@ -88,5 +81,5 @@ def parse_keys(message: dict, name: str) -> list[str]:
     """A field that is a short list of key names."""
     keys = message.get(name)
     if not isinstance(keys, list) or len(keys) > MAX_HELD_KEYS:
-        raise BadMessage(f"{name} is not a list of at most {MAX_HELD_KEYS} keys")
+        raise ValueError(f"{name} is not a list of at most {MAX_HELD_KEYS} keys")
     return [parse_text({name: key}, name, MAX_KEY_CHARS) for key in keys]

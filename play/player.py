@@ -19,7 +19,6 @@ from dreamrun.play.connection import Connection
 from dreamrun.play.engine import Engine
 from dreamrun.play.messages import (
     MAX_ACTION_CHARS,
-    BadMessage,
     pack_pictures,
     parse_bool,
     parse_int,
@@ -47,18 +46,14 @@ class Player:
         self.recorded_files: dict[str, bytes] = {}  # of the newest recording, by name
         self._engines, self._server_id, self._max_recording_frames = engines, server_id, max_recording_frames
         self._engine = next(iter(engines.values()))
-        self._admitted = False
+        self.admitted = False
         self._admission_time = 0.0
         self._image_prompt: Prompt | None = None
         self._editing = False  # whether a clip is being made of the dream
 
-    async def run(self) -> None:
-        """Handle messages until the connection ends."""
-        await self.connection.run(self._handle_message, self._handle_image)
-
     def admit(self) -> None:
         """Let the player play, and send what its page needs to know of the game."""
-        self._admitted, self._admission_time = True, time.monotonic()
+        self.admitted, self._admission_time = True, time.monotonic()
         self._enter(self._engine)
 
     def leave(self) -> None:
@@ -97,16 +92,17 @@ class Player:
             words=(engine.settings.text or engine.pool.caption) if engine.config.words else None,
         )
 
-    async def _handle_message(self, message: dict) -> None:
-        if self._admitted:
-            handle = self._HANDLERS.get(message["type"])
-            if handle is None:
-                raise BadMessage(f"unknown type {message['type']!r:.40}")
-            await handle(self, message)
-
-    def _handle_image(self, pixels: bytes) -> None:
-        self._image_prompt = prompt_from_image(pixels, self._engine.config, self._engine.space)
-        self.connection.send("image")
+    async def handle(self, message: dict | bytes) -> None:
+        """Do what a message, or an image, asks for. One that comes before there is a place is ignored."""
+        if not self.admitted:
+            return
+        if isinstance(message, bytes):
+            self._image_prompt = prompt_from_image(message, self._engine.config, self._engine.space)
+            self.connection.send("image")
+            return
+        if message["type"] not in self._HANDLERS:
+            raise ValueError(f"unknown type {message['type']!r:.40}")
+        await self._HANDLERS[message["type"]](self, message)
 
     async def _set_keys(self, message: dict) -> None:
         self.playback.held_action = self._engine.space.action_for_keys(parse_keys(message, "held"))
@@ -134,7 +130,7 @@ class Player:
         """Play another game of the checkpoint: the page gets its description, and starts a dream of it."""
         name = parse_text(message, "name", MAX_ACTION_CHARS)
         if name not in self._engines:
-            raise BadMessage(f"unknown game {name!r:.40}")
+            raise ValueError(f"unknown game {name!r:.40}")
         await self._end_rollout()
         self._engine.playbacks.discard(self.playback)
         self._enter(self._engines[name])
@@ -174,7 +170,7 @@ class Player:
         record_id = parse_int(message, "record", 0, len(gallery) - 1)
         if record_id is None:
             if self._image_prompt is None:
-                raise BadMessage("no image has been sent")
+                raise ValueError("no image has been sent")
             return self._image_prompt
         moment = parse_int(message, "moment", 0, gallery.num_frames(record_id) - 1, gallery.default_moment(record_id))
         return await asyncio.to_thread(gallery.prompt, record_id, moment)
@@ -253,7 +249,7 @@ class Player:
         engine, rollout = self._engine, self.playback.rollout
         task = parse_text(message, "task", MAX_ACTION_CHARS)
         if task not in TASKS:
-            raise BadMessage(f"unknown task {task!r:.40}")
+            raise ValueError(f"unknown task {task!r:.40}")
         if not engine.config.can_fill:
             raise ValueError("This model has not learnt to fill in frames.")
         if rollout is None or self._editing:

@@ -19,6 +19,7 @@ import torch
 
 from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.video import comparison
+from dreamrun.games.ranges import Range
 from dreamrun.games.space import ActionSpace, is_known
 from dreamrun.games.untrusted import check_name, read_json
 from dreamrun.model import ModelConfig, Sampler, WorldModel
@@ -97,15 +98,13 @@ class Replay:
             actions = actions_from_json(fields["actions"], space, MAX_REPLAY_FRAMES)
             if not is_known(actions).all():
                 raise ValueError("some of its actions are unknown")
-            first = fields["first_recorded"]
-            if type(first) is not int or not 0 <= first < len(actions):
-                raise ValueError(f"first_recorded is {first!r:.40}: expected 0 to {len(actions) - 1}")
+            Range(0, len(actions) - 1).check("first_recorded", fields["first_recorded"])
             return cls(
                 prompt=_prompt_from_json(fields["prompt"], model.config, space),
                 settings=ResolvedSettings(**settings, text=fields.get("words")),
                 weights_hash=check_name("weights_sha256", fields["weights_sha256"]),
                 actions=actions,
-                first_recorded=first,
+                first_recorded=fields["first_recorded"],
                 checkpoint=check_name("checkpoint", fields["checkpoint"], MAX_CHECKPOINT_CHARS),
                 game=game,
             )

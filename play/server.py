@@ -5,7 +5,6 @@ import contextlib
 import secrets
 import tempfile
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,7 @@ class PlayServer:
         self.engines, self.max_players, self.folder, self.limits = engines, max_players, folder, limits
         self.engine = next(iter(engines.values()))
         self.server_id = secrets.token_urlsafe(8)  # a page of an older server notices that it must reload
-        self._players: list[Player] = []  # those with a place
-        self._waiting: deque[Player] = deque()
+        self._players: list[Player] = []  # as they came: the first ones have a place, the others wait
         self._idle_message = "Paused: you have not pressed a key for a while. Press one to continue."
         if self.engine.space.unconditional:
             self._idle_message = "Paused: your browser has sent nothing for a while."
@@ -78,45 +76,36 @@ class PlayServer:
     async def serve_player(self, socket: WebSocket) -> None:
         """The websocket route."""
         await socket.accept()
-        connection = Connection(socket, self.limits.send_secs)
-        player = Player(self.engines, connection, self.server_id, self.limits.recording_frames)
-        if len(self._players) < self.max_players:
-            self._admit(player)
-        elif len(self._waiting) < self.limits.max_waiting:
-            self._waiting.append(player)
-            player.connection.send("wait", ahead=len(self._waiting) - 1)
-        else:
+        ahead = len(self._players) - self.max_players
+        if ahead >= self.limits.max_waiting:
             await socket.close(1013, "too many players are waiting")
             return
-        try:
-            await player.run()
-        finally:
-            self._remove(player)
-            player.leave()
-
-    def _admit(self, player: Player) -> None:
+        connection = Connection(socket, self.limits.send_secs)
+        player = Player(self.engines, connection, self.server_id, self.limits.recording_frames)
         self._players.append(player)
-        player.admit()
-
-    def _remove(self, player: Player) -> None:
-        """Remove a player who has left, and admit those at the front of the waiting list."""
-        if player in self._players:
+        if ahead < 0:
+            player.admit()
+        else:
+            connection.send("wait", ahead=ahead)
+        try:
+            await connection.run(player.handle)
+        finally:
             self._players.remove(player)
-        elif player in self._waiting:
-            self._waiting.remove(player)
-        while self._waiting and len(self._players) < self.max_players:
-            self._admit(self._waiting.popleft())
-        for ahead, waiting in enumerate(self._waiting):
-            waiting.connection.send("wait", ahead=ahead)
+            player.leave()
+            for next_player in self._players[: self.max_players]:
+                if not next_player.admitted:
+                    next_player.admit()
+            for ahead, waiting in enumerate(self._players[self.max_players :]):
+                waiting.connection.send("wait", ahead=ahead)
 
     async def _check_idle_players(self) -> None:
         """Pause idle rollouts, and give the places of idle players to those who wait."""
         while True:
             await asyncio.sleep(1.0)
-            for player in list(self._players):
+            for player in self._players[: self.max_players]:
                 if player.playback.active and player.idle_secs > self.limits.idle_secs:
                     player.playback.pause(True, self._idle_message)
-                if self._waiting and player.idle_secs > self.limits.release_secs:
+                if len(self._players) > self.max_players and player.idle_secs > self.limits.release_secs:
                     player.connection.close("another player was waiting for your place")
 
 

@@ -128,28 +128,24 @@ def _add_recording(stage: gr.HTML, server: PlayServer) -> None:
     stage.recorded(show_recording, None, [video, mp4, replay], **_PRIVATE)
 
 
-def _add_games(server: PlayServer) -> gr.Dropdown | None:
-    """The choice between the checkpoint's games; None if there is one alone."""
-    if len(server.engines) == 1:
-        return None
+def _add_games(server: PlayServer) -> gr.Dropdown:
+    """The choice between the checkpoint's games, hidden if there is one alone."""
     names = list(server.engines)
-    chosen = gr.Dropdown(names, value=names[0], label="Game", filterable=False, elem_id="game")
+    chosen = gr.Dropdown(names, value=names[0], label="Game", filterable=False, visible=len(names) > 1, elem_id="game")
     chosen.input(None, chosen, js="(name) => dreamrun.chooseGame(name)")
     return chosen
 
 
-def _show_chosen(chosen: gr.Dropdown | None, parts: Sequence[gr.Accordion | gr.Gallery]) -> None:
+def _show_chosen(chosen: gr.Dropdown, parts: Sequence[gr.Accordion | gr.Gallery]) -> None:
     """Show of some parts of the page, one for each game, that of the chosen game alone."""
-    if chosen is not None:
-        names = [value for _, value in chosen.choices]
 
-        def show(name: str) -> list[dict]:
-            return [gr.update(visible=name == part_name) for part_name in names]
+    def show(name: str) -> list[dict]:
+        return [gr.update(visible=name == part_name) for _, part_name in chosen.choices]
 
-        chosen.input(show, chosen, list(parts), **_PRIVATE)
+    chosen.input(show, chosen, list(parts), **_PRIVATE)
 
 
-def _add_words(server: PlayServer, chosen: gr.Dropdown | None) -> None:
+def _add_words(server: PlayServer, chosen: gr.Dropdown) -> None:
     """What the model is told, and a dream that begins with nothing else."""
     if not server.engine.config.words:
         return
@@ -163,11 +159,10 @@ def _add_words(server: PlayServer, chosen: gr.Dropdown | None) -> None:
     words.change(None, words, js="(words) => dreamrun.set({words})")
     words.submit(js="() => dreamrun.start()")
     dream.click(js="() => dreamrun.start({record: null, moment: null, dream: true})")
-    if chosen is not None:
-        chosen.input(lambda name: server.engines[name].pool.caption, chosen, words, **_PRIVATE)
+    chosen.input(lambda name: server.engines[name].pool.caption, chosen, words, **_PRIVATE)
 
 
-def _add_prompts(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None) -> None:
+def _add_prompts(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown) -> None:
     """What a dream starts from: a thumbnail, any frame of any record, or the player's own picture."""
     gallery = server.engine.gallery
     gr.Markdown("### Start from")
@@ -183,14 +178,9 @@ def _add_prompts(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None)
     _show_chosen(chosen, galleries)
     record = _record_number(len(gallery))
     moment = gr.Slider(
-        0,
-        max(1, gallery.num_frames(0) - 1),
-        value=gallery.default_moment(0),
-        step=1,
-        label="Moment",
-        buttons=[],
+        0, max(1, gallery.num_frames(0) - 1), value=gallery.default_moment(0), step=1, label="Moment", buttons=[],
         elem_id="moment",
-    )
+    )  # fmt: skip
     image = gr.Image(
         label="Your own picture", sources=["upload", "clipboard"], type="filepath", height=150, buttons=[],
         placeholder="Drop a picture, or click", elem_id="image",
@@ -207,8 +197,7 @@ def _add_prompts(stage: gr.HTML, server: PlayServer, chosen: gr.Dropdown | None)
     start_record = "(record) => dreamrun.start({record, moment: null})"
     for thumbnails in galleries:
         thumbnails.select(chosen_record, None, record, **_PRIVATE).then(None, record, js=start_record)
-    if chosen is not None:
-        chosen.input(lambda name: _record_number(len(server.engines[name].gallery)), chosen, record, **_PRIVATE)
+    chosen.input(lambda name: _record_number(len(server.engines[name].gallery)), chosen, record, **_PRIVATE)
     record.input(None, record, js="(record) => dreamrun.startSoon({record, moment: null})")
     moment.input(None, [record, moment], js="(record, moment) => dreamrun.startSoon({record, moment})")
     image.upload(None, image, js="(file) => dreamrun.startFromImage(file)")

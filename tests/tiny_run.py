@@ -14,7 +14,7 @@ from tiny import SMALLEST
 
 from dreamrun import cli, train_world_model
 from dreamrun.model import PRESETS
-from dreamrun.training.distributed import print_error, rank
+from dreamrun.training.distributed import rank
 from dreamrun.training.loop import train
 
 faulthandler.register(signal.SIGUSR1)
@@ -32,4 +32,4 @@ if "SEEN" in os.environ:
     train_world_model.train = functools.partial(train, before_step=note_clips)
 
 if __name__ == "__main__":
-    cli.run(train_world_model.main, print_error=print_error)
+    cli.run(train_world_model.main)

@@ -5,7 +5,6 @@ torchrun then ends the others.
 """
 
 import os
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ T = TypeVar("T")
 # How long a rank waits for the others: in a training step, and where one rank may index a data set, verify a checkpoint
 # or save one. A rank that was killed is noticed at once: these times only end a wait for a rank that hangs.
 STEP_TIMEOUT, WORK_TIMEOUT = timedelta(minutes=10), timedelta(hours=24)
-ERROR_DELAY_SECS = 5.0  # in which torchrun ends the ranks above 0 if rank 0 has failed too
 JOIN_POLL_SECS = 0.05
 _work_group: dist.ProcessGroup | None = None  # all ranks, with WORK_TIMEOUT
 
@@ -45,13 +43,6 @@ def print0(message: str, file: TextIO | None = None) -> None:
     """Print on rank 0 only, at once also where the output is a file."""
     if rank() == 0:
         print(message, file=file, flush=True)
-
-
-def print_error(message: str) -> None:
-    """Print why this rank fails. An error that rank 0 has too, such as a wrong option, is printed by rank 0 alone."""
-    if rank() > 0:
-        time.sleep(ERROR_DELAY_SECS)
-    print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 @contextmanager
