@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from dreamrun.export.onnx import MASKED, FramePass, context_pass, denoising_passes, export_onnx
+from dreamrun.export.onnx import MASKED, context_pass, denoising_passes, export_onnx
 from dreamrun.export.onnx_graph import Weights
 from dreamrun.model.checkpoint import check_finite
 from dreamrun.model.dit import WorldModel
@@ -51,8 +51,8 @@ class OnnxSampler(Sampler):
         self._has_table = any(value.name == "modulations" for value in self._session.get_inputs())
         self._rings: dict[int, _Ring] = {}  # by slot
         super().__init__(model, replace(settings, guidance=1.0))
-        self._denoising = denoising_passes(self.config, self.settings.num_steps)
-        self._context = context_pass(self.settings.context_noise)
+        denoising = denoising_passes(self.config, self.settings.num_steps)
+        self._passes = [*denoising, context_pass(self.settings.context_noise)]
 
     def _fill_cache(self, slots: Sequence[int], replace_all: bool) -> None:
         if self.config != self.model.config:
@@ -69,8 +69,8 @@ class OnnxSampler(Sampler):
         frames = torch.empty_like(x_u)
         for row, (slot, action) in enumerate(zip(slots, actions, strict=True)):
             frame = x_u[row].cpu().numpy()
-            for number, frame_pass in enumerate(self._denoising):
-                frame, _, _ = self._run(self._rings[slot], frame, frame_pass, number, action)
+            for number in range(self.settings.num_steps):
+                frame, _, _ = self._run(self._rings[slot], frame, number, action)
             frames[row] = torch.from_numpy(frame)
         context = self._add_context_noise(frames, eps)
         for slot, frame, action in zip(slots, context, actions, strict=True):
@@ -80,17 +80,15 @@ class OnnxSampler(Sampler):
     def _append(self, ring: _Ring, context: Tensor, action: Tensor) -> None:
         """Write the keys and values of a frame (C, H, W) with context noise into the ring."""
         index = ring.position % self.config.window_frames
-        _, keys, values = self._run(ring, context.cpu().numpy(), self._context, len(self._denoising), action)
+        _, keys, values = self._run(ring, context.cpu().numpy(), self.settings.num_steps, action)
         for block in range(self.config.num_blocks):
             ring.arrays[f"keys_{block}"][index], ring.arrays[f"values_{block}"][index] = keys[block], values[block]
         ring.position += 1
         ring.length = min(ring.length + 1, self.config.window_frames - 1)
 
-    def _run(
-        self, ring: _Ring, frame: np.ndarray, frame_pass: FramePass, number: int, action: Tensor
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One pass over a frame (C, H, W); `number` is its row in the modulation table."""
-        window, rotary_dim = self.config.window_frames, self.config.rotary_dim
+    def _run(self, ring: _Ring, frame: np.ndarray, number: int, action: Tensor) -> list[np.ndarray]:
+        """A pass over a frame (C, H, W), by its number: the next frame, and keys and values."""
+        frame_pass, window, rotary_dim = self._passes[number], self.config.window_frames, self.config.rotary_dim
         ages = (ring.position - np.arange(window)) % window
         attends = np.append((ages >= 1) & (ages <= ring.length), True)
         # float64: positions may be large
@@ -108,8 +106,8 @@ class OnnxSampler(Sampler):
             "mask": np.where(attends, 0, MASKED).astype(np.float32),
             **ring.arrays,
         }
-        next_frame, keys, values = self._session.run(None, inputs)
-        return next_frame[0], keys, values
+        next_frame, *keys_and_values = self._session.run(None, inputs)
+        return [next_frame[0], *keys_and_values]
 
 
 CHECKED_FRAMES = 3
