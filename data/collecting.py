@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from dreamrun.data.dataset_folder import begin_partial, finish_partial
-from dreamrun.data.episode_writer import MAX_FRAMES, Episode
+from dreamrun.data.episode_writer import MAX_RECORD_FRAMES, Episode
 from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader, write_shard
 from dreamrun.data.workers import worker_pool
@@ -46,7 +46,7 @@ class CollectConfig:
     simple: bool = False  # Procgen without backgrounds, monochrome, one theme: easier to learn
     size: str | None = None  # width x height of a frame, such as 96x64 (pong, gym: and ale:); None: 64x64
     frame_skip: Positive | None = None  # steps for which an action is held (gym: and ale:); None: 4 for Atari, else 1
-    min_frames: Annotated[int, Range(1, MAX_FRAMES)] = 32  # the end of an episode is dropped if it is shorter than this
+    min_frames: Annotated[int, Range(1, MAX_RECORD_FRAMES)] = 32  # a shorter end of an episode is dropped
     workers: Positive = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes
     overwrite: bool = False  # replace the folder, if it is a data set and holds nothing else
 
@@ -172,8 +172,8 @@ def play(
 ) -> Iterator[Record]:
     """Play forever and yield each `Record` when it is complete.
 
-    A record is at most MAX_FRAMES of one episode. Longer episodes are split, and the end of an episode is dropped if it
-    is shorter than `min_frames`.
+    A record is at most MAX_RECORD_FRAMES of one episode. Longer ones are split, and the end of an episode is dropped
+    if it is shorter than `min_frames`.
     """
     num_short = 0  # short episodes in a row
     episodes = [Episode() for _ in range(environment.num_envs)]
@@ -184,7 +184,7 @@ def play(
         for game, episode in enumerate(episodes):
             episode.add(frames[game], actions[game], float(rewards[game]))
             ended = bool(terminations[game] or truncations[game])
-            if ended or len(episode) == MAX_FRAMES:
+            if ended or len(episode) == MAX_RECORD_FRAMES:
                 if len(episode) < min_frames:
                     num_short += 1
                     if num_short == MAX_SHORT_EPISODES:

@@ -17,7 +17,7 @@ from dreamrun.games.game import Game, check_caption, check_fps, check_frame_shap
 from dreamrun.games.space import ActionSpace
 from dreamrun.games.untrusted import check_name
 
-MAX_FRAMES = 160  # of a record; longer episodes are split
+MAX_RECORD_FRAMES = 160  # of a record; longer episodes are split
 
 
 class Episode:
@@ -68,9 +68,9 @@ class EpisodeWriter:
                 writer.add(frame, action, reward)  # the action is taken at the frame
             writer.end_episode(terminal=True)
 
-    Episodes longer than MAX_FRAMES are split into several records. A shard appears under its name only when it is
-    complete, so a writer that is killed loses its last shard at most. After an error all complete records are kept. If
-    the folder already holds shards, the writer adds more.
+    Episodes longer than MAX_RECORD_FRAMES are split into several records. A shard appears under its name only when it
+    is complete, so a writer that is killed loses its last shard at most. After an error all complete records are kept.
+    If the folder already holds shards, the writer adds more.
 
     Args:
         folder: of the data set; metadata.json is written with the first frame.
@@ -157,7 +157,7 @@ class EpisodeWriter:
         self._episode = Episode()
 
     def _write_if_full(self) -> None:
-        if len(self._episode) == MAX_FRAMES:
+        if len(self._episode) == MAX_RECORD_FRAMES:
             self._write(self._episode.record(terminal=False))
             self._episode = Episode()  # no prefix: without a level the record cannot be replayed
 

@@ -16,7 +16,7 @@ import numpy as np
 from dreamrun.games.game import check_caption
 from dreamrun.games.space import ActionSpace, unknown_action_value
 
-MAX_FRAMES = 2**31 - 1
+MAX_STORED_FRAMES = 2**31 - 1
 MAX_PREFIX_ACTIONS = 10**6  # from the start of the level to the record
 MAX_LEVEL_SEED = 2**63 - 1
 
@@ -134,7 +134,7 @@ def decode_record(payload: bytes, frame_shape: tuple[int, int, int], space: Acti
         raise ValueError(f"not a readable record: {error}") from None
     if not isinstance(fields, dict) or not {"raw_video", "sequence_length", "actions"} <= fields.keys():
         raise ValueError("not a record: raw_video, sequence_length or actions is missing")
-    length, video = _integer(fields, "sequence_length", 1, MAX_FRAMES), fields["raw_video"]
+    length, video = _integer(fields, "sequence_length", 1, MAX_STORED_FRAMES), fields["raw_video"]
     if not isinstance(video, bytes) or len(video) != length * int(np.prod(frame_shape)):
         found = len(video) if isinstance(video, bytes) else type(video).__name__
         raise ValueError(f"raw_video holds {found}, not {length} frames of {'x'.join(map(str, frame_shape))} bytes")

@@ -15,7 +15,7 @@ from dreamrun.data.atomic import atomic_file, check_output
 from dreamrun.data.importing.clip_source import SourceClip, read_source
 from dreamrun.data.metrics import psnr, ssim
 from dreamrun.data.video import edited, write_animation
-from dreamrun.editing.masked_clip import MAX_FRAMES, MaskedClip, between, complete, extend, join, loop
+from dreamrun.editing.masked_clip import MAX_CLIP_FRAMES, MaskedClip, between, complete, extend, join, loop
 from dreamrun.editing.measures import cross_fade, nearest_known, ordinary_range, seam_steps, step_sizes
 from dreamrun.games.space import ActionSpace
 from dreamrun.model.dit import WorldModel
@@ -161,8 +161,8 @@ class Images(Edit):
     num_images: int = 8
 
     def plan(self, model: WorldModel) -> Plan:
-        if not 1 <= self.num_images <= MAX_FRAMES:
-            raise ValueError(f"num_images is {self.num_images}: it must lie in 1 to {MAX_FRAMES}")
+        if not 1 <= self.num_images <= MAX_CLIP_FRAMES:
+            raise ValueError(f"num_images is {self.num_images}: it must lie in 1 to {MAX_CLIP_FRAMES}")
         channels, height, width = model.config.frame_shape
         frame, action = np.zeros((1, height, width, channels), np.uint8), model.game.actions.unknown(1)
         return Plan(MaskedClip(frame, action, np.zeros(1, bool)), copies=self.num_images)

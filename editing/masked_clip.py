@@ -17,7 +17,7 @@ from dreamrun.model.dit import WorldModel
 from dreamrun.model.fill import fill
 from dreamrun.model.options import SamplerSettings
 
-MAX_FRAMES = 10_000  # of a result
+MAX_CLIP_FRAMES = 10_000  # of a result
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def _concatenate(space: ActionSpace, parts: list[tuple[np.ndarray, np.ndarray] |
         all_actions.append(actions)
         known.append(np.full(len(frames), not isinstance(part, int)))
     clip = MaskedClip(np.concatenate(all_frames), np.concatenate(all_actions), np.concatenate(known))
-    if len(clip.frames) > MAX_FRAMES:
-        raise ValueError(f"the result would have {len(clip.frames)} frames: at most {MAX_FRAMES} are possible")
+    if len(clip.frames) > MAX_CLIP_FRAMES:
+        raise ValueError(f"the result would have {len(clip.frames)} frames: at most {MAX_CLIP_FRAMES} are possible")
     return clip
 
 

@@ -10,12 +10,12 @@ from tqdm import tqdm
 
 from dreamrun import cli
 from dreamrun.data.collecting import CollectConfig, collect
-from dreamrun.data.episode_writer import MAX_FRAMES
+from dreamrun.data.episode_writer import MAX_RECORD_FRAMES
 
 
 def main(config: CollectConfig) -> None:
     """Collect with a progress bar and print a summary."""
-    max_frames = (config.records + config.val_records + config.test_records) * MAX_FRAMES
+    max_frames = (config.records + config.val_records + config.test_records) * MAX_RECORD_FRAMES
     start = time.perf_counter()
     with tqdm(total=max_frames, unit=" frames", unit_scale=True, desc=f"collecting {config.env}") as bar:
         try:

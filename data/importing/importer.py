@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from dreamrun.data.dataset_folder import JOURNAL_FILE, begin_partial, check_free, finish_partial
-from dreamrun.data.episode_writer import MAX_FRAMES, EpisodeWriter
+from dreamrun.data.episode_writer import MAX_RECORD_FRAMES, EpisodeWriter
 from dreamrun.data.importing.description import Description, read_description
 from dreamrun.data.importing.pictures import Fit, Resizer, pictures_at_ticks
 from dreamrun.data.importing.recorded_actions import find_action_file, has_actions, load_actions
@@ -68,7 +68,7 @@ class ImportVideoConfig:
     source_fps: Annotated[float, Range(1e-3, 1e4)] = 15.0
     environment: str | None = None  # the game's name; None: the name of the folder
     caption: str = ""  # what is played, in words, for recordings without a text file of the same name beside them
-    min_frames: Annotated[int, Range(1, MAX_FRAMES)] = 8  # the end of a recording is dropped if it is shorter than this
+    min_frames: Annotated[int, Range(1, MAX_RECORD_FRAMES)] = 8  # a shorter end of a recording is dropped
     overwrite: bool = False  # replace the folder, if it is a data set and holds nothing else
     # Processes; each imports one recording.
     workers: Positive = field(default_factory=lambda: len(os.sched_getaffinity(0)))
@@ -253,15 +253,15 @@ class RecordingImporter:
                 with EpisodeWriter(partial, self.description.space, self.fps, split, **options) as writer:
                     for tick in range(start, end):
                         writer.add(next(decoded), actions[tick])
-                        if (tick + 1) % MAX_FRAMES == 0:
-                            progress(MAX_FRAMES)
+                        if (tick + 1) % MAX_RECORD_FRAMES == 0:
+                            progress(MAX_RECORD_FRAMES)
                 if writer.num_records:
                     splits[split] = {"records": writer.num_records, "frames": writer.num_frames}
             for _ in decoded:  # decode to the end, where damage shows
                 pass
         if not splits:
             raise ValueError(f"it has only {len(shown)} frames, fewer than min_frames {self.config.min_frames}")
-        progress(len(shown) % MAX_FRAMES)
+        progress(len(shown) % MAX_RECORD_FRAMES)
         return {"frames": len(shown), "splits": splits}
 
     def _frames(self, source: Source, shown: np.ndarray, times: np.ndarray) -> Iterator[np.ndarray]:
@@ -328,7 +328,7 @@ def _split_ranges(split: str | None, num_frames: int) -> list[tuple[str, int, in
     """Parts of a recording: split, first frame, and the frame after the last. None: it is divided."""
     if split:
         return [(split, 0, num_frames)]
-    held_out = int(min(max(HELD_OUT_FRACTION * num_frames, MAX_FRAMES), MAX_HELD_OUT_FRACTION * num_frames))
+    held_out = int(min(max(HELD_OUT_FRACTION * num_frames, MAX_RECORD_FRAMES), MAX_HELD_OUT_FRACTION * num_frames))
     val, test = num_frames - 2 * held_out, num_frames - held_out
     return [("train", 0, val), ("val", val, test), ("test", test, num_frames)]
 

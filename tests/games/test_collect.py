@@ -11,7 +11,7 @@ from tiny import command, in_this_process
 
 from dreamrun.data import collecting
 from dreamrun.data.collecting import CollectConfig, collect, play
-from dreamrun.data.episode_writer import MAX_FRAMES
+from dreamrun.data.episode_writer import MAX_RECORD_FRAMES
 from dreamrun.data.index import split_shards
 from dreamrun.data.metadata import METADATA_FILE, read_metadata
 from dreamrun.data.recorded_game import replay_to
@@ -45,7 +45,7 @@ def in_process(monkeypatch):
 
     monkeypatch.setattr(collecting, "worker_pool", in_this_process)
     monkeypatch.setattr(collecting, "RECORDS_PER_SHARD", 4)
-    monkeypatch.setattr(collecting, "MAX_FRAMES", 40)
+    monkeypatch.setattr(collecting, "MAX_RECORD_FRAMES", 40)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def real_set(request):
 def test_record_lengths_and_shapes(real_set):
     for split in ("train", "val"):
         for record in records_of(real_set, split):
-            assert 32 <= len(record) <= MAX_FRAMES
+            assert 32 <= len(record) <= MAX_RECORD_FRAMES
             assert record.frames.shape[1:] == (64, 64, 3)
             assert len(record.actions) == len(record.rewards) == len(record)
 
@@ -125,7 +125,7 @@ def test_replay_to_any_frame(real_set):
     environment = make_environment(metadata.environment, 4, options=metadata.environment_options)
     played = play(environment, POLICIES["uniform"](environment, np.random.default_rng(0)))
     later = next(record for record in islice(played, 100) if record.start_step > 0)  # cut from a long episode
-    assert later.start_step == len(later.prefix_actions) == MAX_FRAMES
+    assert later.start_step == len(later.prefix_actions) == MAX_RECORD_FRAMES
     for record in [*records_of(real_set)[:6], later]:
         for frame in (0, 1, len(record) // 2, len(record) - 1):
             environment, shown = replay_to(record, metadata, frame)
@@ -135,7 +135,7 @@ def test_replay_to_any_frame(real_set):
 
 def test_prefix_actions_of_a_cut_record(pong_set):
     starts = {record.start_step: record for record in records_of(pong_set)}
-    assert len(starts) > 1 and all(start % MAX_FRAMES == 0 for start in starts)
+    assert len(starts) > 1 and all(start % MAX_RECORD_FRAMES == 0 for start in starts)
     metadata = read_metadata(pong_set)
     for start, record in starts.items():
         assert len(record.prefix_actions) == start
@@ -176,19 +176,19 @@ def test_parts_of_pong_episodes_add_up_to_three_points():
         if record.terminal:
             whole.append((points, steps))
         elif steps < environment.max_steps:
-            assert len(record) == MAX_FRAMES
+            assert len(record) == MAX_RECORD_FRAMES
             open_points[record.level_seed] = points, steps
     assert len(whole) > 10 and {points for points, _ in whole} == {3.0}
-    assert any(steps > MAX_FRAMES for _, steps in whole) and any(steps < MAX_FRAMES for _, steps in whole)
+    assert any(steps > MAX_RECORD_FRAMES for _, steps in whole) and any(steps < MAX_RECORD_FRAMES for _, steps in whole)
 
 
-@pytest.mark.parametrize("min_frames", [1, 60, MAX_FRAMES])
+@pytest.mark.parametrize("min_frames", [1, 60, MAX_RECORD_FRAMES])
 def test_min_frames(min_frames):
     environment = make_environment("pong", 4)
     records = play(environment, POLICIES["uniform"](environment, np.random.default_rng(0)), min_frames)
     lengths = [len(next(records)) for _ in range(20)]
-    assert min(lengths) >= min_frames and max(lengths) == MAX_FRAMES
-    assert min_frames == MAX_FRAMES or min(lengths) < MAX_FRAMES
+    assert min(lengths) >= min_frames and max(lengths) == MAX_RECORD_FRAMES
+    assert min_frames == MAX_RECORD_FRAMES or min(lengths) < MAX_RECORD_FRAMES
 
 
 def test_only_short_episodes_raise(monkeypatch):
