@@ -53,7 +53,9 @@ RENAMED_OPTIONS = {
     "--recompute": "--activation-checkpointing",
     "--no-recompute": "--no-activation-checkpointing",
     "--drift-dreams": "--num-long-rollouts",
+    "--no-compile": "--compile=off",
 }
+DEFAULT_VALUES = {"--compile": "on"}  # of options that can stand alone
 
 
 def print_error(message: str) -> None:
@@ -143,13 +145,23 @@ def _parse(config_class: type, description: str | None) -> Any:
         description = re.sub(r"(?<!\n)\n(?!\n)", "\n\n", description)
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(config_class, description=description, args=[_rename_option(word) for word in sys.argv[1:]])
+            return tyro.cli(config_class, description=description, args=modern_arguments(sys.argv[1:]))
     except SystemExit as stop:
         if not stop.code:
             raise
         text = re.sub(r"^│ ─+ │$", "; ", message.getvalue(), flags=re.MULTILINE)
         text = re.sub(r"^╭.*╮$|[│╰╯─]|Error parsing \w+Config: ", "", text, flags=re.MULTILINE)
         raise ValueError(text) from None
+
+
+def modern_arguments(words: list[str]) -> list[str]:
+    """The words of a command line with today's options, each with a value if it needs one."""
+    arguments = []
+    for word, following in zip(words, [*words[1:], "--"], strict=False):
+        arguments.append(_rename_option(word))
+        if word in DEFAULT_VALUES and following.startswith("--"):
+            arguments.append(DEFAULT_VALUES[word])
+    return arguments
 
 
 def _rename_option(word: str) -> str:

@@ -37,7 +37,7 @@ class StepConfig:
     clip_frames: Positive | None = None  # None: the window
     accumulate: Positive = 1  # micro-batches in a step
     steps: Positive = 20  # number of steps to measure
-    compile: bool = False  # torch.compile of each block
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile of each block; auto: on a GPU
     activation_checkpointing: bool = False  # recompute activations in the backward pass
     bf16: bool | None = None  # bfloat16 autocast; None: if the device has native bfloat16
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

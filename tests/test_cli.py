@@ -57,6 +57,20 @@ def test_mistakes_give_one_line(tmp_path):
         assert_one_line(result.returncode, result.stderr, *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ("", "auto"), ("--compile", "on"), ("--compile --seed 1", "on"), ("--compile auto", "auto"),
+        ("--compile=off", "off"), ("--no-compile", "off"), ("--compile --no-compile", "off"),
+    ],
+)  # fmt: skip
+def test_an_option_that_was_a_flag_still_stands_alone(monkeypatch, words, value):
+    from dreamrun.training.train_config import TrainConfig
+
+    monkeypatch.setattr(sys, "argv", ["train", "--data", "a", "--out", "b", *words.split()])
+    assert cli._parse(TrainConfig, None).compile == value
+
+
 def test_a_missing_library_is_named_with_its_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.delitem(sys.modules, "dreamrun.scripts.export_onnx", raising=False)

@@ -9,6 +9,8 @@ import pytest
 import tyro
 from tiny import config_class
 
+from dreamrun import cli
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Paths in the docs that commands create.
@@ -51,7 +53,7 @@ def test_commands_parse(page):
         else:
             assert (ROOT / words[1]).is_file(), words
             continue
-        tyro.cli(config_class(import_module(f"dreamrun.{module}")), args=options)
+        tyro.cli(config_class(import_module(f"dreamrun.{module}")), args=cli.modern_arguments(options))
 
 
 def test_readme_is_a_page():

@@ -16,6 +16,7 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -25,6 +26,7 @@ from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import autocast
 from dreamrun.model.loss import Corruption, context_tokens, diffusion_loss, draw_noise
 from dreamrun.model.outcome_head import outcome_losses
+from dreamrun.training.compiler import CompilationStoppedError, Compiler, describe
 from dreamrun.training.distributed import (
     all_gather_object,
     all_reduce_max,
@@ -81,7 +83,7 @@ def train(config: TrainConfig, command: str | None = None, before_step: BeforeSt
         with (
             closing(RunLog(run.config, state, command)) as log,
             closing(CheckpointWriter(config.out, state.ema, config.keep_checkpoints, start)) as writer,
-            StopRequest() as stop,
+            StopRequest(run.compiler) as stop,
         ):
             print_summary(run)
             data_error = train_steps(run, log, writer, stop, before_step)
@@ -125,10 +127,15 @@ def train_steps(
                 save_checkpoint(run, writer)
                 return next(filter(None, all_gather_object(data_error)), None)
             assert batch is not None
-            with explain_out_of_memory(config):
-                if before_step:
-                    before_step(state, batch)
-                grad_norm = train_step(run, batch)
+            try:
+                with explain_errors(config):
+                    if before_step:
+                        before_step(state, batch)
+                    grad_norm = train_step(run, batch)
+            except CompilationStoppedError:
+                if world_size() > 1:
+                    raise  # other ranks wait for this rank's gradients: there is no saving together
+                continue  # the step has changed nothing yet
 
             is_last = state.step == max_steps
             if state.step % config.log_every == 0 or is_last:
@@ -288,10 +295,12 @@ def _next(batches: Iterator[Batch]) -> tuple[Batch | None, str]:
 
 
 @contextmanager
-def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
-    """Turn an out-of-memory error of a GPU or CPU into a ValueError that says what to change."""
+def explain_errors(config: TrainConfig) -> Iterator[None]:
+    """Turn an error of torch.compile, or too little memory of a GPU or CPU, into a ValueError that says what to do."""
     try:
         yield
+    except TorchDynamoException as error:
+        raise ValueError(f"torch.compile failed: {describe(error)}: train with --compile off") from None
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
@@ -315,8 +324,8 @@ class StopRequest:
     The training loop then stops after the current step and saves a checkpoint.
     """
 
-    def __init__(self):
-        self.requested = False
+    def __init__(self, compiler: Compiler | None = None):
+        self.requested, self._compiler = False, compiler
 
     def __enter__(self) -> StopRequest:
         self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -334,3 +343,5 @@ class StopRequest:
         if not self.requested and rank() == 0:
             tqdm.write("stopping after this step and saving a checkpoint (press Ctrl-C again to quit at once)")
         self.requested = True
+        if self._compiler:
+            self._compiler.stop()  # which could take minutes

@@ -23,6 +23,7 @@ from dreamrun.model.config import PRESETS, ModelConfig
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import choose_device, describe_device, uses_bf16
 from dreamrun.model.text_encoder import encode_bytes
+from dreamrun.training.compiler import Compiler
 from dreamrun.training.distributed import print0, rank, rank_zero_first, world_size
 from dreamrun.training.generated_context import SelfForcing
 from dreamrun.training.optimizer import make_optimizer
@@ -48,6 +49,7 @@ class Run:
     batches_per_epoch: int
     max_steps: int  # of the whole run
     state: TrainState
+    compiler: Compiler | None
 
     def batches(self) -> Generator[Batch, None, None]:
         """This rank's part of the batches from the state's epoch and batch on. A thread loads them ahead."""
@@ -81,13 +83,15 @@ def prepare(config: TrainConfig, checkpoint: Path | None) -> Run:
     model_config = fit_config_to_mixture(preset, data, words)
     resolved = replace(resolved, words=words)
     state = create_train_state(resolved, model_config, game, data.order_fingerprint(config.batch_size), device)
-    state.network = parallelize(config, state.model)
+    is_compiled = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+    compiler = Compiler(falls_back=config.compile == "auto") if is_compiled else None
+    state.network = parallelize(config, state.model, compiler)
     if checkpoint is not None:
         state.load_checkpoint(checkpoint)
         print0(f"resumed from {checkpoint}, step {state.step}")
     max_steps = num_training_steps(config, batches_per_epoch)
     tasks = assign_tasks(resolved)
-    return Run(resolved, device, data, val_data, names, tasks, batches_per_epoch, max_steps, state)
+    return Run(resolved, device, data, val_data, names, tasks, batches_per_epoch, max_steps, state, compiler)
 
 
 def print_summary(run: Run) -> None:
@@ -251,15 +255,11 @@ def create_train_state(
     return TrainState(model, model, ema, optimizer, SelfForcing(ema, config.bf16), StepStats(device), order)
 
 
-def parallelize(config: TrainConfig, model: WorldModel) -> nn.Module:
+def parallelize(config: TrainConfig, model: WorldModel, compiler: Compiler | None = None) -> nn.Module:
     """Apply activation checkpointing, torch.compile and DDP, as the config and the number of ranks demand."""
     model.activation_checkpointing = config.activation_checkpointing
-    if config.compile:
-        # Each task has clips of one shape, two if ranks or micro-batches share them unevenly, and a mask of its own.
-        # Validation and generated context have others. After eight programs, the default, torch would stop compiling.
-        torch._dynamo.config.recompile_limit = 64
-        for block in model.blocks:
-            block.compile()
+    if compiler:
+        compiler.compile(model.blocks)
     if world_size() == 1:
         return model
     device_ids = [model.device] if model.device.type == "cuda" else None

@@ -78,7 +78,8 @@ class TrainConfig:
     seed: Seed = 0  # of the initial weights, and of the order and the noise of the training clips
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     bf16: bool | None = None  # bfloat16 autocast (weights stay float32); None: if the device has native bfloat16
-    compile: bool = False  # torch.compile of each block
+    # torch.compile of each block. auto: on a GPU, and without it if compiling fails. --compile alone: on
+    compile: Literal["auto", "on", "off"] = "auto"
     activation_checkpointing: bool = False  # recompute activations in the backward pass: slower, but less memory
     log_every: Positive = 20  # steps between lines of training metrics
     val_every: Positive = 500  # steps between validations
