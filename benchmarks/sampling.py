@@ -42,24 +42,13 @@ def measure(config: RolloutConfig) -> dict:
     model = config.load_model()
     settings = config.resolve(model.config)
     print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")
-    samplers = {"cached": Sampler(prepare_for_inference(model, device, bf16), settings)}
-    if config.compare:
-        # Both run over the whole window; the packed one shows what the cache alone gains.
-        for name, packed in (("reference", False), ("packed_reference", True)):
-            prepared = prepare_for_inference(model, device, bf16, packed)
-            samplers[name] = ReferenceSampler(prepared, settings)
+    sampler = Sampler(prepare_for_inference(model, device, bf16), settings)
     actions = torch.eye(model.config.num_actions)[torch.arange(config.batch_size) % model.config.num_actions]
     prompt = torch.zeros(config.batch_size, max(1, model.config.window_frames - 1), *model.config.frame_shape)
-    times = {}
-    for name, sampler in samplers.items():
-        sampler.reset(prompt)
-        frames = config.frames if name == "cached" else min(config.frames, MAX_REFERENCE_FRAMES)
-        warm_up = WARM_UP_FRAMES if name == "cached" else 1
-        times[name], memory = _time_frames(partial(sampler.step, actions), device, warm_up, frames, name)
-        if name == "cached":
-            early_bytes, late_bytes = memory
-    cached_ms = times["cached"]
-    median = float(np.median(cached_ms))
+    sampler.reset(prompt)
+    step = partial(sampler.step, actions)
+    times, early_bytes, late_bytes = _time_frames(step, device, WARM_UP_FRAMES, config.frames, "cached")
+    median = float(np.median(times))
     matmul = matmul_flops_per_sec(device, torch.bfloat16 if bf16 else torch.float32)
     flops_per_frame = model.config.flops_per_frame(settings.num_steps, settings.guidance)
     frames_per_sec = 1000.0 * config.batch_size / median
@@ -69,25 +58,29 @@ def measure(config: RolloutConfig) -> dict:
         **settings.to_dict(),
         "frames_per_sec": frames_per_sec,
         "ms_per_frame_median": median,
-        **{f"ms_per_frame_p{p}": float(np.percentile(cached_ms, p)) for p in (95, 99)},
-        "ms_per_frame_max": float(cached_ms.max()),
+        **{f"ms_per_frame_p{p}": float(np.percentile(times, p)) for p in (95, 99)},
+        "ms_per_frame_max": float(times.max()),
         "peak_memory_mib": peak_memory_bytes(device) / 2**20,
-        "cache_mib": samplers["cached"].num_bytes / 2**20,
+        "cache_mib": sampler.num_bytes / 2**20,
         "gflop_per_frame": flops_per_frame / 1e9,
         "matmul_gflop_per_sec": matmul / 1e9,
         "share_of_matmul_rate": flops_per_frame * frames_per_sec / matmul,
     }
     if config.frames >= 4 * EARLY_FRAME:  # measured in turn, so that noise of the machine affects both
-        early = Sampler(samplers["cached"].model, settings)
+        early = Sampler(sampler.model, settings)
         early.reset(prompt)
-        pairs = []
-        for _ in range(2 * EARLY_FRAME):
-            pairs.append([measure_ms(partial(s.step, actions), device) for s in (early, samplers["cached"])])
+        steps = (partial(early.step, actions), step)
+        pairs = [[measure_ms(each, device) for each in steps] for _ in range(2 * EARLY_FRAME)]
         results["ms_at_frame_100"], results["ms_at_end"] = np.median(pairs, axis=0).tolist()
         results["memory_mib_at_frame_100"], results["memory_mib_at_end"] = early_bytes / 2**20, late_bytes / 2**20
     if config.compare:
-        for name in ("packed_reference", "reference"):
-            results[f"{name}_ms_per_frame_median"] = float(np.median(times[name]))
+        # Both run over the whole window; the packed one shows what the cache alone gains.
+        for name, packed in (("packed_reference", True), ("reference", False)):
+            reference = ReferenceSampler(prepare_for_inference(model, device, bf16, packed), settings)
+            reference.reset(prompt)
+            frames = min(config.frames, MAX_REFERENCE_FRAMES)
+            times, *_ = _time_frames(partial(reference.step, actions), device, 1, frames, name)
+            results[f"{name}_ms_per_frame_median"] = float(np.median(times))
         results["ratio_by_cache_alone"] = results["packed_reference_ms_per_frame_median"] / median
         results["ratio"] = results["reference_ms_per_frame_median"] / median
     return results
@@ -95,11 +88,11 @@ def measure(config: RolloutConfig) -> dict:
 
 def _time_frames(
     step: Callable[[], torch.Tensor], device: torch.device, warm_up: int, frames: int, name: str
-) -> tuple[np.ndarray, tuple[int, int]]:
+) -> tuple[np.ndarray, int, int]:
     """Milliseconds of each frame after the warm-up, and the memory in use at `EARLY_FRAME` and at the end."""
     times, early_bytes = [], 0
     for number in tqdm(range(warm_up + frames), desc=name, unit=" frames", mininterval=1.0):
         times.append(measure_ms(step, device))
         if number <= EARLY_FRAME:
             early_bytes = memory_bytes(device)
-    return np.array(times[warm_up:]), (early_bytes, memory_bytes(device))
+    return np.array(times[warm_up:]), early_bytes, memory_bytes(device)
