@@ -44,10 +44,6 @@ class SamplerSettings:
         defaults = {name: getattr(config, name) for name in ("num_steps", "guidance") if values[name] is None}
         return ResolvedSettings(**values | defaults)
 
-    def check_in_play(self) -> None:
-        """Raises ValueError for settings that are too costly for a server."""
-        check_ranges(self, in_play=True)
-
 
 RANGES = ranges_of(SamplerSettings)
 

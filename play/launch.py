@@ -28,7 +28,7 @@ from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.mixture import Folders
 from dreamrun.games.gymnasium import import_environment_module
-from dreamrun.games.ranges import Range
+from dreamrun.games.ranges import Range, check_ranges
 from dreamrun.model.game_views import find_game
 from dreamrun.model.inference import choose_device, describe_device, free_memory
 from dreamrun.model.options import CheckpointOptions, SamplerSettings
@@ -76,7 +76,7 @@ class PlayConfig(SamplerSettings, CheckpointOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_in_play()
+        check_ranges(self, in_play=True)
         if not self.folders:
             raise ValueError("data names no data set")
         if self.no_password and self.password_env:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dreamrun.games.game import MAX_CAPTION_CHARS
-from dreamrun.games.ranges import Range
+from dreamrun.games.ranges import Range, check_ranges
 from dreamrun.model.options import RANGES, ResolvedSettings, SamplerSettings
 
 MAX_MESSAGE_BYTES = 4096  # of a JSON message
@@ -57,7 +57,7 @@ def parse_settings(message: dict, defaults: ResolvedSettings) -> ResolvedSetting
     given = {name: message[name] for name in RANGES if message.get(name) is not None}
     if message.get("words") is not None:
         given["text"] = parse_text(message, "words", MAX_CAPTION_CHARS)
-    SamplerSettings(**given).check_in_play()
+    check_ranges(SamplerSettings(**given), in_play=True)
     return replace(defaults, **given)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny import TINY, make_sampler, random_inputs, random_model
 
+from dreamrun.games.ranges import check_ranges
 from dreamrun.model import Sampler, SamplerSettings
 from dreamrun.model.options import ResolvedSettings
 from dreamrun.model.packed_linear import pack
@@ -153,9 +154,9 @@ def test_settings_take_the_defaults_of_a_checkpoint():
     given = SamplerSettings(num_steps=2, guidance=1.0, seed=7, text="a fish")
     assert given.resolve(config) == ResolvedSettings(2, 1.0, seed=7, text="a fish")
     assert given.resolve(config).to_dict("words")["words"] == "a fish"
-    SamplerSettings(num_steps=32).check_in_play()
+    check_ranges(SamplerSettings(num_steps=32), in_play=True)
     with pytest.raises(ValueError, match="from 1 to 32"):
-        SamplerSettings(num_steps=33).check_in_play()
+        check_ranges(SamplerSettings(num_steps=33), in_play=True)
 
 
 def test_frames_of_resizing_are_accepted():
