@@ -12,7 +12,7 @@ from tqdm import tqdm
 from dreamrun.benchmarks.machine import NetworkConfig, matmul_flops_per_sec, measure_ms, memory_bytes, peak_memory_bytes
 from dreamrun.games.ranges import Positive
 from dreamrun.model import Sampler
-from dreamrun.model.inference import choose_device, describe_device, has_native_bf16, prepare_for_inference
+from dreamrun.model.inference import choose_device, describe_device, prepare_for_inference, uses_bf16
 from dreamrun.model.options import DeviceOptions, SamplerSettings
 from dreamrun.model.reference_sampler import ReferenceSampler
 
@@ -38,7 +38,7 @@ class RolloutConfig(NetworkConfig, SamplerSettings, DeviceOptions):
 def measure(config: RolloutConfig) -> dict:
     """Frames per second of the sampler, and related numbers."""
     device = choose_device(config.device)
-    bf16 = has_native_bf16(device) if config.bf16 is None else config.bf16
+    bf16 = uses_bf16(device, config.bf16)
     model = config.load_model()
     settings = config.resolve(model.config)
     print(f"device: {describe_device(device)}; {'bfloat16' if bf16 else 'float32'}")

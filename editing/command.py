@@ -17,6 +17,7 @@ from dreamrun.data.metrics import psnr, ssim
 from dreamrun.data.video import edited, write_animation
 from dreamrun.editing.masked_clip import MAX_CLIP_FRAMES, MaskedClip, between, complete, extend, join, loop
 from dreamrun.editing.measures import cross_fade, nearest_known, ordinary_range, seam_steps, step_sizes
+from dreamrun.games.ranges import Count, Positive, Range
 from dreamrun.games.space import ActionSpace
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.fill import check_can_fill
@@ -75,8 +76,8 @@ class Extend(Edit):
     """Generate what comes before a clip, after it, or both."""
 
     clip: tyro.conf.Positional[str]
-    backward: int = 0  # frames before the clip
-    forward: int = 0  # frames after the clip
+    backward: Count = 0  # frames before the clip
+    forward: Count = 0  # frames after the clip
 
     def plan(self, model: WorldModel) -> Plan:
         clip = self.read(model, self.clip)
@@ -93,7 +94,7 @@ class Between(Edit):
     """Keep every N-th frame of a clip, and generate those between: for clips of a low frame rate."""
 
     clip: tyro.conf.Positional[str]
-    factor: int = 2  # N
+    factor: Annotated[int, Range(2)] = 2  # N
 
     def plan(self, model: WorldModel) -> Plan:
         clip = self.read(model, self.clip)
@@ -107,7 +108,7 @@ class Join(Edit):
 
     first: tyro.conf.Positional[str]
     second: tyro.conf.Positional[str]
-    frames: int = 8  # frames between them
+    frames: Positive = 8  # frames between them
 
     def plan(self, model: WorldModel) -> Plan:
         first, second = self.read(model, self.first), self.read(model, self.second)
@@ -158,11 +159,9 @@ class Restyle(Edit):
 class Images(Edit):
     """Generate single frames from noise."""
 
-    num_images: int = 8
+    num_images: Annotated[int, Range(1, MAX_CLIP_FRAMES)] = 8
 
     def plan(self, model: WorldModel) -> Plan:
-        if not 1 <= self.num_images <= MAX_CLIP_FRAMES:
-            raise ValueError(f"num_images is {self.num_images}: it must lie in 1 to {MAX_CLIP_FRAMES}")
         channels, height, width = model.config.frame_shape
         frame, action = np.zeros((1, height, width, channels), np.uint8), model.game.actions.unknown(1)
         return Plan(MaskedClip(frame, action, np.zeros(1, bool)), copies=self.num_images)

@@ -37,15 +37,13 @@ class MaskedClip:
 
 def extend(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, backward: int, forward: int) -> MaskedClip:
     """A clip with `backward` unknown frames before it and `forward` after it."""
-    if min(backward, forward) < 0 or backward + forward == 0:
-        raise ValueError(f"{backward} frames backward and {forward} forward: give at least one of them")
+    if not backward and not forward:
+        raise ValueError("0 frames backward and 0 forward: give at least one of them")
     return _concatenate(space, [backward, (frames, actions), forward])
 
 
 def between(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, factor: int) -> MaskedClip:
     """A clip of which every `factor`-th frame is known, and the last one; it has as many frames as before."""
-    if factor < 2:
-        raise ValueError(f"factor is {factor}: it must be at least 2, which makes every other frame")
     if len(frames) < 3:
         raise ValueError(f"the clip has {len(frames)} frames: at least 3 are needed, to make one between two others")
     known = np.arange(len(frames)) % factor == 0
@@ -59,8 +57,6 @@ def join(
     first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], space: ActionSpace, num_frames: int
 ) -> MaskedClip:
     """Two clips, each frames and actions, with `num_frames` unknown frames between them."""
-    if num_frames < 1:
-        raise ValueError(f"{num_frames} frames between the clips: at least 1 is needed")
     frames, actions = second
     actions = actions.copy()
     actions[:1] = space.unknown(1)  # it led into this frame from another one

@@ -5,6 +5,9 @@ Shapes: S clips or rollouts, P prompt frames, T frames, H x W pixels, C channels
 
 import hashlib
 import json
+import re
+import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -14,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreamrun.data.atomic import atomic_file
 from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.clips import Clips, draw_clips, draw_records, scripted_actions
 from dreamrun.data.collecting import CollectConfig, collect
@@ -23,7 +27,6 @@ from dreamrun.data.metadata import read_metadata
 from dreamrun.data.records import Record
 from dreamrun.evaluation.counterfactuals import Counterfactuals, collect_counterfactuals, make_game
 from dreamrun.evaluation.evaluation_config import EvaluateConfig
-from dreamrun.evaluation.result_cache import ResultCache
 from dreamrun.games.factory import describe_environment, with_module
 from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace
@@ -31,10 +34,9 @@ from dreamrun.games.untrusted import printable
 from dreamrun.model.checkpoint import check_finite, hash_weights
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.game_views import check_model_fits_data, choose_game
-from dreamrun.model.inference import choose_device, has_native_bf16, prepare_for_inference
+from dreamrun.model.inference import choose_device, prepare_for_inference, uses_bf16
 from dreamrun.model.options import ResolvedSettings
-from dreamrun.model.rollout import rollout
-from dreamrun.model.sampler import Sampler
+from dreamrun.model.sampler import Sampler, rollout
 
 PARTS_FOLDER = "parts"  # beside the report: cached results and collected play
 SIZES = {  # of what several sections use; name in report.json: full size, quick size
@@ -59,13 +61,13 @@ class EvaluationContext:
 
     Args:
         sizes: how much is measured, by the names of SIZES and of the sections.
-        make_sampler: makes what generates the rollouts, with the interface of `Sampler`.
+        make_sampler: (model, settings) -> what generates the rollouts, with the interface of `Sampler`.
     """
 
     def __init__(self, config: EvaluateConfig, sizes: Mapping[str, Any], make_sampler: Callable[..., Any] = Sampler):
         self.config, self.sizes, self._make_sampler = config, sizes, make_sampler
         self.device = choose_device(config.device)
-        self.bf16 = has_native_bf16(self.device) if config.bf16 is None else config.bf16
+        self.bf16 = uses_bf16(self.device, config.bf16)
         metadata = read_metadata(config.data) if config.data else None
         self.model = choose_game(WorldModel.from_pretrained(config.checkpoint), config.game, metadata, config.text)
         check_finite(self.model)
@@ -151,7 +153,6 @@ class EvaluationContext:
         """Counterfactual futures of the real game.
 
         Raises:
-            ValueError: the game is not available, differs from the data set, or has no actions.
             NotImplementedError: its state cannot be saved.
         """
         if isinstance(self._counterfactuals, Exception):
@@ -166,19 +167,17 @@ class EvaluationContext:
     @cached_property
     def _counterfactuals(self) -> Counterfactuals | Exception:
         """The futures, or why there are none: games can be slow, so they are asked once."""
+        sizes, config, name = self.sizes, self.config, self.metadata.environment
         try:
             self.require_actions()
-            environment = make_game(self.metadata, self.sizes["num_states"], self.split, self.config.seed)
+            with make_game(self.metadata, sizes["num_states"], self.split, config.seed) as environment:
+                return collect_counterfactuals(
+                    environment, config.num_prompt_frames, sizes["branch_frames"], config.seed
+                )
         except ValueError as error:
             return error
-        num_prompt, num_frames = self.config.num_prompt_frames, self.sizes["branch_frames"]
-        try:
-            return collect_counterfactuals(environment, num_prompt, num_frames, self.config.seed)
         except NotImplementedError:
-            name = self.metadata.environment
             return NotImplementedError(f"the state of {name} cannot be saved and restored")
-        finally:
-            environment.close()
 
     # Rollouts.
 
@@ -252,6 +251,46 @@ class EvaluationContext:
         sampler = self._make_sampler(self.inference_model, settings or self.settings)
         vectors = torch.from_numpy(self.space.vectors(actions))
         return np.stack([to_uint8(frame) for frame in rollout(sampler, to_float(prompt), vectors, progress, seeds)], 1)
+
+
+class ResultCache:
+    """Results in `root/key`, whose key is a hash of all that they depend on. Those of other keys are deleted."""
+
+    def __init__(self, root: Path, key: str):
+        self.secs: dict[str, float] = {}  # seconds that measuring each value took
+        self._folder = root / key
+        for other in root.glob("*"):
+            if other != self._folder and re.fullmatch("[0-9a-f]{16}", other.name):
+                shutil.rmtree(other)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def value(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A result that JSON can hold, computed if it is not cached."""
+        path = self._folder / f"{name}.json"
+        if not path.is_file():
+            start = time.perf_counter()
+            result = compute()
+            with atomic_file(path) as temporary:
+                temporary.write_text(json.dumps({"secs": time.perf_counter() - start, "result": result}))
+        # A new result is read back too: JSON turns tuples into lists and all keys into strings.
+        stored = json.loads(path.read_text())
+        self.secs[name] = stored["secs"]
+        return stored["result"]
+
+    def array(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """A large array, computed if it is not cached, and memory-mapped from disk."""
+        path = self._folder / f"{name}.npy"
+        if not path.is_file():
+            result = compute()
+            # np.save adds a suffix to a file name, but not to an open file.
+            with atomic_file(path) as temporary, temporary.open("wb") as file:
+                np.save(file, result)
+        return np.load(path, mmap_mode="r")
+
+    def drop_arrays(self) -> None:
+        """Delete the arrays, once every result that needs them is cached."""
+        for path in self._folder.glob("*.npy"):
+            path.unlink()
 
 
 def collect_real_play(config: EvaluateConfig, sizes: Mapping[str, Any], game: Game, root: Path) -> Path:

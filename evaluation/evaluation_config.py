@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dreamrun.games.ranges import Positive
 from dreamrun.model.options import CheckpointOptions, SamplerSettings
 
 _SIZE_OPTIONS = ("num_clips", "num_frames", "num_states", "num_long_rollouts")
-_POSITIVE_OPTIONS = (*_SIZE_OPTIONS, "num_prompt_frames", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,15 +20,15 @@ class EvaluateConfig(SamplerSettings, CheckpointOptions):
     output: Path = Path("report")  # folder for report.html, report.json and report.md
     split: Literal["test", "val"] | None = None  # held-out split; None: test, or val if there is no test split
     quick: bool = False  # measure less: a first impression in two minutes on two cores
-    num_clips: int | None = None  # held-out clips; None: 64, or 12 with quick
-    num_frames: int | None = None  # generated frames per clip; None: 64, or 16 with quick
-    num_states: int | None = None  # game states for the controllability; None: 48, or 8 with quick
-    num_long_rollouts: int | None = None  # long rollouts of 900 frames (90 with quick); None: 32, or 4 with quick
+    num_clips: Positive | None = None  # held-out clips; None: 64, or 12 with quick
+    num_frames: Positive | None = None  # generated frames per clip; None: 64, or 16 with quick
+    num_states: Positive | None = None  # game states for the controllability; None: 48, or 8 with quick
+    num_long_rollouts: Positive | None = None  # long rollouts of 900 frames (90 with quick); None: 32, or 4 with quick
     # More sizes, named as in the settings of report.json: drift_frames=90 sweep_steps=1,4
     sizes: tuple[str, ...] = ()
-    num_prompt_frames: int = 4  # real frames that a rollout starts from
+    num_prompt_frames: Positive = 4  # real frames that a rollout starts from
     seed: int = 0  # seed of the clips, the game states and the noise
-    batch_size: int = 16  # rollouts generated in parallel
+    batch_size: Positive = 16  # rollouts generated in parallel
     env_module: str | None = None  # Python module to import, which registers the checkpoint's or the data's gym: game
     onnx: Path | None = None  # an export of the checkpoint by scripts.export_onnx, to measure in its place
     compare: tuple[Path, Path] | None = None  # two report.json: list the metrics whose 95 % intervals do not overlap
@@ -37,10 +37,6 @@ class EvaluateConfig(SamplerSettings, CheckpointOptions):
         super().__post_init__()
         if self.compare is None and not self.checkpoint:
             raise ValueError("give --checkpoint DIR, or two reports to --compare")
-        for name in _POSITIVE_OPTIONS:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
         if self.onnx is not None and self.guidance not in (None, 1):
             raise ValueError(f"guidance is {self.guidance}: an exported network has none")
 

@@ -15,13 +15,9 @@ from dreamrun.model.sampler import Sampler
 def evaluate(
     config: EvaluateConfig, make_sampler: Callable[..., Any] = Sampler, sections: Sequence[Section] = SECTIONS
 ) -> dict[str, Any]:
-    """Measure a checkpoint. A section that cannot be measured holds the reason as `not_measured`.
+    """The contents of report.json, and the pictures of report.html.
 
-    Args:
-        make_sampler: (model, settings) -> what generates the rollouts, with the interface of `Sampler`.
-
-    Returns:
-        The contents of report.json, and the pictures of report.html.
+    A section that cannot be measured holds the reason as `not_measured`. `make_sampler` is as for `EvaluationContext`.
     """
     context = make_context(config, make_sampler)
     print(f"device: {describe_device(context.device)}; {'bfloat16' if context.bf16 else 'float32'}")

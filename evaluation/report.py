@@ -62,7 +62,8 @@ def report_blocks(report: dict[str, Any]) -> Iterator[Block]:
 
 def headline_rows(report: dict[str, Any]) -> list[list[str]]:
     """The most important figures: name, figure of the world model, what to compare it with."""
-    return [row for section in SECTIONS for row in section.headlines(report)]
+    measured = [section for section in SECTIONS if "not_measured" not in report.get(section.name, {})]
+    return [row for section in measured for row in section.headlines(report)]
 
 
 def _introduction(report: dict[str, Any]) -> str:

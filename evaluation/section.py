@@ -22,7 +22,7 @@ class Section:
     measure: Callable[[EvaluationContext], Any]
     heading: str = ""
     blocks: Callable[[dict[str, Any]], Iterable[Block]] = lambda report: ()  # of the whole report.json, if measured
-    # Rows of the table at the top: name, figure of the world model, what to compare it with. Also if not measured.
+    # Rows of the table at the top, if measured: name, figure of the world model, what to compare it with.
     headlines: Callable[[dict[str, Any]], Iterable[list[str]]] = lambda report: ()
     sizes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # name in report.json: full size, quick size
     of_export: bool = False  # whether an exported network has it too

@@ -41,12 +41,7 @@ class RealFrames:
 def read_frames(
     folders: Sequence[Path], games: list[str], split: str | None, num_records: int, size: tuple[int, int]
 ) -> RealFrames:
-    """Frames of some records of each data set, scaled to one size (height, width).
-
-    Args:
-        games: names of environments; a data set's index in it is its game.
-        split: None: the held-out one.
-    """
+    """Frames of some records of each data set, of a split (None: held-out), scaled to one size (height, width)."""
     frames, labels = [], []
     for folder in folders:
         dataset = ClipDataset(folder, split or held_out_split(folder), clip_frames=1)
@@ -64,9 +59,9 @@ def read_frames(
     return RealFrames(torch.cat(frames), torch.cat(labels))
 
 
-def train_classifier(real: RealFrames, num_games: int, seed: int = 0) -> nn.Module:
+def train_classifier(real: RealFrames, num_games: int) -> nn.Module:
     """A small convolutional network: frames (N, C, H, W) -> logits (N, K). Each game is drawn equally often."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     widths = (real.frames.shape[1], 16, 32, 64)
     layers = [nn.Sequential(nn.Conv2d(*pair, 3, stride=2, padding=1), nn.ReLU()) for pair in pairwise(widths)]
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, num_games))
@@ -99,12 +94,7 @@ def dream_first_frames(model: WorldModel, text: str, num_frames: int, settings: 
 def judge_words(
     model: WorldModel, folders: Sequence[Path], num_frames: int, settings: SamplerSettings
 ) -> tuple[dict[str, Any], list[tuple[str, Tensor]]]:
-    """How often words name the right game.
-
-    Args:
-        model: of several games, which has learnt words.
-        folders: data sets of its games.
-        num_frames: first frames for each phrasing.
+    """How often words name the right game, by `num_frames` first frames for each phrasing.
 
     Returns:
         Plain values for JSON; and the held-out phrasings, each with its frames (N, C, H, W).

@@ -22,18 +22,10 @@ from onnx import helper
 from torch import nn
 
 from dreamrun.export.onnx_graph import GraphBuilder, Weights, array
-from dreamrun.model.attention import Attention
+from dreamrun.model.attention import Attention, FullAttention
 from dreamrun.model.config import ModelConfig
 from dreamrun.model.diffusion import alpha_sigma, noise_levels
-from dreamrun.model.dit import (
-    AdaLNModulation,
-    DiTBlock,
-    FullBlock,
-    NoiseLevelEmbedding,
-    SpatioTemporalBlock,
-    WorldModel,
-)
-from dreamrun.model.full_attention import FullAttention
+from dreamrun.model.dit import AdaLNModulation, DiTBlock, NoiseLevelEmbedding, WorldModel
 from dreamrun.model.rotary import spatial_cos_sin
 
 _VECTORS_PER_SPLIT = 6  # a GPU's program may have few outputs
@@ -86,12 +78,8 @@ def export_onnx(model: WorldModel, weights: Weights = "fp32", with_table: bool =
     attentions = _AttentionNodes(graph, config)
     x = _patchify(graph, model)
     for block in model.blocks:
-        if isinstance(block, FullBlock):
-            x = _dit_block(graph, x, block.full, vectors, attentions.full)
-            continue
-        assert isinstance(block, SpatioTemporalBlock)
-        x = _dit_block(graph, x, block.spatial, vectors, attentions.spatial)
-        x = _dit_block(graph, x, block.temporal, vectors, attentions.temporal)
+        for name, part in block.named_children():
+            x = _dit_block(graph, x, part, vectors, getattr(attentions, name))
     x = _modulate(graph, x, next(vectors), next(vectors))
     _ddim_step(graph, _unpatchify(graph, graph.linear(x, model.final_layer.linear, exact=True), config))
     attentions.write_outputs()
@@ -213,7 +201,7 @@ class _AttentionNodes:
         self._heads = (config.num_patches, 3, config.num_heads, config.head_dim)
         self._order = np.r_[0 : config.head_dim : 2, 1 : config.head_dim : 2]
         self._temporal_cos_sin = graph.split("cos_sin", [1, 1], axis=0)
-        self._places = spatial_cos_sin(config.rotary_dim, config.grid)
+        self._spatial_cos_sin = spatial_cos_sin(config.rotary_dim, config.grid)
         self._mask = graph.reshape("mask", config.window_frames + 1, 1, 1, 1)
         self._numbers = (config.num_patches, config.num_heads, config.head_dim)
         self._new_keys: list[str] = []
@@ -222,7 +210,7 @@ class _AttentionNodes:
     def spatial(self, x: str, attention: Attention) -> str:
         """(P, D) -> (P, D): every patch attends to every patch."""
         graph = self._graph
-        cos_sin = [graph.constant(array(part)) for part in self._places.unbind(-1)]  # (P, K/2)
+        cos_sin = [graph.constant(array(part)) for part in self._spatial_cos_sin.unbind(-1)]  # (P, K/2)
         qkv = graph.transpose(self._qkv(x, attention), 1, 2, 0, 3)  # (3, N, P, K)
         qk, v = graph.split(qkv, [2, 1], axis=0)
         q, k = graph.split(self._rotate(qk, *cos_sin), [1, 1], axis=0)
@@ -254,7 +242,7 @@ class _AttentionNodes:
                 graph.reshape(graph.constant(array(spatial)), *half),
                 axis=-1,
             )
-            for temporal, spatial in zip(self._temporal_cos_sin, self._places.unbind(-1), strict=True)
+            for temporal, spatial in zip(self._temporal_cos_sin, self._spatial_cos_sin.unbind(-1), strict=True)
         ]
         q, k, v, keys, values = self._with_ring(x, attention, *angles)
         keys, values = (

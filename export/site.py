@@ -30,9 +30,8 @@ from dreamrun.games.space import ActionSpace
 from dreamrun.model import WorldModel
 from dreamrun.model.checkpoint import hash_weights
 from dreamrun.model.diffusion import CONTEXT_NOISE
-from dreamrun.model.game_views import choose_game, find_game
+from dreamrun.model.game_views import choose_game, find_game, fold_text
 from dreamrun.model.modulation_table import ModulationTable
-from dreamrun.model.text import fold_text
 from dreamrun.play.actions import actions_to_json, key_labels, parse_action, playable_actions, step_actions
 from dreamrun.play.gallery import NUM_THUMBNAILS, Gallery
 from dreamrun.play.replay import FORMAT

@@ -41,12 +41,15 @@ def ranges_of(options: type) -> dict[str, Range]:
     return found
 
 
+_type_hints = cache(get_type_hints)
+
+
 def check_ranges(options: object, in_play: bool = False) -> None:
     """Raises ValueError for a field of `options` that is out of its range. It may be None if its type says so.
 
     Of a tuple each part is checked.
     """
-    hints = get_type_hints(type(options))
+    hints = _type_hints(type(options))
     for name, allowed in ranges_of(type(options)).items():
         value = getattr(options, name)
         if value is not None or NoneType not in get_args(hints[name]):

@@ -6,16 +6,16 @@ A checkpoint folder holds `config.json` (`ModelConfig`), `game.json` (`Game`) an
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import safetensors.torch
 import torch
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from torch import Tensor, nn
+from torch import nn
 
 from dreamrun.games.game import Game
 from dreamrun.games.space import unnamed_actions
@@ -33,8 +33,8 @@ _OLD_GAME_FIELDS |= {"action_kinds", "action_scales"}
 FLOATING_POINT_DTYPES = ("F64", "F32", "F16", "BF16")  # of weights, as safetensors names them
 
 
-class PretrainedModule(nn.Module, PyTorchModelHubMixin):
-    """A network with `save_pretrained(folder)`, `from_pretrained(folder or "user/name")` and `push_to_hub`.
+class PretrainedModule(nn.Module):
+    """A network with `save_pretrained(folder)` and `from_pretrained(folder or "user/name")`.
 
     A subclass is created by `cls(config, game)`.
     """
@@ -44,24 +44,27 @@ class PretrainedModule(nn.Module, PyTorchModelHubMixin):
         self.config = config
         self.game = game or unknown_game(config)  # not used by the network; saved with it
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """Hook of `save_pretrained`."""
-        directory = Path(save_directory)
-        save_config(directory, self.config, self.game)
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a checkpoint folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(folder, self.config, self.game)
         weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        safetensors.torch.save_file(weights, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        safetensors.torch.save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         with suppress(OSError):  # some file systems know no modes
-            shutil.copymode(directory / CONFIG_FILE, directory / WEIGHTS_FILE)  # safetensors lets only the owner read
+            shutil.copymode(folder / CONFIG_FILE, folder / WEIGHTS_FILE)  # safetensors lets only the owner read
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub_options) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub_options: Any) -> Self:
         """Load a checkpoint folder, a shipped checkpoint by name, or a "user/name" repository of the Hub.
 
         The model is on the CPU, in eval mode.
 
+        Args:
+            hub_options: of `huggingface_hub.snapshot_download`, such as `revision`.
+
         Raises:
-            ValueError: no checkpoint there, or weights that do not fit its config. (The Hub's own mixin would load
-                such weights silently.)
+            ValueError: no checkpoint there, or weights that do not fit its config.
         """
         name = str(pretrained_model_name_or_path)
         folder = find_shipped(pretrained_model_name_or_path, "checkpoints")
@@ -70,15 +73,13 @@ class PretrainedModule(nn.Module, PyTorchModelHubMixin):
                 raise ValueError(f"no checkpoint at {name}: train one with `dreamrun train`, or name another one")
             folder = _download(name, **hub_options)
         config, game = load_config(folder)
-        with torch.device("meta"):  # its shapes alone: the config may ask for more memory than there is
-            expected = {name: weight.shape for name, weight in cls(config, game).state_dict().items()}
         try:
-            check_shapes(expected, _read_shapes(folder / WEIGHTS_FILE), str(folder))
+            check_weights(lambda: cls(config, game), _read_shapes(folder / WEIGHTS_FILE), str(folder))
             weights = safetensors.torch.load_file(folder / WEIGHTS_FILE)
         except (safetensors.SafetensorError, OSError) as error:
             raise ValueError(f"{folder / WEIGHTS_FILE} is damaged: {error}") from None
         model = cls(config, game)
-        load_weights(model, weights, str(folder))
+        model.load_state_dict(weights)
         return model.eval()
 
 
@@ -98,11 +99,7 @@ def hash_weights(model: nn.Module) -> str:
 
 
 def load_config(folder: Path) -> tuple[ModelConfig, Game]:
-    """Read `config.json` and `game.json`. In old checkpoints `config.json` holds the fields of both.
-
-    Raises:
-        ValueError: not a checkpoint folder, or invalid settings.
-    """
+    """Read `config.json` and `game.json`. In old checkpoints `config.json` holds the fields of both."""
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             latest = folder / "checkpoints" / "latest"
@@ -141,11 +138,7 @@ def _name_damaged_file(path: Path) -> Iterator[None]:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Check that no weight is infinite or NaN.
-
-    Raises:
-        ValueError: names the first such weight.
-    """
+    """Raises ValueError, which names the first one, if weights are infinite or NaN."""
     names, weights = zip(*model.named_parameters(), strict=True)
     finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()  # one wait for a GPU
     broken = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
@@ -153,51 +146,37 @@ def check_finite(model: nn.Module) -> None:
         raise ValueError(f"weights are not finite: {broken[0]} and {len(broken) - 1} more")
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load weights strictly.
+Shape = tuple[int, ...] | None  # of a weight; None if it holds no floating-point numbers
+
+
+def check_weights(make_network: Callable[[], nn.Module], found: dict[str, Shape], source: str) -> None:
+    """Raises ValueError, which names the weights, unless those that were found are all that a network has.
 
     Args:
-        source: where the weights come from, for the error message.
-
-    Raises:
-        ValueError: names the weights that are missing, unexpected or of another shape.
+        make_network: called for its shapes alone: a config from a stranger may ask for more memory than there is.
+        found: name -> shape.
+        source: where the weights come from.
     """
-    check_shapes(
-        {name: weight.shape for name, weight in model.state_dict().items()},
-        {name: (weight.shape, weight.dtype.is_floating_point) for name, weight in weights.items()},
-        source,
-    )
-    model.load_state_dict(weights)
+    with torch.device("meta"):
+        expected = {name: tuple(weight.shape) for name, weight in make_network().state_dict().items()}
+    problems = {
+        "missing": expected.keys() - found.keys(),
+        "unexpected": found.keys() - expected.keys(),
+        "of another shape or type": {name for name in expected.keys() & found.keys() if expected[name] != found[name]},
+    }
+    described = "; ".join(_list_names(problem, names) for problem, names in problems.items() if names)
+    if described:
+        raise ValueError(f"weights of {source} do not fit: {described}")
 
 
-def check_shapes(expected: dict[str, torch.Size], found: dict[str, tuple[tuple[int, ...], bool]], source: str) -> None:
-    """Check that weights are those of a network.
-
-    Args:
-        expected: name -> shape in the network.
-        found: name -> shape, and whether the dtype is a floating-point one.
-        source: where the weights come from, for the error message.
-
-    Raises:
-        ValueError: names the weights that are missing, unexpected, of another shape or no floating-point numbers.
-    """
-    common = expected.keys() & found.keys()
-    problems = [
-        _list_names("missing", expected.keys() - found.keys()),
-        _list_names("unexpected", found.keys() - expected.keys()),
-        _list_names("of another shape", {name for name in common if tuple(expected[name]) != tuple(found[name][0])}),
-        _list_names("not floating-point", {name for name in common if not found[name][1]}),
-    ]
-    if any(problems):
-        raise ValueError(f"weights of {source} do not fit: " + "; ".join(filter(None, problems)))
+def _list_names(problem: str, names: set[str], limit: int = 4) -> str:
+    """`2 missing (a, b)`, with at most `limit` names."""
+    shown = ", ".join(name[:80] for name in sorted(names)[:limit]) + (", ..." if len(names) > limit else "")
+    return f"{len(names)} {problem} ({shown})"
 
 
-def _read_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], bool]]:
-    """Name -> shape and whether it is floating-point, from the header of a weights file. Loads no weights.
-
-    Raises:
-        ValueError, SafetensorError, OSError: the header is too large or damaged.
-    """
+def _read_shapes(path: Path) -> dict[str, Shape]:
+    """The shapes of the weights in a file, from its header."""
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
     if header_bytes > MAX_HEADER_BYTES:
@@ -205,7 +184,8 @@ def _read_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], bool]]:
     with safetensors.safe_open(path, framework="pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict
         return {
-            name: (tuple(part.get_shape()), part.get_dtype() in FLOATING_POINT_DTYPES) for name, part in slices.items()
+            name: tuple(part.get_shape()) if part.get_dtype() in FLOATING_POINT_DTYPES else None
+            for name, part in slices.items()
         }
 
 
@@ -219,11 +199,3 @@ def _download(repository: str, **hub_options) -> Path:
         raise ValueError(
             f"no checkpoint at {repository}: no such folder, and none on the Hub either ({reason})"
         ) from None
-
-
-def _list_names(problem: str, names: set[str], limit: int = 4) -> str:
-    """`2 missing (a, b)`, with at most `limit` names; "" for none."""
-    if not names:
-        return ""
-    shown = ", ".join(name[:80] for name in sorted(names)[:limit]) + (", ..." if len(names) > limit else "")
-    return f"{len(names)} {problem} ({shown})"

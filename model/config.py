@@ -3,56 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
+from dreamrun.games.ranges import Range, check_ranges
 from dreamrun.model.diffusion import Prediction, Schedule
-from dreamrun.model.options import RANGES
 
-# The largest values of each size. They are far above those of any real network of this kind: the config may come from a
-# stranger, and must not make this program allocate all memory.
-_MAX_SIZES = {
-    "frame_height": 4096,
-    "frame_width": 4096,
-    "num_channels": 64,
-    "patch_size": 4096,
-    "dim": 16384,
-    "num_blocks": 256,
-    "num_heads": 1024,
-    "window_frames": 4096,
-    "num_actions": 4097,
-}
 _CHOICES = {"attention": ("axial", "full"), "schedule": get_args(Schedule), "prediction": get_args(Prediction)}
+NumSteps = Annotated[int, Range(1, 1000, 32)]
+Guidance = Annotated[float, Range(0.0, 100.0, 8.0)]
 MAX_PATCHES = 65536  # in a frame
 MAX_CACHE_NUMBERS = 2**34
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Architecture of a `WorldModel`. Saved as `config.json` in every checkpoint."""
+    """Architecture of a `WorldModel`. Saved as `config.json` in every checkpoint.
 
-    frame_height: int = 64  # pixels; a multiple of patch_size
-    frame_width: int = 64  # pixels; a multiple of patch_size
-    num_channels: int = 3  # colour channels of a frame
-    patch_size: int = 8  # pixels on a side of the square that becomes one token
-    dim: int = 512  # D, width of the network
-    num_blocks: int = 6  # axial ones have a spatial and a temporal DiT block, full ones a single DiT block
-    num_heads: int = 8  # N, attention heads
-    window_frames: int = 32  # W, most frames that the network attends to
-    num_actions: int = 15  # A, length of an action vector; names + 1 if actions are vectors
+    The ranges end far above any real network of this kind: the config may come from a stranger, and must not make this
+    program allocate all memory.
+    """
+
+    frame_height: Annotated[int, Range(1, 4096)] = 64  # pixels; a multiple of patch_size
+    frame_width: Annotated[int, Range(1, 4096)] = 64  # pixels; a multiple of patch_size
+    num_channels: Annotated[int, Range(1, 64)] = 3  # colour channels of a frame
+    patch_size: Annotated[int, Range(1, 4096)] = 8  # pixels on a side of the square that becomes one token
+    dim: Annotated[int, Range(1, 16384)] = 512  # D, width of the network
+    num_blocks: Annotated[int, Range(1, 256)] = 6  # axial: a spatial and a temporal DiT block; full: a single one
+    num_heads: Annotated[int, Range(1, 1024)] = 8  # N, attention heads
+    window_frames: Annotated[int, Range(1, 4096)] = 32  # W, most frames that the network attends to
+    num_actions: Annotated[int, Range(1, 4097)] = 15  # A, length of an action vector; names + 1 if actions are vectors
     attention: Literal["axial", "full"] = "axial"  # over space and time in turn, or over both at once
     schedule: Schedule = "sigmoid"  # of the noise: variance-preserving, or the straight line of rectified flow
     prediction: Prediction = "v"  # what the network predicts; "v" goes with "sigmoid", "velocity" with "linear"
-    num_steps: int = 10  # default number of denoising steps per generated frame
-    guidance: float = 1.0  # default scale of classifier-free guidance in rollouts; above 1, a step takes two passes
+    num_steps: NumSteps = 10  # default number of denoising steps per generated frame
+    guidance: Guidance = 1.0  # default scale of classifier-free guidance in rollouts; above 1, a step takes two passes
     can_fill: bool = False  # trained to fill in missing frames too (--fill-share), which `model.fill` needs
     outcomes: bool = False  # whether it has an outcome head, which predicts reward and end
     words: bool = False  # whether it has a text encoder, and can be told in words what is played
 
     def __post_init__(self):
-        for name, maximum in _MAX_SIZES.items():
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= maximum:
-                raise ValueError(f"{name} is {value!r:.40}: it must be an integer from 1 to {maximum}")
+        check_ranges(self)
         for name in ("frame_height", "frame_width"):
             size = getattr(self, name)
             if size < self.patch_size or size % self.patch_size:
@@ -72,11 +62,7 @@ class ModelConfig:
                 f"prediction {self.prediction} does not go with schedule {self.schedule}: "
                 "choose v or x0 with sigmoid, velocity or x0 with linear"
             )
-        RANGES["num_steps"].check("num_steps", self.num_steps)
-        RANGES["guidance"].check("guidance", self.guidance)
-        if type(self.can_fill) is not bool:
-            raise ValueError(f"can_fill is {self.can_fill!r:.40}: it must be true or false")
-        for name in ("outcomes", "words"):
+        for name in ("can_fill", "outcomes", "words"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} is {getattr(self, name)!r:.40}: expected true or false")
         if self.num_patches > MAX_PATCHES:
@@ -124,10 +110,14 @@ class ModelConfig:
         return self.frame_shape, self.num_actions, self.window_frames
 
     @property
+    def num_dit_blocks(self) -> int:
+        """Pairs of an attention and an MLP."""
+        return self.num_blocks if self.attention == "full" else 2 * self.num_blocks
+
+    @property
     def num_modulation_vectors(self) -> int:
         """M, modulation vectors of the network: six in a DiT block (shift, scale and gate, twice), two at the end."""
-        dit_blocks = self.num_blocks if self.attention == "full" else 2 * self.num_blocks
-        return 6 * dit_blocks + 2
+        return 6 * self.num_dit_blocks + 2
 
     @property
     def flops_per_pass(self) -> float:
@@ -136,12 +126,10 @@ class ModelConfig:
         A multiply-add is two FLOPs. Only linear maps and attention products count.
         """
         # Multiply-adds per token. A DiT block has 12 D^2 weights: qkv 3, attention output 1, MLP 8.
-        if self.attention == "full":
-            num_dit_blocks, num_keys = self.num_blocks, self.num_patches * self.window_frames
-        else:
-            num_dit_blocks, num_keys = 2 * self.num_blocks, self.num_patches + self.window_frames
+        is_full, num_patches, window = self.attention == "full", self.num_patches, self.window_frames
+        num_keys = num_patches * window if is_full else num_patches + window
         patches = 2 * self.patch_size**2 * self.num_channels * self.dim
-        linear_maps = num_dit_blocks * 12 * self.dim**2 + patches
+        linear_maps = self.num_dit_blocks * 12 * self.dim**2 + patches
         attention = self.num_blocks * 2 * self.dim * num_keys
         return 2.0 * self.num_patches * (linear_maps + attention)
 

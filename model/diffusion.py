@@ -5,9 +5,9 @@ Alpha and sigma broadcast against frames.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -97,20 +97,17 @@ def ddim_step(x_u: Tensor, x0: Tensor, level: AlphaSigma, next_level: AlphaSigma
     return add_noise(x0, eps_from_x0(x_u, x0, level), next_level)
 
 
-class Predict(Protocol):
-    """The network, called by `denoise`."""
-
-    def __call__(self, x_u: Tensor, step: int, conditional: bool) -> Tensor:
-        """Predict from noisy frames at the level of a step, with the action and the text, or without both."""
-
-
 def noise_levels(num_steps: int, start: float = 1.0) -> Tensor:
     """`num_steps + 1` evenly spaced levels from `start` to 0, float32 on the CPU."""
     return torch.linspace(start, 0.0, num_steps + 1)
 
 
 def denoise(
-    x_u: Tensor, predict: Predict, scales: Sequence[AlphaSigma], kind: Prediction, guidance: float = 1.0
+    x_u: Tensor,
+    predict: Callable[[Tensor, int, bool], Tensor],
+    scales: Sequence[AlphaSigma],
+    kind: Prediction,
+    guidance: float = 1.0,
 ) -> Tensor:
     """Noisy frames -> clean frames by DDIM, with classifier-free guidance (arXiv 2207.12598).
 
@@ -119,6 +116,7 @@ def denoise(
 
     Args:
         x_u: frames at the first noise level.
+        predict: the network: (x_u, step, conditional) -> its output, with the action and the text, or without both.
         scales: alpha and sigma of each level; the last one is 0, where x_u is x0.
         kind: what the network predicts.
     """

@@ -6,24 +6,51 @@ The layout is that of open-oasis (MIT), so its checkpoints give the same numbers
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
+from torch.utils.checkpoint import checkpoint
 
 from dreamrun.games.game import Game
-from dreamrun.model.activation_checkpoint import activation_checkpoint, selective_checkpoint
-from dreamrun.model.attention import Attention, SpatialAttention, TemporalAttention, TemporalMask
+from dreamrun.model.attention import (
+    Attention,
+    AttentionInput,
+    FullAttention,
+    SpatialAttention,
+    TemporalAttention,
+    TemporalMask,
+    token_mask,
+)
 from dreamrun.model.checkpoint import PretrainedModule
 from dreamrun.model.config import ModelConfig
-from dreamrun.model.full_attention import FullAttention, token_mask
 from dreamrun.model.kv_cache import CacheView
-from dreamrun.model.mlp import MLP
 from dreamrun.model.outcome_head import OutcomeHead
-from dreamrun.model.rotary import PlaceTables, RotaryTable, temporal_cos_sin
+from dreamrun.model.rotary import RotaryTable, SpatialTables, temporal_cos_sin
 from dreamrun.model.text_encoder import TextEncoder
+
+
+def activation_checkpoint(function: Callable[..., Tensor], *inputs) -> Tensor:
+    """Return `function(*inputs)`. Only the inputs are saved; the backward pass calls the function again.
+
+    The second call stops at the last tensor that the backward pass needs, so a final linear map is not computed twice.
+    """
+    # The network has no dropout, so there is no random state to restore.
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+def selective_checkpoint(function: Callable[..., Tensor], *inputs) -> Tensor:
+    """`activation_checkpoint` on a GPU, for operations that are cheap there. It saves 30 % of a block's activations.
+
+    On a CPU it only calls the function: memory is plentiful there, GELU is slow, and a training step would take 8 %
+    longer. Under torch.compile it only calls the function too: the compiler decides what to compute again.
+    """
+    if inputs[0].device.type == "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return function(*inputs)
+    return activation_checkpoint(function, *inputs)
 
 
 def timestep(noise_level: Tensor) -> Tensor:
@@ -65,6 +92,28 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
+def gelu(x: Tensor) -> Tensor:
+    """`x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))` (arXiv 1606.08415, section 2)."""
+    if torch.compiler.is_compiling() and x.device.type == "cpu":
+        # (1 + tanh z) / 2 = sigmoid(2 z), whose compiled code is faster than that of tanh.
+        wide = x.float()
+        return (wide * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))).type_as(x)
+    return F.gelu(x, approximate="tanh")
+
+
+class MLP(nn.Module):
+    """D -> 4 D -> GELU (tanh) -> D."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return selective_checkpoint(lambda hidden: self.fc2(gelu(hidden)), self.fc1(x))
+
+
 class DiTBlock(nn.Module):
     """Attention, then an MLP. Both are modulated by the condition and gated into the residual stream."""
 
@@ -74,73 +123,36 @@ class DiTBlock(nn.Module):
         self.mlp = MLP(dim)
         self.modulation = AdaLNModulation(dim, num_vectors=6)
 
-    def forward(self, x: Tensor, vectors: Tensor, *attention_args) -> Tensor:
+    def forward(self, x: Tensor, vectors: Tensor, inputs: AttentionInput) -> Tensor:
         """x (B, T, P, D), modulation vectors (B, T, 6, D) -> (B, T, P, D)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = vectors.unsqueeze(2).unbind(-2)
-        x = x + gate_a * self.attention(selective_checkpoint(modulate, x, shift_a, scale_a), *attention_args)
+        x = x + gate_a * self.attention(selective_checkpoint(modulate, x, shift_a, scale_a), inputs)
         return x + gate_m * self.mlp(selective_checkpoint(modulate, x, shift_m, scale_m))
 
 
-class SpatioTemporalBlock(nn.Module):
-    """A spatial DiT block, then a temporal one."""
+class Block(nn.Module):
+    """A spatial DiT block, then a temporal one; or a single one, whose attention is full."""
 
-    num_vectors = 12  # shift, scale and gate of attention and MLP, in each of two DiT blocks
-
-    def __init__(self, config: ModelConfig, block_index: int, rotary: RotaryTable):
+    def __init__(self, config: ModelConfig, index: int, rotary: RotaryTable):
         super().__init__()
         dim, num_heads = config.dim, config.num_heads
-        self.spatial = DiTBlock(SpatialAttention(dim, num_heads), dim)
-        self.temporal = DiTBlock(TemporalAttention(dim, num_heads, rotary, block_index), dim)
+        if config.attention == "full":
+            self.full = DiTBlock(FullAttention(dim, num_heads, rotary, index), dim)
+            self.parts: tuple[DiTBlock, ...] = (self.full,)
+        else:
+            self.spatial = DiTBlock(SpatialAttention(dim, num_heads), dim)
+            self.temporal = DiTBlock(TemporalAttention(dim, num_heads, rotary, index), dim)
+            self.parts = (self.spatial, self.temporal)
 
     def modulations(self, c: Tensor) -> Tensor:
-        """(..., D) -> (..., 12, D)."""
-        return torch.cat((self.spatial.modulation(c), self.temporal.modulation(c)), dim=-2)
+        """(..., D) -> (..., 6 parts, D)."""
+        return torch.cat([part.modulation(c) for part in self.parts], dim=-2)
 
-    def forward(
-        self,
-        x: Tensor,
-        vectors: Tensor,
-        places: Tensor,
-        mask: TemporalMask = "causal",
-        positions: Tensor | None = None,
-        cache: CacheView | None = None,
-    ) -> Tensor:
-        """x (B, T, P, D), modulation vectors (B, T, 12, D) -> (B, T, P, D).
-
-        The table of the places is for `SpatialAttention`, the rest for `TemporalAttention`.
-        """
-        spatial_vectors, temporal_vectors = vectors.chunk(2, dim=-2)
-        x = self.spatial(x, spatial_vectors, places)
-        return self.temporal(x, temporal_vectors, mask, positions, cache)
-
-
-class FullBlock(nn.Module):
-    """One DiT block, whose attention runs over space and time at once."""
-
-    num_vectors = 6  # shift, scale and gate of attention and MLP
-
-    def __init__(self, config: ModelConfig, block_index: int, rotary: RotaryTable):
-        super().__init__()
-        self.full = DiTBlock(FullAttention(config.dim, config.num_heads, rotary, block_index), config.dim)
-
-    def modulations(self, c: Tensor) -> Tensor:
-        """(..., D) -> (..., 6, D)."""
-        return self.full.modulation(c)
-
-    def forward(
-        self,
-        x: Tensor,
-        vectors: Tensor,
-        places: Tensor,
-        mask: Tensor | BlockMask | None = None,
-        positions: Tensor | None = None,
-        cache: CacheView | None = None,
-    ) -> Tensor:
-        """x (B, T, P, D), modulation vectors (B, T, 6, D) -> (B, T, P, D). The rest is for `FullAttention`."""
-        return self.full(x, vectors, places, mask, positions, cache)
-
-
-Block = SpatioTemporalBlock | FullBlock
+    def forward(self, x: Tensor, vectors: Tensor, inputs: AttentionInput) -> Tensor:
+        """x (B, T, P, D), modulation vectors (B, T, 6 parts, D) -> (B, T, P, D)."""
+        for part, part_vectors in zip(self.parts, vectors.split(6, dim=-2), strict=True):
+            x = part(x, part_vectors, inputs)
+        return x
 
 
 class FinalLayer(nn.Module):
@@ -173,10 +185,9 @@ class WorldModel(PretrainedModule):
         self.noise_level_embedding = NoiseLevelEmbedding(dim)
         self.action_embedding = nn.Linear(config.num_actions, dim)
         # All blocks share these tables.
-        self._places = PlaceTables(config.rotary_dim)
+        self._spatial_tables = SpatialTables(config.rotary_dim)
         rotary = RotaryTable(temporal_cos_sin(config.rotary_dim, config.window_frames))
-        block_class = FullBlock if config.attention == "full" else SpatioTemporalBlock
-        self.blocks = nn.ModuleList(block_class(config, index, rotary) for index in range(config.num_blocks))
+        self.blocks = nn.ModuleList(Block(config, index, rotary) for index in range(config.num_blocks))
         self.final_layer = FinalLayer(dim, patch * patch * config.num_channels)
         self.outcome_head = OutcomeHead(dim, config.num_patches, config.num_actions) if config.outcomes else None
         self.text_encoder = TextEncoder(dim) if config.words else None
@@ -255,17 +266,21 @@ class WorldModel(PretrainedModule):
         grid = self._grid(frames)
         assert noise_level.shape == (batch, num_frames), f"noise_level {tuple(noise_level.shape)}"
         assert actions.shape == (batch, num_frames, self.config.num_actions), f"actions {tuple(actions.shape)}"
-        words = self.words if text is None else self._read_text(text)
+        words = self.words
+        if text is not None:
+            assert self.text_encoder is not None
+            words = self.text_encoder(text)[:, None]  # the same words for all frames of a clip
         x, c = self.patchify(frames), self.condition(noise_level, actions, words)
-        places = self._places(grid, x.device)
+        spatial = self._spatial_tables(grid, x.device)
         mask: TemporalMask | BlockMask = temporal_mask
         if self.config.attention == "full":
-            mask = token_mask(temporal_mask, num_frames, len(places), frames.device)
+            mask = token_mask(temporal_mask, num_frames, len(spatial), frames.device)
+        inputs = AttentionInput(spatial, mask, positions)
+        checkpointing = self.activation_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
             assert isinstance(block, Block)
-            inputs = (x, block.modulations(c), places, mask, positions)
-            checkpointing = self.activation_checkpointing and torch.is_grad_enabled()
-            x = activation_checkpoint(block, *inputs) if checkpointing else block(*inputs)
+            arguments = x, block.modulations(c), inputs
+            x = activation_checkpoint(block, *arguments) if checkpointing else block(*arguments)
         prediction = self.unpatchify(self.final_layer(x, self.final_layer.modulation(c)), grid)
         return (prediction, x) if with_tokens else prediction
 
@@ -274,8 +289,7 @@ class WorldModel(PretrainedModule):
 
         It passes no gradient on to the network: frames are as good as without a head.
         """
-        if self.outcome_head is None:
-            raise ValueError("this checkpoint has no outcome head: train one with --outcomes head --init-from")
+        assert self.outcome_head is not None
         return self.outcome_head(tokens.detach(), actions)
 
     def modulations(self, noise_level: Tensor, actions: Tensor) -> Tensor:
@@ -303,18 +317,13 @@ class WorldModel(PretrainedModule):
 
     def tokens_cached(self, frames: Tensor, modulations: Tensor, cache: CacheView) -> Tensor:
         """`forward_cached` up to the last block: the frames' tokens (B, T, P, D)."""
-        x, places = self.patchify(frames), self._places(self._grid(frames), frames.device)
+        x = self.patchify(frames)
+        inputs = AttentionInput(self._spatial_tables(self._grid(frames), frames.device), cache=cache)
         for block in self.blocks:
             assert isinstance(block, Block)
-            vectors, modulations = modulations.tensor_split((block.num_vectors,), dim=-2)
-            x = block(x, vectors, places, cache=cache)
+            vectors, modulations = modulations.tensor_split((6 * len(block.parts),), dim=-2)
+            x = block(x, vectors, inputs)
         return x
-
-    def _read_text(self, text: Tensor) -> Tensor:
-        """(B, L) uint8 -> (B, 1, D), the same words for all frames of a clip."""
-        if self.text_encoder is None:
-            raise ValueError("this network has no text encoder: train one with --words True")
-        return self.text_encoder(text)[:, None]
 
     def _grid(self, frames: Tensor) -> tuple[int, int]:
         """Rows and columns of patches in frames (B, T, C, H, W)."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from dreamrun.model.checkpoint import check_finite
 from dreamrun.model.diffusion import add_noise, alpha_sigma, denoise, noise_levels
 from dreamrun.model.dit import WorldModel
+from dreamrun.model.game_views import with_text, without_text
 from dreamrun.model.options import ResolvedSettings, SamplerSettings
 from dreamrun.model.sampler import check_prompt
-from dreamrun.model.text import with_text, without_text
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,6 @@ def plan_windows(known: list[bool], window_frames: int) -> list[FillWindow]:
     filled in at once, in the middle of a window. Other gaps are filled in by an eighth of a window at a time, from the
     end that has known frames, or in turn from both ends until the rest fits. More frames at once would blur: where
     things are becomes less certain with every frame.
-
-    Args:
-        known: whether each frame of the clip is known; False at least once.
-        window_frames: W.
     """
     num_frames, half, step = len(known), max(1, window_frames // 2), max(1, window_frames // 8)
     if num_frames <= window_frames:

@@ -1,9 +1,11 @@
-"""Views of a network for one of its games, and whether data is of a game that it plays.
+"""Views of a network: for one of its games, for frames of another size, or told a text at every frame.
 
-A view shares all weights with its network, and plays like a network of that game alone: its frames have the game's
-size, and its action vectors are the game's slice. So the sampler and all that uses it know nothing of several games.
+A view shares all weights with its network. That of a game plays like a network of that game alone: its frames have the
+game's size, and its action vectors are the game's slice. So the sampler and all that uses it know nothing of several
+games.
 """
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,21 +14,51 @@ from torch import nn
 
 from dreamrun.games.game import Game
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.text import check_text, view_of, with_text
 from dreamrun.model.text_encoder import encode_bytes
 
 
-def game_names(model: WorldModel) -> list[str]:
-    """The names of a network's games; empty if it has one game alone."""
-    return [game.name for game in model.game.games]
+def view_of(model: WorldModel) -> WorldModel:
+    """A shallow copy, whose modules and buffers can be replaced."""
+    view = copy.copy(model)
+    view._modules, view._buffers = dict(model._modules), dict(model._buffers)
+    return view
+
+
+@torch.no_grad()
+def with_text(model: WorldModel, text: str) -> WorldModel:
+    """The view that is told this text at every frame; "": none."""
+    if model.text_encoder is None:
+        raise ValueError("this checkpoint has learnt no words: train one with --words True")
+    view = view_of(model)
+    view.words = model.text_encoder(encode_bytes([text]).to(model.device))[0] if text.strip() else None
+    return view
+
+
+def without_text(model: WorldModel, num_frames: int | None = None) -> WorldModel:
+    """The view that is told no text: at all frames, or at the last one of `num_frames` alone."""
+    if model.words is None:
+        return model
+    view = view_of(model)
+    view.words = None
+    if num_frames is not None:
+        view.words = model.words.repeat(num_frames, 1)
+        view.words[-1] = 0
+    return view
+
+
+@torch.no_grad()
+def fold_text(model: WorldModel) -> WorldModel:
+    """The same view with its text in the bias of the actions, for an export without a text encoder."""
+    if model.words is None:
+        return model
+    view = view_of(model)
+    view.action_embedding, view.words = copy.deepcopy(model.action_embedding), None
+    view.action_embedding.get_parameter("bias").add_(model.words)
+    return view
 
 
 def select_game(model: WorldModel, name: str = "") -> WorldModel:
-    """The view of one game. It is told the game's caption, if the network has a text encoder.
-
-    Args:
-        name: of the game; "": the first one. A network of one game has no names.
-    """
+    """The view of one game ("": the first one). It is told the game's caption, if the network has a text encoder."""
     game = model.game.part(name)
     if not model.game.games:
         return model
@@ -63,12 +95,9 @@ def find_game(model: WorldModel, name: str = "", data: Game | None = None, text:
     if name or not games:
         return name
     if data is not None:
-
-        def agreement(game: Game) -> tuple[bool, ...]:
-            fields = ("title", "frame_shape", "environment_options", "caption")
-            return tuple(getattr(game, field) == getattr(data, field) for field in fields)
-
-        return max(games, key=agreement).name  # the first of equals
+        fields = ("title", "frame_shape", "environment_options", "caption")
+        agreements = [[getattr(game, field) == getattr(data, field) for field in fields] for game in games]
+        return games[agreements.index(max(agreements))].name  # the first of equals
     return (nearest_game(model, text) if text else "") or games[0].name
 
 
@@ -78,20 +107,14 @@ def nearest_game(model: WorldModel, text: str) -> str:
     games = model.game.games
     if model.text_encoder is None or not games:
         return ""
-    texts = [check_text(text), *(game.caption for game in games)]
+    texts = [text, *(game.caption for game in games)]
     text_vector, *captions = model.text_encoder(encode_bytes(texts).to(model.device)).float()
     similarity = torch.stack([nn.functional.cosine_similarity(text_vector, caption, dim=0) for caption in captions])
     return games[int(similarity.argmax())].name
 
 
 def check_model_fits_data(model: WorldModel, data: Game, source: Path | str, any_game: bool = False) -> None:
-    """Check that a model can be used with a data set.
-
-    Args:
-        data: the game of the data set.
-        source: the data set, for the error message.
-        any_game: accept data of another game, if its frames and actions fit.
-    """
+    """Check that a model can be used with a data set, and is of its game unless `any_game`."""
     config, game = model.config, model.game
     height, width, channels = data.frame_shape
     if config.frame_shape != (channels, height, width):

@@ -26,12 +26,6 @@ class KVCache:
     Example with W = 4: frames 0 to 7 have positions 0 to 7 and ring indices 0, 1, 2, 3, 0, 1, 2, 3. The next position
     would be 8 = 2 W. So the keys of frames 4 to 7 are rotated back to positions 0 to 3, and frame 8 has position 4 and
     ring index 0.
-
-    Args:
-        config: of the network.
-        num_slots: S.
-        device: of the keys and values.
-        dtype: of the keys and values.
     """
 
     def __init__(self, config: ModelConfig, num_slots: int, device: torch.device, dtype: torch.dtype):
@@ -43,13 +37,13 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         cos_sin = temporal_cos_sin(config.rotary_dim, 2 * window)  # (2 W, K/2, 2); full: half of a head, (2 W, K/4, 2)
-        # The complex conjugate of the rotation by W positions. The part of a head that holds the place does not move.
+        # The complex conjugate of the rotation by W positions. The spatial part of a head does not rotate.
         back = cos_sin[window] * torch.tensor((1.0, -1.0))
-        place = spatial_cos_sin(config.rotary_dim, config.grid) if is_full else None
-        if place is not None:
+        self._spatial: Tensor | None = None
+        if is_full:
+            self._spatial = spatial_cos_sin(config.rotary_dim, config.grid).to(device)  # (P, K/4, 2)
             back = torch.cat((back, torch.tensor((1.0, 0.0)).expand_as(back)))
         self.cos_sin, self._rotation_back = cos_sin.to(device), back.to(device)
-        self._place = None if place is None else place.to(device)  # (P, K/4, 2)
         self.window_frames = window
         self.positions = [0] * num_slots  # of the next frame
         self.lengths = [0] * num_slots  # earlier frames that the next frame attends to: at most W - 1
@@ -81,7 +75,7 @@ class KVCache:
     def angles(self, positions: Tensor) -> Tensor:
         """Cosines and sines of new frames at positions (S, T): (S, T, 1 or P, 1, K/2, 2), for every patch and head."""
         temporal = self.cos_sin[positions.to(self.cos_sin.device, non_blocking=True)]  # (S, T, K/2, 2)
-        cos_sin = temporal[:, :, None] if self._place is None else space_time_cos_sin(temporal, self._place)
+        cos_sin = temporal[:, :, None] if self._spatial is None else space_time_cos_sin(temporal, self._spatial)
         return cos_sin.unsqueeze(3)
 
     def view(self, slots: Sequence[int], num_frames: int = 1) -> CacheView:

@@ -177,16 +177,13 @@ def diffusion_loss(
     num_frames, level = x0.shape[1], frame_alpha_sigma(corruption.levels, config.schedule)
     context_frames = x0 if corruption.context_frames is None else corruption.context_frames
     actions, levels = corruption.hide_actions(actions), corruption.levels
-    options: dict[str, Any] = {} if corruption.text is None else {"text": corruption.text}
-    if with_tokens:
-        options["with_tokens"] = True
     if corruption.context_levels is None:  # diffusion forcing: the noisy frames are the context
         frames = x_u = add_noise(context_frames, corruption.eps, level)
     else:  # one forward pass over both copies of the clip; both copies of a frame have the same position in time
         x_u = add_noise(x0, corruption.eps, level)
         frames = torch.cat((_noisy_context(corruption, config, context_frames), x_u), dim=1)
         levels, actions = torch.cat((corruption.context_levels, levels), dim=1), torch.cat((actions, actions), dim=1)
-    output = network(frames, levels, actions, corruption.mask, corruption.positions, **options)
+    output = network(frames, levels, actions, corruption.mask, corruption.positions, corruption.text, with_tokens)
     output, tokens = (output[0], output[1][:, :num_frames]) if with_tokens else (output, None)
     prediction = output[:, -num_frames:]
     x0_hat = x0_from_prediction(prediction, x_u, level, config.prediction)

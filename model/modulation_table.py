@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dreamrun.model.dit import WorldModel
-from dreamrun.model.text import without_text
+from dreamrun.model.game_views import without_text
 
 MAX_CACHED_ACTIONS = 64  # actions other than one-hot whose modulation is cached; 1 MB each for preset `small`
 
@@ -18,10 +18,6 @@ class ModulationTable:
     """Modulation at each noise level for the zero action, every one-hot action, and recent other actions.
 
     Other actions are buttons held together or axes. They are cached, because they rarely change from frame to frame.
-
-    Args:
-        model: the network.
-        noise_levels: L levels in [0, 1].
     """
 
     def __init__(self, model: WorldModel, noise_levels: list[float]):
@@ -29,11 +25,10 @@ class ModulationTable:
         self._noise_levels = torch.tensor(noise_levels, device=model.device)
         num_actions = model.config.num_actions
         actions = torch.cat((torch.zeros(1, num_actions), torch.eye(num_actions)))
-        self._one_hot = self._compute(actions)  # (L, 1 + A, M, D), the zero action first
+        self._one_hot = self._compute(actions, model)  # (L, 1 + A, M, D), the zero action first
         self._hidden = self._one_hot[:, 0]  # (L, M, D), for the zero action without words
         if model.words is not None:
-            levels, no_action = self._noise_levels[None], actions[:1].expand(1, len(noise_levels), -1)
-            self._hidden = without_text(model).modulations(levels, no_action.to(levels))[0]
+            self._hidden = self._compute(actions[:1], without_text(model))[:, 0]
         self._recent: OrderedDict[bytes, Tensor] = OrderedDict()  # action vector -> (L, M, D), oldest first
 
     def lookup(self, actions: Tensor) -> Tensor:
@@ -48,7 +43,7 @@ class ModulationTable:
         keys = [action.tobytes() for action in actions.float().cpu().numpy()]
         missing = {key: row for row, key in enumerate(keys) if key not in self._recent}
         if missing:
-            computed = self._compute(actions[list(missing.values())]).unbind(1)
+            computed = self._compute(actions[list(missing.values())], self._model).unbind(1)
             self._recent.update(zip(missing, computed, strict=True))
         for key in keys:
             self._recent.move_to_end(key)
@@ -61,8 +56,8 @@ class ModulationTable:
         """(L, batch, M, D) for guidance: without action and without words."""
         return self._hidden[:, None].expand(-1, batch, -1, -1)
 
-    def _compute(self, actions: Tensor) -> Tensor:
+    def _compute(self, actions: Tensor, model: WorldModel) -> Tensor:
         """(B, A) -> (L, B, M, D)."""
         actions = actions.to(self._noise_levels)
         levels = self._noise_levels[:, None].expand(-1, len(actions))
-        return self._model.modulations(levels, actions.expand(len(levels), -1, -1))
+        return model.modulations(levels, actions.expand(len(levels), -1, -1))

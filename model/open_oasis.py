@@ -7,7 +7,7 @@ import torch
 from rotary_embedding_torch import RotaryEmbedding
 from torch import Tensor
 
-from dreamrun.model.checkpoint import check_shapes, load_weights
+from dreamrun.model.checkpoint import Shape, check_weights
 from dreamrun.model.config import ModelConfig
 from dreamrun.model.dit import WorldModel
 
@@ -26,24 +26,17 @@ _RENAMES = (
 
 
 def import_state_dict(published: dict[str, Tensor], frame_size: tuple[int, int], window_frames: int) -> WorldModel:
-    """Make a world model from published weights. Most of its config follows from the shapes of the weights.
-
-    Args:
-        published: the published state dict.
-        frame_size: (H, W) in pixels.
-        window_frames: the window that the network was trained with.
-    """
+    """A world model of published weights. Their shapes give its config but for frame size, (H, W), and window."""
     _check_tensors(published)
     weights = {_WRAPPER_PREFIXES.sub("", name): tensor for name, tensor in published.items()}
     frequencies = {name: weights.pop(name) for name in list(weights) if name.endswith("rotary_emb.freqs")}
     renamed = {_rename(name): tensor for name, tensor in weights.items()}
     config = _read_config(renamed, frequencies, frame_size, window_frames)
     _check_frequencies(frequencies, config.head_dim)
-    with torch.device("meta"):  # its shapes alone: a hostile file may ask for more memory than there is
-        expected = {name: weight.shape for name, weight in WorldModel(config).state_dict().items()}
-    check_shapes(expected, {name: (tensor.shape, True) for name, tensor in renamed.items()}, "the published checkpoint")
+    shapes: dict[str, Shape] = {name: tuple(tensor.shape) for name, tensor in renamed.items()}
+    check_weights(lambda: WorldModel(config), shapes, "the published checkpoint")
     model = WorldModel(config)
-    load_weights(model, renamed, "the published checkpoint")
+    model.load_state_dict(renamed)
     return model.eval()
 
 

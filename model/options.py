@@ -4,31 +4,22 @@ the parts that it needs, so that an option has one name, one default, one range 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from dreamrun.games.game import check_caption
 from dreamrun.games.ranges import Range, check_ranges, ranges_of
+from dreamrun.model.config import Guidance, ModelConfig, NumSteps
 from dreamrun.model.diffusion import CONTEXT_NOISE
-
-
-class Defaults(Protocol):
-    """The default settings of a checkpoint, which `ModelConfig` has."""
-
-    @property
-    def num_steps(self) -> int: ...
-
-    @property
-    def guidance(self) -> float: ...
 
 
 @dataclass(frozen=True, order=True)
 class SamplerSettings:
     """How frames are sampled. Option classes of commands inherit it."""
 
-    num_steps: Annotated[int | None, Range(1, 1000, 32)] = None  # denoising steps per frame; None: the checkpoint's
+    num_steps: NumSteps | None = None  # denoising steps per frame; None: the checkpoint's
     # Classifier-free guidance scale; above 1 follows actions and text more closely, at twice the cost; None: the
     # checkpoint's.
-    guidance: Annotated[float | None, Range(0.0, 100.0, 8.0)] = None
+    guidance: Guidance | None = None
     context_noise: Annotated[float, Range(0.0, 0.999, 0.999)] = CONTEXT_NOISE  # noise level of the context frames
     seed: Annotated[int, Range(0, 2**63 - 1, 2**31 - 1)] = 0  # of the noise
     text: str | None = None  # what to dream of, if the checkpoint has learnt any words; None: the game's caption
@@ -38,7 +29,7 @@ class SamplerSettings:
         if self.text is not None:
             check_caption(self.text, "text")
 
-    def resolve(self, config: Defaults) -> ResolvedSettings:
+    def resolve(self, config: ModelConfig) -> ResolvedSettings:
         """These settings alone, with the defaults of a checkpoint in place of None."""
         values = {field.name: getattr(self, field.name) for field in fields(SamplerSettings)}
         defaults = {name: getattr(config, name) for name in ("num_steps", "guidance") if values[name] is None}

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from einops import einsum
 from torch import Tensor, nn
 
+from dreamrun.model.config import ModelConfig
+
 NUM_BINS, MAX_SYMLOG = 255, 20.0  # K reward bins, evenly spaced in symlog space from -20 to 20 (arXiv 2301.04104)
 HIDDEN, NUM_QUERIES = 64, 4  # width of the head, and vectors that summarise a frame
 # Before training, the probability of a bin falls as exp(-3 |symlog reward|), faster than its reward grows. So bins of
@@ -100,10 +102,8 @@ def outcome_losses(logits: Tensor, rewards: Tensor, ends: Tensor) -> tuple[Tenso
     return reward_loss * rewards.isfinite(), end_loss * ends.isfinite()
 
 
-def check_outcome_head(outcomes: bool, frame_shape: tuple[int, int, int]) -> None:
-    """Raises ValueError if there is no outcome head for frames of this shape (C, H, W)."""
-    if not outcomes:
-        raise ValueError(
-            f"there is no outcome head for frames of {frame_shape[2]}x{frame_shape[1]}: train one with --outcomes head "
-            "--init-from"
-        )
+def check_outcome_head(config: ModelConfig) -> None:
+    """Raises ValueError if there is no outcome head for frames of the config's size."""
+    if not config.outcomes:
+        size = f"{config.frame_width}x{config.frame_height}"
+        raise ValueError(f"there is no outcome head for frames of {size}: train one with --outcomes head --init-from")

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from dreamrun.model.diffusion import denoise
+from dreamrun.model.game_views import without_text
 from dreamrun.model.sampler import Sampler
-from dreamrun.model.text import without_text
 
 
 class ReferenceSampler(Sampler):
@@ -27,8 +27,8 @@ class ReferenceSampler(Sampler):
         actions, max_context = actions.to(x_u), self.config.window_frames - 1
         for length in {len(state.frames) for state in states}:
             rows = [row for row, state in enumerate(states) if len(state.frames) == length]
-            context = torch.stack([_stack_last(states[row].frames, max_context, x_u[row]) for row in rows])
-            past = torch.stack([_stack_last(states[row].actions, max_context, actions[row]) for row in rows])
+            context = torch.stack([_stack_context(states[row].frames, max_context, x_u[row]) for row in rows])
+            past = torch.stack([_stack_context(states[row].actions, max_context, actions[row]) for row in rows])
             frames[rows] = self._denoise_window(context, past, x_u[rows], actions[rows])
         return frames, self._add_context_noise(frames, eps), None
 
@@ -57,7 +57,7 @@ class ReferenceSampler(Sampler):
         return self.model.outcome_logits(tokens[:, -1], action[None])
 
 
-def _stack_last(tensors: deque[Tensor], max_length: int, like: Tensor) -> Tensor:
-    """The last tensors of a queue, (T, ...), T at most `max_length`, maybe 0; `like` has the shape of one."""
-    last = [*tensors][-max_length:] if max_length else []
-    return torch.stack(last) if last else like.new_zeros(0, *like.shape)
+def _stack_context(tensors: deque[Tensor], max_context: int, like: Tensor) -> Tensor:
+    """The last frames or actions, (T, ...), T at most `max_context`, maybe 0; `like` has the shape of one."""
+    context = [*tensors][-max_context:] if max_context else []
+    return torch.stack(context) if context else like.new_zeros(0, *like.shape)

@@ -55,7 +55,7 @@ def apply_rotary_emb_real(pairs: Tensor, cos_sin: Tensor) -> Tensor:
     return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
-class PlaceTables:
+class SpatialTables:
     """`spatial_cos_sin` of any grid of patches, on any device. A table is made when it is first needed."""
 
     def __init__(self, rotary_dim: int):

@@ -6,22 +6,23 @@ L noise levels, M modulation vectors, P patches in a frame, D width.
 
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from dreamrun.model.checkpoint import check_finite
 from dreamrun.model.config import ModelConfig
 from dreamrun.model.cuda_graph import CUDAGraph
 from dreamrun.model.diffusion import add_noise, alpha_sigma, denoise, noise_levels
 from dreamrun.model.dit import WorldModel
+from dreamrun.model.game_views import with_text
 from dreamrun.model.kv_cache import CacheView, KVCache
 from dreamrun.model.modulation_table import ModulationTable
 from dreamrun.model.options import SamplerSettings
 from dreamrun.model.outcome_head import Outcome, check_outcome_head, to_outcome
-from dreamrun.model.text import with_text
 
 MAX_PIXEL = 1.01  # 1, and some room for resizing and bfloat16
 
@@ -192,7 +193,7 @@ class Sampler:
             ValueError: as `step`; the model has no outcome head for frames of this size; or a rollout has no frame yet.
         """
         slots = self._check_step(actions, slots)
-        check_outcome_head(self.config.outcomes, self.config.frame_shape)
+        check_outcome_head(self.config)
         if not all(self._states[slot].frames for slot in slots):
             raise ValueError("a rollout has no frame yet: give it a prompt, or step it once")
         return to_outcome(self._outcome_logits(slots, actions.to(self.model.device, torch.float32)))
@@ -291,11 +292,7 @@ class Sampler:
         self._cache, self._graph = KVCache(self.config, num_slots, weight.device, weight.dtype), None
 
     def _fill_cache(self, slots: Sequence[int], replace_all: bool) -> None:
-        """Write the context of these slots to the cache: one forward pass for each context length.
-
-        Args:
-            replace_all: the cache is for these slots alone.
-        """
+        """Write the context of these slots to the cache, or to one for these slots alone: a pass for each context length."""
         num_slots = 1 + max(self._states)
         if self._cache is None or (replace_all and not self._fits(num_slots)):
             self._make_cache(num_slots)
@@ -317,12 +314,26 @@ class Sampler:
                 self._states[slot].tokens = slot_tokens
 
 
-def check_prompt(frames: Tensor, actions: Tensor | None, config: ModelConfig) -> Tensor:
-    """Check the frames and actions of a prompt or a clip, and return the actions: zeros if they are None.
+def rollout(
+    sampler: Sampler, prompt: Tensor, actions: Tensor, progress: str = "", seeds: Sequence[int] | None = None
+) -> Iterator[Tensor]:
+    """Continue a prompt under given actions, and yield the new frames one by one, each (B, C, H, W) in [-1, 1].
 
-    Raises:
-        ValueError: frames or actions of another shape, or frames that are no floats in [-1, 1], up to rounding.
+    Args:
+        sampler: also one of an exported network.
+        prompt: (B, T, C, H, W) in [-1, 1].
+        actions: (B, T + new frames, A); `actions[:, t]` leads into frame t, those of the prompt included.
+        progress: title of a progress bar; "" shows none.
+        seeds: one for the noise of each rollout; None: the sampler's own.
     """
+    num_prompt = prompt.shape[1]
+    sampler.reset(prompt, actions[:, :num_prompt], seeds=seeds)
+    for action in tqdm(actions[:, num_prompt:].unbind(1), desc=progress, unit=" frames", disable=not progress):
+        yield sampler.step(action)
+
+
+def check_prompt(frames: Tensor, actions: Tensor | None, config: ModelConfig) -> Tensor:
+    """Check the frames and actions of a prompt or a clip, and return the actions: zeros if they are None."""
     if frames.ndim != 5 or frames.shape[2:] != config.frame_shape or not frames.shape[0]:
         raise ValueError(
             f"prompt of shape {tuple(frames.shape)}: expected (rollouts, frames, *{config.frame_shape}), "

@@ -14,8 +14,7 @@ from dreamrun.data.atomic import atomic_file, check_output
 from dreamrun.export.onnx_graph import Weights
 from dreamrun.export.onnx_sampler import export_checked
 from dreamrun.model import WorldModel
-from dreamrun.model.game_views import select_game
-from dreamrun.model.text import fold_text
+from dreamrun.model.game_views import fold_text, select_game
 
 
 @dataclass(frozen=True)

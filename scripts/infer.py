@@ -34,7 +34,7 @@ from dreamrun.model.game_views import check_model_fits_data, choose_game, select
 from dreamrun.model.inference import choose_device, describe_device, prepare_for_inference
 from dreamrun.model.options import CheckpointOptions, SamplerSettings
 from dreamrun.model.reference_sampler import ReferenceSampler
-from dreamrun.model.rollout import rollout
+from dreamrun.model.sampler import rollout
 from dreamrun.play.replay import Replay
 
 SAMPLES = Path("samples/coinrun")
@@ -128,7 +128,7 @@ def write_rollouts(config: InferConfig, model: WorldModel) -> None:
     report = {}
     if config.metrics or config.plot:
         generated_other = None
-        if config.num_samples > 1:
+        if config.num_samples > 1 and not clips.space.unconditional:
             other_actions = clips.other_actions(config.num_prompt_frames)
             generated_other = generate(config, model, clips, other_actions, "generating with another sample's actions")
         report = rollout_metrics(clips, generated, generated_other, config.num_prompt_frames)

@@ -15,7 +15,7 @@ from dreamrun.data.metrics import frame_mse, psnr_from_mse
 from dreamrun.model import Sampler, WorldModel
 from dreamrun.model.game_views import check_model_fits_data, choose_game
 from dreamrun.model.inference import prepare_for_inference
-from dreamrun.model.rollout import rollout
+from dreamrun.model.sampler import rollout
 from dreamrun.shipped import find_shipped
 
 ROOT = Path(__file__).parent.parent

@@ -41,7 +41,6 @@ MIN_LINES, MAX_LINES = 60, 600
 # start the package, may be short too.
 SMALL = {
     "games": {"procgen_actions.py", "ranges.py", "splitmix.py", "untrusted.py"},
-    "model": {"activation_checkpoint.py", "mlp.py", "packed_linear.py", "rollout.py", "text.py"},
     "data": {"metadata.py", "recorded_game.py", "run_lock.py"},
     "editing": {"measures.py", "page.py"},
     "evaluation": {"statistics.py"},

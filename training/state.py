@@ -165,8 +165,7 @@ def save_checkpoint(
     with atomic_folder(folder, replace=True) as temporary:
         ema.save_pretrained(temporary)
         torch.save(state, temporary / STATE_FILE)
-        # The fingerprints leave out the model card, because people may edit it.
-        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir()) if path.suffix != ".md"}
+        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
         is_measured = val_loss is not None and math.isfinite(val_loss)
         manifest = {"step": state["step"], "val_loss": val_loss if is_measured else None, "files": files}
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")

@@ -28,8 +28,7 @@ from dreamrun.model.game_views import select_game
 from dreamrun.model.inference import autocast, prepare_for_inference
 from dreamrun.model.loss import context_tokens, diffusion_loss, draw_noise, validation_corruption
 from dreamrun.model.outcome_head import outcome_losses, reward_bins, to_outcome
-from dreamrun.model.rollout import rollout
-from dreamrun.model.sampler import Sampler
+from dreamrun.model.sampler import Sampler, rollout
 from dreamrun.model.text_encoder import encode_bytes
 from dreamrun.training.distributed import all_gather_object, all_reduce_mean, rank, world_size
 from dreamrun.training.log import RunLog

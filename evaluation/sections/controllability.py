@@ -12,7 +12,7 @@ from einops import rearrange
 from dreamrun.data.plots import Line, line_plot
 from dreamrun.evaluation.context import EvaluationContext
 from dreamrun.evaluation.counterfactuals import Counterfactuals, identical_groups
-from dreamrun.evaluation.section import Block, Picture, Section, Table, Text, format_estimate, format_percent
+from dreamrun.evaluation.section import Block, Picture, Section, Table, Text, format_percent
 from dreamrun.evaluation.statistics import estimate
 
 WORDS = (
@@ -56,9 +56,6 @@ def controllability_by_state(
     is correct if its frame is nearer, in squared error, to the future of its own action than to every other future;
     a tie is wrong. A model that ignores actions is nearest to the same future under all actions. It is correct
     for at most one of F distinct futures, so its mean accuracy is at most 1 / F.
-
-    Args:
-        rollouts: uint8 (S, K, T, H, W, C), in the shape of the futures.
 
     Returns:
         Accuracy (S,): the share of distinct futures that are matched. Chance (S,): 1 / F. Both are NaN for states that
@@ -106,15 +103,11 @@ def blocks(report: dict[str, Any]) -> Iterator[Block]:
 
 
 def headlines(report: dict[str, Any]) -> Iterator[list[str]]:
-    """Whether actions are followed: over time here, and in the single forward pass."""
-    for row in report["counterfactuals"].get("by_frame", []):
+    for row in report["counterfactuals"]["by_frame"]:
         accuracy = row["controllability"]
         if row["frame"] in HEADLINE_FRAMES and accuracy:
             reference = f"chance: {format_percent(row['chance'])}; {accuracy['n']} states"
             yield [f"Controllability at frame {row['frame']}", format_percent(accuracy), reference]
-    ratio = report["single_step"].get("action_ratio")
-    if ratio:
-        yield ["Loss under wrong actions", format_estimate(ratio, 2, " times"), "a model that ignores actions: 1"]
 
 
 CONTROLLABILITY = Section(

@@ -91,7 +91,8 @@ class DriftReference:
         before; the first frame has the motion of the second. Distance is the root mean square distance to the nearest
         reference frame, in standard deviations of each feature.
         """
-        floats = frames.astype(np.float32)
+        floats, scaled, reference = frames.astype(np.float32), features(frames) / self._scale, self._reference
+        squared = np.square(scaled).sum(1)[:, None] - 2 * scaled @ reference.T + np.square(reference).sum(1)
         motion = np.abs(np.diff(floats, axis=0)).mean((1, 2, 3))
         pixels = rearrange(floats, "t h w c -> t (h w c)")
         columns = (
@@ -99,17 +100,11 @@ class DriftReference:
             pixels.mean(1),
             pixels.std(1),
             np.concatenate((motion[:1], motion)),
-            self._distance(frames),
+            np.sqrt(np.maximum(squared.min(1), 0) / scaled.shape[1]),
         )
         by_frame = np.stack(columns, axis=1)
         num_windows = len(frames) // self.window
         return by_frame, reduce(by_frame[: num_windows * self.window], "(w t) s -> w s", "mean", t=self.window)
-
-    def _distance(self, frames: np.ndarray) -> np.ndarray:
-        scaled = features(frames) / self._scale
-        reference = self._reference
-        squared = np.square(scaled).sum(1)[:, None] - 2 * scaled @ reference.T + np.square(reference).sum(1)
-        return np.sqrt(np.maximum(squared.min(1), 0) / scaled.shape[1])
 
     def collapsed(self, windows: np.ndarray) -> np.ndarray:
         """Window statistics (..., 5) -> bool (..., 3), the COLLAPSE_KINDS as COLLAPSE_DEFINITION defines them."""
@@ -120,15 +115,9 @@ class DriftReference:
 
 
 def drift(windows: np.ndarray, reference: DriftReference) -> dict[str, Any]:
-    """Statistics and collapses of long rollouts over time.
+    """Collapses of long rollouts, and window statistics (S, W, 5) of `DriftReference.statistics`, over time.
 
-    Args:
-        windows: (S, W, 5), window statistics of each rollout, from `DriftReference.statistics`.
-
-    Returns:
-        By window: the mean of each statistic, and the share of collapsed rollouts. In the last window: the share of
-        collapsed rollouts, also by kind. Of real play: the range of each statistic, and the share of windows that count
-        as collapsed.
+    Also of real play: the range of each statistic, and the share of windows that count as collapsed.
     """
     collapsed = reference.collapsed(windows)
     window_ids = range(windows.shape[1])
@@ -143,9 +132,10 @@ def drift(windows: np.ndarray, reference: DriftReference) -> dict[str, Any]:
         "real": {
             "windows": len(reference.windows),
             "collapsed": float(reference.collapsed(reference.windows).any(-1).mean()),
-            "median": dict(zip(STATISTICS, reference.median.tolist(), strict=True)),
-            "low": dict(zip(STATISTICS, reference.low.tolist(), strict=True)),
-            "high": dict(zip(STATISTICS, reference.high.tolist(), strict=True)),
+            **{
+                name: dict(zip(STATISTICS, getattr(reference, name).tolist(), strict=True))
+                for name in ("median", "low", "high")
+            },
         },
     }
 
@@ -161,10 +151,15 @@ def blocks(report: dict[str, Any]) -> Iterator[Block]:
     )
     collapsed = {"collapsed": section["collapsed"], **section["collapsed_how"]}
     yield Table([*collapsed, "n rollouts"], [[*(format_percent(value) for value in collapsed.values()), str(n)]])
-    yield _drift_table(section)
-    ends = _window_ends(section)
+    ends = [(i + 1) * section["window_frames"] for i in range(len(section["collapsed_by_window"]))]
+    shown, real = sorted({0, len(ends) // 4, len(ends) // 2, len(ends) - 1}), section["real"]
+    rows = [
+        [name, *(format_estimate(windows[i], 2) for i in shown), f"{real['low'][name]:.2f} to {real['high'][name]:.2f}"]
+        for name, windows in section["statistics"].items()
+    ]
+    yield Table(["two seconds up to frame", *(str(ends[i]) for i in shown), "98 % of real play"], rows)
     for name in ("sharpness", "distance"):
-        median = ("real play, median", section["real"]["median"][name])
+        median = ("real play, median", real["median"][name])
         line = Line("rollouts", ends, section["statistics"][name])
         yield Picture(f"{name} over time", line_plot(name, "generated frame", [line], median))
     line = Line("rollouts", ends, section["collapsed_by_window"])
@@ -175,26 +170,9 @@ def blocks(report: dict[str, Any]) -> Iterator[Block]:
         yield Picture(f"Long rollouts, one per row, at frames {frames}", pictures["shown"]["long dreams"], wide=True)
 
 
-def _window_ends(section: dict) -> list[int]:
-    """The last frame of each window."""
-    return [(i + 1) * section["window_frames"] for i in range(len(section["collapsed_by_window"]))]
-
-
-def _drift_table(section: dict) -> Table:
-    ends, real = _window_ends(section), section["real"]
-    shown = sorted({0, len(ends) // 4, len(ends) // 2, len(ends) - 1})
-    rows = [
-        [name, *(format_estimate(windows[i], 2) for i in shown), f"{real['low'][name]:.2f} to {real['high'][name]:.2f}"]
-        for name, windows in section["statistics"].items()
-    ]
-    return Table(["two seconds up to frame", *(str(ends[i]) for i in shown), "98 % of real play"], rows)
-
-
 def headlines(report: dict[str, Any]) -> Iterator[list[str]]:
-    if "collapsed" in report["drift"]:
-        share = report["drift"]["collapsed"]
-        name = f"Collapsed after {report['settings']['drift_frames']} frames"
-        yield [name, format_percent(share), f"{share['n']} rollouts"]
+    share, num_frames = report["drift"]["collapsed"], report["settings"]["drift_frames"]
+    yield [f"Collapsed after {num_frames} frames", format_percent(share), f"{share['n']} rollouts"]
 
 
 DRIFT = Section("drift", measure, "Drift", blocks, headlines)

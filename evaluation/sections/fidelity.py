@@ -35,15 +35,15 @@ EXAMPLE_FRAME = 16  # the best, median and worst clip are chosen by the PSNR of 
 
 
 def measure(context: EvaluationContext) -> dict[str, Any]:
-    """PSNR and SSIM by frame for the rollouts and two baselines, and the example clips."""
+    """`curves` of the rollouts, of the repeated last prompt frame, and of rollouts under another clip's actions."""
     truth, lengths = context.truth, context.truth_lengths
-    clips, num_prompt, other = context.clips, context.config.num_prompt_frames, None
+    clips, num_prompt = context.clips, context.config.num_prompt_frames
+    repeated = np.broadcast_to(clips.frames[:, num_prompt - 1, None], truth.shape)
+    rows = {"dream": context.rollouts, "repeat_prompt": repeated}
     if len(clips.frames) > 1 and not context.space.unconditional:
-        other = context.continue_clips("rollouts, other actions", clips.other_actions(num_prompt))
-    return {
-        **fidelity(truth, lengths, clips.frames[:, num_prompt - 1], context.rollouts, other),
-        "cases": example_clips(truth, context.rollouts, lengths),
-    }
+        rows["other_actions"] = context.continue_clips("rollouts, other actions", clips.other_actions(num_prompt))
+    result: dict[str, Any] = {name: curves(truth, frames, lengths) for name, frames in rows.items()}
+    return result | {"cases": example_clips(truth, context.rollouts, lengths)}
 
 
 def curves(truth: np.ndarray, frames: np.ndarray, lengths: np.ndarray) -> dict[str, list[dict | None]]:
@@ -59,26 +59,6 @@ def curves(truth: np.ndarray, frames: np.ndarray, lengths: np.ndarray) -> dict[s
         "psnr": [estimate(mse[:, t], transform=psnr_from_mse) for t in range(num_frames)],
         "ssim": [estimate(ssim[:, t]) for t in range(num_frames)],
     }
-
-
-def fidelity(
-    truth: np.ndarray,
-    lengths: np.ndarray,
-    last_prompt_frame: np.ndarray,
-    rollouts: np.ndarray,
-    other_action_rollouts: np.ndarray | None,
-) -> dict[str, Any]:
-    """`curves` of the rollouts, of repeating the last prompt frame, and of rollouts under another clip's actions.
-
-    Args:
-        truth: uint8 (S, T, H, W, C), the real frames after the prompt.
-        lengths: int (S,), number of true frames of each clip.
-        last_prompt_frame: uint8 (S, H, W, C).
-        rollouts, other_action_rollouts: shaped as truth; None: there is no other clip.
-    """
-    repeated = np.broadcast_to(last_prompt_frame[:, None], truth.shape)
-    rows = {"dream": rollouts, "repeat_prompt": repeated, "other_actions": other_action_rollouts}
-    return {name: curves(truth, frames, lengths) for name, frames in rows.items() if frames is not None}
 
 
 def example_clips(truth: np.ndarray, rollouts: np.ndarray, lengths: np.ndarray) -> dict[str, dict[str, Any]]:
@@ -117,7 +97,7 @@ def blocks(report: dict[str, Any]) -> Iterator[Block]:
 def headlines(report: dict[str, Any]) -> Iterator[list[str]]:
     section = report["fidelity"]
     for frame in HEADLINE_FRAMES:
-        if "dream" in section and frame <= len(section["dream"]["psnr"]):
+        if frame <= len(section["dream"]["psnr"]):
             psnr, repeated = (
                 format_estimate(section[name]["psnr"][frame - 1], 1, " dB") for name in ("dream", "repeat_prompt")
             )

@@ -161,7 +161,7 @@ def blocks(report: dict[str, Any]) -> Iterator[Block]:
     median, usual = f"{ordinary['median']:.1f} (median)", f"{ordinary['low']:.1f} to {ordinary['high']:.1f} (95 %)"
     yield Table(["steps of what was generated", *names.values()], [*rows, ["real play", usual, usual, median, usual]])
     shares = [format_percent(steps["out_of_is_ordinary"]) for steps in (loops, joins)]
-    yield Text(f"The step out of it is within the 95 % of real play in {shares[0]} of loops and {shares[1]} of joins.")
+    yield Text(f"The last step lies in the 95 % range of real play in {shares[0]} of loops and {shares[1]} of joins.")
 
 
 EDITING = Section("editing", measure, "Editing: filling in frames", blocks)

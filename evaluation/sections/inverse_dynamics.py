@@ -98,9 +98,9 @@ class InverseDynamicsModel(nn.Module):
     frame before it. It shows motion, which so small a network would learn slowly from raw frames.
     """
 
-    def __init__(self, num_channels: int, num_groups: int, width: int = 64):
+    def __init__(self, num_channels: int, num_groups: int):
         super().__init__()
-        num_inputs = (STACK_FRAMES - 1) * len(SHIFTS) + num_channels
+        width, num_inputs = 64, (STACK_FRAMES - 1) * len(SHIFTS) + num_channels
         self.layers = nn.Sequential(
             nn.Conv2d(num_inputs, width, 3, padding=1),
             nn.ReLU(),
@@ -124,11 +124,7 @@ class InverseDynamicsModel(nn.Module):
 def train_inverse_dynamics(
     records: list[Record], groups: ActionGroups, num_steps: int, seed: int
 ) -> tuple[InverseDynamicsModel, np.ndarray]:
-    """Train on the CPU, within a minute; reproducible for the same records and seed.
-
-    Returns:
-        The model in eval mode, and the number of frames of each group in the records, (G,).
-    """
+    """Train on the CPU, within a minute: the model, and the number of frames of each group in the records, (G,)."""
     labels = [groups(record.actions) for record in records]  # labels[r][t] leads from frame t to t + 1
     # (record, frame): the newest frame of each training example.
     examples = [
@@ -196,16 +192,9 @@ def inverse_dynamics(
     num_prompt: int,
     groups: ActionGroups,
 ) -> dict[str, Any]:
-    """Accuracy of the inverse dynamics model on real video and on rollouts under the same actions.
+    """Accuracy of the inverse dynamics model on real video and on rollouts (S, T, H, W, C) under the same actions.
 
-    Args:
-        group_counts: (G,) number of frames of each group in the training records.
-        rollouts: uint8 (S, T, H, W, C), the prompt included.
-
-    Returns:
-        For "real" and for "dream" (the rollouts): the accuracy with its interval over clips, the confusion matrix, and
-        the number of frames. `chance`: the accuracy of always predicting `majority`, the most frequent group in
-        training.
+    `chance` is the accuracy of always predicting `majority`, the most frequent group in training.
     """
     majority = int(group_counts.argmax())
     result: dict[str, Any] = {"groups": groups.names}
@@ -239,12 +228,9 @@ def blocks(report: dict[str, Any]) -> Iterator[Block]:
 
 def headlines(report: dict[str, Any]) -> Iterator[list[str]]:
     section = report["inverse_dynamics"]
-    if "real" in section:
-        real, rollouts, chance = (
-            format_percent(value)
-            for value in (section["real"]["accuracy"], section["dream"]["accuracy"], section["chance"])
-        )
-        yield ["Inverse dynamics accuracy", rollouts, f"real video: {real}; always the same: {chance}"]
+    accuracies = section["real"]["accuracy"], section["dream"]["accuracy"], section["chance"]
+    real, rollouts, chance = (format_percent(accuracy) for accuracy in accuracies)
+    yield ["Inverse dynamics accuracy", rollouts, f"real video: {real}; always the same: {chance}"]
 
 
 INVERSE_DYNAMICS = Section(

@@ -19,9 +19,9 @@ from dreamrun.evaluation.section import Block, Section, Table, Text, format_perc
 from dreamrun.evaluation.statistics import estimate
 
 WORDS = (
-    "Small things decide a game and hardly count in PSNR. Of clips that show a {name} in the last prompt frame: kept is"
-    " the share of real ones near which (3 pixels of a 64x64 frame) the rollout has one; real, the share of the "
-    "rollout's that are near a real one."
+    "Small things decide a game but hardly count in PSNR. All clips show a {name} in the last prompt frame. Kept: the "
+    "share of real objects that the rollout shows nearby, within 3 pixels of a 64x64 frame. Real: the share of the "
+    "rollout's objects that are near a real one."
 )
 FRAMES = (1, 4, 8)  # generated frames whose objects are compared
 ALIVE_SECS = 4.0  # the end of a long rollout, or a stretch of real play
@@ -107,11 +107,9 @@ def clips_with_object(data: ClipDataset, key_object: KeyObject, num_clips: int, 
 
 
 def compare_objects(truth: np.ndarray, frames: np.ndarray, key_object: KeyObject) -> dict[str, Any]:
-    """Objects of real frames and of rollouts, uint8 (S, H, W, 3) both.
+    """Of objects of real frames and of rollouts, uint8 (S, H, W, 3), the share near which the other has one.
 
-    Returns:
-        `kept`: the share of real objects near which the rollout has one; `real`: the share of the rollout's objects
-        near which the real frame has one.
+    `kept`: of the real objects; `real`: of the rollout's.
     """
     near = MAX_DISTANCE * truth.shape[1]
     pairs = [[find_objects(frame, key_object) for frame in pair] for pair in zip(truth, frames, strict=True)]
@@ -145,9 +143,9 @@ def blocks(report: dict[str, Any]) -> Iterator[Block]:
     yield Table([f"{section['name']}, generated frame", *(str(row["frame"]) for row in measured)], [*rows, counts])
     if "alive" in section:
         yield Text(
-            f"At the end of {format_percent(section['alive']['dream'])} of the rollouts of {num_frames} frames, a "
-            f"{section['name']} is in half of the frames of four seconds; of real play, in "
-            f"{format_percent(section['alive']['real'])}."
+            f"{format_percent(section['alive']['dream'])} of the rollouts of {num_frames} frames show a "
+            f"{section['name']} in at least half of the frames of their last four seconds. So do "
+            f"{format_percent(section['alive']['real'])} of stretches of real play."
         )
 
 

@@ -13,38 +13,24 @@ from dreamrun.data.dataset import ClipDataset
 from dreamrun.evaluation.context import EvaluationContext
 from dreamrun.evaluation.section import Block, Section, Table, Text, format_estimate, format_percent
 from dreamrun.evaluation.statistics import estimate
-from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import autocast
 from dreamrun.model.loss import context_tokens, validation_corruption
-from dreamrun.model.outcome_head import to_outcome
+from dreamrun.model.outcome_head import check_outcome_head, to_outcome
 
 WORDS = (
     "The outcome head reads real held-out frames and the action taken at each. It predicts the reward that follows and "
     "the probability that the episode ends. A reward counts as predicted if it is at least half of the smallest real "
     "one; an end, if its probability is at least one half. The error is the mean absolute error; that of always "
-    "predicting 0 stands beside it. Calibration: what came where such a value was predicted."
+    "predicting 0 stands beside it. Calibration: the mean of what really came, by what was predicted."
 )
 # Edges of the bins of predictions that the calibration is shown for. Those of rewards are shares of the largest reward.
 REWARD_EDGES = (-0.9, -0.5, -0.1, -0.01, 0.01, 0.1, 0.5, 0.9)
 END_EDGES = (0.01, 0.05, 0.2, 0.4, 0.6, 0.8)
 
 
-def measure(context: EvaluationContext) -> dict[str, Any]:
-    """`measure_outcomes` on held-out clips as long as the model's window."""
-    if not context.model.config.outcomes:
-        raise ValueError("the checkpoint has no outcome head (--outcomes in training)")
-    window = context.model.config.window_frames
-    clips = ClipDataset(context.data, context.split, window, seed=context.config.seed, outcomes=True)
-    model = context.model.to(context.device)
-    num_context = min(context.config.num_prompt_frames, window) - 1
-    return measure_outcomes(model, clips, context.sizes["outcome_clips"], context.config.batch_size, num_context)
-
-
 @torch.inference_mode()
-def measure_outcomes(
-    model: WorldModel, dataset: ClipDataset, num_clips: int, batch_size: int, num_context: int
-) -> dict[str, Any]:
-    """Predicted and real rewards and ends, at frames with at least `num_context` frames before them in the clip.
+def measure(context: EvaluationContext) -> dict[str, Any]:
+    """Predicted and real rewards and ends, on clips as long as the model's window, at frames after a whole prompt.
 
     A reward counts as predicted if the expected reward is at least half of the smallest real one that is not 0; it is
     right if a reward of the same sign came. An end counts as predicted from a probability of 1/2 on.
@@ -54,8 +40,12 @@ def measure_outcomes(
         nothing was predicted, or nothing happened), of `error`, the mean absolute error, and of `trivial_error`, that
         of always predicting 0; the number of `events`; and `calibration`, rows of what was predicted and what came.
     """
+    check_outcome_head(context.model.config)
+    model, window, config = context.model.to(context.device), context.model.config.window_frames, context.config
+    num_context = min(config.num_prompt_frames, window) - 1
+    dataset = ClipDataset(context.data, context.split, window, seed=config.seed, outcomes=True)
     parts: list[tuple[np.ndarray, ...]] = []
-    for batch in dataset.sequential_batches(batch_size, num_clips):
+    for batch in dataset.sequential_batches(config.batch_size, context.sizes["outcome_clips"]):
         clips = batch.to(model.device)
         x0, outcomes = clips.x0, clips.outcomes
         assert outcomes is not None

@@ -15,7 +15,6 @@ from dreamrun.data.metrics import frame_mse, frame_ssim, psnr_from_mse
 from dreamrun.evaluation.context import EvaluationContext
 from dreamrun.evaluation.section import Block, Section, Table, Text, format_estimate
 from dreamrun.evaluation.statistics import estimate
-from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import autocast
 from dreamrun.model.loss import diffusion_loss, validation_corruption
 
@@ -26,34 +25,25 @@ WORDS = (
 )
 
 
-def measure(context: EvaluationContext) -> dict[str, Any]:
-    """`single_step` on held-out clips as long as the model's window."""
-    window = context.model.config.window_frames
-    clips = ClipDataset(context.data, context.split, window, seed=context.config.seed)
-    return single_step(context.model.to(context.device), clips, context.sizes["num_clips"], context.config.batch_size)
-
-
 @torch.inference_mode()
-def single_step(model: WorldModel, dataset: ClipDataset, num_clips: int, batch_size: int) -> dict[str, Any]:
-    """Validation loss, and PSNR and SSIM of the predicted x0, at random noise levels behind nearly clean context.
+def measure(context: EvaluationContext) -> dict[str, Any]:
+    """Validation loss, and PSNR and SSIM of the predicted x0, on clips as long as the model's window.
 
-    Args:
-        model: not packed.
-        dataset: clips as long as the model's window.
-
-    Returns:
-        Estimates of `loss`, `psnr`, `ssim` and `action_ratio`: the loss under another clip's actions, with the same
-        noise, divided by the loss under the clip's own actions. None without another clip or without actions.
+    `action_ratio` is the loss under another clip's actions, with the same noise, divided by the loss under the clip's
+    own actions. It is None without another clip or without actions.
     """
-    rows: list[tuple[float, float, float, float]] = []  # per clip: loss, loss under other actions, MSE, SSIM
-    batch_size = min(batch_size, dataset.num_clips)
-    has_other_actions = batch_size > 1 and not dataset.metadata.actions.unconditional
+    model, num_clips, rows = context.model.to(context.device), context.sizes["num_clips"], []
+    dataset = ClipDataset(context.data, context.split, model.config.window_frames, seed=context.config.seed)
+    batch_size = min(context.config.batch_size, dataset.num_clips)
+    has_other_actions = batch_size > 1 and not context.space.unconditional
     for batch in dataset.batches(batch_size):
         clips = batch.to(model.device)
         x0, corruption = clips.x0, validation_corruption(clips.x0.shape, batch.seeds, model.device)
         with autocast(model.device):
             loss, predicted_x0, _ = diffusion_loss(model, model.config, x0, clips.actions, corruption)
-            other_loss = diffusion_loss(model, model.config, x0, clips.actions.roll(1, dims=0), corruption).losses
+            other_loss = loss
+            if has_other_actions:
+                other_loss = diffusion_loss(model, model.config, x0, clips.actions.roll(1, dims=0), corruption).losses
         predicted, lengths = to_uint8(predicted_x0), np.full(len(batch), x0.shape[1])
         mse, ssim = (metric(batch.frames.numpy(), predicted, lengths).mean(1) for metric in (frame_mse, frame_ssim))
         rows.extend(zip(loss.mean(1).tolist(), other_loss.mean(1).tolist(), mse, ssim, strict=True))
@@ -77,4 +67,10 @@ def blocks(report: dict[str, Any]) -> Iterator[Block]:
     yield Table([*(titles[name] for name in measured), "n clips"], [[*figures, str(section["loss"]["n"])]])
 
 
-SINGLE_STEP = Section("single_step", measure, "A single forward pass", blocks)
+def headlines(report: dict[str, Any]) -> Iterator[list[str]]:
+    ratio = report["single_step"]["action_ratio"]
+    if ratio:
+        yield ["Loss under wrong actions", format_estimate(ratio, 2, " times"), "a model that ignores actions: 1"]
+
+
+SINGLE_STEP = Section("single_step", measure, "A single forward pass", blocks, headlines)

@@ -8,10 +8,10 @@ import pytest
 from tiny import LITTLE, SMALLEST, TINY, assert_one_line, command, random_model
 
 from dreamrun.evaluation.compare import figures, read_report
+from dreamrun.evaluation.context import ResultCache
 from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.evaluation.evaluator import evaluate
 from dreamrun.evaluation.report import write_report
-from dreamrun.evaluation.result_cache import ResultCache
 from dreamrun.evaluation.sections import SECTIONS
 from dreamrun.export.onnx import export_onnx
 from dreamrun.games.game import Game

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,8 +7,9 @@ import torch
 from tiny import SMALLEST, random_model
 
 from dreamrun.data.dataset import ClipDataset
+from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.evaluation.section import Table
-from dreamrun.evaluation.sections.rewards_and_ends import OUTCOMES, compare_with_truth, measure_outcomes
+from dreamrun.evaluation.sections.rewards_and_ends import OUTCOMES, compare_with_truth
 
 NAN = np.nan
 
@@ -34,7 +36,11 @@ def test_a_head_on_held_out_play_and_its_part_of_the_report(pong_set):
         model.outcome_head.out.weight.zero_()
         model.outcome_head.out.bias.zero_()
     clips = ClipDataset(pong_set, "test", 6, outcomes=True)
-    section = measure_outcomes(model, clips, num_clips=1000, batch_size=16, num_context=3)
+    context = SimpleNamespace(
+        model=model, device=torch.device("cpu"), data=pong_set, split="test", sizes={"outcome_clips": 1000},
+        config=EvaluateConfig(checkpoint="x"),
+    )  # fmt: skip
+    section = OUTCOMES.measure(context)
     records = list(clips.records(range(len(clips.index.lengths))))
     ends = sum(bool(record.terminal) for record in records)
     assert section["end"]["events"] >= ends > 0

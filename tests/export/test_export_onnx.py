@@ -9,8 +9,7 @@ from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.games.space import unnamed_actions
 from dreamrun.model import WorldModel
 from dreamrun.model.options import SamplerSettings
-from dreamrun.model.rollout import rollout
-from dreamrun.model.sampler import Sampler
+from dreamrun.model.sampler import Sampler, rollout
 from dreamrun.scripts.evaluate import export_sampler
 
 

@@ -7,7 +7,7 @@ import torch
 from tiny import TINY, random_inputs, random_model
 
 from dreamrun.model import WorldModel
-from dreamrun.model.mlp import gelu
+from dreamrun.model.dit import gelu
 
 
 def test_an_untrained_network_outputs_zero():

@@ -10,8 +10,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreamrun.model import ModelConfig, WorldModel
-from dreamrun.model.attention import plain_attention
-from dreamrun.model.full_attention import block_mask, token_mask
+from dreamrun.model.attention import AttentionInput, block_mask, plain_attention, token_mask
 from dreamrun.model.loss import teacher_forcing_mask
 from dreamrun.model.rotary import spatial_cos_sin
 
@@ -59,14 +58,14 @@ def test_teacher_forcing_equals_one_frame_at_a_time():
 
 
 def test_rows_columns_and_time_are_told_apart():
-    """With equal contents everywhere, only the rotary embedding makes places differ in what they attend to."""
+    """With equal contents everywhere, only the rotary embedding makes patches differ in what they attend to."""
     attention = random_model(FULL).blocks[0].full.attention
     x = torch.randn(1, 3, FULL.num_patches, FULL.dim, generator=torch.Generator().manual_seed(0))
     mask = token_mask(torch.ones(3, 3, dtype=torch.bool), 3, FULL.num_patches, CPU)
-    places = spatial_cos_sin(FULL.rotary_dim, FULL.grid)
-    out = attention(x, places, mask)
+    inputs = AttentionInput(spatial_cos_sin(FULL.rotary_dim, FULL.grid), mask)
+    out = attention(x, inputs)
     for axis in (1, 2):
-        rolled = attention(x.roll(1, axis), places, mask).roll(-1, axis)
+        rolled = attention(x.roll(1, axis), inputs).roll(-1, axis)
         assert (rolled - out).abs().max() > 1e-3
 
 

@@ -11,9 +11,8 @@ from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace, unnamed_actions
 from dreamrun.model import WorldModel
 from dreamrun.model.fill import fill
-from dreamrun.model.game_views import game_names, nearest_game, select_game
+from dreamrun.model.game_views import fold_text, nearest_game, select_game, with_text, without_text
 from dreamrun.model.options import SamplerSettings
-from dreamrun.model.text import fold_text, with_text, without_text
 from dreamrun.model.text_encoder import MAX_BYTES, encode_bytes
 
 PONG = Game(
@@ -38,8 +37,7 @@ def several(words: bool = True) -> WorldModel:
 
 def test_a_view_has_the_size_and_the_actions_of_its_game():
     model = several()
-    assert game_names(model) == ["pong", "wide", "fish"]
-    views = [select_game(model, name) for name in ("", *game_names(model))]
+    views = [select_game(model, name) for name in ("", "pong", "wide", "fish")]
     shapes = [(view.config.frame_shape, view.config.num_actions, view.game.fps) for view in views]
     assert shapes == [((3, 16, 24), 3, 15)] * 2 + [((3, 16, 32), 3, 15), ((3, 24, 16), 2, 20)]
     assert views[3].game == FISH
@@ -111,10 +109,10 @@ def test_texts_are_bytes_of_any_language_and_any_length():
     assert vectors.isfinite().all() and not vectors[0].any() and torch.pdist(vectors).min() > 1e-3
     torch.testing.assert_close(model.text_encoder(encode_bytes(["pong"]))[0], vectors[1])  # padding is not read
     assert encode_bytes([""]).shape == (1, 1)
-    with_text(model, "卓球\u3000\u00a0👩\u200d💻")  # spaces and joined letters that Python calls unprintable
-    for bad in ("a\nb", "a" * 1001, "\ud800", None):
-        with pytest.raises(ValueError, match="the text is"):
-            with_text(model, bad)
+    SamplerSettings(text="卓球\u3000\u00a0👩\u200d💻")  # spaces and joined letters that Python calls unprintable
+    for bad in ("a\nb", "a" * 1001, "\ud800", 5):
+        with pytest.raises(ValueError, match="text is"):
+            SamplerSettings(text=bad)
 
 
 def test_filling_in_without_guidance_knows_neither_words_nor_actions():

@@ -6,8 +6,8 @@ from tiny import TINY, make_sampler, random_inputs, random_model
 
 from dreamrun.model import WorldModel
 from dreamrun.model.config import ModelConfig
+from dreamrun.model.inference import pack
 from dreamrun.model.outcome_head import NUM_BINS, reward_bins, to_outcome, two_hot
-from dreamrun.model.packed_linear import pack
 
 WITH_HEAD = replace(TINY, outcomes=True)
 

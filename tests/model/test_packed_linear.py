@@ -2,8 +2,7 @@ import pytest
 import torch
 from tiny import TINY, make_sampler, random_inputs, random_model
 
-from dreamrun.model.inference import has_native_bf16, prepare_for_inference
-from dreamrun.model.packed_linear import PackedLinear, pack
+from dreamrun.model.inference import PackedLinear, has_native_bf16, pack, prepare_for_inference
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])

@@ -6,8 +6,8 @@ from tiny import TINY, make_sampler, random_inputs, random_model
 
 from dreamrun.games.ranges import check_ranges
 from dreamrun.model import Sampler, SamplerSettings
+from dreamrun.model.inference import pack
 from dreamrun.model.options import ResolvedSettings
-from dreamrun.model.packed_linear import pack
 
 
 def rollout(sampler, frames, actions, num_prompt=2):

@@ -8,7 +8,7 @@ from tiny import FULL, TINY, make_sampler, random_inputs, random_model
 
 from dreamrun.model import WorldModel
 from dreamrun.model.options import SamplerSettings
-from dreamrun.model.rotary import PlaceTables, spatial_cos_sin
+from dreamrun.model.rotary import SpatialTables, spatial_cos_sin
 
 LARGER = {"frame_height": 24, "frame_width": 40}
 
@@ -44,7 +44,7 @@ def test_a_sampler_has_the_size_of_its_prompt(cache):
 
 
 def test_tables_of_places_serve_training_after_a_rollout():
-    tables = PlaceTables(8)
+    tables = SpatialTables(8)
     with torch.inference_mode():
         table = tables((3, 5), torch.device("cpu"))
     assert not table.is_inference() and table is tables((3, 5), torch.device("cpu"))

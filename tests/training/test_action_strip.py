@@ -9,7 +9,7 @@ from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.clips import held_out_clips
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.model import Sampler, WorldModel
-from dreamrun.model.rollout import rollout
+from dreamrun.model.sampler import rollout
 from dreamrun.training.validation import ROLLOUT_PROMPT, action_rollouts, action_strip
 
 

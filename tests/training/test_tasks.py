@@ -110,7 +110,7 @@ def test_the_loss_counts_the_unknown_frames():
     corruption = fill(seeds, draw_noise(frames.shape, seeds, CPU), TaskOptions())
     given, unknown = [], corruption.is_target
 
-    def predict_unknown(x_u, levels, actions, mask, positions):
+    def predict_unknown(x_u, levels, actions, mask, *_):
         assert mask is None
         given.append((x_u, levels, actions))
         return torch.where(unknown[..., None, None, None], frames + 0.1, 5.0)

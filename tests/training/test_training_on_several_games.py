@@ -15,7 +15,7 @@ from dreamrun.data.metadata import METADATA_FILE, read_metadata
 from dreamrun.data.metrics_log import read_metrics
 from dreamrun.games.game import combine_games
 from dreamrun.model import WorldModel
-from dreamrun.model.game_views import choose_game, find_game, game_names
+from dreamrun.model.game_views import choose_game, find_game
 from dreamrun.training.train_config import TrainConfig
 
 
@@ -51,7 +51,7 @@ def test_mixed_sizes_train_and_resume_bit_for_bit(train_command, wide_set, tmp_p
         assert {f"val/loss_{game}", f"rollout/psnr_1_{game}", f"epoch/psnr_{game}"} <= logged
         assert (tmp_path / "run" / "rollouts" / f"step_0000008_{game}.mp4").is_file()
     model = WorldModel.from_pretrained(tmp_path / "run" / "checkpoints" / "latest")
-    assert game_names(model) == ["pong", "pong-48x32"] and model.config.words
+    assert [game.name for game in model.game.games] == ["pong", "pong-48x32"] and model.config.words
     assert model.config.num_actions == 3 and [game.action_offset for game in model.game.games] == [
         0,
         0,
@@ -117,6 +117,6 @@ def test_words_of_one_game(train_command, tmp_path):
     """One data set has words only if asked, and is then a game with a name."""
     assert train_command("--max-steps", 2, "--words", "True")[0] == 0
     model = WorldModel.from_pretrained(tmp_path / "run" / "checkpoints" / "latest")
-    assert game_names(model) == ["pong"] and model.config.words
+    assert [game.name for game in model.game.games] == ["pong"] and model.config.words
     caption = json.loads((train_command.data / METADATA_FILE).read_text())["caption"]
     assert model.game.games[0].caption == caption == "pong, two paddles and a ball"
