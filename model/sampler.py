@@ -292,7 +292,7 @@ class Sampler:
         self._cache, self._graph = KVCache(self.config, num_slots, weight.device, weight.dtype), None
 
     def _fill_cache(self, slots: Sequence[int], replace_all: bool) -> None:
-        """Write the context of these slots to the cache, or to one for these slots alone: a pass for each context length."""
+        """Write the context of these slots to the cache, or to a new one: one forward pass for each context length."""
         num_slots = 1 + max(self._states)
         if self._cache is None or (replace_all and not self._fits(num_slots)):
             self._make_cache(num_slots)

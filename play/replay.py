@@ -26,7 +26,7 @@ from dreamrun.model import ModelConfig, Sampler, WorldModel
 from dreamrun.model.game_views import select_game
 from dreamrun.model.options import RANGES, ResolvedSettings
 from dreamrun.model.reference_sampler import ReferenceSampler
-from dreamrun.model.rollout import rollout
+from dreamrun.model.sampler import rollout
 from dreamrun.play.actions import actions_from_json, actions_to_json, playable_actions
 from dreamrun.play.rollout_pool import Prompt, Rollout
 
