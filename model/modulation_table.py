@@ -34,7 +34,7 @@ class ModulationTable:
     def lookup(self, actions: Tensor) -> Tensor:
         """(B, A) -> (L, B, M, D). Only actions on the CPU are looked up: to look at a GPU's would be to wait for it."""
         if actions.device.type != "cpu":
-            return self._compute(actions)
+            return self._compute(actions, self._model)
         is_one = actions == 1
         all_one_hot = (is_one | (actions == 0)).all() and (is_one.sum(-1) <= 1).all()
         if all_one_hot:

@@ -260,7 +260,7 @@ class Sampler:
 
     def _run_passes(
         self, x_u: Tensor, eps: Tensor, cond: Tensor, uncond: Tensor, view: CacheView
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """All forward passes for one frame, with modulations `cond` and `uncond` (L, B, M, D)."""
 
         def predict(x_u: Tensor, step: int, conditional: bool) -> Tensor:
