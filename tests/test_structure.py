@@ -43,7 +43,7 @@ SMALL = {
     "games": {"procgen_actions.py", "ranges.py", "splitmix.py", "untrusted.py"},
     "data": {"metadata.py", "recorded_game.py", "run_lock.py"},
     "editing": {"measures.py", "page.py"},
-    "evaluation": {"statistics.py"},
+    "evaluation": {"evaluation_config.py", "statistics.py"},
     "envs": {"spaces.py"},
     "benchmarks": {"recordings.py"},
 }
