@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
-from PIL import Image
 
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
+from dreamrun.data.video import write_png
 from dreamrun.export.onnx import MASKED, context_pass, denoising_passes, frame_scales
 from dreamrun.export.onnx_graph import Weights
 from dreamrun.export.onnx_sampler import export_checked
@@ -35,7 +35,6 @@ from dreamrun.model.modulation_table import ModulationTable
 from dreamrun.play.actions import actions_to_json, key_labels, parse_action, playable_actions, step_actions
 from dreamrun.play.gallery import NUM_THUMBNAILS, Gallery
 from dreamrun.play.replay import FORMAT
-from dreamrun.play.rollout_pool import Prompt
 
 ROOT = Path(__file__).parent.parent
 PAGE, STAGE = ROOT / "export" / "page", ROOT / "play" / "stage"
@@ -127,7 +126,9 @@ def _write_game(folder: Path, game: SiteEntry, title: str, weights: Weights, run
         (folder / "table.bin").write_bytes(_modulation_table(model).astype(dtype).tobytes())
     frames, starts = np.concatenate([p.frames for p in prompts]), np.cumsum([0, *(len(p.frames) for p in prompts)])
     (folder / "prompts.bin").write_bytes(gzip.compress(frames.tobytes(), mtime=0))
-    _write_thumbnails(folder / "prompts", prompts)
+    for number, prompt in enumerate(prompts):
+        frame = prompt.frames[-1]  # grey or RGB
+        write_png(folder / "prompts" / f"{number}.png", np.broadcast_to(frame, (*frame.shape[:2], 3)))
     title = title or f"Dream of {model.game.environment or 'a game'}"
     files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir()) if path.is_file()}
     settings = {
@@ -221,13 +222,6 @@ def _describe_game(model: WorldModel, game: SiteEntry, space: ActionSpace, num_r
         "most_steps": NUM_STEPS[-1],
         "num_records": num_records,
     }
-
-
-def _write_thumbnails(folder: Path, prompts: list[Prompt]) -> None:
-    folder.mkdir()
-    for number, prompt in enumerate(prompts):
-        frame = prompt.frames[-1]
-        Image.fromarray(np.repeat(frame, 3, axis=-1) if frame.shape[-1] == 1 else frame).save(folder / f"{number}.png")
 
 
 def _write_page_files(folder: Path, title: str, settings: dict[str, Any], space: ActionSpace, root: str) -> None:

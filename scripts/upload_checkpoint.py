@@ -35,9 +35,8 @@ def main(config: UploadConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_config(Path(folder), model.config, model.game)
         shutil.copy(checkpoint / WEIGHTS_FILE, folder)
-        card = model_card(config.repo, model, checkpoint)
-        if has_card(checkpoint):  # an exported checkpoint
-            card = (checkpoint / CARD_FILE).read_text()
+        is_exported = has_card(checkpoint)
+        card = (checkpoint / CARD_FILE).read_text() if is_exported else model_card(config.repo, model, checkpoint)
         (Path(folder) / CARD_FILE).write_text(card)
         url = upload_folder(Path(folder), config.repo, f"Upload {checkpoint.name}", config.private)
     print(f"uploaded to {url}")
