@@ -12,7 +12,6 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -51,23 +50,18 @@ class Engine:
         self.pool, self.gallery = pool, gallery
         self.checkpoint_name, self.fps, self.settings = checkpoint_name, fps, settings
         self.config, self.game, self.space = pool.config, pool.game, pool.space
-        self._model_thread, self._follower = model_thread, follower
+        self._model_thread, self.follower = model_thread, follower
         self.playbacks: set[Playback] = set()  # of the players who get frames
         self._encoding = asyncio.Semaphore(1)  # one mp4 at a time
         self._wake_up = asyncio.Event()
         self._background: set[asyncio.Task] = set()
 
-    @property
-    def run_folder(self) -> Path | None:
-        """The training run whose weights are loaded while it goes on; None: the weights stay."""
-        return self._follower.run_folder if self._follower is not None else None
-
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run until the block ends. Then stop all background tasks and the model thread."""
         self.run_in_background(self._tick_forever())
-        if self._follower is not None:
-            self.run_in_background(self._follow_run(self._follower))
+        if self.follower is not None:
+            self.run_in_background(self._follow_run(self.follower))
         yield
         for task in self._background:
             task.cancel()

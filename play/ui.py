@@ -63,8 +63,8 @@ def build_page(server: PlayServer, public_api: bool) -> gr.Blocks:
                 _add_prompts(stage, server, chosen)
                 _add_sampling_settings(stage, server)
         _show_chosen(chosen, steps)
-        if server.engine.run_folder is not None:
-            _add_run(server, server.engine.run_folder)
+        if server.engine.follower is not None:
+            _add_run(server, server.engine.follower.run_folder)
         add_endpoints(server, public_api)
     return demo.queue(max_size=_MAX_WAITING_EVENTS)
 
