@@ -51,7 +51,7 @@ def measure(config: StepConfig) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         options = {name: value for name, value in vars(config).items() if name not in ("data", "steps")}
         num_steps = WARM_UP_STEPS + config.steps
-        data = config.data or _write_synthetic_data(Path(folder) / "data", config.batch_size)
+        data = config.data or write_synthetic_data(Path(folder) / "data", config.batch_size)
         run = TrainConfig(data=data, out=Path(folder) / "run", wandb="off", max_steps=num_steps, **options)
         return _time_steps(prepare(run, checkpoint=None), config)
 
@@ -91,7 +91,7 @@ def _time_steps(run: Run, config: StepConfig) -> dict:
     }
 
 
-def _write_synthetic_data(folder: Path, num_records: int) -> Path:
+def write_synthetic_data(folder: Path, num_records: int) -> Path:
     """Write a data set of coarse noise that moves sideways; return its folder."""
     rng = np.random.default_rng(0)
     scene = rng.integers(0, 256, (8, 8 + SYNTHETIC_FRAMES // 8, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)

@@ -59,6 +59,7 @@ class Sampler:
     """
 
     graph_class: type[CUDAGraph] | None = None  # records and replays one frame; None: `CUDAGraph` on a GPU alone
+    noise_device: str | None = None  # of the random streams, "cpu" for the same noise anywhere; None: the model's
 
     def __init__(self, model: WorldModel, settings: SamplerSettings | None = None):
         self.config = model.config
@@ -147,8 +148,9 @@ class Sampler:
         """
         max_context = max(1, self.config.window_frames - 1)
         for slot, seed, slot_frames, slot_actions in zip(slots, seeds, frames, actions, strict=True):
-            generator = torch.Generator(frames.device).manual_seed(seed)
-            context = self._add_context_noise(slot_frames, _randn(slot_frames.shape, generator))
+            generator = torch.Generator(self.noise_device or frames.device).manual_seed(seed)
+            noise = _randn(slot_frames.shape, generator).to(frames.device)
+            context = self._add_context_noise(slot_frames, noise)
             self._states[slot] = _SlotState(
                 generator, deque(context, maxlen=max_context), deque(slot_actions, maxlen=max_context)
             )
@@ -171,7 +173,8 @@ class Sampler:
         slots = self._check_step(actions, slots)
         states = [self._states[slot] for slot in slots]
         noise_shape = (2, *self.config.frame_shape)
-        x_u, eps = torch.stack([_randn(noise_shape, state.generator) for state in states]).unbind(1)
+        noise = torch.stack([_randn(noise_shape, state.generator) for state in states])
+        x_u, eps = noise.to(self.model.device).unbind(1)
         actions = actions.float()
         frames, context, tokens = self._generate(slots, actions, x_u, eps)
         for row, (state, action) in enumerate(zip(states, actions.to(frames), strict=True)):
