@@ -52,11 +52,9 @@ class SpatialAttention(Attention):
 
 
 class CachedAttention(Attention):
-    """Attention over time, which a KV cache can hold.
+    """Attention over time, with the rotary table of frames, (positions, K/2, 2), or (positions, K/4, 2) if it is full.
 
-    Args:
-        rotary: of frames, (positions, K/2, 2), or (positions, K/4, 2) in full attention.
-        block_index: index of the block, for the KV cache.
+    A KV cache can hold the keys and values of the block.
     """
 
     def __init__(self, dim: int, num_heads: int, rotary: RotaryTable, block_index: int):

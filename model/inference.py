@@ -75,11 +75,7 @@ def prepare_for_inference(
 
 
 class PackedLinear(nn.Module):
-    """An `nn.Linear` on the CPU with fixed weights. Results are equal up to rounding.
-
-    Args:
-        activation: "none", or "gelu" (tanh approximation) on the result.
-    """
+    """An `nn.Linear` on the CPU with fixed weights, then "gelu" (tanh) or "none". Results are equal up to rounding."""
 
     def __init__(self, linear: nn.Linear, activation: str = "none"):
         super().__init__()

@@ -64,13 +64,7 @@ def _cell_means(values: np.ndarray) -> np.ndarray:
 
 
 class DriftReference:
-    """Real frames to compare with, and the range of the statistics of real held-out play.
-
-    Args:
-        frames: uint8 (N, H, W, C), real frames.
-        held_out: other stretches of real play, uint8 (T, H, W, C) each.
-        fps: frames per second.
-    """
+    """Real frames (N, H, W, C) to compare with, and the range of the statistics of held-out stretches (T, H, W, C)."""
 
     def __init__(self, frames: np.ndarray, held_out: Iterable[np.ndarray], fps: float):
         self.window = max(2, round(WINDOW_SECS * fps))  # frames

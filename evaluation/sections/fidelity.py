@@ -47,12 +47,7 @@ def measure(context: EvaluationContext) -> dict[str, Any]:
 
 
 def curves(truth: np.ndarray, frames: np.ndarray, lengths: np.ndarray) -> dict[str, list[dict | None]]:
-    """PSNR (of the pooled squared error) and SSIM at each frame, over all clips that reach it.
-
-    Args:
-        truth, frames: uint8 (S, T, H, W, C).
-        lengths: int (S,), number of true frames of each clip.
-    """
+    """PSNR (of the pooled squared error) and SSIM at each frame, over the clips (S, T, H, W, C) that are so long."""
     mse, ssim = frame_mse(truth, frames, lengths), frame_ssim(truth, frames, lengths)
     num_frames = max(lengths, default=0)
     return {

@@ -168,9 +168,7 @@ def confusion_matrices(
 ) -> np.ndarray:
     """int (S, G, G): for each clip, how many frames have the first group as true and the second as predicted action.
 
-    Args:
-        frames: uint8 (S, T, H, W, C), those of the clips, or generated under the same actions.
-        first_frame: the first frame whose action is predicted.
+    The frames, uint8 (S, T, H, W, C), are those of the clips, or generated under the same actions.
     """
     true_groups, num_groups = groups(clips.actions), len(groups.names)
     counts = np.zeros((len(frames), num_groups, num_groups), int)
