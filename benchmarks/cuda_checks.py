@@ -28,7 +28,7 @@ from dreamrun.data.batch import Batch, to_uint8
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics import psnr
 from dreamrun.model import PRESETS, ModelConfig, Sampler, SamplerSettings, WorldModel
-from dreamrun.model.full_attention import block_mask
+from dreamrun.model.attention import block_mask
 from dreamrun.model.inference import choose_device, describe_device, prepare_for_inference
 from dreamrun.model.loss import diffusion_loss, teacher_forcing_mask, validation_corruption
 from dreamrun.model.reference_sampler import ReferenceSampler
