@@ -3,7 +3,7 @@
 import errno
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch._functorch.config
@@ -60,7 +60,7 @@ class Compiler:
         try:
             # The backward pass too, now: an error in the midst of it could not be caught.
             with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
-                return compile_fx(graph, inputs)
+                return cast(Callable, compile_fx(graph, inputs))
         except Exception as error:
             if not self._falls_back:
                 raise

@@ -41,6 +41,7 @@ class SelfForcing:
     def __init__(self, ema: WorldModel, bf16: bool | None, packed: bool = True):
         self._ema, self._bf16, self._packed = ema, bf16, packed
         self._sampler: Sampler | None = None
+        self._can_copy = False
 
     def __call__(self, x0: Tensor, actions: Tensor, seeds: np.ndarray) -> Tensor:
         """Roll out clips x0 (B, T, C, H, W) under actions (B, T, A).
@@ -72,9 +73,8 @@ class SelfForcing:
     def _refresh(self) -> Sampler:
         """The sampler with the averaged weights as they are now."""
         if self._sampler is not None and self._can_copy:
-            weights = ([*model.parameters()] for model in (self._sampler.model, self._ema))
             with torch.no_grad():
-                torch._foreach_copy_(*weights)
+                torch._foreach_copy_([*self._sampler.model.parameters()], [*self._ema.parameters()])
             self._sampler.rebuild()
             return self._sampler
         model = prepare_for_inference(self._ema, self._ema.device, self._bf16, self._packed)
