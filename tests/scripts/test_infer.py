@@ -81,7 +81,7 @@ def test_rollouts_with_other_actions_may_be_longer_than_the_record(infer, tmp_pa
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--num-samples", 0), ("0 samples",)),
+        (("--num-samples", 0), ("num_samples is 0",)),
         (("--num-samples", 50), ("50 samples", "only")),
         (("--num-frames", 400), ("400 frames", "the longest has 1")),
         (("--num-frames", 4), ("num_frames is 4",)),
