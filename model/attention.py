@@ -4,7 +4,7 @@ of all frames in the window at once.
 Shapes: B batch, T frames, P patches in a frame, D width, N heads, K head dim, L query length, S key length; D = N * K.
 """
 
-from functools import cache as cached
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,6 +19,9 @@ from dreamrun.model.rotary import RotaryTable, apply_rotary_emb, space_time_cos_
 # Which frames a frame attends to: to itself and earlier ones; to all of them (None); or as a (T, T) bool tensor says,
 # True where the query frame (row) attends to the key frame (column).
 TemporalMask = Tensor | Literal["causal"] | None
+
+MAX_KERNEL_BATCH = 65535  # flash attention on a GPU fails for more
+MIN_FLEX_HEAD_DIM = 16  # FlexAttention on a GPU refuses smaller heads
 
 
 class AttentionInput(NamedTuple):
@@ -35,6 +38,9 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
+        # cuDNN comes first on an H100, but its gradients can be NaN under a mask (pytorch issue 196678), and it makes a
+        # plan for each shape.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self.num_heads = num_heads
         self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.to_out = nn.Linear(dim, dim)
@@ -46,8 +52,8 @@ class SpatialAttention(Attention):
     def forward(self, x: Tensor, inputs: AttentionInput) -> Tensor:
         """(B, T, P, D) -> (B, T, P, D)."""
         qkv = rearrange(self.to_qkv(x), "b t p (qkv n k) -> qkv (b t) n p k", qkv=3, n=self.num_heads)
-        q, k = apply_rotary_emb(qkv[:2], inputs.spatial)
-        out = attention(q, k, qkv[2])
+        q, k, v = rotate(qkv, inputs.spatial)
+        out = attention(q, k, v)
         return self.to_out(rearrange(out, "(b t) n p k -> b t p (n k)", b=x.shape[0]))
 
 
@@ -69,8 +75,8 @@ class CachedAttention(Attention):
         """Write new frames (B, T, P, D) to the cache: their queries (B, T, P, N, K), and all its keys and values."""
         # Torch ops in place of einops, whose overhead per call would add 1 % to the time of a frame. They are views.
         qkv = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).movedim(-3, 0)  # (3, B, T, P, N, K)
-        q, k = apply_rotary_emb(qkv[:2], cache.cos_sin)
-        return q, *cache.update(self.block_index, k, qkv[2])
+        q, k, v = rotate(qkv, cache.cos_sin)
+        return q, *cache.update(self.block_index, k, v)
 
 
 class TemporalAttention(CachedAttention):
@@ -86,10 +92,10 @@ class TemporalAttention(CachedAttention):
             return self.to_out(out.flatten(3))
         x = rearrange(x, "b t p d -> (b p) t d")  # one copy of x, in place of one each of q, k and v
         qkv = rearrange(self.to_qkv(x), "bp t (qkv n k) -> qkv bp n t k", qkv=3, n=self.num_heads)
-        q, k = apply_rotary_emb(qkv[:2], self.frame_cos_sin(num_frames, inputs.positions))
+        q, k, v = rotate(qkv, self.frame_cos_sin(num_frames, inputs.positions))
         mask, causal = (None, True) if isinstance(inputs.mask, str) else (inputs.mask, False)
         assert not isinstance(mask, BlockMask)
-        out = attention(q, k, qkv[2], mask, causal)
+        out = attention(q, k, v, mask, causal)
         return rearrange(self.to_out(rearrange(out, "bp n t k -> bp t (n k)")), "(b p) t d -> b t p d", b=batch)
 
 
@@ -107,10 +113,16 @@ class FullAttention(CachedAttention):
             frames = self.frame_cos_sin(num_frames, inputs.positions)
             cos_sin = space_time_cos_sin(frames, inputs.spatial).flatten(0, 1)  # (T * P, K/2, 2)
             qkv = rearrange(self.to_qkv(x), "b t p (qkv n k) -> qkv b n (t p) k", qkv=3, n=self.num_heads)
-            q, k = apply_rotary_emb(qkv[:2], cos_sin)
+            q, k, v = rotate(qkv, cos_sin)
             assert not isinstance(inputs.mask, str)
-            out = _token_attention(q, k, qkv[2], inputs.mask)
+            out = _token_attention(q, k, v, inputs.mask)
         return self.to_out(rearrange(out, "b n (t p) k -> b t p (n k)", t=num_frames))
+
+
+def rotate(qkv: Tensor, cos_sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v of qkv (3, ...), with q and k rotated."""
+    qk, v = qkv.split((2, 1))  # the gradient of a split is one copy, that of indices is padded with zeros and added
+    return *apply_rotary_emb(qk, cos_sin), v[0]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
@@ -123,6 +135,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causa
     # On the CPU the backward pass of the fused kernel takes four to six times as long as plain matrix products.
     if q.device.type == "cpu" and torch.is_grad_enabled():
         return plain_attention(q, k, v, mask, causal)
+    if len(q) > MAX_KERNEL_BATCH and q.device.type == "cuda":
+        parts = zip(*(tensor.split(MAX_KERNEL_BATCH) for tensor in (q, k, v)), strict=True)
+        masks = [mask] * len(q) if mask is None or len(mask) < len(q) else mask.split(MAX_KERNEL_BATCH)
+        return torch.cat([attention(*part, each, causal) for part, each in zip(parts, masks)])
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
 
 
@@ -137,7 +153,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None,
 
 
 def token_mask(
-    frame_mask: TemporalMask, num_frames: int, num_patches: int, device: torch.device
+    frame_mask: TemporalMask, num_frames: int, num_patches: int, device: torch.device, head_dim: int
 ) -> Tensor | BlockMask | None:
     """Mask over the tokens of T frames: all patches of a frame see the same frames.
 
@@ -148,20 +164,29 @@ def token_mask(
     if frame_mask is None:
         return None
     if isinstance(frame_mask, str):
-        frame_mask = torch.ones(num_frames, num_frames, dtype=torch.bool, device=device).tril()
-    if device.type == "cuda":
+        frame_mask = causal_mask(num_frames, device)
+    if device.type == "cuda" and head_dim >= MIN_FLEX_HEAD_DIM:
         return block_mask(frame_mask, num_patches)
     return frame_mask.repeat_interleave(num_patches, 0).repeat_interleave(num_patches, 1)
 
 
+@lru_cache(maxsize=8)
+def causal_mask(num_frames: int, device: torch.device) -> Tensor:
+    """(T, T) bool: each frame attends to itself and earlier ones. The same tensor in every pass, for `block_mask`."""
+    with torch.inference_mode(False):  # training may need what a rollout has made
+        return torch.ones(num_frames, num_frames, dtype=torch.bool, device=device).tril()
+
+
+@lru_cache(maxsize=8)
 def block_mask(frame_mask: Tensor, num_patches: int) -> BlockMask:
-    """`token_mask` for FlexAttention (arXiv 2412.05496)."""
+    """`token_mask` for FlexAttention (arXiv 2412.05496). It is made once for each tensor."""
 
     def attends(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return frame_mask[query // num_patches, key // num_patches]
 
     num_tokens = len(frame_mask) * num_patches
-    return create_block_mask(attends, None, None, num_tokens, num_tokens, device=frame_mask.device.type)
+    with torch.inference_mode(False):
+        return create_block_mask(attends, None, None, num_tokens, num_tokens, device=frame_mask.device.type)
 
 
 def _token_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
@@ -172,7 +197,7 @@ def _token_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask |
     return flex(q, k, v, block_mask=mask)
 
 
-@cached
+@lru_cache
 def _compiled_flex_attention():
     """Without compilation FlexAttention computes the whole matrix of scores."""
     return torch.compile(flex_attention)

@@ -274,7 +274,7 @@ class WorldModel(PretrainedModule):
         spatial = self._spatial_tables(grid, x.device)
         mask: TemporalMask | BlockMask = temporal_mask
         if self.config.attention == "full":
-            mask = token_mask(temporal_mask, num_frames, len(spatial), frames.device)
+            mask = token_mask(temporal_mask, num_frames, len(spatial), frames.device, self.config.head_dim)
         inputs = AttentionInput(spatial, mask, positions)
         checkpointing = self.activation_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:

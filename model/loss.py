@@ -6,6 +6,7 @@ Shapes: B clips, T frames, C channels, H x W pixels, A action vector, P patches 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,6 +124,7 @@ def causal_corruption(noise: Noise, levels: Tensor, keeps_action: Tensor | None 
     return Corruption(levels, noise.eps, noise.context_levels, noise.context_eps, mask, positions, keeps_action)
 
 
+@lru_cache(maxsize=8)
 def teacher_forcing_mask(num_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Attention mask and positions for a clean copy of T frames followed by a noisy copy.
 
@@ -131,10 +133,11 @@ def teacher_forcing_mask(num_frames: int, device: torch.device) -> tuple[Tensor,
     Returns:
         (2T, 2T) bool, True where the frame of a row may attend to the frame of a column; and (2T,) int64 positions.
     """
-    positions = torch.arange(num_frames, device=device).repeat(2)
-    is_clean = torch.arange(2 * num_frames, device=device) < num_frames
-    is_same = torch.eye(2 * num_frames, dtype=torch.bool, device=device)
-    return is_same | (is_clean & (positions < positions[:, None])), positions
+    with torch.inference_mode(False):  # training may need what validation has made
+        positions = torch.arange(num_frames, device=device).repeat(2)
+        is_clean = torch.arange(2 * num_frames, device=device) < num_frames
+        is_same = torch.eye(2 * num_frames, dtype=torch.bool, device=device)
+        return is_same | (is_clean & (positions < positions[:, None])), positions
 
 
 def validation_corruption(

@@ -25,7 +25,7 @@ def test_the_mask_of_the_cpu_equals_flex_attention(kind):
         "all": torch.ones(4, 4, dtype=torch.bool),
     }[kind]
     q, k, v = torch.randn(3, 2, 4, 4 * 6, 16, generator=torch.Generator().manual_seed(0))
-    masked = plain_attention(q, k, v, token_mask(frame_mask, 4, 6, CPU))
+    masked = plain_attention(q, k, v, token_mask(frame_mask, 4, 6, CPU, 16))
     torch.testing.assert_close(flex_attention(q, k, v, block_mask=block_mask(frame_mask, 6)), masked)
     assert (masked - plain_attention(q, k, v)).abs().max() > 0.1 or kind == "all"
 
@@ -61,7 +61,7 @@ def test_rows_columns_and_time_are_told_apart():
     """With equal contents everywhere, only the rotary embedding makes patches differ in what they attend to."""
     attention = random_model(FULL).blocks[0].full.attention
     x = torch.randn(1, 3, FULL.num_patches, FULL.dim, generator=torch.Generator().manual_seed(0))
-    mask = token_mask(torch.ones(3, 3, dtype=torch.bool), 3, FULL.num_patches, CPU)
+    mask = token_mask(torch.ones(3, 3, dtype=torch.bool), 3, FULL.num_patches, CPU, 16)
     inputs = AttentionInput(spatial_cos_sin(FULL.rotary_dim, FULL.grid), mask)
     out = attention(x, inputs)
     for axis in (1, 2):
