@@ -37,6 +37,7 @@ class Compiler:
         # Each task has clips of one shape, two if ranks or micro-batches share them unevenly, and a mask of its own.
         # Validation and generated context have others. After eight programs, the default, torch would stop compiling.
         torch._dynamo.config.recompile_limit = 64
+        torch._dynamo.config.optimize_ddp = False  # it would cut each block in two, to send gradients
         self._blocks = [*blocks]
         for block in blocks:
             block.compile(backend=self)

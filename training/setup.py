@@ -83,6 +83,8 @@ def prepare(config: TrainConfig, checkpoint: Path | None) -> Run:
     model_config = fit_config_to_mixture(preset, data, words)
     resolved = replace(resolved, words=words)
     state = create_train_state(resolved, model_config, game, data.order_fingerprint(config.batch_size), device)
+    if device.type == "cuda" and not uses_bf16(device, config.bf16):
+        torch.set_float32_matmul_precision("high")  # TF32: as exact as bfloat16 at least
     is_compiled = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
     compiler = Compiler(falls_back=config.compile == "auto") if is_compiled else None
     state.network = parallelize(config, state.model, compiler)
