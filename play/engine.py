@@ -53,7 +53,7 @@ class Engine:
         self._model_thread, self.follower = model_thread, follower
         self.playbacks: set[Playback] = set()  # of the players who get frames
         self._encoding = asyncio.Semaphore(1)  # one mp4 at a time
-        self._wake_up = asyncio.Event()
+        self.wake_up = asyncio.Event()  # set when a player may want frames again
         self._background: set[asyncio.Task] = set()
 
     @contextlib.asynccontextmanager
@@ -66,10 +66,6 @@ class Engine:
         for task in self._background:
             task.cancel()
         self._model_thread.shutdown(wait=False, cancel_futures=True)
-
-    def wake(self) -> None:
-        """Tell the engine that a player may want frames again."""
-        self._wake_up.set()
 
     async def run_on_model_thread(self, function: Callable, *arguments: Any) -> Any:
         """Call a function on the model thread. Calls run one after another, in the order in which they were made."""
@@ -118,8 +114,8 @@ class Engine:
         start, tick = loop.time(), 0
         while True:
             if not any(playback.active for playback in self.playbacks):
-                self._wake_up.clear()
-                await self._wake_up.wait()
+                self.wake_up.clear()
+                await self.wake_up.wait()
                 start, tick = loop.time(), 0
             await asyncio.sleep(start + tick * period - loop.time())
             due = [playback for playback in self.playbacks if playback.is_due(tick)]

@@ -28,7 +28,7 @@ class RealGame:
     """
 
     def __init__(self, record: Record, metadata: Game, moment: int):
-        self._environment, self.frame = replay_to(record, metadata, moment)  # frame: the current one, uint8 (H, W, C)
+        self.environment, self.frame = replay_to(record, metadata, moment)  # frame: the current one, uint8 (H, W, C)
         self.ended = False  # the episode has ended at least once, and a new one has begun
         self._num_actions = 0
         self._squared_errors: deque[float] = deque(maxlen=PSNR_WINDOW)
@@ -36,7 +36,7 @@ class RealGame:
     def apply_new_actions(self, actions: list[int | np.ndarray]) -> None:
         """Step the game with those actions since the prompt that it has not received yet."""
         for action in actions[self._num_actions :]:
-            frames, _, terminations, truncations, _ = self._environment.step(np.array([action]))
+            frames, _, terminations, truncations, _ = self.environment.step(np.array([action]))
             self.frame, self.ended = frames[0], self.ended or bool(terminations[0] or truncations[0])
         self._num_actions = len(actions)
 
@@ -44,10 +44,6 @@ class RealGame:
         """PSNR in dB of the dream's frames against the real ones, over PSNR_WINDOW frames up to this one."""
         self._squared_errors.append(float(np.square(dream.astype(np.float32) - self.frame.astype(np.float32)).mean()))
         return min(MAX_PSNR, float(psnr_from_mse(np.mean(self._squared_errors))))
-
-    def close(self) -> None:
-        """Close the environment."""
-        self._environment.close()
 
 
 class Gallery:

@@ -113,7 +113,7 @@ class Player:
 
     async def _pause(self, message: dict) -> None:
         self.playback.pause(parse_bool(message, "on"))
-        self._engine.wake()
+        self._engine.wake_up.set()
 
     async def _add_single_step(self, message: dict) -> None:
         """Generate one frame, under the action that the message names or the held keys; during play, pause first."""
@@ -124,7 +124,7 @@ class Player:
             playback.pause(True)
         if playback.paused and len(playback.single_steps) < MAX_WAITING_STEPS:
             playback.single_steps.append(action)
-            self._engine.wake()
+            self._engine.wake_up.set()
 
     async def _choose_game(self, message: dict) -> None:
         """Play another game of the checkpoint: the page gets its description, and starts a dream of it."""
@@ -209,7 +209,7 @@ class Player:
     async def _end_real_game(self) -> None:
         self.playback.real_game, real_game = None, self.playback.real_game
         if real_game is not None:  # a tick that began before may still step it, on the same thread
-            await self._engine.run_on_model_thread(real_game.close)
+            await self._engine.run_on_model_thread(real_game.environment.close)
 
     async def _switch_recording(self, message: dict) -> None:
         playback = self.playback

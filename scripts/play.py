@@ -6,13 +6,7 @@ python -m scripts.play --checkpoint runs/first --data datasets/coinrun --follow
 """
 
 from dreamrun import cli
-from dreamrun.play.launch import PlayConfig, launch
-
-
-def main(config: PlayConfig) -> None:
-    """Serve until interrupted."""
-    launch(config)
-
+from dreamrun.play.launch import launch as main
 
 if __name__ == "__main__":
     cli.run(main, __doc__)
