@@ -41,6 +41,7 @@ COMMANDS = {
     "upload": ("scripts.upload_checkpoint", "upload a checkpoint to the Hugging Face Hub"),
     "import-open-oasis": ("scripts.import_open_oasis", "convert a published open-oasis or CoinRun checkpoint"),
     "benchmark": ("scripts.benchmark", "measure speed"),
+    "gpu-check": ("scripts.gpu_check", "check on a GPU what a CPU cannot show"),
 }
 # Libraries that the package does not need for play and training -> the extra that has them.
 EXTRAS = {"onnx": "export", "onnxruntime": "export", "stable_baselines3": "rl"}
