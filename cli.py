@@ -61,7 +61,7 @@ DEFAULT_VALUES = {"--compile": "on"}  # of options that can stand alone
 
 def print_error(message: str) -> None:
     """Print why this process fails. An error that all ranks of a training have is printed by rank 0 alone."""
-    if os.environ.get("RANK", "0") != "0":
+    if os.environ.get("RANK", "0") not in ("0", ""):
         time.sleep(ERROR_DELAY_SECS)
     print(f"error: {message}", file=sys.stderr, flush=True)
 

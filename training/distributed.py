@@ -5,9 +5,12 @@ torchrun then ends the others.
 """
 
 import os
+import sys
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TextIO, TypeVar
@@ -20,6 +23,10 @@ T = TypeVar("T")
 # How long a rank waits for the others: in a training step, and where one rank may index a data set, verify a checkpoint
 # or save one. A rank that was killed is noticed at once: these times only end a wait for a rank that hangs.
 STEP_TIMEOUT, WORK_TIMEOUT = timedelta(minutes=10), timedelta(hours=24)
+HINT_SECS = 5.0  # that a rank waits for the others before it says so
+# What torchrun sets. Shells and notebooks keep these variables, too, and pass them on.
+NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
+VARIABLES = (*NUMBERS, "MASTER_ADDR", "TORCHELASTIC_USE_AGENT_STORE")
 JOIN_POLL_SECS = 0.05
 _work_group: dist.ProcessGroup | None = None  # all ranks, with WORK_TIMEOUT
 
@@ -49,21 +56,71 @@ def print0(message: str, file: TextIO | None = None) -> None:
 def process_group() -> Iterator[None]:
     """Connect the ranks, if torchrun has started more than one."""
     global _work_group
+    _check_environment()
     if world_size() == 1:
         yield
         return
+    store = _wait_for(_join)
     # NCCL for tensors on GPUs, gloo for the rest.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    # The store that torchrun serves is the same after a restart, and still holds the addresses of processes that have
-    # ended. A rank that read one would fail or wait. So each attempt has a prefix of its own. (The number of restarts
-    # cannot be the prefix: each machine counts its own.)
-    store, *_ = next(dist.rendezvous("env://", rank(), world_size(), timeout=STEP_TIMEOUT))
-    store = dist.PrefixStore(f"attempt_{agree_on_attempt(store, rank(), world_size(), STEP_TIMEOUT)}", store)
     dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=STEP_TIMEOUT)
     _work_group = dist.new_group(backend="gloo", timeout=WORK_TIMEOUT)
     yield
     dist.destroy_process_group()  # not after an error: it may wait for ranks that have ended
     _work_group = None
+
+
+def _check_environment() -> None:
+    """Check the variables that torchrun sets."""
+    values = {name: os.environ[name] for name in NUMBERS if name in os.environ}
+    problem = next(
+        (f"{name} is {value!r}: not a number" for name, value in values.items() if not value.isdecimal()), ""
+    )
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+    if not problem and rank() >= world_size():
+        problem = f"RANK is {rank()}, but WORLD_SIZE, the number of processes, is {world_size()}"
+    elif not problem and world_size() > 1 and (missing := [name for name in needed if not os.environ.get(name)]):
+        problem = f"WORLD_SIZE is {world_size()}, but {missing[0]} is not set"
+    if problem:
+        raise ValueError(f"environment variables: {problem}. {_how_to_start()}")
+
+
+def _how_to_start() -> str:
+    unset = " ".join(f"-u {name}" for name in VARIABLES if name in os.environ)
+    return (
+        f"To train with one process, start it with `env {unset} python ...`; "
+        "with several, with `torchrun --standalone --nproc-per-node=NUMBER ...`"
+    )
+
+
+def _join() -> dist.Store:
+    # The store that torchrun serves is the same after a restart, and still holds the addresses of processes that have
+    # ended. A rank that read one would fail or wait. So each attempt has a prefix of its own. (The number of restarts
+    # cannot be the prefix: each machine counts its own.)
+    store, *_ = next(dist.rendezvous("env://", rank(), world_size(), timeout=STEP_TIMEOUT))
+    return dist.PrefixStore(f"attempt_{agree_on_attempt(store, rank(), world_size(), STEP_TIMEOUT)}", store)
+
+
+def _wait_for(join: Callable[[], T]) -> T:
+    """The result of `join`, which runs in a thread: its waiting in torch would not hear Ctrl-C."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(join())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    place = f"at MASTER_ADDR {os.environ['MASTER_ADDR']}, MASTER_PORT {os.environ['MASTER_PORT']}"
+    if not wait([future], HINT_SECS).done:
+        who = f"RANK {rank()} of WORLD_SIZE {world_size()}"
+        print(f"{who} is waiting for the others {place}. {_how_to_start()}", file=sys.stderr, flush=True)
+    try:
+        return future.result()
+    except (RuntimeError, TimeoutError) as error:  # of torch's store, or of `agree_on_attempt`
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"the {world_size()} processes did not meet {place} ({reason}). {_how_to_start()}") from None
 
 
 def agree_on_attempt(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> str:
