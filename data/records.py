@@ -3,6 +3,7 @@
 The format is that of the public CoinRun set:
 `pickle.dumps({"raw_video": bytes, "sequence_length": int, "actions": int32 (T,)})`.
 If an action space has buttons and axes, `actions` are float32 vectors (T, names).
+Other generators leave out the actions, or write lists, NumPy integers, actions (T, 1), or the video as an array.
 Records may come from strangers, so a restricted unpickler reads them. It accepts arrays and plain values only.
 """
 
@@ -19,12 +20,19 @@ from dreamrun.games.space import ActionSpace, unknown_action_value
 MAX_STORED_FRAMES = 2**31 - 1
 MAX_PREFIX_ACTIONS = 10**6  # from the start of the level to the record
 MAX_LEVEL_SEED = 2**63 - 1
+MAX_LISTED = 10**7  # numbers in a list of lists
 
 
 def _latin1_bytes(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise ValueError(f"it encodes text as {encoding!r:.40}, which no record needs")
     return text.encode("latin1")
+
+
+def _scalar(dtype: np.dtype, data: bytes) -> np.generic:
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "biuf" or not isinstance(data, bytes):
+        raise ValueError("it holds a NumPy value that is no number")
+    return np.frombuffer(data, dtype, 1)[0]
 
 
 # What a pickled dict of bytes, numbers and arrays refers to: NumPy 1 and 2, pickle protocols 2 to 5.
@@ -37,6 +45,7 @@ _GLOBALS: dict[tuple[str, str], Any] = {
 }
 for _core in ("numpy.core", "numpy._core"):
     _GLOBALS[f"{_core}.multiarray", "_reconstruct"] = np._core.multiarray._reconstruct
+    _GLOBALS[f"{_core}.multiarray", "scalar"] = _scalar
     _GLOBALS[f"{_core}.numeric", "_frombuffer"] = np._core.numeric._frombuffer
 
 
@@ -132,13 +141,20 @@ def decode_record(payload: bytes, frame_shape: tuple[int, int, int], space: Acti
         fields = _RecordUnpickler(io.BytesIO(payload)).load()
     except Exception as error:  # damaged or hostile bytes can raise anything
         raise ValueError(f"not a readable record: {error}") from None
-    if not isinstance(fields, dict) or not {"raw_video", "sequence_length", "actions"} <= fields.keys():
-        raise ValueError("not a record: raw_video, sequence_length or actions is missing")
+    if not isinstance(fields, dict) or not {"raw_video", "sequence_length"} <= fields.keys():
+        raise ValueError("not a record: raw_video or sequence_length is missing")
     length, video = _integer(fields, "sequence_length", 1, MAX_STORED_FRAMES), fields["raw_video"]
+    if isinstance(video, np.ndarray) and video.nbytes <= len(payload):  # a few bytes can be an array of any size
+        if video.dtype != np.uint8 or video.shape[1:] not in ((), tuple(frame_shape)):
+            raise ValueError(f"raw_video is {video.dtype} {video.shape}: expected uint8 frames of {frame_shape}")
+        video = video.tobytes()
     if not isinstance(video, bytes) or len(video) != length * int(np.prod(frame_shape)):
         found = len(video) if isinstance(video, bytes) else type(video).__name__
         raise ValueError(f"raw_video holds {found}, not {length} frames of {'x'.join(map(str, frame_shape))} bytes")
-    actions = _decode_actions(fields["actions"], "actions", space, length)
+    if fields.get("actions") is None:
+        actions = np.zeros(length, np.int32) if space.unconditional else space.unknown(length)
+    else:
+        actions = _decode_actions(fields["actions"], "actions", space, length)
     record = Record(np.frombuffer(video, np.uint8).reshape(length, *frame_shape), actions)
     # What public records lack:
     if "rewards" in fields:
@@ -157,12 +173,28 @@ def decode_record(payload: bytes, frame_shape: tuple[int, int, int], space: Acti
 
 def _integer(fields: dict, name: str, lowest: int, highest: int) -> int:
     value = fields.get(name)
+    value = value.item() if isinstance(value, np.integer) else value
     if type(value) is not int or not lowest <= value <= highest:
         raise ValueError(f"{name} is not an integer from {lowest} to {highest}")  # the text of some values is endless
     return value
 
 
+def _to_array(values: Any, length: int) -> Any:
+    """A list of numbers, or of rows of as many numbers each, as an array (length, ...); anything else as it is."""
+    rows = values if isinstance(values, list | tuple) and len(values) == length else ()
+    if sum(len(row) for row in rows if isinstance(row, list | tuple)) > MAX_LISTED:  # all could be one long row
+        return values
+    flat = [number for row in rows for number in (row if isinstance(row, list | tuple) else (row,))]
+    if not flat or not all(type(number) in (int, float) or isinstance(number, np.number) for number in flat):
+        return values
+    try:
+        return np.array(values)
+    except (ValueError, OverflowError):  # rows that differ in length
+        return values
+
+
 def _decode_rewards(rewards: Any, length: int) -> np.ndarray:
+    rewards = _to_array(rewards, length)
     if not isinstance(rewards, np.ndarray) or rewards.dtype.kind != "f" or rewards.shape != (length,):
         raise ValueError("rewards are not one number per frame")
     with np.errstate(over="ignore"):  # a number that is too large becomes infinite
@@ -171,17 +203,20 @@ def _decode_rewards(rewards: Any, length: int) -> np.ndarray:
 
 def _decode_actions(array: Any, name: str, space: ActionSpace, length: int) -> np.ndarray:
     """Validated int32 ids (length,) or float32 vectors (length, names)."""
+    array = _to_array(array, length)
     if isinstance(array, np.ndarray) and array.ndim and len(array) != length:  # first: a few bytes can be endless
         raise ValueError(f"{len(array)} {name} for {length} {'frames' if name == 'actions' else 'steps'}")
     if not space.discrete:
         width = len(space.names)
-        if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.shape[1:] != (width,):
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.shape[1:] != (width,):
             raise ValueError(f"{name} are not float vectors of {width} numbers")
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
         if not np.isfinite(array).all():
             raise ValueError(f"{name} are not finite")
         return array
+    if isinstance(array, np.ndarray) and array.shape == (length, 1):
+        array = array[:, 0]
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or array.ndim != 1:
         raise ValueError(f"{name} are not a one-dimensional array of integers")
     if array.size and not 0 <= array.min() <= array.max() < len(space.names):

@@ -7,20 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from dreamrun import cli
 from dreamrun.data.atomic import atomic_folder
 from dreamrun.games.procgen_actions import procgen_actions
-from dreamrun.model.open_oasis import import_state_dict
+from dreamrun.model.open_oasis import import_state_dict, read_published
 
 
 @dataclass(frozen=True)
 class ImportConfig:
     """The published file, the output folder, and the sizes that the file does not hold."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional]  # the published file: {"model": state_dict, ...}
+    checkpoint: Annotated[Path, tyro.conf.Positional]  # the published file: .pt, .ckpt or .safetensors
     out: Annotated[Path, tyro.conf.Positional]  # the folder to write
     frame_height: int = 64  # pixels
     frame_width: int = 64  # pixels
@@ -33,14 +32,8 @@ def main(config: ImportConfig) -> None:
         raise ValueError(f"no file at {config.checkpoint}")
     if config.out.exists():
         raise ValueError(f"{config.out} already exists: choose another folder")
-    try:
-        published = torch.load(config.checkpoint, map_location="cpu", weights_only=True)
-        weights = published["model"]
-    except Exception as error:  # torch.load raises many kinds of errors
-        # The whole message would advise to load the file without weights_only, which runs code that it brings.
-        reason = type(error).__name__
-        raise ValueError(f'{config.checkpoint} is not a checkpoint {{"model": state_dict}}: {reason}') from None
-    model = import_state_dict(weights, (config.frame_height, config.frame_width), config.window_frames)
+    weights, size = read_published(config.checkpoint), (config.frame_height, config.frame_width)
+    model = import_state_dict(weights, size, config.window_frames)
     coinrun = procgen_actions("coinrun")
     if model.config.num_actions == len(coinrun):
         model.game = replace(model.game, environment="coinrun", actions=coinrun)

@@ -12,7 +12,7 @@ import pytest
 from numpy._core import multiarray, numeric
 
 from dreamrun.data.records import Record, decode_record, encode_record
-from dreamrun.games.space import UNKNOWN_ACTION, ActionSpace, unnamed_actions
+from dreamrun.games.space import UNCONDITIONAL, UNKNOWN_ACTION, ActionSpace, unnamed_actions
 
 SHAPE, NUM_ACTIONS, NUM_FRAMES = (4, 6, 3), 15, 5
 
@@ -147,11 +147,16 @@ NOT_IDS = "actions are not a one-dimensional array of integers"
         *(({"sequence_length": value}, "sequence_length is not an integer from 1") for value in (0, 5.0, "5", True)),
         *(({"sequence_length": value}, "sequence_length is not an integer from 1") for value in (10**18, [[]] * 9)),
         ({"raw_video": full_record().frames.tobytes()[:-1]}, "raw_video holds 359"),
-        ({"raw_video": full_record().frames}, "raw_video holds ndarray"),
+        ({"raw_video": full_record().frames.astype(np.int16)}, "raw_video is int16"),
+        ({"raw_video": full_record().frames.transpose(0, 2, 1, 3)}, r"raw_video is uint8 \(5, 6, 4, 3\): expected"),
+        ({"raw_video": full_record().frames[1:]}, "raw_video holds 288, not 5 frames"),
         ({"actions": np.zeros(NUM_FRAMES - 1, np.int32)}, "4 actions for 5 frames"),
-        ({"actions": np.zeros((NUM_FRAMES, 1), np.int32)}, NOT_IDS),
+        ({"actions": np.zeros((NUM_FRAMES, 2), np.int32)}, NOT_IDS),
+        *(
+            ({"actions": actions}, NOT_IDS)
+            for actions in ([0] * 4, [0.0] * 5, [True] * 5, [[0], [0, 1], [], [], []], "a")
+        ),
         ({"actions": np.zeros((), np.int32)}, NOT_IDS),
-        ({"actions": [0] * NUM_FRAMES}, NOT_IDS),
         *(({"actions": np.zeros(NUM_FRAMES, kind)}, NOT_IDS) for kind in ("f4", "?", "O", "V4", "U4", "m8[s]")),
         ({"actions": np.zeros(NUM_FRAMES, [("a", "i4"), ("b", "i4")])}, NOT_IDS),
         ({"actions": np.full(NUM_FRAMES, NUM_ACTIONS, np.int32)}, "actions run from 15 to 15: expected 0 to 14"),
@@ -211,6 +216,12 @@ NESTED, DOUBLED = b")" + b"\x85" * 200_000, b")" + b"2\x86" * 60  # tuples in tu
         ),
         (record_pickle(actions=array_pickle(10**12)), "1000000000000 actions for 1 frames"),
         (record_pickle(actions=array_pickle(-2)), "not a readable record"),
+        (
+            record_pickle(raw_video=array_pickle(10**12).replace(b"i4", b"u1"), sequence_length=b"K\x01"),
+            "raw_video holds ndarray",
+        ),
+        (record_pickle(actions=b"](" + b"](" + b"K\x00" * 10**5 + b"e" + b"e"), "not a one-dimensional array"),
+        (record_pickle(actions=b"cnumpy.core.multiarray\nscalar\n(NNtR"), "no number"),
         (record_pickle(actions=b"cnumpy\nndarray\n(\x8a\x06" + b"\x7f" * 6 + b"\x85tR"), "not a readable record"),
         (
             record_pickle(
@@ -245,7 +256,7 @@ def test_hostile_pickles_take_no_time_and_no_memory(payload, message):
     "payload",
     [
         *(pickle.dumps({name: value for name, value in public_fields().items() if name != missing})
-          for missing in ("raw_video", "sequence_length", "actions")),
+          for missing in ("raw_video", "sequence_length")),
         *map(pickle.dumps, (None, [1, 2], "text", {}, np.zeros(3, np.int32))),
         *(b"", b"\x80", b"hello, this is text", b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f"),
     ],
@@ -274,6 +285,41 @@ def test_damaged_bytes_never_raise_anything_but_value_errors():
 def test_other_whole_number_types_become_int32():
     record = decode(pickle.dumps(public_fields(actions=np.arange(NUM_FRAMES, dtype=np.int64))))
     assert record.actions.dtype == np.int32 and record.actions.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"actions": full_record().actions[:, None]},
+        {"actions": full_record().actions.tolist()},
+        {"actions": full_record().actions[:, None].tolist()},
+        {"actions": [*full_record().actions]},
+        {"actions": tuple(full_record().actions.astype(np.uint8))},
+        {"sequence_length": np.int64(NUM_FRAMES)},
+        {"raw_video": full_record().frames},
+        {"raw_video": full_record().frames.ravel()},
+        {"raw_video": np.asfortranarray(full_record().frames)},
+        {"rewards": full_record().rewards.tolist()},
+    ],
+)  # fmt: skip
+def test_what_other_generators_write_is_read(changes, protocol):
+    expected = full_record()
+    record = decode(pickle.dumps(public_fields(**changes), protocol))
+    assert np.array_equal(record.frames, expected.frames)
+    assert record.actions.dtype == np.int32 and np.array_equal(record.actions, expected.actions)
+    assert record.rewards is None or np.array_equal(record.rewards, expected.rewards)
+
+
+@pytest.mark.parametrize("changes", [{"actions": None}, {}])
+def test_records_without_actions_have_unknown_ones(changes):
+    """Or the only one that there is."""
+    fields = public_fields()
+    del fields["actions"]
+    payload = pickle.dumps({**fields, **changes})
+    assert (decode(payload).actions == UNKNOWN_ACTION).all() and len(decode(payload).actions) == NUM_FRAMES
+    assert np.isnan(decode_record(payload, SHAPE, CONTROLS).actions).all()
+    assert not decode_record(payload, SHAPE, UNCONDITIONAL).actions.any()
 
 
 def test_leading_actions_are_one_frame_late():

@@ -1,10 +1,12 @@
 """Import of the published open-oasis checkpoints."""
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import assert_one_line, command
 
 from dreamrun.model import WorldModel
@@ -35,6 +37,62 @@ def test_prefixes_of_wrappers_are_stripped(tmp_path, monkeypatch, capsys, prefix
     torch.save({"model": {prefix + name: tensor for name, tensor in published.items()}}, wrapped)
     model = imported_parity_model(tmp_path, monkeypatch, capsys, wrapped)
     torch.testing.assert_close(model.state_dict()["action_embedding.weight"], published["external_cond.weight"])
+
+
+def prefixed(prefix, weights, **more):
+    return {**{prefix + name: tensor for name, tensor in weights.items()}, **more}
+
+
+COUNTERS = {"bn.num_batches_tracked": torch.tensor(7), "step": 7, "n_averaged": torch.tensor(3)}
+LAYOUTS = {
+    "safetensors": lambda weights, other: weights,
+    "raw": lambda weights, other: weights,
+    "raw with counters": lambda weights, other: {**weights, **COUNTERS},
+    "ema only": lambda weights, other: {"ema": weights, "step": 3, "optimizer": {"state": {}, "param_groups": []}},
+    "both": lambda weights, other: {"ema": other, "model": weights},
+    "averaged model": lambda weights, other: {"ema_state_dict": prefixed("module.", weights, **COUNTERS)},
+    "Lightning": lambda weights, other: {
+        "pytorch-lightning_version": "2.4", "epoch": 1, "global_step": 9, "hyper_parameters": {"lr": 0.1},
+        "state_dict": prefixed(
+            "diffusion_model.model._orig_mod.", weights, **prefixed("ema.", other), **{"vae.weight": torch.ones(9)}
+        ),
+    },
+    "compiled blocks": lambda weights, other: {
+        "model": {name.replace("blocks.0.", "blocks.0._orig_mod."): tensor for name, tensor in weights.items()}
+    },
+    "rotary buffers": lambda weights, other: {**weights, "temporal_rotary_emb.cached_freqs": torch.ones(3, 4)},
+    "float64": lambda weights, other: {name: tensor.double() for name, tensor in weights.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_that_others_save_are_read(tmp_path, monkeypatch, capsys, layout):
+    weights = published_weights()
+    other = {name: tensor + 1 for name, tensor in weights.items()}
+    source = tmp_path / "source.ckpt"
+    (save_file if layout == "safetensors" else torch.save)(LAYOUTS[layout](weights, other), source)
+    expected = imported_parity_model(tmp_path / "expected", monkeypatch, capsys).state_dict()
+    for name, weight in imported_parity_model(tmp_path, monkeypatch, capsys, source).state_dict().items():
+        assert torch.equal(weight, expected[name]), name
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("again", [False, True])
+def test_weights_in_16_bits_have_rounded_frequencies(tmp_path, monkeypatch, capsys, kind, again):
+    weights = {name: tensor.to(kind) for name, tensor in published_weights().items()}
+    torch.save({n: tensor.float() for n, tensor in weights.items()} if again else weights, tmp_path / "half.pt")
+    model = imported_parity_model(tmp_path, monkeypatch, capsys, tmp_path / "half.pt")
+    assert torch.equal(model.state_dict()["action_embedding.weight"], weights["external_cond.weight"].float())
+    weights["temporal_rotary_emb.freqs"] = weights["temporal_rotary_emb.freqs"] * 1.02
+    torch.save(weights, tmp_path / "other.pt")
+    code, _, err = command(monkeypatch, capsys, "scripts.import_open_oasis", tmp_path / "other.pt", tmp_path / "out")
+    assert_one_line(code, err, "temporal_rotary_emb.freqs differs from the rotary frequencies")
+
+
+def test_objects_beside_the_weights_are_named(tmp_path, monkeypatch, capsys):
+    torch.save({"state_dict": published_weights(), "hyper_parameters": argparse.Namespace(lr=1)}, tmp_path / "a.ckpt")
+    code, _, err = command(monkeypatch, capsys, "scripts.import_open_oasis", tmp_path / "a.ckpt", tmp_path / "out")
+    assert_one_line(code, err, "it holds a argparse.Namespace: save its state dict alone")
 
 
 def test_import_names_what_is_missing_or_unexpected(tmp_path, monkeypatch, capsys):
@@ -69,9 +127,9 @@ class _Touches:
 HOSTILE = {
     "code": (lambda victim: {"model": published_weights(), "more": _Touches(victim)}, "not a checkpoint"),
     "no dict": (lambda _: [1, 2], "not a checkpoint"),
-    "model a list": (lambda _: {"model": [1]}, "the state dict is a list"),
-    "model a tensor": (lambda _: {"model": torch.zeros(3)}, "the state dict is a Tensor"),
-    "names of numbers": (lambda _: {"model": {1: torch.zeros(1)}}, "expected names and tensors"),
+    "model a list": (lambda _: {"model": [1]}, "x_embedder.proj.weight is missing"),
+    "model a tensor": (lambda _: {"model": torch.zeros(3)}, "x_embedder.proj.weight is missing"),
+    "names of numbers": (lambda _: {"model": {1: torch.zeros(1)}}, "x_embedder.proj.weight is missing"),
     "no tensor": (lambda _: {"model": published_weights(**{"x_embedder.proj.bias": [1.0]})}, "no floating-point"),
     "integers": (lambda _: {"model": published_weights(**{"x_embedder.proj.bias": torch.ones(64).int()})}, "no float"),
     "sparse": (lambda _: {"model": published_weights(x=torch.ones(4, 4).to_sparse())}, "x is no floating-point"),
