@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,8 +31,20 @@ def atomic_file(path: Path, fsync: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_output(path: Path, is_folder: bool = False) -> None:
-    """Check that a file or a folder can be written to `path`, before work whose result it gets. Writes nothing."""
+def check_output(
+    path: Path,
+    is_folder: bool = False,
+    suffix: str = "",
+    inputs: Iterable[str | Path | None] = (),
+    files: tuple[str, ...] = (),
+) -> None:
+    """Check that a file or a folder can be written to `path`, before work whose result it gets. Writes nothing.
+
+    Args:
+        suffix: of the one format that is written.
+        inputs: files that are read: they must not be lost.
+        files: names that are written into the folder. Where the first is missing, the others are not of our making.
+    """
     if is_folder and path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: choose another output folder")
     if not is_folder and path.is_dir():
@@ -44,6 +56,13 @@ def check_output(path: Path, is_folder: bool = False) -> None:
         raise ValueError(f"{path} cannot be written: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"{path} cannot be written: {folder} is read-only")
+    if suffix and path.suffix.lower() != suffix:
+        raise ValueError(f"{path} would hold {suffix[1:]}: give it a name that ends in {suffix}")
+    if path.exists() and any(name and Path(name).exists() and path.samefile(name) for name in inputs):
+        raise ValueError(f"{path} is read, so it is not replaced: choose another output file")
+    others = [name for name in files if (path / name).exists()]
+    if others and files[0] not in others:
+        raise ValueError(f"{path} holds {others[0]}, which would be replaced: choose another output folder")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import math
 import netrc
 import os
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class MetricsLog:
     Training works without Weights & Biases and never waits for it.
 
     Args:
-        step: steps done so far. Lines of later steps, from before a resume, are dropped.
+        step: steps done so far. Lines of later steps, from before a resume, are dropped. At 0 an old file is renamed.
         mode: "auto", "online", "offline" or "off", of Weights & Biases.
         settings: shown there as the config of the run.
         wandb_id: of the Weights & Biases run to continue.
@@ -114,6 +115,9 @@ def append_command(run_folder: Path, command: str, step: int) -> None:
 
 def _drop_later_lines(path: Path, step: int) -> None:
     if not path.is_file():
+        return
+    if step == 0:  # a new run, in a folder whose checkpoints are gone
+        path.rename(next(p for n in count(1) if not (p := path.with_stem(f"{path.stem}_{n}")).exists()))
         return
     lines = [values for values in read_metrics(path) if values["step"] <= step]
     with atomic_file(path) as temporary:

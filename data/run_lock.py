@@ -24,11 +24,14 @@ def lock_run_folder(folder: Path) -> Iterator[None]:
     """
     is_new, path = not folder.exists(), folder / LOCK_FILE
     folder.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and path.read_bytes()[:8] not in (b"", b"process "):
+        raise ValueError(f"{path} is a file of yours, which would be deleted: choose another --out")
     with path.open("a+") as file:
         if not _take(file.fileno(), path):
             raise ValueError(
                 f"{folder} is in use by another training, {path.read_text().strip() if path.exists() else ''}: "
                 "wait for its end, or choose another --out"
+                + ("; srun has started several: let it start torchrun" if "SLURM_PROCID" in os.environ else "")
             )
         try:
             file.truncate(0)

@@ -184,7 +184,7 @@ def edit(config: Edit) -> None:
     """Make the video, and print what can be measured of it."""
     for path in (config.output, config.metrics):
         if path:
-            check_output(path)
+            check_output(path, inputs=[name for name in vars(config).values() if isinstance(name, str)])
     device = choose_device(config.device)
     model = choose_game(WorldModel.from_pretrained(config.checkpoint), config.game, text=config.text)
     model = prepare_for_inference(model, device, config.bf16)

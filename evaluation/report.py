@@ -13,6 +13,7 @@ from dreamrun.evaluation.section import Block, Heading, Table, Text, split_inter
 from dreamrun.evaluation.sections import SECTIONS
 from dreamrun.games.untrusted import markdown, printable
 
+REPORT_FILES = ("report.json", "report.html", "report.md")
 TEMPLATES = Path(__file__).parent / "templates"
 GLOSSARY = (
     "A rollout (a dream) is the world model's continuation of a few real frames, the prompt. PSNR (peak "
@@ -30,11 +31,8 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
     blocks = list(report_blocks(report))
     title = f"{report['checkpoint']['name']}: evaluation on {report['data']['environment']}"
     figures = {name: section for name, section in report.items() if name != "pictures"}
-    for name, text in (
-        ("report.json", json.dumps(figures, indent=1, allow_nan=False) + "\n"),
-        ("report.html", to_html(title, blocks)),
-        ("report.md", to_markdown(title, blocks)),
-    ):
+    figures = json.dumps(figures, indent=1, allow_nan=False) + "\n"
+    for name, text in zip(REPORT_FILES, (figures, to_html(title, blocks), to_markdown(title, blocks)), strict=True):
         with atomic_file(folder / name) as temporary:
             temporary.write_text(text)
 

@@ -111,12 +111,12 @@ class Replay:
         except (KeyError, TypeError, AttributeError, OverflowError, zlib.error, ValueError) as error:
             raise ValueError(f"{path} is not a replay for this checkpoint: {type(error).__name__}: {error}") from None
 
-    def check_weights(self, weights_hash: str, checkpoint: str) -> None:
-        """Check that a checkpoint is the one that the replay was recorded with."""
+    def check_weights(self, weights_hash: str, checkpoint: str, path: Path) -> None:
+        """Check that a checkpoint is the one that the replay, read from `path`, was recorded with."""
         if self.weights_hash != weights_hash:
             raise ValueError(
-                f"the replay was recorded with another checkpoint than {checkpoint}: "
-                f"pass {self.checkpoint} (weights {self.weights_hash[:12]}...) with --checkpoint"
+                f"{path} was recorded with another checkpoint than {checkpoint}: "
+                f"pass the folder of {self.checkpoint} (weights {self.weights_hash[:12]}...) with --checkpoint"
             )
 
     def generate_frames(self, model: WorldModel, cache: bool = True) -> np.ndarray:

@@ -70,12 +70,12 @@ class CompareDriftConfig:
 
 def main(config: CompareDriftConfig) -> None:
     """Measure row after row, print the table, and write it. Finished rows are cached, as those of an evaluation are."""
-    check_output(config.output, is_folder=True)
+    check_output(config.output, is_folder=True, files=("drift.json", "drift.md"))
     evaluations = list(config.evaluations())  # which checks all options before the first row is measured
     results = [measure_row(evaluation) for evaluation in evaluations]
     table = markdown_table(make_table(results))
     print(table)
-    for name, text in (("drift.md", table), ("drift.json", json.dumps(results, indent=2))):
+    for name, text in (("drift.json", json.dumps(results, indent=2)), ("drift.md", table)):
         with atomic_file(config.output / name) as temporary:
             temporary.write_text(text + "\n")
     print(f"wrote {config.output}/drift.md and drift.json")

@@ -14,7 +14,7 @@ from dreamrun.data.atomic import check_output
 from dreamrun.evaluation.compare import compare_reports
 from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.evaluation.evaluator import evaluate
-from dreamrun.evaluation.report import summary, write_report
+from dreamrun.evaluation.report import REPORT_FILES, summary, write_report
 from dreamrun.games.gymnasium import import_environment_module
 
 
@@ -23,7 +23,7 @@ def main(config: EvaluateConfig) -> None:
     if config.compare:
         print(compare_reports(*config.compare))
         return
-    check_output(config.output, is_folder=True)
+    check_output(config.output, is_folder=True, files=REPORT_FILES)
     import_environment_module(config.env_module)
     report = evaluate(config, export_sampler(config.onnx)) if config.onnx else evaluate(config)
     write_report(config.output, report)

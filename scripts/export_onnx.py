@@ -29,7 +29,7 @@ class ExportOnnxConfig:
 
 def main(config: ExportOnnxConfig) -> None:
     """Export, compare with the original, and write the file."""
-    check_output(config.out)
+    check_output(config.out, suffix=".onnx")
     model = fold_text(select_game(WorldModel.from_pretrained(config.checkpoint), config.game))
     file = export_checked(model, config.weights)
     with atomic_file(config.out) as temporary:

@@ -87,9 +87,9 @@ class InferConfig(SamplerSettings, CheckpointOptions):
 
 def main(config: InferConfig) -> None:
     """Write what the config asks for."""
-    for path in (config.output, config.metrics, config.grid, config.plot):
+    for path, suffix in ((config.output, ".mp4"), (config.metrics, ""), (config.grid, ".png"), (config.plot, ".png")):
         if path:
-            check_output(path)
+            check_output(path, suffix=suffix, inputs=(config.clip, config.replay))
     device = choose_device(config.device)
     checkpoint = WorldModel.from_pretrained(config.checkpoint)
     print(f"device: {describe_device(device)}")
@@ -114,7 +114,7 @@ def choose_model(config: InferConfig, checkpoint: WorldModel) -> WorldModel:
 def write_replay(config: InferConfig, checkpoint: WorldModel, model: WorldModel) -> None:
     """Write the video of a replay. Raises ValueError if the file is not a replay of this checkpoint."""
     replay = Replay.read(config.replay, model)
-    replay.check_weights(hash_weights(checkpoint), config.checkpoint)
+    replay.check_weights(hash_weights(checkpoint), config.checkpoint, config.replay)
     video = replay.video(model, config.cache)
     write_mp4(config.output, video, config.fps or select_game(model, replay.game).game.fps)
     print(f"wrote {config.output}: {len(video)} frames")

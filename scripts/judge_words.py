@@ -41,7 +41,9 @@ class JudgeWordsConfig(SamplerSettings, DeviceOptions):
 
 def main(config: JudgeWordsConfig) -> None:
     """Print and write how often the dreams are of the game that the words name."""
-    check_output(config.output)
+    picture = config.output.with_suffix(".png")
+    check_output(config.output, suffix=".json")
+    check_output(config.output.parent, is_folder=True, files=(config.output.name, picture.name))
     model = WorldModel.from_pretrained(config.checkpoint)
     model = prepare_for_inference(model, choose_device(config.device), config.bf16)
     settings = config.resolve(model.config)
@@ -56,7 +58,6 @@ def main(config: JudgeWordsConfig) -> None:
     with atomic_file(config.output) as temporary:
         temporary.write_text(json.dumps({**options, **report}, indent=2) + "\n")
     rows = [np.concatenate(list(to_uint8(frames)), axis=1) for _, frames in shown]
-    picture = config.output.with_suffix(".png")
     write_png(picture, np.concatenate(rows))
     print(f"wrote {config.output} and {picture}, with a row each for: {'; '.join(text for text, _ in shown)}")
 

@@ -29,7 +29,7 @@ class PlotScalingConfig:
 
 def main(config: PlotScalingConfig) -> None:
     """Draw the plot, and print the points as a table in Markdown."""
-    check_output(config.output)
+    check_output(config.output, suffix=".png")
     sizes = {run.name: read_points(run) for run in sorted(config.folder.glob("*")) if any(run.glob("report-*"))}
     if not sizes:
         raise ValueError(f"{config.folder} holds no runs with reports: scripts/scaling.sh makes them")

@@ -51,7 +51,7 @@ class VisualizeConfig:
 def main(config: VisualizeConfig) -> None:
     """Check the data set and write the video."""
     if config.output:
-        check_output(config.output)
+        check_output(config.output, suffix=".mp4", inputs=[config.shard])
     if config.shard:
         parent = config.shard.parent.parent
         metadata = read_metadata(parent) if (parent / METADATA_FILE).is_file() else PUBLIC_SET

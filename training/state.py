@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from dreamrun.data.atomic import atomic_folder
 from dreamrun.games.untrusted import read_json
-from dreamrun.model.checkpoint import BEST, LATEST
+from dreamrun.model.checkpoint import BEST, CONFIG_FILE, GAME_FILE, LATEST, WEIGHTS_FILE
 from dreamrun.model.dit import WorldModel
 from dreamrun.shipped import follow_link
 from dreamrun.training.distributed import all_gather_object, print0, rank
@@ -180,7 +180,8 @@ def checkpoint_folder(run_folder: Path, step: int) -> Path:
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted((run_folder / "checkpoints").glob("step_*"))
+    folders = (run_folder / "checkpoints").glob("step_*")
+    return sorted(path for path in folders if path.name[5:].isdecimal())  # no copy that a user has named
 
 
 def find_damage(checkpoint: Path) -> str | None:
@@ -262,7 +263,7 @@ class CheckpointWriter:
             return
         self._ema = WorldModel(ema.config, ema.game)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
-        for leftover in (run_folder / "checkpoints").glob(".*.tmp"):  # of a run that was killed while saving
+        for leftover in (run_folder / "checkpoints").glob(".step_*.tmp"):  # of a run that was killed while saving
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
@@ -333,7 +334,7 @@ def _read_manifest(checkpoint: Path) -> dict | None:
 
 
 def _update_links_and_delete_old(current: Path, keep: int) -> None:
-    checkpoints = sorted(current.parent.glob("step_*"))
+    checkpoints = list_checkpoints(current.parent.parent)
     up_to_now = checkpoints[: checkpoints.index(current) + 1]
     val_losses = {path: (_read_manifest(path) or {}).get("val_loss") for path in up_to_now}
     measured = {path: loss for path, loss in val_losses.items() if loss is not None}
@@ -346,7 +347,15 @@ def _update_links_and_delete_old(current: Path, keep: int) -> None:
     for path in checkpoints:
         if path != best and path not in up_to_now[-keep:]:
             with _only_warn():
-                shutil.rmtree(path)
+                _delete(path)
+
+
+def _delete(checkpoint: Path) -> None:
+    """Delete a checkpoint, but no file that someone else has put into its folder."""
+    for name in (MANIFEST_FILE, STATE_FILE, WEIGHTS_FILE, CONFIG_FILE, GAME_FILE, "README.md"):
+        (checkpoint / name).unlink(missing_ok=True)
+    if not any(checkpoint.iterdir()):
+        checkpoint.rmdir()
 
 
 @contextmanager

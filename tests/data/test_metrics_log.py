@@ -18,6 +18,14 @@ def test_resume_drops_metrics_of_later_steps(tmp_path):
     assert [(line["step"], line["x"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == [(1, 1), (2, 2), (3, 30)]
 
 
+def test_a_new_run_keeps_old_metrics(tmp_path):
+    """The checkpoints of the old run are gone, so that nothing else says that there was one."""
+    for number in (1, 2, 3):
+        MetricsLog(tmp_path, 0, "off", "p", None, {}).log(5, {"x": number})
+    values = {path.name: read_metrics(path)[0]["x"] for path in tmp_path.iterdir()}
+    assert values == {"metrics_1.jsonl": 1, "metrics_2.jsonl": 2, "metrics.jsonl": 3}
+
+
 def test_metrics_that_are_not_finite_are_left_out(tmp_path):
     MetricsLog(tmp_path, 0, "off", "p", None, {}).log(1, {"x": 1.0, "y": float("nan"), "z": float("inf")})
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "x": 1.0}

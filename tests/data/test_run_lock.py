@@ -43,3 +43,10 @@ def test_two_trainings_in_one_folder(train_command, tmp_path):
     done = max(values(run, "train/loss"))
     assert train_command("--max-steps", done + 4, "--resume", "auto")[0] == 0
     assert not (run / LOCK_FILE).exists()
+
+
+def test_a_file_of_that_name_that_is_no_lock_stays(tmp_path):
+    (tmp_path / "lock").write_text("mine")
+    with pytest.raises(ValueError, match="is a file of yours"), lock_run_folder(tmp_path):
+        pytest.fail("entered")
+    assert (tmp_path / "lock").read_text() == "mine"

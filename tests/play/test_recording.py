@@ -102,7 +102,7 @@ def test_infer_replays_a_recording(play, address, play_config, model, tmp_path, 
     assert code == 0 and "again.mp4: 6 frames" in out, err
     random_model(model.config, seed=9).save_pretrained(tmp_path / "other")
     code, _, err = command(monkeypatch, capsys, "scripts.infer", *options, tmp_path / "other")
-    assert_one_line(code, err, "another checkpoint", Path(play_config.checkpoint).name)
+    assert_one_line(code, err, "another checkpoint", Path(play_config.checkpoint).name, str(path))
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,12 @@
 
 import shlex
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+from runs import ROOT
 from tiny import assert_one_line, command, random_model
 
 from dreamrun.export.model_card import commands, model_card
@@ -39,6 +42,47 @@ def test_outputs_are_checked_before_generating(run_script, tmp_path, no_work, op
     assert_one_line(code, err, "file is a file: choose another output folder")
     code, _, err = run_script("visualize_dataset", "--data", tmp_path, "--output", "folder")
     assert_one_line(code, err, "folder is a folder")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("infer --output x.avi", "x.avi would hold mp4: give it a name that ends in .mp4"),
+        ("infer --output x", "x would hold mp4: give it a name that ends in .mp4"),
+        ("infer --grid x.jpg", "x.jpg would hold png: give it a name that ends in .png"),
+        ("infer --plot x.pdf --data y", "ends in .png"),
+        ("infer --clip mine.mp4 --output mine.mp4", "mine.mp4 is read, so it is not replaced"),
+        ("infer --clip mine.mp4 --output ./link.mp4", "link.mp4 is read, so it is not replaced"),
+        ("infer --replay mine.mp4 --data y --metrics mine.mp4", "mine.mp4 is read, so it is not replaced"),
+        ("edit extend mine.mp4 --forward 2 --output mine.mp4", "mine.mp4 is read, so it is not replaced"),
+        ("visualize_dataset --data y --output x.gif", "ends in .mp4"),
+        ("export_onnx --checkpoint x --out mine.mp4", "mine.mp4 would hold onnx"),
+        ("judge_words --checkpoint x --data y --output words.png", "ends in .json"),
+        ("judge_words --checkpoint x --data y --output mine.json", "holds mine.png, which would be replaced"),
+        ("plot_scaling --folder x --output mine.mp4", "ends in .png"),
+        ("evaluate --checkpoint x --output notes", "notes holds report.md, which would be replaced"),
+        ("compare_drift --checkpoints x --data y --output notes", "notes holds drift.md, which would be replaced"),
+    ],
+)
+def test_outputs_that_would_mislead_or_replace_other_files_are_refused(run_script, tmp_path, no_work, words, error):
+    (tmp_path / "notes").mkdir()
+    mine = [tmp_path / name for name in ("mine.mp4", "mine.png", "notes/report.md", "notes/drift.md")]
+    for path in mine:
+        path.write_text("mine")
+    (tmp_path / "link.mp4").symlink_to("mine.mp4")
+    code, _, err = run_script(*words.split())
+    assert_one_line(code, err, error)
+    assert all(path.read_text() == "mine" for path in mine)
+
+
+def test_a_script_runs_as_a_file(tmp_path):
+    result = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "infer.py", "--output", "x.avi"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert_one_line(result.returncode, result.stderr, "ends in .mp4")
 
 
 def test_read_only_folders_are_noticed(run_script, tmp_path, no_work, monkeypatch):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -12,7 +13,14 @@ from tiny import random_model
 from dreamrun.model import WorldModel
 from dreamrun.play.follow import CheckpointFollower, latest_checkpoint
 from dreamrun.training import state
-from dreamrun.training.state import MANIFEST_FILE, find_start, list_checkpoints, load_state, save_checkpoint
+from dreamrun.training.state import (
+    MANIFEST_FILE,
+    CheckpointWriter,
+    find_start,
+    list_checkpoints,
+    load_state,
+    save_checkpoint,
+)
 
 
 def test_checkpoint_is_never_partial(tmp_path, monkeypatch):
@@ -29,6 +37,23 @@ def test_only_the_newest_checkpoints_stay(tmp_path):
     for step in range(1, 6):
         save_checkpoint(tmp_path, random_model(), {"step": step}, keep=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_0000004", "step_0000005"]
+
+
+def test_what_users_put_beside_or_into_checkpoints_stays(tmp_path):
+    for step in (5, 6):
+        save_checkpoint(tmp_path, random_model(), {"step": step}, keep=2)
+    folder = tmp_path / "checkpoints"
+    for name in ("step_0000005_keep", "step_best"):
+        shutil.copytree(folder / "step_0000005", folder / name)
+    (folder / "step_notes.txt").touch()
+    (folder / ".mine.tmp").touch()
+    (folder / "step_0000005" / "report").mkdir()
+    CheckpointWriter(tmp_path, random_model(), keep=1).close()
+    save_checkpoint(tmp_path, random_model(), {"step": 7}, keep=1)
+    names = {"step_0000005_keep", "step_best", "step_notes.txt", ".mine.tmp", "step_0000005", "step_0000007", "latest"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert [path.name for path in (folder / "step_0000005").iterdir()] == ["report"]
+    assert find_start("auto", tmp_path) == folder / "step_0000007"
 
 
 def damage(path: Path, kind: str) -> None:
