@@ -19,7 +19,7 @@ from dreamrun.data.shards import SUFFIX, write_shard
 from dreamrun.games.ranges import Positive, check_ranges
 from dreamrun.model import ModelConfig
 from dreamrun.model.inference import describe_device, uses_bf16
-from dreamrun.training.loop import train_step
+from dreamrun.training.loop import explain_errors, train_step
 from dreamrun.training.setup import Run, prepare
 from dreamrun.training.train_config import TrainConfig
 
@@ -66,7 +66,8 @@ def _time_steps(run: Run, config: StepConfig) -> dict:
             start_time = time.perf_counter()
             batch = next(batches)
             waits.append(time.perf_counter() - start_time)
-            train_step(run, batch)
+            with explain_errors(run.config):
+                train_step(run, batch)
             times.append(_timestamp(device))  # without waiting for the device: the host runs ahead of it, as in a run
     secs = np.array([_secs_between(*pair) for pair in pairwise(times)][WARM_UP_STEPS - 1 :])
     waited = sum(waits[WARM_UP_STEPS:])
