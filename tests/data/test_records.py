@@ -262,7 +262,7 @@ def test_hostile_pickles_take_no_time_and_no_memory(payload, message):
     ],
 )  # fmt: skip
 def test_what_is_not_a_record_is_refused(payload):
-    with pytest.raises(ValueError, match=r"not a record: raw_video, sequence_length or|not a readable record"):
+    with pytest.raises(ValueError, match=r"not a record: raw_video or sequence_length|not a readable record"):
         decode(payload)
 
 
