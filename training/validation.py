@@ -21,6 +21,7 @@ from dreamrun.data.clips import held_out_clips
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics import batched_ssim, metrics_by_frame, psnr_from_mse
 from dreamrun.data.mixture import Mixture
+from dreamrun.data.outcomes import Outcomes
 from dreamrun.data.video import comparison, grid, side_by_side, titled, upscale
 from dreamrun.data.workers import prefetch
 from dreamrun.model.dit import WorldModel
@@ -30,7 +31,7 @@ from dreamrun.model.loss import context_tokens, diffusion_loss, draw_noise, vali
 from dreamrun.model.outcome_head import outcome_losses, reward_bins, to_outcome
 from dreamrun.model.sampler import Sampler, rollout
 from dreamrun.model.text_encoder import encode_bytes
-from dreamrun.training.distributed import all_gather_object, all_reduce_mean, rank, world_size
+from dreamrun.training.distributed import all_gather_object, rank, world_size
 from dreamrun.training.log import RunLog
 from dreamrun.training.tasks import TASKS, Task, TaskOptions
 from dreamrun.training.train_config import ResolvedConfig
@@ -39,15 +40,12 @@ NOISE_BINS = 8  # the validation loss is also logged for each of these equal ran
 ROLLOUT_SAMPLES, ROLLOUT_PROMPT = 4, 4
 GRID_FRAMES = 8  # at most so many time steps of a rollout are in its grid
 STRIP_COLUMNS = 10  # at most
-OUTCOME_SUMS = 8  # numbers that `outcome_sums` returns
 
 
 class Validator:
-    """Validates the averaged weights of a run, and logs the result.
+    """Validates the averaged weights of a run on this rank's part of the val split, and logs the result.
 
     Args:
-        ema: the averaged weights.
-        data: this rank's part of the val split.
         games: the name of each data set's game in the checkpoint.
     """
 
@@ -88,8 +86,8 @@ class Validator:
             model = select_game(self._ema, game)
             batches = cast(Generator, prefetch(data.sequential_batches(batch_size, config.epoch_clips)))
             with closing(batches), autocast(model.device, config.bf16):
-                sums = epoch_sums(model, tqdm(batches, "validating", leave=False, disable=rank() > 0 or None))
-            by_game.append(epoch_metrics(all_reduce_mean(sums)))
+                progress = tqdm(batches, "validating", leave=False, disable=rank() > 0 or None)
+                by_game.append(validate_epoch(model, progress))
         loss, psnr, ssim = self._write_by_game(step, by_game).values()
         counts = [data.num_sequential_clips for data in self._data.sets]
         num_clips, num_seen = sum(counts), sum(min(config.epoch_clips or count, count) for count in counts)
@@ -152,30 +150,117 @@ def check_has_outcomes(batches: list[Batch], source: str) -> None:
         raise ValueError(f"the records of {source}/val hold no rewards and no ends: train with --outcomes off")
 
 
+class Means:
+    """Means of named values, such as the losses of frames, over all ranks."""
+
+    def __init__(self):
+        self._sums: dict[str, np.ndarray] = {}  # float64 (2,): sum and number of the values of each name
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Add values of this rank, of any shape."""
+        self._merge({name: np.array([values.sum().item(), values.numel()])})
+
+    def read(self) -> dict[str, float]:
+        """The mean of each name; NaN if it has no values. Every rank must call this."""
+        whole = Means()
+        for sums in all_gather_object(self._sums):
+            whole._merge(sums)
+        return {name: float(total / number) if number else np.nan for name, (total, number) in whole._sums.items()}
+
+    def _merge(self, sums: dict[str, np.ndarray]) -> None:
+        for name, part in sums.items():
+            self._sums[name] = self._sums.get(name, 0) + part
+
+
+@torch.no_grad()
 def validate(
-    model: WorldModel, batches: list[Batch], names: Sequence[str] = ("",), tasks: Sequence[Task] = ()
+    model: WorldModel, batches: Iterable[Batch], names: Sequence[str] = ("",), tasks: Sequence[Task] = ()
 ) -> dict[str, float]:
-    """Validation loss over all ranks' batches; see `validation_metrics`. For an outcome head see `outcome_metrics`.
+    """Mean losses of frames over all ranks' batches.
+
+    Each frame has a uniformly random noise level and attends to a nearly clean context, as in a rollout; the clip's
+    seed draws both. `val/action_ratio` is the loss under the actions of another clip divided by the loss: it is above 1
+    if the network uses actions. `val/loss_noise_*` are the losses in equal ranges of noise levels.
 
     Args:
         names: of the data sets, by `Batch.number`; of several, loss and action ratio are also given for each.
         tasks: their losses are measured too.
     """
-    by_set = [
-        all_reduce_mean(validation_sums(model, [batch for batch in batches if batch.number == number]))
-        for number in range(len(names))
-    ]
-    metrics = validation_metrics(torch.stack(by_set).sum(0))
-    if len(names) > 1:
-        for name, sums in zip(names, by_set, strict=True):
-            of_set = validation_metrics(sums)
-            metrics |= {f"{metric}_{name}": of_set[metric] for metric in ("val/loss", "val/action_ratio")}
-    for task in tasks:
-        total, num_clips = all_reduce_mean(task_sums(model, batches, task)).tolist()
-        metrics[task.metric] = total / num_clips
-    if model.config.outcomes:
-        metrics |= outcome_metrics(all_reduce_mean(outcome_sums(model, batches)))
+    means, config = Means(), model.config
+    for batch in _on_device(model, batches):
+        x0 = batch.x0
+        corruption = validation_corruption(x0.shape, batch.seeds, model.device, batch.text)
+        losses = diffusion_loss(model, config, x0, batch.actions, corruption).losses
+        wrong_action_losses = diffusion_loss(model, config, x0, batch.actions.roll(1, dims=0), corruption).losses
+        for suffix in ("", f"_{names[batch.number]}") if len(names) > 1 else ("",):
+            means.add(f"val/loss{suffix}", losses)
+            means.add(f"val/action_ratio{suffix}", wrong_action_losses)  # divided below
+        bins = (corruption.levels * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
+        for number in range(NOISE_BINS):
+            means.add(f"val/loss_noise_{number / NOISE_BINS:.3f}", losses[bins == number])
+        for task in tasks:
+            means.add(task.metric, task_losses(model, batch, task))
+        if config.outcomes:
+            assert batch.outcomes is not None, "a ClipDataset with outcomes"
+            tokens = context_tokens(model, config, x0, batch.actions, corruption)
+            logits = model.outcome_logits(tokens, batch.outcomes.next_actions)
+            for name, values in outcome_values(logits, batch.outcomes).items():
+                means.add(name, values)
+    metrics = means.read()
+    for name in [name for name in metrics if name.startswith("val/action_ratio")]:
+        loss = metrics[name.replace("action_ratio", "loss")]
+        metrics[name] = metrics[name] / loss if loss else np.nan
+    if config.outcomes:
+        metrics["val/outcome_loss"] = float(np.nansum([metrics["val/reward_loss"], metrics["val/end_loss"]]))
     return metrics
+
+
+def task_losses(model: WorldModel, batch: Batch, task: Task) -> Tensor:
+    """The loss of each clip in a task (B,). Noise levels are uniform."""
+    x0 = batch.x0
+    noise = draw_noise(x0.shape, batch.seeds, model.device)
+    corruption = replace(task.corrupt(batch.seeds, noise, TaskOptions()), text=batch.text)
+    return corruption.clip_losses(diffusion_loss(model, model.config, x0, batch.actions, corruption).losses)
+
+
+def outcome_values(logits: Tensor, outcomes: Outcomes) -> dict[str, Tensor]:
+    """Metric -> its value at each frame whose outcome is known, from the logits of the outcome head (B, T, K + 1).
+
+    A reward is predicted where the bin of reward 0 has less than half of the probability.
+    """
+    reward_loss, end_loss = outcome_losses(logits, outcomes.rewards, outcomes.ends)
+    known, rewards = outcomes.rewards.isfinite(), outcomes.rewards.nan_to_num()
+    zero_bin = int(reward_bins().abs().argmin())
+    is_event = (rewards != 0) & known
+    is_predicted = (logits[..., :-1].softmax(-1)[..., zero_bin] < 0.5) & known
+    return {
+        "val/reward_loss": reward_loss[known],
+        "val/end_loss": end_loss[outcomes.ends.isfinite()],
+        "val/reward_error": (to_outcome(logits).reward - rewards).abs()[known],
+        "val/reward_precision": is_event[is_predicted],
+        "val/reward_recall": is_predicted[is_event],
+    }
+
+
+@torch.no_grad()
+def validate_epoch(model: WorldModel, batches: Iterable[Batch]) -> dict[str, float]:
+    """Mean loss of frames, PSNR in dB and mean SSIM over all ranks' batches, with noise as in `validate`.
+
+    PSNR and SSIM are those of the predicted x0, rounded to 8-bit values. The squared error is pooled over all frames,
+    as in `psnr`.
+    """
+    means = Means()
+    for batch in _on_device(model, batches):
+        x0 = batch.x0
+        corruption = validation_corruption(x0.shape, batch.seeds, model.device, batch.text)
+        losses, x0_hat, _ = diffusion_loss(model, model.config, x0, batch.actions, corruption)
+        predicted = rearrange(to_levels(x0_hat), "b t c h w -> (b t) c h w")
+        truth = rearrange(batch.frames, "b t h w c -> (b t) c h w").float()
+        means.add("epoch/val_loss", losses)
+        means.add("epoch/psnr", (predicted - truth).square().mean(dim=(1, 2, 3)))
+        means.add("epoch/ssim", batched_ssim(truth, predicted))
+    metrics = means.read()
+    return metrics | {"epoch/psnr": float(psnr_from_mse(metrics["epoch/psnr"]))}
 
 
 def _on_device(model: WorldModel, batches: Iterable[Batch]) -> Iterable[Batch]:
@@ -185,126 +270,6 @@ def _on_device(model: WorldModel, batches: Iterable[Batch]) -> Iterable[Batch]:
             assert batch.captions is not None
             batch = replace(batch, text=encode_bytes(batch.captions.tolist()))
         yield batch.to(model.device)
-
-
-@torch.no_grad()
-def validation_sums(model: WorldModel, batches: list[Batch]) -> Tensor:
-    """Sums for `validation_metrics`, float64 (2, 2 + NOISE_BINS): row 0 sums values over frames, row 1 counts frames.
-
-    Columns: the loss, the loss under another clip's actions, and the loss in each range of noise levels. Each frame has
-    a uniformly random noise level and attends to a nearly clean context, as in a rollout; the clip's seed draws both.
-    Sums of several ranks may be added or averaged.
-    """
-    sums = torch.zeros(2, 2 + NOISE_BINS, dtype=torch.float64)
-    for batch in _on_device(model, batches):
-        x0 = batch.x0
-        corruption = validation_corruption(x0.shape, batch.seeds, model.device, batch.text)
-        losses = diffusion_loss(model, model.config, x0, batch.actions, corruption).losses
-        wrong_actions = batch.actions.roll(1, dims=0)
-        wrong_action_losses = diffusion_loss(model, model.config, x0, wrong_actions, corruption).losses
-        bins = (corruption.levels * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
-        columns = (losses, wrong_action_losses, *(losses[bins == number] for number in range(NOISE_BINS)))
-        for number, column in enumerate(columns):
-            sums[:, number] += torch.tensor([column.sum().item(), column.numel()])
-    return sums
-
-
-def validation_metrics(sums: Tensor) -> dict[str, float]:
-    """Means from `validation_sums`.
-
-    `val/action_ratio` is the loss under wrong actions divided by the loss. It is above 1 if the network uses actions.
-    """
-    loss, wrong_action_loss, *loss_by_noise = (sums[0] / sums[1]).tolist()
-    action_ratio = wrong_action_loss / loss if loss else float("nan")
-    by_noise = {f"val/loss_noise_{number / NOISE_BINS:.3f}": value for number, value in enumerate(loss_by_noise)}
-    return {"val/loss": loss, "val/action_ratio": action_ratio, **by_noise}
-
-
-@torch.no_grad()
-def task_sums(model: WorldModel, batches: list[Batch], task: Task) -> Tensor:
-    """The loss of a task, summed over clips, and the number of clips: float64 (2,). Noise levels are uniform.
-
-    Sums of several ranks may be added or averaged.
-    """
-    sums = torch.zeros(2, dtype=torch.float64)
-    for batch in _on_device(model, batches):
-        x0 = batch.x0
-        noise = draw_noise(x0.shape, batch.seeds, model.device)
-        corruption = replace(task.corrupt(batch.seeds, noise, TaskOptions()), text=batch.text)
-        losses = corruption.clip_losses(diffusion_loss(model, model.config, x0, batch.actions, corruption).losses)
-        sums += torch.tensor([losses.sum().item(), len(losses)])
-    return sums
-
-
-@torch.no_grad()
-def outcome_sums(model: WorldModel, batches: list[Batch]) -> Tensor:
-    """Sums for `outcome_metrics`, float64 (OUTCOME_SUMS,). Sums of several ranks may be added or averaged.
-
-    A reward is predicted where the bin of reward 0 has less than half of the probability.
-    """
-    sums = torch.zeros(OUTCOME_SUMS, dtype=torch.float64)
-    zero_bin = int(reward_bins().abs().argmin())
-    for batch in _on_device(model, batches):
-        assert batch.outcomes is not None, "a ClipDataset with outcomes"
-        x0, outcomes = batch.x0, batch.outcomes
-        corruption = validation_corruption(x0.shape, batch.seeds, model.device)
-        tokens = context_tokens(model, model.config, x0, batch.actions, corruption)
-        logits = model.outcome_logits(tokens, outcomes.next_actions)
-        reward_loss, end_loss = outcome_losses(logits, outcomes.rewards, outcomes.ends)
-        known, rewards = outcomes.rewards.isfinite(), outcomes.rewards.nan_to_num()
-        error = (to_outcome(logits).reward - rewards).abs() * known
-        is_event = (rewards != 0) & known
-        is_predicted = (logits[..., :-1].softmax(-1)[..., zero_bin] < 0.5) & known
-        columns = (
-            *(reward_loss, known, end_loss, outcomes.ends.isfinite(), error),
-            *(is_event & is_predicted, is_predicted, is_event),
-        )
-        sums += torch.stack([column.sum(dtype=torch.float64) for column in columns]).cpu()
-    return sums
-
-
-def outcome_metrics(sums: Tensor) -> dict[str, float]:
-    """Means over the frames whose outcome is known, from `outcome_sums`; NaN where there are none."""
-    reward_loss, num_rewards, end_loss, num_ends, error, num_right, num_predicted, num_events = sums.tolist()
-
-    def ratio(numerator: float, denominator: float) -> float:
-        return numerator / denominator if denominator else float("nan")
-
-    losses = ratio(reward_loss, num_rewards), ratio(end_loss, num_ends)
-    return {
-        "val/outcome_loss": float(np.nansum(losses)),
-        "val/reward_loss": losses[0],
-        "val/end_loss": losses[1],
-        "val/reward_error": ratio(error, num_rewards),
-        "val/reward_precision": ratio(num_right, num_predicted),
-        "val/reward_recall": ratio(num_right, num_events),
-    }
-
-
-@torch.no_grad()
-def epoch_sums(model: WorldModel, batches: Iterable[Batch]) -> Tensor:
-    """Sums for `epoch_metrics`, float64 (4,): loss, squared error and SSIM, summed over frames; number of frames.
-
-    Squared error and SSIM are those of the predicted x0, rounded to 8-bit values. Noise is drawn as in
-    `validation_sums`. Sums of several ranks may be added or averaged.
-    """
-    sums = torch.zeros(4, dtype=torch.float64)
-    for batch in _on_device(model, batches):
-        x0 = batch.x0
-        corruption = validation_corruption(x0.shape, batch.seeds, model.device, batch.text)
-        losses, x0_hat, _ = diffusion_loss(model, model.config, x0, batch.actions, corruption)
-        predicted = rearrange(to_levels(x0_hat), "b t c h w -> (b t) c h w")
-        truth = rearrange(batch.frames, "b t h w c -> (b t) c h w").float()
-        squared_error = (predicted - truth).square().mean(dim=(1, 2, 3))
-        totals = torch.stack([column.sum() for column in (losses, squared_error, batched_ssim(truth, predicted))])
-        sums += torch.tensor([*totals.tolist(), losses.numel()])
-    return sums
-
-
-def epoch_metrics(sums: Tensor) -> dict[str, float]:
-    """Means over frames, from `epoch_sums`; PSNR in dB from the squared error pooled over all frames, as in `psnr`."""
-    loss, mse, ssim = (sums[:3] / sums[3]).tolist()
-    return {"epoch/val_loss": loss, "epoch/psnr": float(psnr_from_mse(mse)), "epoch/ssim": ssim}
 
 
 @dataclass(frozen=True)
@@ -319,12 +284,7 @@ class ValidationRollout:
 def validation_rollout(model: WorldModel, dataset: ClipDataset, num_frames: int) -> ValidationRollout | None:
     """Continue a few held-out records under their recorded actions. The result is the same for any number of ranks.
 
-    Args:
-        model: as from `prepare_for_inference`.
-        num_frames: with the prompt; fewer if no record is as long.
-
-    Returns:
-        None if no record is longer than the prompt.
+    `num_frames` counts the prompt; it is fewer if no record is as long. None if no record is longer than the prompt.
     """
     lengths = dataset.index.lengths
     num_frames = min(num_frames, int(lengths.max()))
@@ -345,10 +305,6 @@ def validation_rollout(model: WorldModel, dataset: ClipDataset, num_frames: int)
 
 def action_rollouts(model: WorldModel, dataset: ClipDataset, num_frames: int) -> tuple[np.ndarray, list[str]] | None:
     """Rollouts from one held-out prompt, equal but for their actions; the same for any number of ranks.
-
-    Args:
-        model: as from `prepare_for_inference`.
-        num_frames: with the prompt.
 
     Returns:
         uint8 (K, T, H, W, C), and a name for each: of no action first, then of each action that is held.

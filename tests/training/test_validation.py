@@ -11,32 +11,60 @@ from dreamrun.data.batch import Batch, to_float
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics import psnr, ssim
 from dreamrun.data.metrics_log import read_metrics
+from dreamrun.data.outcomes import Outcomes
 from dreamrun.model.diffusion import alpha_bar
-from dreamrun.training.validation import epoch_metrics, epoch_sums, validation_metrics, validation_sums
+from dreamrun.model.outcome_head import NUM_BINS
+from dreamrun.training import validation
+from dreamrun.training.validation import Means, outcome_values, validate, validate_epoch
+
+
+def test_means_are_of_the_values_of_all_ranks(monkeypatch):
+    ranks = [Means() for _ in range(3)]  # the last has no values
+    ranks[0].add("loss", torch.tensor([1.0, 2.0]))
+    ranks[1].add("loss", torch.tensor([[6.0]]))
+    ranks[1].add("recall", torch.tensor([], dtype=torch.bool))
+    monkeypatch.setattr(validation, "all_gather_object", lambda _: [means._sums for means in ranks])
+    means = ranks[2].read()
+    assert means["loss"] == 3 and np.isnan(means["recall"])
+
+
+def test_what_was_never_predicted_has_no_precision():
+    logits = torch.zeros(1, 4, NUM_BINS + 1)
+    logits[..., NUM_BINS // 2] = 9  # the bin of reward 0, everywhere
+    nan = float("nan")
+    outcomes = Outcomes(torch.zeros(1, 4, 3), torch.tensor([[1.0, 0, -1, nan]]), torch.full((1, 4), nan), torch.ones(1))
+    values = outcome_values(logits, outcomes)
+    assert (
+        len(values["val/reward_loss"]) == 3 and len(values["val/end_loss"]) == len(values["val/reward_precision"]) == 0
+    )
+    assert values["val/reward_recall"].tolist() == [False, False]
+    torch.testing.assert_close(values["val/reward_error"], torch.tensor([1.0, 0.0, 1.0]), atol=0.1, rtol=0)
 
 
 def test_epoch_metrics_are_means_over_all_frames():
-    """The ranks' shares give the same result. The network predicts frames that are too bright by known amounts."""
+    """The network predicts frames that are too bright by known amounts; batches are of any size."""
     config = replace(random_model().config, prediction="x0")
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 200, (7, 6, 16, 24, 3)).astype(np.uint8)
     actions, seeds = np.zeros((7, 6, 3), np.float32), np.arange(7, dtype=np.uint64)
 
-    def part(rows):
+    batch = Batch(torch.from_numpy(frames), torch.from_numpy(actions), seeds, seeds, seeds)
+
+    def measure(*parts):
+        shown = iter(parts)
+
         def brighter(*_):
-            predicted = to_float(frames[rows]) + torch.linspace(0, 20, 6)[:, None, None, None] * 2 / 255
+            predicted = to_float(frames[next(shown)]) + torch.linspace(0, 20, 6)[:, None, None, None] * 2 / 255
             return predicted.repeat(1, 2, 1, 1, 1)  # for the context, then for the noisy frames
 
         brighter.config, brighter.device = config, torch.device("cpu")
-        clips = torch.from_numpy(frames[rows]), torch.from_numpy(actions[rows])
-        return epoch_sums(brighter, [Batch(*clips, seeds, seeds, seeds[rows])])
+        return validate_epoch(brighter, [batch.select(part) for part in parts])
 
-    whole, shares = part(slice(0, 7)), part(slice(0, 5)) + part(slice(5, 7)) + epoch_sums(None, [])
-    metrics = epoch_metrics(whole)
+    metrics = measure(slice(0, 7))
     bright = (frames + np.linspace(0, 20, 6, dtype=int)[:, None, None, None]).astype(np.uint8)
     assert metrics["epoch/psnr"] == pytest.approx(psnr(frames, bright), abs=1e-4)
     assert metrics["epoch/ssim"] == pytest.approx(np.mean([ssim(a, b) for a, b in zip(frames, bright, strict=True)]))
-    assert epoch_metrics(shares) == pytest.approx(metrics) and epoch_metrics(shares / 2) == pytest.approx(metrics)
+    assert measure(slice(0, 5), slice(5, 7)) == pytest.approx(metrics)
 
 
 def test_epoch_metrics_come_at_the_end_of_each_epoch(train_command, tmp_path):
@@ -64,7 +92,7 @@ def test_validation_metrics_by_actions_and_noise_levels():
 
     painter = Painter()
     painter.config = config
-    metrics = validation_metrics(validation_sums(painter, [batch]))
+    metrics = validate(painter, [batch])
     assert 0 < metrics["val/loss"] < 0.05
     assert metrics["val/action_ratio"] > 50
     binned = {name: value for name, value in metrics.items() if "loss_noise" in name and np.isfinite(value)}
