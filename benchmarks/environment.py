@@ -12,7 +12,7 @@ from tqdm import tqdm
 from dreamrun.benchmarks.machine import NetworkConfig
 from dreamrun.data.metadata import read_metadata
 from dreamrun.envs.dream import DreamVectorEnv
-from dreamrun.games.factory import make_environment
+from dreamrun.games.factory import open_recorded
 from dreamrun.games.ranges import Positive
 from dreamrun.model.inference import choose_device, describe_device
 
@@ -46,7 +46,7 @@ def measure(config: EnvironmentConfig) -> dict[str, Any]:
         dream = DreamVectorEnv(
             model, config.data, num_envs, config.split, num_steps=config.num_steps, device=config.device
         )
-        real = make_environment(metadata.environment, num_envs, options=metadata.environment_options)
+        real = open_recorded(metadata, num_envs)
         rates = [_frames_per_sec(games, config.steps) for games in (dream, real)]
         results |= {
             f"dream_frames_per_sec_{num_envs}": rates[0],

@@ -1,11 +1,13 @@
 """Atomic writing: a file or a folder appears under its name only when it is complete."""
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -29,6 +31,17 @@ def atomic_file(path: Path, fsync: bool = False) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a JSON file that people can read, atomically. Paths become text."""
+    write_text(path, json.dumps(values, indent=2, default=os.fspath) + "\n")
 
 
 def check_output(

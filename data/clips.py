@@ -3,7 +3,7 @@
 Shapes: S clips, T frames, H x W x C pixels.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,6 @@ from dreamrun.games.policies import MEAN_HOLD_STEPS
 from dreamrun.games.space import ActionSpace, is_known
 
 
-def _empty_ids() -> np.ndarray:
-    return np.zeros(0, np.int64)
-
-
 @dataclass(frozen=True)
 class Clips:
     """Stretches of records, one per record. After a record's end frames are black and actions are unknown."""
@@ -31,8 +27,8 @@ class Clips:
     lengths: np.ndarray  # int (S,), recorded frames in each clip
     space: ActionSpace
     fps: float  # frames per second of the game
-    record_ids: np.ndarray = field(default_factory=_empty_ids)  # int (S,); empty if the clips are from no data set
-    starts: np.ndarray = field(default_factory=_empty_ids)  # int (S,), index of each clip's first frame in its record
+    record_ids: np.ndarray  # int (S,); empty if the clips are from no data set
+    starts: np.ndarray  # int (S,), index of each clip's first frame in its record
 
     @property
     def num_true_frames(self) -> int:
@@ -40,12 +36,9 @@ class Clips:
         return int(self.lengths.min())
 
     def other_actions(self, num_prompt: int) -> np.ndarray:
-        """Each clip's own actions in the prompt, then the previous clip's.
+        """Each clip's own actions in the prompt, then the previous clip's: shaped as `actions`.
 
         If the previous clip is too short, its actions after the prompt are repeated.
-
-        Returns:
-            Shaped as `actions`.
         """
         actions = self.actions.copy()
         for clip in range(len(actions)):
@@ -61,9 +54,6 @@ def held_out_clips(
 
     Args:
         min_frames: records of at least this many frames are drawn; None: num_frames.
-
-    Raises:
-        ValueError: too few records are long enough.
     """
     min_frames = num_frames if min_frames is None else min(min_frames, num_frames)
     long_enough = np.flatnonzero(dataset.index.lengths >= min_frames)
@@ -104,9 +94,6 @@ def draw_clips(dataset: ClipDataset, num_clips: int, num_frames: int, min_frames
 
     Args:
         min_frames: records of at least this many frames are drawn.
-
-    Raises:
-        ValueError: no record has `min_frames` frames.
     """
     lengths = dataset.index.lengths
     long_enough = np.flatnonzero(lengths >= min_frames)
@@ -140,11 +127,7 @@ def draw_records(dataset: ClipDataset, num_records: int, seed: int) -> list[Reco
 def scripted_actions(clips: Clips, num_rollouts: int, num_frames: int, seed: int) -> np.ndarray:
     """Random recorded actions, drawn as often as they occur in the clips, each held for MEAN_HOLD_STEPS on average.
 
-    Returns:
-        (num_rollouts, num_frames) ids, or (num_rollouts, num_frames, names) vectors.
-
-    Raises:
-        ValueError: no action of the clips is known.
+    They are (num_rollouts, num_frames) ids, or (num_rollouts, num_frames, names) vectors.
     """
     rng = np.random.default_rng(seed)
     taken = clips.actions[is_known(clips.actions)]
@@ -158,16 +141,9 @@ def scripted_actions(clips: Clips, num_rollouts: int, num_frames: int, seed: int
 
 
 def prompt_clips(prompt: np.ndarray, num_clips: int, num_frames: int, space: ActionSpace, fps: float) -> Clips:
-    """Clips that share one prompt and have no recorded frames after it.
+    """Clips that share one prompt, uint8 (P, H, W, C), and have no recorded frames after it. P may be 0.
 
-    Args:
-        prompt: uint8 (P, H, W, C); P may be 0.
-
-    Returns:
-        Clips of P true frames. Actions are unknown in the prompt and noop after it.
-
-    Raises:
-        ValueError: num_clips is less than 1.
+    Actions are unknown in the prompt and noop after it.
     """
     if num_clips < 1:
         raise ValueError(f"{num_clips} samples: at least 1 is needed")
@@ -176,21 +152,16 @@ def prompt_clips(prompt: np.ndarray, num_clips: int, num_frames: int, space: Act
     frames[:, :num_prompt] = prompt
     actions = space.unknown(num_clips, num_frames)
     actions[:, num_prompt:] = space.noop
-    return Clips(frames, actions, np.full(num_clips, num_prompt), space, fps)
+    no_ids = np.zeros(0, np.int64)
+    return Clips(frames, actions, np.full(num_clips, num_prompt), space, fps, no_ids, no_ids)
 
 
 def choose_actions(choice: str, clips: Clips, num_prompt: int, seed: int) -> np.ndarray:
-    """The clips' own actions in the prompt, then those that `choice` names.
+    """The clips' own actions in the prompt, then those that `choice` names: shaped as `clips.actions`.
 
     Args:
         choice: "gt" for the clips' own actions, "random" for random ones, or action names separated by commas, which
             are repeated: "right,right+jump".
-
-    Returns:
-        Shaped as `clips.actions`.
-
-    Raises:
-        ValueError: a name is unknown.
     """
     actions = clips.actions.copy()
     num_clips, num_steps = actions[:, num_prompt:].shape[:2]

@@ -7,10 +7,11 @@ the same files, and an interrupted collection continues with the shards that are
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from dreamrun.data.workers import worker_pool
 from dreamrun.games.base import SPLIT_LEVELS, GameVectorEnv
 from dreamrun.games.factory import describe_environment, make_environment
 from dreamrun.games.game import Game
-from dreamrun.games.policies import ExplorePolicy, FunctionPolicy, UniformPolicy, make_policy
+from dreamrun.games.policies import Policy, make_policy
 from dreamrun.games.ranges import Count, Positive, Range, Seed, check_ranges
 
 NUM_ENVS = 16  # games per shard; what they have played is lost when the shard is full
@@ -56,6 +57,16 @@ class CollectConfig:
             raise ValueError("nothing to collect: records, val_records and test_records are 0")
         make_policy(self.policy)
 
+    @property
+    def game_options(self) -> dict[str, Any]:
+        """Options that are not at their defaults: those that a game does not have must be left alone."""
+        names = ("distribution_mode", "simple", "frame_skip", "size")
+        return {name: value for name in names if (value := getattr(self, name)) != getattr(CollectConfig, name)}
+
+    def describe_game(self) -> Game:
+        """What is collected."""
+        return describe_environment(self.env, self.game_options, import_modules=True)
+
 
 @dataclass(frozen=True)
 class ShardJob:
@@ -72,16 +83,13 @@ class ShardJob:
 
 
 def collect(config: CollectConfig, progress: Callable[[int], None], command: str | None = None) -> dict:
-    """Collect a data set. It grows in `OUT.partial` and appears at `config.out` when it is complete.
+    """Collect a data set, and return its metadata. It grows in `OUT.partial` and appears at `config.out` when complete.
 
     After an interruption a call with the same settings continues with the shards that are missing.
 
     Args:
         progress: called with the number of frames of each shard that is complete.
         command: the command line that the user gave, which metadata.json stores under "command".
-
-    Returns:
-        The content of metadata.json.
     """
     metadata = _collection_metadata(config, command)  # raises before anything is written
     partial = begin_partial(config.out, config.overwrite, metadata, key="collect")
@@ -90,22 +98,11 @@ def collect(config: CollectConfig, progress: Callable[[int], None], command: str
     return metadata
 
 
-def _game_metadata(config: CollectConfig) -> Game:
-    return describe_environment(config.env, _environment_options(config), import_modules=True)
-
-
-def _environment_options(config: CollectConfig) -> dict:
-    """Options that are not at their defaults: those that a game does not have must be left alone."""
-    names = ("distribution_mode", "simple", "frame_skip", "size")
-    return {name: value for name in names if (value := getattr(config, name)) != getattr(CollectConfig, name)}
-
-
 def _collection_metadata(config: CollectConfig, command: str | None) -> dict:
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "workers", "overwrite")}
-    game = _game_metadata(config)
     levels = {split: {"first": first, "count": count} for split, (first, count) in SPLIT_LEVELS.items()}
     return {
-        **game.to_dict(),
+        **config.describe_game().to_dict(),
         "policy": config.policy,
         "seed": config.seed,
         "levels": levels,
@@ -141,7 +138,8 @@ def collect_shard(config: CollectConfig, job: ShardJob, folder: Path) -> int:
     """Play until a shard is full and write it, unless it exists; returns its number of frames."""
     path = folder / job.file_name
     if path.is_file():
-        return _count_frames(path, config)
+        reader = ShardReader([path], config.describe_game())  # of an interrupted collection
+        return sum(len(reader.read(0, number)) for number in range(reader.num_records(0)))
     split_number = list(SPLIT_LEVELS).index(job.split)
     rng = np.random.default_rng((config.seed, split_number, job.number))
     levels, game_seed = SPLIT_LEVELS[job.split], int(rng.integers(2**31))
@@ -153,23 +151,15 @@ def collect_shard(config: CollectConfig, job: ShardJob, folder: Path) -> int:
             num_frames += len(record)
             yield encode_record(record)
 
-    options = _environment_options(config)
-    with make_environment(config.env, NUM_ENVS, levels, game_seed, options, import_modules=True) as environment:
+    environment = make_environment(config.env, NUM_ENVS, levels, game_seed, config.game_options, import_modules=True)
+    with closing(environment):
         policy = make_policy(config.policy)(environment, rng)
         records = islice(play(environment, policy, config.min_frames), job.num_records)
         write_shard(path, count_and_encode(records))
     return num_frames
 
 
-def _count_frames(path: Path, config: CollectConfig) -> int:
-    """Number of frames in a shard of an interrupted collection."""
-    reader = ShardReader([path], _game_metadata(config))
-    return sum(len(reader.read(0, number)) for number in range(reader.num_records(0)))
-
-
-def play(
-    environment: GameVectorEnv, policy: UniformPolicy | ExplorePolicy | FunctionPolicy, min_frames: int = 32
-) -> Iterator[Record]:
+def play(environment: GameVectorEnv, policy: Policy, min_frames: int = 32) -> Iterator[Record]:
     """Play forever and yield each `Record` when it is complete.
 
     A record is at most MAX_RECORD_FRAMES of one episode. Longer ones are split, and the end of an episode is dropped
@@ -179,7 +169,7 @@ def play(
     episodes = [Episode() for _ in range(environment.num_envs)]
     frames, info = environment.reset()
     while True:
-        actions = policy.act(environment, frames)
+        actions = policy(frames)
         next_frames, rewards, terminations, truncations, next_info = environment.step(actions)
         for game, episode in enumerate(episodes):
             episode.add(frames[game], actions[game], float(rewards[game]))

@@ -76,21 +76,14 @@ class ClipDataset:
     """All clips of one split of a data set, in shuffled batches.
 
     Args:
-        folder: of the data set.
-        split: "train", "val" or "test".
         clip_frames: T.
         stride: frames from the start of one clip to the start of the next.
         seed: of the order and of the clips' seeds.
         rank, world_size: this process takes part `rank` of `world_size` of each batch.
         max_bad_fraction: the largest share of unreadable records that is tolerated.
-        num_threads: that read and decode.
         progress: called with (shards done, shards to read) while new shards are indexed.
         outcomes: give batches their outcomes too.
         choose_events: take half of the clips of `batches` from those with a reward or an end. Reads all records once.
-        pool_records: records in a pool.
-
-    Raises:
-        ValueError: there is no data, no record is long enough for a clip, or too many records are bad.
     """
 
     def __init__(
@@ -110,8 +103,6 @@ class ClipDataset:
         pool_records: int = POOL_RECORDS,
     ):
         folder = Path(folder)
-        if not clip_frames > 0 or not stride > 0:
-            raise ValueError(f"clip_frames is {clip_frames} and stride is {stride}: both must be at least 1")
         self.folder, self.split, self.clip_frames, self.stride = folder, split, clip_frames, stride
         self.seed, self.rank, self.world_size, self.num_threads = seed, rank, world_size, num_threads
         self.has_outcomes, self.pool_records = outcomes, pool_records
@@ -146,9 +137,6 @@ class ClipDataset:
         Args:
             batch_size: clips in a batch over all ranks; this rank's part has batch_size / world_size of them.
             skip_batches: batches to skip at the start, to continue an epoch.
-
-        Raises:
-            ValueError: batch_size is not a multiple of world_size, or a record can no longer be read.
         """
         if batch_size % self.world_size:
             raise ValueError(f"batch_size {batch_size} cannot be divided evenly among {self.world_size} ranks")

@@ -8,8 +8,9 @@ import json
 import shutil
 from pathlib import Path
 
+from dreamrun.data.atomic import write_json
 from dreamrun.data.index import INDEX_FILE
-from dreamrun.data.metadata import METADATA_FILE, write_metadata
+from dreamrun.data.metadata import METADATA_FILE
 from dreamrun.data.shards import SUFFIX
 from dreamrun.games.untrusted import read_json
 
@@ -20,9 +21,7 @@ _FILES = (METADATA_FILE, INDEX_FILE, JOURNAL_FILE, SUFFIX)  # the ends of all na
 def begin_partial(out: Path, overwrite: bool, metadata: dict, key: str) -> Path:
     """Create the folder `OUT.partial`, or keep the one that an interrupted run with the same settings left behind.
 
-    Args:
-        metadata: of the future data set.
-        key: the entry of `metadata` that holds the settings.
+    The settings are `metadata[key]`, of the future data set's metadata.
     """
     check_free(out, overwrite)
     out = out.resolve()  # a link to a folder on another disk stays a link
@@ -34,13 +33,13 @@ def begin_partial(out: Path, overwrite: bool, metadata: dict, key: str) -> Path:
             if read_json(partial / METADATA_FILE)[key] == json.loads(json.dumps(metadata[key])):
                 return partial
         shutil.rmtree(partial)
-    write_metadata(partial, metadata)
+    write_json(partial / METADATA_FILE, metadata)
     return partial
 
 
 def finish_partial(partial: Path, out: Path, metadata: dict, overwrite: bool) -> None:
     """Write the final metadata and rename the complete data set to `out`, in place of what `out` held."""
-    write_metadata(partial, metadata)
+    write_json(partial / METADATA_FILE, metadata)
     try:
         check_free(out, overwrite)
     except ValueError as error:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamrun.data.metadata import METADATA_FILE, read_metadata, write_metadata
+from dreamrun.data.atomic import write_json
+from dreamrun.data.metadata import METADATA_FILE, read_metadata
 from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ZSTD_FAST, shard_writer
 from dreamrun.games.game import Game, check_caption, check_fps, check_frame_shape
@@ -173,7 +174,7 @@ class EpisodeWriter:
                 if getattr(existing, name) != getattr(metadata, name):
                     raise ValueError(f"{self.folder} is a data set with other {name}: choose another folder")
         else:
-            write_metadata(self.folder, metadata.to_dict())
+            write_json(self.folder / METADATA_FILE, metadata.to_dict())
         self._shape = frame.shape
 
     def _check_action(self, action: int | np.ndarray) -> int | np.ndarray:

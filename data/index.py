@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from dreamrun.data.atomic import atomic_file
+from dreamrun.data.atomic import write_text
 from dreamrun.data.metadata import find_dataset
 from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader
 from dreamrun.games.game import Game
 from dreamrun.games.untrusted import printable, read_json
 from dreamrun.shipped import find_shipped
 
+SPLITS = ("train", "val", "test")
 INDEX_FILE = "index.json"
 MAX_INDEX_BYTES = 2**30
 MAX_WARNINGS = 5  # bad records and shards that are named one by one
@@ -58,7 +59,6 @@ def index_split(
     """Index a split. Reads every record of the shards that are not in the cached index, or have changed since.
 
     Args:
-        num_threads: that read and decode.
         progress: called with (shards done, shards to read) after each shard that is read.
     """
     paths = split_shards(folder, split)
@@ -76,8 +76,8 @@ def index_split(
                 progress(done, len(todo))
     if todo:
         # If the folder is read-only, its shards are read again each time.
-        with contextlib.suppress(OSError), atomic_file(cache_path) as temporary:
-            temporary.write_text(json.dumps({"fingerprint": _fingerprint(metadata), "shards": entries}))
+        with contextlib.suppress(OSError):
+            write_text(cache_path, json.dumps({"fingerprint": _fingerprint(metadata), "shards": entries}))
     return _assemble(paths, entries)
 
 

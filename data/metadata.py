@@ -1,12 +1,11 @@
 """metadata.json: what a data set says of its game, frames and actions."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from dreamrun.data.atomic import atomic_file
 from dreamrun.games.game import Game, check_frame_shape
 from dreamrun.games.procgen_actions import PROCGEN_GAMES, procgen_actions
+from dreamrun.games.ranges import Range
 from dreamrun.games.space import MAX_NAMES, unnamed_actions
 from dreamrun.games.untrusted import read_json
 from dreamrun.shipped import find_shipped
@@ -33,18 +32,11 @@ def read_metadata(folder: Path) -> Game:
 def _default_game(values: dict[str, Any]) -> Game:
     """What an old metadata.json leaves out: the names of actions above all."""
     num_actions = values.get("num_actions", len(PUBLIC_SET.actions))
-    if type(num_actions) is not int or not 1 <= num_actions <= MAX_NAMES:
-        raise ValueError(f"num_actions is {num_actions!r:.40}: expected an integer from 1 to {MAX_NAMES}")
+    Range(1, MAX_NAMES).check("num_actions", num_actions)
     environment = values.get("environment", values.get("env", PUBLIC_SET.environment))
     procgen = environment in PROCGEN_GAMES and num_actions == len(PUBLIC_SET.actions)
     actions = procgen_actions(environment) if procgen else unnamed_actions(num_actions)
     return Game(PUBLIC_SET.environment, actions=actions)
-
-
-def write_metadata(folder: Path, values: dict[str, Any]) -> None:
-    """Write metadata.json atomically; creates the folder if needed."""
-    with atomic_file(folder / METADATA_FILE) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def find_dataset(folder: Path) -> Path:

@@ -57,11 +57,7 @@ def frame_ssim(truth: np.ndarray, frames: np.ndarray, lengths: np.ndarray) -> np
 
 
 def batched_ssim(truth: Tensor, frames: Tensor) -> Tensor:
-    """SSIM of each frame (N, C, H, W), values from 0 to 255, computed on its device.
-
-    Returns:
-        float32 (N,), equal to scikit-image's within 1e-4.
-    """
+    """SSIM of each frame (N, C, H, W), values from 0 to 255: float32 (N,), equal to scikit-image's within 1e-4."""
 
     def mean(x: Tensor) -> Tensor:
         return F.avg_pool2d(F.avg_pool2d(x, (SSIM_WINDOW, 1), 1), (1, SSIM_WINDOW), 1)

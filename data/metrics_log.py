@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from dreamrun.data.atomic import atomic_file
+from dreamrun.data.atomic import write_text
 
 METRICS_FILE = "metrics.jsonl"
 COMMANDS_FILE = "commands.jsonl"  # the command lines that started a training
@@ -120,8 +120,7 @@ def _drop_later_lines(path: Path, step: int) -> None:
         path.rename(next(p for n in count(1) if not (p := path.with_stem(f"{path.stem}_{n}")).exists()))
         return
     lines = [values for values in read_metrics(path) if values["step"] <= step]
-    with atomic_file(path) as temporary:
-        temporary.write_text("".join(json.dumps(values) + "\n" for values in lines))
+    write_text(path, "".join(json.dumps(values) + "\n" for values in lines))
 
 
 def _parse_line(line: bytes) -> Any:

@@ -38,8 +38,6 @@ class Mixture:
     def __init__(
         self, sets: Sequence[ClipDataset], slices: Sequence[slice] | None = None, shares: Sequence[float] | None = None
     ):
-        if shares is not None and (len(shares) != len(sets) or not all(0 < share < np.inf for share in shares)):
-            raise ValueError(f"the shares are {shares}: expected {len(sets)} positive numbers, one for each data set")
         self.sets, self._shares = list(sets), shares
         self._slices = list(slices or [slice(0, len(data.metadata.actions)) for data in sets])
         self.num_actions = max(part.stop for part in self._slices)  # of the common vector

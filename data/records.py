@@ -130,13 +130,7 @@ def _to_stored_dtype(actions: np.ndarray) -> np.ndarray:
 
 
 def decode_record(payload: bytes, frame_shape: tuple[int, int, int], space: ActionSpace) -> Record:
-    """Decode and validate a record.
-
-    Args:
-        payload: the output of `encode_record` or of the public set's generator.
-        frame_shape: (H, W, C) of the data set.
-        space: the action space that the actions must belong to.
-    """
+    """Decode and validate a record of `encode_record` or of the public set, for a data set of frames (H, W, C)."""
     try:
         fields = _RecordUnpickler(io.BytesIO(payload)).load()
     except Exception as error:  # damaged or hostile bytes can raise anything

@@ -19,7 +19,6 @@ def lock_run_folder(folder: Path) -> Iterator[None]:
     at the end is removed: the training ended with an error.
 
     Raises:
-        ValueError: another process holds the lock.
         OSError: the folder cannot be written to.
     """
     is_new, path = not folder.exists(), folder / LOCK_FILE

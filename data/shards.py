@@ -38,9 +38,6 @@ def _as_os_error():
 def shard_writer(path: Path, zstd_level: int = ZSTD_SMALL) -> Iterator[Callable[[bytes], None]]:
     """Yield a function that appends an encoded record to a shard. The file appears when the context ends, if no error.
 
-    Args:
-        zstd_level: of compression, ZSTD_SMALL or ZSTD_FAST.
-
     Raises:
         OSError: the disk is full; no file is left then.
     """
@@ -86,7 +83,6 @@ class ShardReader:
 
     Args:
         paths: shard files; methods take an index into this list.
-        metadata: of the data set.
         max_open_files: the least recently used file is closed above this number.
     """
 

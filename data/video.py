@@ -1,6 +1,7 @@
 """Video and picture files: writing mp4 and PNG, key overlays, and comparisons of truth and rollout.
 
-Shapes: S samples, T frames, H x W pixels, all uint8.
+Shapes: S samples, T frames, H x W pixels, all uint8. Frames and videos are (T, H, W, 3), pictures (H, W, 3). Actions
+are recorded ones, (T,) ids or (T, names) vectors, that led into the frames.
 """
 
 import io
@@ -28,11 +29,7 @@ _ARROWS = {
 
 
 def mp4_bytes(frames: Iterable[np.ndarray], fps: float) -> bytes:
-    """An mp4 of frames as H.264. An odd height or width gains a black row or column.
-
-    Args:
-        frames: (T, H, W, 3), or at least one (H, W, 3) after another.
-    """
+    """An mp4 of frames (H, W, 3), one or more, as H.264. An odd height or width gains a black row or column."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
@@ -136,15 +133,7 @@ def _draw_axis(draw: ImageDraw.ImageDraw, corner: tuple[int, int], side: int, la
 
 
 def with_keys(frames: np.ndarray, actions: np.ndarray, space: ActionSpace, factor: int = UPSCALE) -> np.ndarray:
-    """Upscaled frames, each above the keys of the action that led into it.
-
-    Args:
-        frames: (T, H, W, 3).
-        actions: recorded actions, (T,) ids or (T, names) vectors.
-
-    Returns:
-        (T, height, width, 3).
-    """
+    """Upscaled frames, each above the keys of the action that led into it."""
     large = upscale(frames, factor)
     distinct = {action.tobytes(): action for action in actions}  # by bytes, as NaN is not equal to itself
     strips = {key: key_strip(action, space, large.shape[2]) for key, action in distinct.items()}
@@ -172,15 +161,9 @@ def framed(frames: np.ndarray, marked: np.ndarray, width: int = 4) -> np.ndarray
 def edited(
     frames: np.ndarray, actions: np.ndarray, known: np.ndarray, space: ActionSpace, truth: np.ndarray | None = None
 ) -> np.ndarray:
-    """A clip that was filled in, with its keys and a border around known frames; the truth, if there is one, above it.
+    """A video of a clip that was filled in, with its keys and a border around frames that are `known`, bool (T,).
 
-    Args:
-        frames, truth: (T, H, W, 3).
-        actions: recorded actions, (T,) ids or (T, names) vectors.
-        known: bool (T,).
-
-    Returns:
-        (T, height, width, 3).
+    The truth, if there is one, is above it.
     """
     video = titled(framed(with_keys(frames, actions, space), known), "known frames in yellow")
     if truth is None:
@@ -191,12 +174,7 @@ def edited(
 def comparison(truth: np.ndarray | None, rollouts: np.ndarray, actions: np.ndarray, space: ActionSpace) -> np.ndarray:
     """A video with one column per sample: the truth, if there is one, above the rollout and its keys.
 
-    Args:
-        truth, rollouts: (S, T, H, W, 3).
-        actions: recorded actions, (S, T) or (S, T, names), that led into the rollouts' frames.
-
-    Returns:
-        (T, height, width, 3).
+    Arguments have a first axis of S samples.
     """
     columns = [titled(with_keys(frames, keys, space), "dream") for frames, keys in zip(rollouts, actions, strict=True)]
     if truth is not None:
@@ -212,14 +190,7 @@ def side_by_side(videos: list[np.ndarray]) -> np.ndarray:
 
 
 def grid(truth: np.ndarray, rollouts: np.ndarray, moments: list[int], factor: int = 2) -> np.ndarray:
-    """A picture with two rows per sample: the truth at the frames `moments`, and the rollout below it.
-
-    Args:
-        truth, rollouts: (S, T, H, W, 3).
-
-    Returns:
-        (height, width, 3).
-    """
+    """A picture with two rows for each of S samples: the truth at the frames `moments`, and the rollout below it."""
     rows = [
         upscale(np.concatenate(list(frames[moments]), axis=1), factor)
         for pair in zip(truth, rollouts, strict=True)

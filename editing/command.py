@@ -3,7 +3,6 @@
 Shapes: T frames, H x W x 3 pixels.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from dreamrun.data.atomic import atomic_file, check_output
+from dreamrun.data.atomic import check_output, write_json
 from dreamrun.data.importing.clip_source import SourceClip, read_source
 from dreamrun.data.metrics import psnr, ssim
 from dreamrun.data.video import edited, write_animation
@@ -222,8 +221,7 @@ def write(config: Edit, model: WorldModel, plan: Plan, clip: MaskedClip, frames:
         print(f"  {name:34s} {value}")
     if config.metrics:
         settings = {"task": type(config).__name__.lower(), "checkpoint": config.checkpoint, "seed": config.seed}
-        with atomic_file(config.metrics) as temporary:
-            temporary.write_text(json.dumps({**settings, **measured}, indent=2) + "\n")
+        write_json(config.metrics, {**settings, **measured})
         print(f"wrote {config.metrics}")
 
 

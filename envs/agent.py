@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dreamrun.data.atomic import atomic_file
+from dreamrun.data.atomic import atomic_file, write_json
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.metrics_log import MetricsLog
 from dreamrun.data.run_lock import lock_run_folder
@@ -20,7 +20,7 @@ from dreamrun.envs import MAX_EPISODE_STEPS
 from dreamrun.envs.dream import DreamVectorEnv
 from dreamrun.games.base import SPLIT_LEVELS
 from dreamrun.games.factory import make_environment
-from dreamrun.games.gymnasium import MAX_FRAME_SKIP
+from dreamrun.games.gymnasium import FRAME_SKIP_RANGE
 from dreamrun.games.ranges import Positive, Range, check_ranges
 from dreamrun.games.untrusted import read_json
 
@@ -55,7 +55,7 @@ class GamesConfig:
         """The games: `game` with its options in levels of a split, or the dream with prompts of the split."""
         if self.env == "real":
             levels = SPLIT_LEVELS[split]
-            return make_environment(game, self.num_envs, levels, self.seed, options)
+            return make_environment(game, self.num_envs, levels, self.seed, options, import_modules=bool(self.game))
         return DreamVectorEnv(
             self.checkpoint, self.data or "", self.num_envs, split, self.max_episode_steps,
             num_steps=self.num_steps, device=self.device,
@@ -98,7 +98,6 @@ def train_agent(config: TrainAgentConfig) -> None:
     continued training is not the same to the bit as one that was never stopped.
 
     Raises:
-        ValueError: an option, a checkpoint or data that cannot be used; the folder holds another agent.
         KeyboardInterrupt: it was stopped, after the agent was saved.
     """
     module = import_ppo()
@@ -119,8 +118,7 @@ def train_agent(config: TrainAgentConfig) -> None:
         if continued:
             wandb_id = load_weights(ppo, config.out)
             print(f"continues at frame {ppo.num_timesteps * config.frame_skip} of {config.steps}")
-        with atomic_file(config.out / AGENT_FILE) as path:
-            path.write_text(json.dumps(settings, indent=2) + "\n")
+        write_json(config.out / AGENT_FILE, settings)
         wandb_options = (config.wandb, config.wandb_project, config.wandb_entity)
         log = MetricsLog(config.out, ppo.num_timesteps * config.frame_skip, *wandb_options, settings, wandb_id)
         try:
@@ -191,6 +189,5 @@ def read_agent(folder: Path) -> dict[str, Any]:
     expected = {"game": str, "game_options": dict, "frame_skip": int}
     if not isinstance(settings, dict) or any(type(settings.get(name)) is not kind for name, kind in expected.items()):
         raise ValueError(f"{path} does not describe an agent")
-    if not 1 <= settings["frame_skip"] <= MAX_FRAME_SKIP:
-        raise ValueError(f"frame_skip in {path} is {settings['frame_skip']}: it must lie in 1 to {MAX_FRAME_SKIP}")
+    FRAME_SKIP_RANGE.check(f"frame_skip in {path}", settings["frame_skip"])
     return settings

@@ -17,7 +17,8 @@ from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.clips import draw_clips
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.envs import MAX_EPISODE_STEPS
-from dreamrun.envs.spaces import gym_space, recorded_actions
+from dreamrun.games.base import gym_space
+from dreamrun.games.space import ActionSpace
 from dreamrun.model.dit import WorldModel
 from dreamrun.model.game_views import check_model_fits_data
 from dreamrun.model.inference import choose_device, prepare_for_inference
@@ -185,6 +186,19 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv):
         """What the current episodes began with, each (N,), and Gymnasium's masks of games for which that is known."""
         info = {name: values.copy() for name, values in self._origin.items()}
         return info | {f"_{name}": np.ones(self.num_envs, bool) for name in info}
+
+
+def recorded_actions(space: ActionSpace, actions: np.ndarray) -> np.ndarray:
+    """N actions of `gym_space` -> recorded actions: ids (N,), or vectors (N, names) with buttons of 0 and 1."""
+    actions = np.asarray(actions)
+    if space.discrete:
+        if actions.ndim != 1 or actions.dtype.kind not in "iu" or not np.isin(actions, range(len(space.names))).all():
+            raise ValueError(f"actions are {actions!r:.60}: expected integers from 0 to {len(space.names) - 1}")
+        return actions.astype(np.int32)
+    if actions.ndim != 2 or actions.shape[1] != len(space.names) or not np.isfinite(actions.astype(float)).all():
+        raise ValueError(f"actions are {actions!r:.60}: expected {len(space.names)} finite numbers for each game")
+    is_button = np.array([kind == "button" for kind in space.kinds])
+    return np.where(is_button, actions > 0.5, actions.clip(-1, 1)).astype(np.float32)
 
 
 class DreamEnv(gymnasium.Env):

@@ -20,7 +20,7 @@ class ScoreAgentConfig(GamesConfig):
 
     env: Literal["real", "dream"] = "real"  # where it plays
     agent: str = ""  # folder of an agent; or "random", which draws every action at random
-    split: str = "test"  # levels of the real game, or records with the prompts of the dream: train, val or test
+    split: Literal["train", "val", "test"] = "test"  # of the real game's levels, or of the dream's prompts
     episodes: Positive = 200  # episodes that count
     num_envs: Positive = 20  # games played at a time, each for equally many episodes: short ones count no more
     frame_skip: Positive | None = None  # game frames that hold an action; None: as in training, 1 for "random"
@@ -30,8 +30,6 @@ class ScoreAgentConfig(GamesConfig):
         super().__post_init__()
         if self.episodes % self.num_envs:
             raise ValueError(f"episodes is {self.episodes}: it must be a multiple of num_envs, {self.num_envs}")
-        if self.split not in ("train", "val", "test"):
-            raise ValueError(f"split is {self.split!r:.40}: choose train, val or test")
         if not self.agent:
             raise ValueError('give --agent DIR, or --agent "random"')
         if self.env == "real" and self.agent == RANDOM and not self.game:

@@ -142,16 +142,10 @@ def stack_frames(games: gymnasium.vector.VectorEnv, frame_skip: int = 1) -> VecE
     return VecTransposeImage(VecFrameStack(GymnasiumVecEnv(games, frame_skip), STACKED_FRAMES, channels_order="last"))
 
 
-def make_ppo(games: VecEnv, seed: int, **settings: Any) -> PPO:
-    """PPO (arXiv 1707.06347) with a small CNN.
-
-    Args:
-        games: from `stack_frames`.
-        seed: of the weights and the actions.
-        settings: of PPO, in place of PPO_SETTINGS.
-    """
+def make_ppo(games: VecEnv, seed: int) -> PPO:
+    """PPO (arXiv 1707.06347) with a small CNN, for games from `stack_frames`."""
     policy = {"features_extractor_class": SmallCNN}
-    return PPO("CnnPolicy", games, seed=seed, policy_kwargs=policy, device="cpu", **{**PPO_SETTINGS, **settings})
+    return PPO("CnnPolicy", games, seed=seed, policy_kwargs=policy, device="cpu", **PPO_SETTINGS)
 
 
 class _RolloutCallback(BaseCallback):

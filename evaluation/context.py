@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamrun.data.atomic import atomic_file
+from dreamrun.data.atomic import atomic_file, write_text
 from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.clips import Clips, draw_clips, draw_records, scripted_actions
 from dreamrun.data.collecting import CollectConfig, collect
@@ -25,9 +26,10 @@ from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.index import held_out_split
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.records import Record
-from dreamrun.evaluation.counterfactuals import Counterfactuals, collect_counterfactuals, make_game
+from dreamrun.evaluation.counterfactuals import Counterfactuals, collect_counterfactuals
 from dreamrun.evaluation.evaluation_config import EvaluateConfig
-from dreamrun.games.factory import describe_environment, with_module
+from dreamrun.games.base import SPLIT_LEVELS
+from dreamrun.games.factory import describe_environment, open_recorded, with_module
 from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace
 from dreamrun.games.untrusted import printable
@@ -170,7 +172,8 @@ class EvaluationContext:
         sizes, config, name = self.sizes, self.config, self.metadata.environment
         try:
             self.require_actions()
-            with make_game(self.metadata, sizes["num_states"], self.split, config.seed) as environment:
+            environment = open_recorded(self.metadata, sizes["num_states"], SPLIT_LEVELS[self.split], config.seed)
+            with closing(environment):
                 return collect_counterfactuals(
                     environment, config.num_prompt_frames, sizes["branch_frames"], config.seed
                 )
@@ -270,8 +273,7 @@ class ResultCache:
         if not path.is_file():
             start = time.perf_counter()
             result = compute()
-            with atomic_file(path) as temporary:
-                temporary.write_text(json.dumps({"secs": time.perf_counter() - start, "result": result}))
+            write_text(path, json.dumps({"secs": time.perf_counter() - start, "result": result}))
         # A new result is read back too: JSON turns tuples into lists and all keys into strings.
         stored = json.loads(path.read_text())
         self.secs[name] = stored["secs"]

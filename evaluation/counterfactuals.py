@@ -13,10 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from einops import repeat
 
-from dreamrun.games.base import SPLIT_LEVELS, GameVectorEnv
-from dreamrun.games.factory import make_environment
-from dreamrun.games.game import Game
-from dreamrun.games.policies import ExplorePolicy
+from dreamrun.games.base import GameVectorEnv
+from dreamrun.games.policies import explore
 
 MAX_ACTIONS = 6
 MAX_START_STEP = 120  # upper limit of the start step; play goes on until the prompt lies within one episode
@@ -55,21 +53,6 @@ class Counterfactuals:
         )
 
 
-def make_game(metadata: Game, num_envs: int, split: str, seed: int) -> GameVectorEnv:
-    """The game that a data set was collected from, with the levels of a split."""
-    name = metadata.environment
-    try:
-        environment = make_environment(name, num_envs, SPLIT_LEVELS[split], seed, metadata.environment_options)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"the real game is not available: {error}") from None
-    shape, actions = environment.single_observation_space.shape, environment.actions
-    expected = (metadata.frame_shape, len(metadata.actions), metadata.actions.kinds)
-    if (shape, len(actions), actions.kinds) != expected:
-        environment.close()
-        raise ValueError(f"the game {name} has other frames or other actions than the data set")
-    return environment
-
-
 def collect_counterfactuals(environment: GameVectorEnv, num_prompt: int, num_frames: int, seed: int) -> Counterfactuals:
     """Play every game up to a random state, drawn by `seed`, and from there under each action.
 
@@ -96,7 +79,7 @@ def _play_to_states(
     environment: GameVectorEnv, num_prompt: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
     """Prompts, the actions that lead into their frames, and the saved game state at the end of each prompt."""
-    num_envs, space, policy = environment.num_envs, environment.actions, ExplorePolicy(environment, rng)
+    num_envs, space, policy = environment.num_envs, environment.actions, explore(environment, rng)
     start_steps = rng.integers(num_prompt - 1, MAX_START_STEP, num_envs)
     states: list[bytes | None] = [None] * num_envs
     frames = environment.reset()[0]
@@ -116,7 +99,7 @@ def _play_to_states(
                 states[game] = current_states[game]
                 prompt[game] = [frames[game] for frames in recent_frames]
                 prompt_actions[game] = [actions[game] for actions in recent_actions]
-        actions = policy.act(environment)
+        actions = policy(frames)
         frames, _, terminations, truncations, _ = environment.step(actions)
         ended = terminations | truncations
         episode_steps, step = np.where(ended, 0, episode_steps + 1), step + 1

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from dreamrun.data.atomic import atomic_file
+from dreamrun.data.atomic import write_text
 from dreamrun.evaluation.section import Block, Heading, Table, Text, split_interval
 from dreamrun.evaluation.sections import SECTIONS
 from dreamrun.games.untrusted import markdown, printable
@@ -33,8 +33,7 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
     figures = {name: section for name, section in report.items() if name != "pictures"}
     figures = json.dumps(figures, indent=1, allow_nan=False) + "\n"
     for name, text in zip(REPORT_FILES, (figures, to_html(title, blocks), to_markdown(title, blocks)), strict=True):
-        with atomic_file(folder / name) as temporary:
-            temporary.write_text(text)
+        write_text(folder / name, text)
 
 
 def summary(report: dict[str, Any]) -> str:

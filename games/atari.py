@@ -9,8 +9,7 @@ import numpy as np
 from dreamrun.games.gymnasium import GymVectorEnv, make_and_check
 from dreamrun.games.space import ActionSpace
 
-_ATARI_WORDS = {"UP": "up", "DOWN": "down", "LEFT": "left", "RIGHT": "right", "FIRE": "fire"}
-_ATARI_KEYS = {"up": "UP", "down": "DOWN", "left": "LEFT", "right": "RIGHT", "fire": "SPACE"}
+_KEYS = {"UP": "UP", "DOWN": "DOWN", "LEFT": "LEFT", "RIGHT": "RIGHT", "FIRE": "SPACE"}  # of words like UPRIGHTFIRE
 _NAME = re.compile(r"ale:[A-Za-z0-9_]{1,64}")
 _STATE_HEADER = struct.Struct("<qQ")  # level, state of the generator that draws levels
 
@@ -49,10 +48,10 @@ class AtariVectorEnv(GymVectorEnv):
 
     @staticmethod
     def read_actions(name: str, game: gymnasium.Env) -> ActionSpace:
-        words_per_action = [_atari_words(meaning) for meaning in game.unwrapped.get_action_meanings()]
+        words_per_action = [re.findall("|".join(_KEYS), meaning) for meaning in game.unwrapped.get_action_meanings()]
         return ActionSpace(
-            names=tuple("+".join(words) or "noop" for words in words_per_action),
-            keys=tuple(tuple(_ATARI_KEYS[word] for word in words) for words in words_per_action),
+            names=tuple("+".join(words).lower() or "noop" for words in words_per_action),
+            keys=tuple(tuple(_KEYS[word] for word in words) for words in words_per_action),
             acting=tuple(range(len(words_per_action))),
         )
 
@@ -62,7 +61,7 @@ class AtariVectorEnv(GymVectorEnv):
         return [
             _STATE_HEADER.pack(int(level), int(stream)) + frame.tobytes() + ale_state
             for level, stream, frame, ale_state in zip(
-                self._level_seeds, self._streams, self._frames, ale_states, strict=True
+                self.level_seeds, self._streams, self._frames, ale_states, strict=True
             )
         ]
 
@@ -71,18 +70,8 @@ class AtariVectorEnv(GymVectorEnv):
 
         frame_end = _STATE_HEADER.size + self._frames[0].nbytes
         for number, (game, state) in enumerate(zip(self._games, states, strict=True)):
-            self._level_seeds[number], self._streams[number] = _STATE_HEADER.unpack_from(state)
+            self.level_seeds[number], self._streams[number] = _STATE_HEADER.unpack_from(state)
             frame = np.frombuffer(state[_STATE_HEADER.size : frame_end], np.uint8)
             self._frames[number] = frame.reshape(self._frames.shape[1:])
             game.unwrapped.ale.restoreState(ALEState(state[frame_end:]))
         return self._frames.copy()
-
-
-def _atari_words(meaning: str) -> list[str]:
-    """ "UPRIGHTFIRE" -> ["up", "right", "fire"]."""
-    words = []
-    while meaning != "NOOP" and meaning:
-        word = next(word for word in _ATARI_WORDS if meaning.startswith(word))
-        words.append(_ATARI_WORDS[word])
-        meaning = meaning[len(word) :]
-    return words

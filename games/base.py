@@ -21,11 +21,21 @@ from dreamrun.games.space import ActionSpace
 SPLIT_LEVELS = {"train": (0, 1_000_000_000), "val": (1_000_000_000, 500_000_000), "test": (1_500_000_000, 500_000_000)}
 
 
-class GameVectorEnv(gymnasium.vector.VectorEnv):
-    """N copies of one game. After a reset or step `info["level_seed"]` (N,) is the level that each copy is in.
+def gym_space(space: ActionSpace) -> gymnasium.Space:
+    """Discrete for one action at a time, MultiBinary for buttons, Box for axes, and for buttons and axes together.
 
-    It is a context manager that closes the game at the end.
+    In a Box a button runs from 0 to 1, and an axis from -1 to 1.
     """
+    if space.discrete:
+        return gymnasium.spaces.Discrete(len(space.names))
+    is_axis = np.array([kind == "axis" for kind in space.kinds])
+    if not is_axis.any():
+        return gymnasium.spaces.MultiBinary(len(space.names))
+    return gymnasium.spaces.Box(np.where(is_axis, -1, 0).astype(np.float32), np.ones(len(is_axis), np.float32))
+
+
+class GameVectorEnv(gymnasium.vector.VectorEnv):
+    """N copies of one game. After a reset or step `info["level_seed"]` (N,) is the level that each copy is in."""
 
     # Of the kind of game.
     option_names: ClassVar[tuple[str, ...]]  # keyword arguments of `describe`
@@ -35,6 +45,7 @@ class GameVectorEnv(gymnasium.vector.VectorEnv):
     options: dict[str, Any]  # keyword arguments of `describe`
     actions: ActionSpace
     fps: float
+    level_seeds: np.ndarray  # int64 (N,)
     explore_weights: np.ndarray  # (names,), how often the `explore` policy draws each action of a discrete space
     metadata: ClassVar[dict] = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
@@ -56,34 +67,28 @@ class GameVectorEnv(gymnasium.vector.VectorEnv):
         """The game of that name with these options. Raises ValueError if it is not installed, or for a bad option."""
         raise NotImplementedError
 
-    def __init__(self, game: Game, num_envs: int, levels: tuple[int, int], seed: int):
-        self._levels, self._seed = levels, seed
+    def __init__(self, game: Game, num_envs: int, levels: tuple[int, int]):
+        self._levels = levels
         self.name, self.options = game.environment, dict(game.environment_options)
         self.actions, self.fps, self.num_envs = game.actions, game.fps, num_envs
         self.explore_weights = np.ones(len(self.actions.names))
         self.single_observation_space = gymnasium.spaces.Box(0, 255, game.frame_shape, np.uint8)
-        num_names = len(self.actions.names)
-        box = gymnasium.spaces.Box(-1, 1, (num_names,), np.float32)
-        self.single_action_space = gymnasium.spaces.Discrete(num_names) if self.actions.discrete else box
+        self.single_action_space = gym_space(self.actions)
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
 
     def get_state(self) -> list[bytes]:
-        """The complete state of every game, including its level and random generator."""
-        raise NotImplementedError
+        """The complete state of every game, including its level and random generator, of games that can save it."""
+        raise NotImplementedError(f"the state of {self.name} cannot be saved (use pong, Procgen or ale:)")
 
     def set_state(self, states: list[bytes]) -> np.ndarray:
         """Restore states from `get_state` of this or another object, one per game; returns the frames (N, H, W, C)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"the state of {self.name} cannot be restored")
 
     def suggested_actions(self) -> np.ndarray | None:
         """(N,) actions of a built-in player, which the `explore` policy mixes in; None if the game has none."""
         return None
 
-    def __enter__(self) -> GameVectorEnv:
-        """The game itself."""
-        return self
-
-    def __exit__(self, *error) -> None:
-        """Close the game."""
-        self.close()
+    def info(self) -> dict[str, Any]:
+        """What `reset` and `step` return last."""
+        return {"level_seed": self.level_seeds.copy()}

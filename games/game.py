@@ -6,13 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any
+from typing import Annotated, Any
 
+from dreamrun.games.ranges import Range
 from dreamrun.games.space import UNCONDITIONAL, ActionSpace, unnamed_actions
 from dreamrun.games.untrusted import check_name
 
 MAX_FRAME_SIDE = 1024  # pixels; a record of larger frames would not fit in memory
-MIN_FPS, MAX_FPS = 0.01, 1000.0
+FPS_RANGE = Range(0.01, 1000.0)
+Fps = Annotated[float, FPS_RANGE]
 MAX_OPTIONS = 32  # of an environment
 MAX_CAPTION_CHARS = 1000
 MAX_GAMES = 64  # of one network
@@ -20,11 +22,7 @@ MAX_GAMES = 64  # of one network
 
 @dataclass(frozen=True)
 class Game:
-    """A game, or the several games of one network.
-
-    Raises:
-        ValueError: a value is out of its range.
-    """
+    """A game, or the several games of one network."""
 
     environment: str = ""  # its name for `make_environment`; "": nobody said which game it is
     environment_options: tuple[tuple[str, Any], ...] = ()  # keyword arguments of `make_environment`
@@ -43,8 +41,7 @@ class Game:
         check_fps(self.fps)
         check_caption(self.caption)
         check_name("the name of a game", self.name)
-        if type(self.action_offset) is not int or self.action_offset < 0:
-            raise ValueError(f"action_offset is {self.action_offset!r:.40}: expected the index of an action")
+        Range(0).check("action_offset", self.action_offset)
 
     @property
     def title(self) -> str:
@@ -57,11 +54,7 @@ class Game:
         return slice(self.action_offset, self.action_offset + len(self.actions))
 
     def part(self, name: str = "") -> Game:
-        """The game of that name; "": the first one. A game alone has no name.
-
-        Raises:
-            ValueError: there is no such game.
-        """
+        """The game of that name; "": the first one. A game alone has no name."""
         for game in self.games or (self,):
             if name in ("", game.name):
                 return game
@@ -92,9 +85,6 @@ class Game:
         Args:
             values: parsed JSON; unknown fields are ignored.
             default: of fields that are missing.
-
-        Raises:
-            ValueError: a value is malformed, or out of its range.
         """
         try:
             if not values.get("games"):
@@ -161,11 +151,7 @@ def _new_name(game: Game, taken: set[str]) -> str:
 
 
 def parse_size(size: str) -> tuple[int, int]:
-    """ "96x64" -> (96, 64), width and height in pixels.
-
-    Raises:
-        ValueError: the text is not WIDTHxHEIGHT, or a side is longer than MAX_FRAME_SIDE.
-    """
+    """ "96x64" -> (96, 64), width and height in pixels."""
     width, _, height = str(size).lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise ValueError(f"size is {size!r:.40}: expected width x height in pixels, such as 96x64")
@@ -192,8 +178,7 @@ def check_frame_shape(shape: tuple[int, ...]) -> None:
 
 def check_fps(fps: Any) -> float:
     """Frames per second. Raises ValueError unless it is a number that a game can have."""
-    if not isinstance(fps, Real) or isinstance(fps, bool) or not MIN_FPS <= fps <= MAX_FPS:
-        raise ValueError(f"fps is {fps!r:.40}: expected a number from {MIN_FPS} to {MAX_FPS:g}")
+    FPS_RANGE.check("fps", float(fps) if isinstance(fps, Real) and not isinstance(fps, bool) else fps)
     return fps
 
 

@@ -19,10 +19,11 @@ from PIL import Image
 
 from dreamrun.games.base import GameVectorEnv
 from dreamrun.games.game import Game, make_caption, parse_size, picture_words
+from dreamrun.games.ranges import Range
 from dreamrun.games.space import ActionSpace, unnamed_actions
 from dreamrun.games.splitmix import splitmix64_next
 
-MAX_FRAME_SKIP = 100
+FRAME_SKIP_RANGE = Range(1, 100)
 # ID of Gymnasium: [namespace/]name[-version]. A colon would separate a module from it.
 _NAME = re.compile(r"gym:(?:(?P<module>[A-Za-z_][\w.]{0,199}):)?(?P<id>(?:[\w-]{1,100}/)?[\w.-]{1,100})", re.ASCII)
 _typed_modules: set[str] = set()  # that the user has named
@@ -62,24 +63,18 @@ class GymVectorEnv(GameVectorEnv):
         if module and module not in _typed_modules:
             raise ValueError(
                 f"{name} needs the Python module {module}, which is not imported because a file names it: "
-                "if you trust it, set env_module to its name"
+                f"if you trust it, type its name: --env-module {module}, or of an agent --game {name}"
             )
         if env_id not in gymnasium.registry and env_id not in {re.sub(r"-v\d+$", "", n) for n in gymnasium.registry}:
             raise ValueError(
-                f"cannot play gym:{env_id}: no environment {env_id} is registered; set env_module to its module"
+                f"cannot play gym:{env_id}: no environment {env_id} is registered: name its module, gym:MODULE:ID"
             )
 
     @classmethod
     def describe(cls, name: str, frame_skip: int | None = None, size: str = "64x64") -> Game:
-        """The game of that name.
-
-        Args:
-            frame_skip: steps of the game for which an action is held; None: 4 for Atari, else 1.
-            size: width x height of a frame.
-        """
+        """The game of that name, which holds each action for `frame_skip` steps (None: 4 for Atari, else 1)."""
         frame_skip = cls.default_frame_skip if frame_skip is None else frame_skip
-        if type(frame_skip) is not int or not 1 <= frame_skip <= MAX_FRAME_SKIP:
-            raise ValueError(f"frame_skip is {frame_skip!r:.40}: it must be in 1 to {MAX_FRAME_SKIP}")
+        FRAME_SKIP_RANGE.check("frame_skip", frame_skip)
         width, height = parse_size(size)
         game = cls.make_game(name)
         try:
@@ -119,13 +114,13 @@ class GymVectorEnv(GameVectorEnv):
         )
 
     def __init__(self, game: Game, num_envs: int, levels: tuple[int, int], seed: int):
-        super().__init__(game, num_envs, levels, seed)
+        super().__init__(game, num_envs, levels)
         self._frame_skip = self.options["frame_skip"]
         self._games = [self.make_game(game.environment) for _ in range(num_envs)]
         self._to_game_action = _action_converter(self._games[0].action_space)
         # The state of a SplitMix64 generator per game, which draws the levels.
         self._streams = np.arange(num_envs, dtype=np.uint64) + np.uint64(seed) * np.uint64(1 << 32)
-        self._level_seeds = np.zeros(num_envs, np.int64)
+        self.level_seeds = np.zeros(num_envs, np.int64)
         height, width, _ = game.frame_shape
         self._frames = np.zeros((num_envs, height, width, 3), np.uint8)
         for number in range(num_envs):
@@ -133,7 +128,7 @@ class GymVectorEnv(GameVectorEnv):
 
     def reset(self, *, seed=None, options=None):
         """Ignores `seed`: returns the current frames. `make_environment` takes the seed."""
-        return self._frames.copy(), self._info()
+        return self._frames.copy(), self.info()
 
     def step(self, actions):
         rewards = np.zeros(self.num_envs, np.float32)
@@ -153,15 +148,7 @@ class GymVectorEnv(GameVectorEnv):
                 self._start_level(number)
             else:
                 self._set_frame(number, rendered)
-        return self._frames.copy(), rewards, terminations, truncations, self._info()
-
-    def get_state(self) -> list[bytes]:
-        raise NotImplementedError(
-            f"the state of {self.name} cannot be saved: Gymnasium has no function for it (use pong, Procgen or ale:)"
-        )
-
-    def set_state(self, states: list[bytes]) -> np.ndarray:
-        return self.get_state()
+        return self._frames.copy(), rewards, terminations, truncations, self.info()
 
     def close_extras(self, **kwargs):
         for game in self._games:
@@ -171,9 +158,9 @@ class GymVectorEnv(GameVectorEnv):
         """Draw a new level for game `number` and reset it."""
         first, count = self._levels
         self._streams[number] = splitmix64_next(self._streams[number : number + 1])[0]
-        self._level_seeds[number] = first + int(self._streams[number] % np.uint64(count))
+        self.level_seeds[number] = first + int(self._streams[number] % np.uint64(count))
         game = self._games[number]
-        game.reset(seed=int(self._level_seeds[number]))
+        game.reset(seed=int(self.level_seeds[number]))
         self._set_frame(number, [game.render()])
 
     def _set_frame(self, number: int, rendered: list[np.ndarray]) -> None:
@@ -183,9 +170,6 @@ class GymVectorEnv(GameVectorEnv):
         if frame.shape[:2] != (height, width):
             frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX))
         self._frames[number] = frame
-
-    def _info(self) -> dict[str, Any]:
-        return {"level_seed": self._level_seeds.copy()}
 
 
 def make_and_check(name: str, game_id: str, **options: Any) -> gymnasium.Env:

@@ -1,7 +1,5 @@
 """A small Pong."""
 
-from typing import Any
-
 import numpy as np
 
 from dreamrun.games.base import GameVectorEnv
@@ -26,11 +24,7 @@ class PongVectorEnv(GameVectorEnv):
 
     @classmethod
     def describe(cls, name: str, size: str | None = None) -> Game:
-        """Pong.
-
-        Args:
-            size: width x height of a frame; None: "64x64".
-        """
+        """Pong with frames of width x height pixels; None: 64x64, the size of data sets that do not say it."""
         width, height = parse_size("64x64" if size is None else size)
         if min(width, height) < MIN_SIDE:
             raise ValueError(f"size is {size!r:.40}: Pong needs at least {MIN_SIDE}x{MIN_SIDE}")
@@ -43,7 +37,7 @@ class PongVectorEnv(GameVectorEnv):
         )
 
     def __init__(self, game: Game, num_envs: int, levels: tuple[int, int], seed: int):
-        super().__init__(game, num_envs, levels, seed)
+        super().__init__(game, num_envs, levels)
         self._height, self._width, _ = game.frame_shape
         # One row per game. It includes the states of two SplitMix64 generators, which draw levels and serves.
         self._state = np.zeros(
@@ -59,7 +53,7 @@ class PongVectorEnv(GameVectorEnv):
         self._start_level(np.ones(num_envs, bool))
 
     def reset(self, *, seed=None, options=None):
-        return self._render(), self._info()
+        return self._render(), self.info()
 
     def step(self, actions):
         state, height, width = self._state, self._height, self._width
@@ -94,7 +88,7 @@ class PongVectorEnv(GameVectorEnv):
         terminations = state["points"] >= self.points_per_episode
         truncations = ~terminations & (state["steps"] >= self.max_steps)
         self._start_level(terminations | truncations)
-        return self._render(), rewards, terminations, truncations, self._info()
+        return self._render(), rewards, terminations, truncations, self.info()
 
     def get_state(self) -> list[bytes]:
         return [row.tobytes() for row in self._state]
@@ -132,8 +126,9 @@ class PongVectorEnv(GameVectorEnv):
         state["ball"] = np.where(games[:, None], middle, state["ball"])
         state["velocity"] = np.where(games[:, None], np.stack((side, slope), -1), state["velocity"])
 
-    def _info(self) -> dict[str, Any]:
-        return {"level_seed": self._state["level_seed"].copy()}
+    @property
+    def level_seeds(self) -> np.ndarray:
+        return self._state["level_seed"]
 
     def _render(self) -> np.ndarray:
         state, height, width = self._state, self._height, self._width

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import io
-from typing import Any
 
 import numpy as np
 
@@ -24,12 +23,7 @@ class ProcgenVectorEnv(GameVectorEnv):
 
     @classmethod
     def describe(cls, name: str, distribution_mode: str = "easy", simple: bool = False) -> Game:
-        """One of the sixteen games.
-
-        Args:
-            distribution_mode: "easy" or "hard" levels.
-            simple: no backgrounds, monochrome assets, one theme.
-        """
+        """One of the sixteen games, in easy or hard levels; simple: no backgrounds, monochrome assets, one theme."""
         if distribution_mode not in ("easy", "hard"):
             raise ValueError(f'distribution_mode is {distribution_mode!r:.40}: choose "easy" or "hard"')
         if type(simple) is not bool:
@@ -49,7 +43,7 @@ class ProcgenVectorEnv(GameVectorEnv):
         )
 
     def __init__(self, game: Game, num_envs: int, levels: tuple[int, int], seed: int):
-        super().__init__(game, num_envs, levels, seed)
+        super().__init__(game, num_envs, levels)
         # Levels of CoinRun and Ninja are crossed from left to right; other games are explored evenly.
         key_weights = {"RIGHT": 3.0} if self.name in ("coinrun", "ninja") else {}
         self.explore_weights = np.zeros(len(self.actions))
@@ -59,7 +53,9 @@ class ProcgenVectorEnv(GameVectorEnv):
             self.explore_weights[self.actions.noop] = 0.5
         first, count = levels
         simple = self.options["simple"]
-        self._game = _import_procgen().ProcgenGym3Env(
+        with contextlib.redirect_stderr(io.StringIO()):  # a notice of its dependency gym
+            import procgen
+        self._game = procgen.ProcgenGym3Env(
             num=num_envs,
             env_name=self.name,
             start_level=first,
@@ -71,41 +67,31 @@ class ProcgenVectorEnv(GameVectorEnv):
             restrict_themes=simple,
             num_threads=0,  # collection runs one process per core
         )
-        self._level_seeds = self._read_level_seeds()
+        self.level_seeds = self._read_level_seeds()
 
     def reset(self, *, seed=None, options=None):
         """Ignores `seed`: returns the current frames, as Procgen cannot be reset. `make_environment` takes the seed."""
         _, observation, _ = self._game.observe()
-        return observation["rgb"].copy(), self._info()
+        return observation["rgb"].copy(), self.info()
 
     def step(self, actions):
         self._game.act(np.asarray(actions, np.int32))
         rewards, observation, first = self._game.observe()
         if first.any():
-            self._level_seeds = self._read_level_seeds()
+            self.level_seeds = self._read_level_seeds()
         # Procgen does not distinguish a timeout from an end: both count as termination.
-        return observation["rgb"].copy(), rewards, first, np.zeros_like(first), self._info()
+        return observation["rgb"].copy(), rewards, first, np.zeros_like(first), self.info()
 
     def get_state(self) -> list[bytes]:
         return self._game.callmethod("get_state")
 
     def set_state(self, states: list[bytes]) -> np.ndarray:
         self._game.callmethod("set_state", states)
-        self._level_seeds = self._read_level_seeds()
+        self.level_seeds = self._read_level_seeds()
         return self._game.observe()[1]["rgb"].copy()
 
     def close_extras(self, **kwargs):
         self._game.close()
 
-    def _info(self) -> dict[str, Any]:
-        return {"level_seed": self._level_seeds.copy()}
-
     def _read_level_seeds(self) -> np.ndarray:
         return np.array([info["level_seed"] for info in self._game.get_info()], np.int64)
-
-
-def _import_procgen():
-    """Import procgen without the notice that its dependency gym prints."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        import procgen
-    return procgen

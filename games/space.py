@@ -159,9 +159,6 @@ class ActionSpace:
         """The recorded action that `name` spells, in upper or lower case.
 
         Buttons and axes are joined by "+", and an axis takes a value: "right+jump", "mouse_x=-0.5". "noop" holds none.
-
-        Raises:
-            ValueError: there is no such action; the message lists all.
         """
         if self.discrete:
             return self.index(name)
@@ -241,11 +238,7 @@ class ActionSpace:
         )
 
     def index(self, name: str) -> int:
-        """The index of `name` in `names`. Case and order are ignored: "Jump+right" is "right+jump".
-
-        Raises:
-            ValueError: there is no such action; the message lists all.
-        """
+        """The index of `name` in `names`. Case and order are ignored: "Jump+right" is "right+jump"."""
         words = _sorted_words(name)
         for index, candidate in enumerate(self.names):
             if _sorted_words(candidate) == words:

@@ -9,7 +9,7 @@ from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metrics import psnr_from_mse
 from dreamrun.data.recorded_game import replay_to
 from dreamrun.data.records import Record
-from dreamrun.games.factory import describe_environment
+from dreamrun.games.factory import find_recorded
 from dreamrun.games.game import Game
 from dreamrun.games.untrusted import printable
 from dreamrun.model import WorldModel
@@ -85,13 +85,10 @@ class Gallery:
             return "There is no real game for your own image."
         if self._record(prompt.record_id).level_seed is None:
             return "This record has no level seed."
-        metadata = self._dataset.metadata
         try:
-            installed = describe_environment(metadata.environment, metadata.environment_options)
-        except (ValueError, TypeError) as error:
+            find_recorded(self._dataset.metadata)
+        except ValueError as error:
             return printable(error)
-        if installed.frame_shape != metadata.frame_shape or len(installed.actions) != len(metadata.actions):
-            return f"The installed {metadata.environment} has another frame size or other actions than this data set."
         return None
 
     def _record(self, record_id: int) -> Record:

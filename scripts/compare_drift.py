@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dreamrun import cli
-from dreamrun.data.atomic import atomic_file, check_output
+from dreamrun.data.atomic import check_output, write_text
 from dreamrun.evaluation.context import SIZES
 from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.evaluation.evaluator import make_context, measure
@@ -76,8 +76,7 @@ def main(config: CompareDriftConfig) -> None:
     table = markdown_table(make_table(results))
     print(table)
     for name, text in (("drift.json", json.dumps(results, indent=2)), ("drift.md", table)):
-        with atomic_file(config.output / name) as temporary:
-            temporary.write_text(text + "\n")
+        write_text(config.output / name, text + "\n")
     print(f"wrote {config.output}/drift.md and drift.json")
 
 

@@ -8,7 +8,6 @@ python -m scripts.infer --num-prompt-frames 0 --actions random
 python -m scripts.infer --checkpoint runs/games/checkpoints/latest --prompt-text "pong, two paddles" --actions up
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +17,7 @@ import torch
 import tyro
 
 from dreamrun import cli
-from dreamrun.data.atomic import atomic_file, check_output
+from dreamrun.data.atomic import check_output, write_json
 from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.clips import Clips, choose_actions, held_out_clips, prompt_clips
 from dreamrun.data.dataset import ClipDataset
@@ -189,8 +188,7 @@ def write_metrics(config: InferConfig, model: WorldModel, clips: Clips, report: 
         "cache": config.cache,
         "record_ids": clips.record_ids.tolist(),
     }
-    with atomic_file(config.metrics) as temporary:
-        temporary.write_text(json.dumps({**settings, **report}, indent=2) + "\n")
+    write_json(config.metrics, {**settings, **report})
     print(f"wrote {config.metrics}")
 
 

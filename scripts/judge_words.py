@@ -3,7 +3,6 @@
 python -m scripts.judge_words --checkpoint runs/games/checkpoints/latest --data datasets/games/*
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ import numpy as np
 import tyro
 
 from dreamrun import cli
-from dreamrun.data.atomic import atomic_file, check_output
+from dreamrun.data.atomic import check_output, write_json
 from dreamrun.data.batch import to_uint8
 from dreamrun.data.video import write_png
 from dreamrun.evaluation.words import judge_words
@@ -55,8 +54,7 @@ def main(config: JudgeWordsConfig) -> None:
         print(f"{kind}: {report[kind]['accuracy']:.1%} of first frames are of the right game ({by_game})")
     options = {"checkpoint": config.checkpoint, "data": [str(folder) for folder in config.data]}
     options |= {"num_frames": config.num_frames, **settings.to_dict()}
-    with atomic_file(config.output) as temporary:
-        temporary.write_text(json.dumps({**options, **report}, indent=2) + "\n")
+    write_json(config.output, {**options, **report})
     rows = [np.concatenate(list(to_uint8(frames)), axis=1) for _, frames in shown]
     write_png(picture, np.concatenate(rows))
     print(f"wrote {config.output} and {picture}, with a row each for: {'; '.join(text for text, _ in shown)}")

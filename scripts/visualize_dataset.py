@@ -14,7 +14,7 @@ import numpy as np
 from dreamrun import cli
 from dreamrun.data.alignment import check_alignment
 from dreamrun.data.atomic import check_output
-from dreamrun.data.index import SplitIndex, index_split, warn_of_bad_records
+from dreamrun.data.index import SPLITS, SplitIndex, index_split, warn_of_bad_records
 from dreamrun.data.metadata import METADATA_FILE, PUBLIC_SET, read_metadata
 from dreamrun.data.records import Record
 from dreamrun.data.shards import ShardReader
@@ -23,7 +23,6 @@ from dreamrun.games.game import Game
 from dreamrun.games.ranges import Positive, Seed, check_ranges
 from dreamrun.games.untrusted import printable
 
-SPLITS = ("train", "val", "test")
 MAX_BAR = 40  # characters of a histogram's longest bar
 SHOWN_LAGS = 5  # of actions to motion, before and after 0 and the best one
 

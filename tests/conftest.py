@@ -1,7 +1,6 @@
 """Tiny data sets that several tests share."""
 
 import contextlib
-import functools
 import json
 import os
 import re
@@ -130,16 +129,22 @@ def play(address):
 def train_command(monkeypatch, capsys, pong_set, tmp_path):
     """train_command(*more options): train a network that trains in no time on Pong, with few steps of everything.
 
-    It draws no plot, which would take longer than the training. `before_step` is that of `training.loop.train`.
+    It draws no plot, which would take longer than the training. `before_step` is called before each
+    step with the state and the batch.
     """
-    from dreamrun import train_world_model
-    from dreamrun.training.loop import train
+    from dreamrun.training import loop
 
+    train_step = loop.train_step
     monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)  # nobody's account
 
     def run(*options, before_step=None):
-        monkeypatch.setattr(train_world_model, "train", functools.partial(train, before_step=before_step))
+        def step(run, batch):
+            if before_step:
+                before_step(run.state, batch)
+            return train_step(run, batch)
+
+        monkeypatch.setattr(loop, "train_step", step)
         few = ("--preset", "smallest", "--batch-size", 4, "--log-every", 2, "--val-every", 4, "--rollout-every", 8)
         few += ("--val-batches", 2, "--checkpoint-every", 4, "--warmup-steps", 2, "--epoch-clips", 8)
         few += ("--rollout-frames", 8, "--no-plot")

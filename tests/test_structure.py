@@ -44,7 +44,6 @@ SMALL = {
     "data": {"metadata.py", "recorded_game.py", "run_lock.py"},
     "editing": {"measures.py", "page.py"},
     "evaluation": {"evaluation_config.py", "statistics.py"},
-    "envs": {"spaces.py"},
     "benchmarks": {"recordings.py"},
 }
 

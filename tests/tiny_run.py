@@ -5,7 +5,6 @@ SIGUSR1 makes a process print the stacks of its threads.
 """
 
 import faulthandler
-import functools
 import os
 import signal
 
@@ -14,22 +13,24 @@ from tiny import SMALLEST
 
 from dreamrun import cli, train_world_model
 from dreamrun.model import PRESETS
+from dreamrun.training import loop
 from dreamrun.training.distributed import rank
-from dreamrun.training.loop import train
+from dreamrun.training.loop import train_step
 
 faulthandler.register(signal.SIGUSR1)
 torch.set_num_threads(1)
 PRESETS["smallest"] = SMALLEST
 
 
-def note_clips(state, batch):
+def note_clips(run, batch):
     with open(f"{os.environ['SEEN']}.{rank()}", "a") as file:
         for clip in zip(batch.record_ids, batch.starts, strict=True):
             print(batch.number, *clip, file=file)
+    return train_step(run, batch)
 
 
 if "SEEN" in os.environ:
-    train_world_model.train = functools.partial(train, before_step=note_clips)
+    loop.train_step = note_clips
 
 if __name__ == "__main__":
     cli.run(train_world_model.main)

@@ -1,7 +1,6 @@
 """What a run prints and writes, besides checkpoints: metrics and their plot, videos of rollouts, and its config."""
 
 import contextlib
-import json
 import re
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dreamrun.data.atomic import atomic_file
+from dreamrun.data.atomic import write_json
 from dreamrun.data.metrics_log import (
     ACTION_STRIPS,
     METRICS_FILE,
@@ -60,8 +59,7 @@ class RunLog:
         self._log: MetricsLog | None = None
         if rank() > 0:
             return
-        with atomic_file(config.out / TRAIN_CONFIG_FILE) as path:
-            path.write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
+        write_json(config.out / TRAIN_CONFIG_FILE, asdict(config))
         if command:
             append_command(config.out, command, state.step)
         settings = {**asdict(config), "model": state.model.config.to_dict(), "game": state.model.game.to_dict()}

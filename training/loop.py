@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -50,23 +50,18 @@ from dreamrun.training.validation import Validator
 # Of a CPU; of cuBLAS, which allocates memory of its own; of NCCL; of a kernel.
 OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
 
-BeforeStep = Callable[[TrainState, Batch], None]
-
 
 class CheckpointNotSavedError(Exception):
     """A run has ended, but its last checkpoint could not be saved. Shown as one line, exit code 1."""
 
 
-def train(config: TrainConfig, command: str | None = None, before_step: BeforeStep | None = None) -> Path | None:
+def train(config: TrainConfig, command: str | None = None) -> Path | None:
     """Train a world model, together with the other ranks if torchrun started several. Return its last checkpoint.
 
     Args:
         command: the command line that started training. The run folder keeps it, for the model card.
-        before_step: called before each step with the state and this rank's batch.
 
     Raises:
-        ValueError: settings, data or a checkpoint that cannot be used; a loader that failed, after a checkpoint was
-            saved; too many bad steps in a row; not enough memory.
         KeyboardInterrupt: training was stopped, after a checkpoint was saved.
         CheckpointNotSavedError: training has ended, but the last checkpoint could not be saved, for example because the
             disk is full.
@@ -86,7 +81,7 @@ def train(config: TrainConfig, command: str | None = None, before_step: BeforeSt
             StopRequest(run.compiler) as stop,
         ):
             print_summary(run)
-            data_error = train_steps(run, log, writer, stop, before_step)
+            data_error = train_steps(run, log, writer, stop)
             checkpoint, save_error = writer.wait()
             log.plot(last=True)
         barrier()  # torchrun kills rank 0 as soon as another rank ends
@@ -102,13 +97,10 @@ def train(config: TrainConfig, command: str | None = None, before_step: BeforeSt
         return checkpoint
 
 
-def train_steps(
-    run: Run, log: RunLog, writer: CheckpointWriter, stop: StopRequest, before_step: BeforeStep | None
-) -> str | None:
+def train_steps(run: Run, log: RunLog, writer: CheckpointWriter, stop: StopRequest) -> str | None:
     """Train to the last step, or until a rank is asked to stop or has no more data, and save a checkpoint.
 
-    Returns:
-        Why a rank has no more data; None if all have.
+    Returns why a rank has no more data; None if all have.
     """
     config, state, max_steps = run.config, run.state, run.max_steps
     validator = Validator(config, state.ema, run.val_data, run.games, log)
@@ -129,8 +121,6 @@ def train_steps(
             assert batch is not None
             try:
                 with explain_errors(config):
-                    if before_step:
-                        before_step(state, batch)
                     grad_norm = train_step(run, batch)
             except CompilationStoppedError:
                 if world_size() > 1:

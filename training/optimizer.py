@@ -55,9 +55,6 @@ class Muon(torch.optim.Optimizer):
 
     Matrices of one shape are processed as one batch. On a GPU this saves most of the kernel launches. (torch.optim.Muon
     takes 1.4 times as long for 16 matrices of width 128 on a CPU, and cannot skip a step without waiting for a GPU.)
-
-    Args:
-        matrices: parameters of shape (rows, columns).
     """
 
     found_inf: Tensor | None = None  # scalar; 1: skip the step, so that weights and momentum stay as they are

@@ -32,7 +32,6 @@ from dreamrun.training.tasks import TASKS, assign_tasks, fill
 from dreamrun.training.train_config import ResolvedConfig, TrainConfig, num_training_steps, resolve
 
 _MODEL_OPTIONS = ("attention", "schedule", "prediction", "dim", "patch_size", "window_frames")  # of the command line
-SPLITS = ("train", "val")
 VAL_SEED = 1_000_000  # for order and noise of the validation clips: the same at every step and in every run
 
 
@@ -165,7 +164,8 @@ def uses_words(config: TrainConfig, mixture: Mixture) -> bool:
 
 def open_splits(config: TrainConfig, clip_frames: int) -> tuple[Mixture, Mixture]:
     """This rank's part of the train and val splits of all data sets."""
-    train, val = ([_open_split(config, n, split, clip_frames) for n in range(len(config.folders))] for split in SPLITS)
+    numbers = range(len(config.folders))
+    train, val = ([_open_split(config, n, split, clip_frames) for n in numbers] for split in ("train", "val"))
     check_batch_size(config, min(data.num_clips for data in train))
     for data in val:
         if data.num_clips < world_size():

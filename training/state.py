@@ -250,7 +250,6 @@ class CheckpointWriter:
     Every rank makes one; on ranks above 0 it writes nothing.
 
     Args:
-        ema: the averaged weights. Their sizes are used to allocate a copy.
         keep: number of newest checkpoints to keep.
         latest: the newest checkpoint so far.
     """
@@ -277,10 +276,9 @@ class CheckpointWriter:
         self._in_flight = self._thread.submit(self._write, copy_to_cpu(state.state_dict()), val_loss)
 
     def wait(self) -> tuple[Path | None, str]:
-        """Wait until nothing is being written. Every rank must call this, and returns the same.
+        """Wait until nothing is being written. Every rank must call this.
 
-        Returns:
-            The newest complete checkpoint; and why the last one could not be saved, "" if it was.
+        Returns the newest complete checkpoint, and why the last one could not be saved, "" if it was.
         """
         self._finish()
         return all_gather_object((self._latest, self._error))[0]

@@ -33,9 +33,10 @@ from dreamrun.data.importing.sources import (
     find_sources,
     frame_times,
 )
+from dreamrun.data.index import SPLITS
 from dreamrun.data.shards import SUFFIX
 from dreamrun.data.workers import SPAWN, prefetch, worker_pool
-from dreamrun.games.game import MAX_CAPTION_CHARS, Game, check_caption, parse_size
+from dreamrun.games.game import MAX_CAPTION_CHARS, Fps, Game, check_caption, parse_size
 from dreamrun.games.ranges import Positive, Range, check_ranges
 from dreamrun.games.space import UNCONDITIONAL
 from dreamrun.games.untrusted import MAX_NAME_CHARS, printable
@@ -43,7 +44,6 @@ from dreamrun.games.untrusted import MAX_NAME_CHARS, printable
 MAX_DEFAULT_FPS = 20.0  # maximum frame rate of the data set if the settings do not say one
 PROGRESS_SECS = 0.2  # between updates of the progress of worker processes
 FRAMES_PER_CHUNK = 32  # passed at a time from the thread that decodes to the one that compresses and writes
-SPLITS = ("train", "val", "test")
 MIN_RECORDINGS_TO_HOLD_OUT = 10  # with fewer, parts of each recording are held out in place of whole recordings
 # Share held out for val, and as much for test: of the recordings, or, with few recordings, of each of them.
 HELD_OUT_FRACTION = 0.05
@@ -59,19 +59,16 @@ class ImportVideoConfig:
     out: Path  # the data set folder; must be empty or not exist yet
     size: str = "64x64"  # width x height of a frame, pixels; multiples of 8 for the presets
     fit: Fit = "crop"  # pictures of another aspect ratio: crop their edges, pad them with black, or stretch them
-    # Frames per second of the data set; None: that of the slowest recording, at most 20.
-    fps: Annotated[float | None, Range(1e-3, 1e4)] = None
+    fps: Fps | None = None  # frames per second of the data set; None: that of the slowest recording, at most 20
     # Which files hold actions; auto: whichever exists; names: the names of a folder's pictures; none: no actions.
     actions: Literal["auto", "csv", "jsonl", "npz", "names", "none"] = "auto"
     describe: Path | None = None  # the description of the actions; None: VIDEOS/actions.toml
-    # Pictures per second of folders and arrays, which do not store it.
-    source_fps: Annotated[float, Range(1e-3, 1e4)] = 15.0
+    source_fps: Fps = 15.0  # pictures per second of folders and arrays, which do not store it
     environment: str | None = None  # the game's name; None: the name of the folder
     caption: str = ""  # what is played, in words, for recordings without a text file of the same name beside them
     min_frames: Annotated[int, Range(1, MAX_RECORD_FRAMES)] = 8  # a shorter end of a recording is dropped
     overwrite: bool = False  # replace the folder, if it is a data set and holds nothing else
-    # Processes; each imports one recording.
-    workers: Positive = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: Positive = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes, each for one recording
 
     def __post_init__(self):
         parse_size(self.size)

@@ -101,7 +101,7 @@ def test_vectors_are_drawn_whole_and_only_where_they_are_known():
     vectors = CONTROLS.unknown(2, 6)
     vectors[0, 3:5] = CONTROLS.parse("left+jump"), CONTROLS.parse("dx=0.5")
     frames = np.zeros((2, 6, 2, 2, 3), np.uint8)
-    clips = Clips(frames, vectors, np.array([5, 6]), CONTROLS, fps=15.0)
+    clips = Clips(frames, vectors, np.array([5, 6]), CONTROLS, 15.0, np.arange(2), np.zeros(2, int))
     script = scripted_actions(clips, 3, 40, seed=0)
     assert {CONTROLS.format(vector) for vector in script.reshape(-1, 6)} == {"left+jump", "dx=0.5"}
     other = clips.other_actions(3)

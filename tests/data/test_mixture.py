@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dreamrun.data.atomic import write_json
 from dreamrun.data.dataset import ClipDataset
-from dreamrun.data.metadata import write_metadata
+from dreamrun.data.metadata import METADATA_FILE
 from dreamrun.data.mixture import Mixture
 
 CLIP, STRIDE, BATCH = 4, 2, 4
@@ -19,7 +20,7 @@ def folders(tmp_path, write_set, make_record, tiny_metadata):
     for number, num_records in enumerate((2, 1, 3)):
         records = [make_record(28, seed=10 * number + n) for n in range(num_records)]
         paths.append(write_set(tmp_path / f"set{number}", records))
-    write_metadata(paths[1], replace(tiny_metadata, caption="the second").to_dict())
+    write_json(paths[1] / METADATA_FILE, replace(tiny_metadata, caption="the second").to_dict())
     return paths
 
 
@@ -89,9 +90,6 @@ def test_shares_say_how_often_a_set_comes(folders):
     times = [seen[n : n + 3 * BATCH] for n in range(0, len(seen), 3 * BATCH)]
     assert all(len({clip[1:3] for clip in part}) == 3 * BATCH for part in times)
     assert shared.order_fingerprint(BATCH) != mixture(folders).order_fingerprint(BATCH)
-    for bad in ((1, 2), (1, 0, 1), (1, -1, 1), (1, float("nan"), 1), (1, float("inf"), 1)):
-        with pytest.raises(ValueError, match="the shares are"):
-            mixture(folders, shares=bad)
 
 
 def test_a_set_smaller_than_a_batch_is_named(folders):

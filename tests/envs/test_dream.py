@@ -14,7 +14,8 @@ from dreamrun import envs
 from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.envs import DREAM_ID, DreamEnv, DreamVectorEnv
-from dreamrun.envs.spaces import gym_space, recorded_actions
+from dreamrun.envs.dream import recorded_actions
+from dreamrun.games.base import gym_space
 from dreamrun.model import Sampler
 
 CONFIG = replace(SMALLEST, num_actions=3, num_steps=1, outcomes=True)

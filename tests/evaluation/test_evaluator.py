@@ -185,7 +185,7 @@ def test_a_game_that_is_not_available(run, tmp_path, monkeypatch, checkpoint):
     def missing(*arguments, **options):
         raise ValueError("Procgen is not installed: run ./setup.sh, or use --env pong")
 
-    monkeypatch.setattr("dreamrun.evaluation.counterfactuals.make_environment", missing)
+    monkeypatch.setattr("dreamrun.evaluation.context.open_recorded", missing)
     assert run("--output", "a")[0] == 0
     assert "Procgen is not installed" in read_figures(tmp_path / "a")["counterfactuals"]["not_measured"]
     monkeypatch.setattr("dreamrun.evaluation.context.collect", missing)

@@ -1,5 +1,7 @@
 """Key objects, on frames whose objects are known."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def frame_with(*places):
 
 
 def test_the_ball_of_pong_is_found_where_it_is():
-    with make_environment("pong", 4, seed=0) as environment:
+    with closing(make_environment("pong", 4, seed=0)) as environment:
         for _ in range(40):
             frames = environment.step(np.zeros(4, int))[0]
             for frame, place in zip(frames, environment._state["ball"][:, ::-1], strict=True):

@@ -1,12 +1,13 @@
 """Games by way of Gymnasium, and Atari: recorded, replayed, brought back to a saved state."""
 
 import sys
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
 import pytest
 from playing import Client, random_checkpoint, serving
-from tiny import LITTLE, assert_one_line, command, in_this_process
+from tiny import LITTLE, SMALLEST, assert_one_line, command, in_this_process, random_model
 
 from dreamrun.data import collecting
 from dreamrun.data.collecting import CollectConfig, collect
@@ -14,11 +15,13 @@ from dreamrun.data.index import split_shards
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.recorded_game import replay_to
 from dreamrun.data.shards import ShardReader
+from dreamrun.envs import DreamVectorEnv
 from dreamrun.evaluation.counterfactuals import collect_counterfactuals
-from dreamrun.games.factory import make_environment
+from dreamrun.games.factory import make_environment, open_recorded
 from dreamrun.games.gymnasium import GymVectorEnv
 from dreamrun.games.policies import make_policy
 from dreamrun.play.launch import PlayConfig
+from dreamrun.training.setup import fit_config_to_data
 
 FEW = {"records": 3, "val_records": 1, "test_records": 0, "workers": 1, "min_frames": 8}
 
@@ -106,6 +109,18 @@ def test_collect_vector_actions(tmp_path, here, monkeypatch, kind, values):
             assert np.array_equal(replay_to(record, metadata, 20)[1], record.frames[20])
 
 
+def test_an_agent_presses_the_same_buttons_in_the_dream_and_in_the_real_game(tmp_path, here, monkeypatch):
+    monkeypatch.setitem(gymnasium.registry["TestWalk-v0"].kwargs, "kind", "buttons")
+    collect(CollectConfig(env="gym:TestWalk-v0", size="32x32", out=tmp_path / "walk", **FEW), lambda _: None)
+    metadata = read_metadata(tmp_path / "walk")
+    network = replace(fit_config_to_data(SMALLEST, metadata), outcomes=True)
+    dream, real = DreamVectorEnv(random_model(network), tmp_path / "walk", 2), open_recorded(metadata, 2)
+    assert dream.action_space == real.action_space == gymnasium.spaces.MultiBinary((2, 2))
+    for games in (dream, real):
+        games.reset(seed=0)
+        assert games.step(games.action_space.sample())[0].shape == (2, 32, 32, 3)
+
+
 def test_custom_policy(tmp_path, here):
     out = tmp_path / "walk"
     policy = f"{__name__}:stay_put"
@@ -116,7 +131,7 @@ def test_custom_policy(tmp_path, here):
     for wrong in (lambda *_: np.zeros(5, int), lambda *_: np.full(2, 3), lambda *_: np.zeros(2)):
         sys.modules[__name__].wrong = wrong
         with pytest.raises(ValueError, match="the policy returned"):
-            make_policy(f"{__name__}:wrong")(environment, np.random.default_rng(0)).act(environment, None)
+            make_policy(f"{__name__}:wrong")(environment, np.random.default_rng(0))(None)
 
 
 def test_play_and_evaluate_buttons(tmp_path, here, monkeypatch, capsys):

@@ -8,7 +8,7 @@ from tiny import CONTROLS
 
 from dreamrun.data.records import Record, decode_record, encode_record
 from dreamrun.games.factory import make_environment
-from dreamrun.games.policies import POLICIES, FunctionPolicy
+from dreamrun.games.policies import POLICIES, checked
 
 
 def actions_of(policy: str, game: str, num_steps: int = 400, num_envs: int = 16) -> np.ndarray:
@@ -16,7 +16,7 @@ def actions_of(policy: str, game: str, num_steps: int = 400, num_envs: int = 16)
     environment, actions = make_environment(game, num_envs), []
     chosen = POLICIES[policy](environment, np.random.default_rng(0))
     for _ in range(num_steps):
-        actions.append(chosen.act(environment))
+        actions.append(chosen(None))
         environment.step(actions[-1])
     return np.stack(actions)
 
@@ -41,7 +41,7 @@ def test_explore_policy_follows_the_ball_of_pong_half_of_the_time():
     environment, followed = make_environment("pong", 16), []
     policy = POLICIES["explore"](environment, np.random.default_rng(0))
     for _ in range(400):
-        actions = policy.act(environment)
+        actions = policy(None)
         followed.append(actions == environment.suggested_actions())
         environment.step(actions)
     assert 0.55 < np.mean(followed) < 0.8  # half of the time, and in a third of the rest by chance
@@ -50,7 +50,7 @@ def test_explore_policy_follows_the_ball_of_pong_half_of_the_time():
 @pytest.mark.parametrize("pressed", [True, 1, 1.0])
 def test_buttons_that_a_policy_presses_can_be_read_again_whatever_it_counts_in(pressed):
     game = SimpleNamespace(actions=CONTROLS, num_envs=2)
-    actions = FunctionPolicy(lambda *_: np.full((2, 6), pressed), game, None).act(game)
+    actions = checked(lambda *_: np.full((2, 6), pressed), game, None)(None)
     record = Record(np.zeros((2, 4, 4, 3), np.uint8), actions)
     assert decode_record(encode_record(record), (4, 4, 3), CONTROLS).actions.tolist() == np.ones((2, 6)).tolist()
 
@@ -59,4 +59,4 @@ def test_buttons_that_a_policy_presses_can_be_read_again_whatever_it_counts_in(p
 def test_a_policy_that_gives_no_numbers_is_refused(wrong):
     game = SimpleNamespace(actions=CONTROLS, num_envs=2)
     with pytest.raises(ValueError, match=r"expected finite numbers of shape \(2, 6\)"):
-        FunctionPolicy(lambda *_: np.full((2, 6), wrong), game, None).act(game)
+        checked(lambda *_: np.full((2, 6), wrong), game, None)(None)

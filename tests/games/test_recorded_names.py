@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from dreamrun.data import collecting
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.recorded_game import replay_to
 from dreamrun.data.records import Record
+from dreamrun.envs.agent import GamesConfig
 from dreamrun.evaluation.context import collect_real_play
 from dreamrun.evaluation.evaluation_config import EvaluateConfig
 from dreamrun.games import gymnasium as gymnasium_games
@@ -115,7 +117,7 @@ def test_evaluate_and_play_run_no_payload(payload, pong_set, tmp_path, monkeypat
     checkpoint = random_checkpoint(tmp_path / "random", data)
     options = ("--checkpoint", checkpoint, *LITTLE, "--output", tmp_path / "report")
     code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options)
-    assert_one_line(code, err, "give --data", "set env_module to its name")
+    assert_one_line(code, err, "give --data", "--env-module payload")
     code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--data", data)
     assert code == 0 and not payload.exists(), err
     (engine,) = load_engines(PlayConfig(checkpoint=str(checkpoint), data=data, num_steps=1)).values()
@@ -146,6 +148,16 @@ def test_a_module_that_the_user_typed_is_imported(payload, tmp_path, monkeypatch
     assert gallery.real_game_unavailable_reason(gallery.prompt(0, 5)) is None
 
 
+def test_an_agent_imports_the_module_of_a_typed_game_only(payload):
+    config = GamesConfig(env="real", num_envs=1, seed=1)
+    with pytest.raises(ValueError, match="--game gym:payload:Dot-v0"):
+        config.open_games("gym:payload:Dot-v0", {}, "test")
+    assert not payload.exists()
+    typed = replace(config, game="gym:payload:Dot-v0")
+    typed.open_games(typed.game, {}, "test").close()
+    assert payload.exists()
+
+
 def test_typed_names_are_checked_too(monkeypatch, capsys, tmp_path):
     for name, words in (("gym:a b", "gym:ID"), ("ale:x:y", "Atari"), ("gym:no_such_module:X-v0", "cannot be imported")):
         code, _, err = command(monkeypatch, capsys, "scripts.collect", "--env", name, "--out", tmp_path / "set")
@@ -154,8 +166,6 @@ def test_typed_names_are_checked_too(monkeypatch, capsys, tmp_path):
 
 def test_wrong_game_is_refused_unless_insisted(pong_set, tmp_path, monkeypatch, capsys):
     """In every command that joins a checkpoint with a data set."""
-    from dataclasses import replace
-
     config = replace(SMALLEST, num_actions=3, num_steps=1)
     random_model(config, game=Game("leaper", actions=unnamed_actions(3))).save_pretrained(tmp_path / "leaper")
     random_model(config).save_pretrained(tmp_path / "unknown")
