@@ -15,7 +15,7 @@ Shapes: B clips, T frames, H x W x C pixels, A action vector.
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, pairwise
 from pathlib import Path
@@ -131,16 +131,24 @@ class ClipDataset:
         """Batches in an epoch; the last, incomplete batch is dropped."""
         return self.num_clips // batch_size
 
-    def batches(self, batch_size: int, epoch: int = 0, skip_batches: int = 0) -> Iterator[Batch]:
+    def batches(self, batch_size: int, epoch: int = 0, skip_batches: int = 0) -> Generator[Batch, None, None]:
         """This rank's part of the batches of one epoch, in the order of the module's docstring.
 
         Args:
             batch_size: clips in a batch over all ranks; this rank's part has batch_size / world_size of them.
             skip_batches: batches to skip at the start, to continue an epoch.
         """
-        if batch_size % self.world_size:
-            raise ValueError(f"batch_size {batch_size} cannot be divided evenly among {self.world_size} ranks")
-        return self._batches(batch_size, epoch, skip_batches)
+        assert batch_size % self.world_size == 0
+        records: dict[int, Future] = {}
+        with ThreadPoolExecutor(self.num_threads) as threads:
+            for pool, next_pool in pairwise(chain(self._pools(batch_size, epoch, skip_batches), [None])):
+                previous, records = records, {}
+                # The next pool is read while this one is used; a record that is in both is read once.
+                for ids, _ in filter(None, (pool, next_pool)):
+                    for i in dict.fromkeys(ids.ravel().tolist()):  # in the order of use
+                        records[i] = records.get(i) or previous.get(i) or threads.submit(self._read, i)
+                for record_ids, starts in zip(*pool, strict=True):
+                    yield self._collate(records, epoch, record_ids, starts)
 
     def order_fingerprint(self, batch_size: int) -> dict[str, int]:
         """All that the order of batches depends on except the epoch: equal for data sets with the same order."""
@@ -182,18 +190,6 @@ class ClipDataset:
     def records(self, record_ids: Iterable[int]) -> Iterator[Record]:
         """Whole records, by their index in the split."""
         return map(self._read, record_ids)
-
-    def _batches(self, batch_size: int, epoch: int, skip_batches: int) -> Iterator[Batch]:
-        records: dict[int, Future] = {}
-        with ThreadPoolExecutor(self.num_threads) as threads:
-            for pool, next_pool in pairwise(chain(self._pools(batch_size, epoch, skip_batches), [None])):
-                previous, records = records, {}
-                # The next pool is read while this one is used; a record that is in both is read once.
-                for ids, _ in filter(None, (pool, next_pool)):
-                    for i in dict.fromkeys(ids.ravel().tolist()):  # in the order of use
-                        records[i] = records.get(i) or previous.get(i) or threads.submit(self._read, i)
-                for record_ids, starts in zip(*pool, strict=True):
-                    yield self._collate(records, epoch, record_ids, starts)
 
     def _pools(self, batch_size: int, epoch: int, skip_batches: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For each pool the record ids and starts of this rank's clips, both (batches, B / world_size)."""

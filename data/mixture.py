@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import numpy as np
 import torch.nn.functional as F
@@ -97,7 +97,7 @@ class Mixture:
         data = self.sets[number]
         epoch, skip = divmod(first, data.num_batches(batch_size))
         while True:
-            with closing(cast(Generator, data.batches(batch_size, epoch, skip))) as batches:
+            with closing(data.batches(batch_size, epoch, skip)) as batches:
                 for batch in batches:
                     yield self.widen(batch, number)
             epoch, skip = epoch + 1, 0

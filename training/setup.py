@@ -164,9 +164,14 @@ def uses_words(config: TrainConfig, mixture: Mixture) -> bool:
 
 def open_splits(config: TrainConfig, clip_frames: int) -> tuple[Mixture, Mixture]:
     """This rank's part of the train and val splits of all data sets."""
+    parts = world_size() * config.accumulate
+    if config.batch_size % parts:
+        raise ValueError(
+            f"batch_size {config.batch_size} cannot be shared evenly by {world_size()} ranks "
+            f"times --accumulate {config.accumulate}: choose a multiple of {parts}"
+        )
     numbers = range(len(config.folders))
     train, val = ([_open_split(config, n, split, clip_frames) for n in numbers] for split in ("train", "val"))
-    check_batch_size(config, min(data.num_clips for data in train))
     for data in val:
         if data.num_clips < world_size():
             raise ValueError(
@@ -198,18 +203,6 @@ def _open_split(config: TrainConfig, number: int, split: str, clip_frames: int) 
 def _print_progress(split: str, num_done: int, num_shards: int) -> None:
     end = "\n" if num_done == num_shards else ""
     print(f"\rindexing {split}: {num_done} of {num_shards} shards", end=end, file=sys.stderr, flush=True)
-
-
-def check_batch_size(config: TrainConfig, num_clips: int) -> None:
-    """Check the global batch size."""
-    parts = world_size() * config.accumulate
-    if config.batch_size % parts:
-        raise ValueError(
-            f"batch_size {config.batch_size} cannot be shared evenly by {world_size()} ranks "
-            f"times --accumulate {config.accumulate}: choose a multiple of {parts}"
-        )
-    if config.batch_size > num_clips:
-        raise ValueError(f"batch_size {config.batch_size} is more than the {num_clips} clips there are")
 
 
 def load_initial_model(config: TrainConfig, model_config: ModelConfig, game: Game) -> WorldModel | None:

@@ -138,7 +138,7 @@ def fixed_batches(data: Mixture, batch_size: int, max_batches: int) -> list[Batc
     fixed, per_set = [], -(-max_batches // len(data.sets))
     for number, part in enumerate(data.sets):
         size = min(batch_size, part.num_clips // world_size() * world_size())
-        with closing(cast(Generator, part.batches(size))) as batches:
+        with closing(part.batches(size)) as batches:
             fixed += [data.widen(batch, number) for batch in islice(batches, per_set)]
     return fixed
 

@@ -144,11 +144,6 @@ def test_an_epoch_begun_by_some_ranks_is_ended_by_others(folder):
     assert sorted(begun + ended) == sorted(clips_of(ClipDataset(folder, "train", 8, stride=3).batches(6)))
 
 
-def test_batch_size_must_be_divisible_by_ranks(folder):
-    with pytest.raises(ValueError, match="batch_size 4 cannot be divided evenly among 3 ranks"):
-        ClipDataset(folder, "train", 8, rank=0, world_size=3).batches(4)
-
-
 def test_ranks_share_few_records(tmp_path, write_set, make_record, monkeypatch):
     folder = write_set(tmp_path / "set", [make_record(40, i) for i in range(100)])
     reads = Counter()
