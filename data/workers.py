@@ -5,11 +5,13 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from typing import TypeVar
 
+T = TypeVar("T")
 SPAWN = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
 
 
@@ -67,7 +69,7 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def prefetch(items: Iterable, depth: int = 3) -> Iterator:
+def prefetch(items: Iterable[T], depth: int = 3) -> Generator[T, None, None]:
     """Yield the items of an iterator that runs in a thread, up to `depth` items ahead. Its errors are raised here.
 
     The thread ends when this generator is closed.

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -54,7 +53,7 @@ class Run:
         """This rank's part of the batches from the state's epoch and batch on. A thread loads them ahead."""
         epoch, number = divmod(self.state.batch, self.batches_per_epoch)  # a whole epoch is the next one's start
         batches = self.data.endless_batches(self.config.batch_size, self.state.epoch + epoch, number)
-        return cast(Generator, prefetch(map(self._prepare, batches)))
+        return prefetch(map(self._prepare, batches))
 
     def _prepare(self, batch: Batch) -> Batch:
         if self.config.words:

@@ -4,11 +4,10 @@ Shapes: S samples, T frames, C channels, H x W pixels, A action vector, K column
 """
 
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import cast
 
 import numpy as np
 import torch
@@ -84,7 +83,7 @@ class Validator:
         batch_size = config.batch_size // (world_size() * config.accumulate)
         for game, _, data in self._sets:
             model = select_game(self._ema, game)
-            batches = cast(Generator, prefetch(data.sequential_batches(batch_size, config.epoch_clips)))
+            batches = prefetch(data.sequential_batches(batch_size, config.epoch_clips))
             with closing(batches), autocast(model.device, config.bf16):
                 progress = tqdm(batches, "validating", leave=False, disable=rank() > 0 or None)
                 by_game.append(validate_epoch(model, progress))
