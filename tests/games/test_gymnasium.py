@@ -114,8 +114,8 @@ def test_an_agent_presses_the_same_buttons_in_the_dream_and_in_the_real_game(tmp
     collect(CollectConfig(env="gym:TestWalk-v0", size="32x32", out=tmp_path / "walk", **FEW), lambda _: None)
     metadata = read_metadata(tmp_path / "walk")
     network = replace(fit_config_to_data(SMALLEST, metadata), outcomes=True)
-    dream, real = DreamVectorEnv(random_model(network), tmp_path / "walk", 2), open_recorded(metadata, 2)
-    assert dream.action_space == real.action_space == gymnasium.spaces.MultiBinary((2, 2))
+    dream, real = DreamVectorEnv(random_model(network, game=metadata), tmp_path / "walk", 2), open_recorded(metadata, 2)
+    assert dream.single_action_space == real.single_action_space == gymnasium.spaces.MultiBinary(2)
     for games in (dream, real):
         games.reset(seed=0)
         assert games.step(games.action_space.sample())[0].shape == (2, 32, 32, 3)
