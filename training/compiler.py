@@ -1,4 +1,7 @@
-"""torch.compile as training uses it: what it does where compiling fails, and when training is stopped meanwhile."""
+"""torch.compile as training uses it: what it does where compiling fails, and when training is stopped meanwhile.
+
+Its modules are imported where they are used: they take seconds, and most trainings on a CPU do without.
+"""
 
 import errno
 import sys
@@ -6,11 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-import torch._functorch.config
 from torch import nn
-from torch._dynamo.exc import BackendCompilerFailed
 from torch._guards import CompileContext
-from torch._inductor.exc import InvalidCxxCompiler
 
 from dreamrun.training.distributed import rank
 
@@ -54,7 +54,8 @@ class Compiler:
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable:
         """Compile a graph, forward and backward."""
-        from torch._inductor.compile_fx import compile_fx  # imported here: it takes seconds
+        import torch._functorch.config
+        from torch._inductor.compile_fx import compile_fx
 
         if self._is_stopped:
             raise CompilationStoppedError
@@ -72,8 +73,17 @@ class Compiler:
             return graph.forward
 
 
+def is_compile_error(error: RuntimeError) -> bool:
+    """Whether torch.compile has raised an error."""
+    return "torch._dynamo" in sys.modules and isinstance(error, torch._dynamo.exc.TorchDynamoException)
+
+
 def describe(error: BaseException) -> str:
     """Why torch.compile has failed, in one line."""
+    from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor.exc import InvalidCxxCompiler
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
     causes = [error]
     while cause := getattr(causes[-1], "inner_exception", None) or causes[-1].__cause__ or causes[-1].__context__:
         causes.append(cause)
@@ -81,8 +91,6 @@ def describe(error: BaseException) -> str:
         return "there is no C++ compiler (such as g++, or what the variable CXX names)"
     text = " ".join(str(error).split())
     if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes) or "No space left" in text:
-        from torch._inductor.runtime.cache_dir_utils import cache_dir
-
         return f"no space is left on the disk of {cache_dir()} (TORCHINDUCTOR_CACHE_DIR names another folder)"
     while isinstance(error, BackendCompilerFailed):
         error = error.inner_exception

@@ -16,7 +16,6 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -26,7 +25,7 @@ from dreamrun.model.dit import WorldModel
 from dreamrun.model.inference import autocast
 from dreamrun.model.loss import Corruption, context_tokens, diffusion_loss, draw_noise
 from dreamrun.model.outcome_head import outcome_losses
-from dreamrun.training.compiler import CompilationStoppedError, Compiler, describe
+from dreamrun.training.compiler import CompilationStoppedError, Compiler, describe, is_compile_error
 from dreamrun.training.distributed import (
     all_gather_object,
     all_reduce_max,
@@ -289,9 +288,9 @@ def explain_errors(config: TrainConfig) -> Iterator[None]:
     """Turn an error of torch.compile, or too little memory of a GPU or CPU, into a ValueError that says what to do."""
     try:
         yield
-    except TorchDynamoException as error:
-        raise ValueError(f"torch.compile failed: {describe(error)}: train with --compile off") from None
     except RuntimeError as error:
+        if is_compile_error(error):
+            raise ValueError(f"torch.compile failed: {describe(error)}: train with --compile off") from None
         if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
         where = f"out of memory on rank {rank()}" if world_size() > 1 else "out of memory"
