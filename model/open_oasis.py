@@ -43,15 +43,15 @@ def read_published(path: Path) -> dict[str, Any]:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it holds a {found[1]}: save its state dict alone" if found else type(error).__name__
         raise ValueError(f"{path} is not a checkpoint of tensors: {reason}") from None
-    entries = content if isinstance(content, dict) else {}
-    first = {name: entries[name] for name in ("model", "state_dict") if name in entries}
-    for entry in (*first.values(), entries, *entries.values()):
-        names = [name for name in entry if isinstance(name, str)] if isinstance(entry, dict) else []
-        names = {_WRAPPERS.sub("", name): name for name in names}
-        prefixes = [name.removesuffix(FIRST_WEIGHT) for name in names if name.endswith(FIRST_WEIGHT)]
+    entries: dict[Any, Any] = content if isinstance(content, dict) else {}
+    first = [entries[name] for name in ("model", "state_dict") if name in entries]
+    for entry in (*first, entries, *entries.values()):
+        named = entry.items() if isinstance(entry, dict) else ()
+        weights = {_WRAPPERS.sub("", name): value for name, value in named if isinstance(name, str)}
+        prefixes = [name.removesuffix(FIRST_WEIGHT) for name in weights if name.endswith(FIRST_WEIGHT)]
         if prefixes:
             prefix = min(prefixes, key=lambda text: ("ema" in text, len(text)))
-            return {name.removeprefix(prefix): entry[old] for name, old in names.items() if name.startswith(prefix)}
+            return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     raise ValueError(f"{path} is not a checkpoint of the published layout: {FIRST_WEIGHT} is missing")
 
 
