@@ -1,5 +1,6 @@
 """What tests do on the page, and what they read from it."""
 
+import re
 import time
 from collections.abc import Callable
 
@@ -16,6 +17,23 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < end, "timed out"
         time.sleep(0.05)
+
+
+def note_errors(page: Page, address: str, ignore_errors: bool = False) -> list[str]:
+    """A list that will hold the errors in a page, and its requests to other hosts than that of `address`."""
+    errors: list[str] = []
+    host = re.match("https?://[^/]*", address)[0]
+
+    def note_request(url: str) -> None:
+        if not url.startswith((host, host.replace("http", "ws", 1), "blob:", "data:")):
+            errors.append(f"requested {url}")
+
+    page.on("request", lambda request: note_request(request.url))
+    page.on("websocket", lambda socket: note_request(socket.url))
+    if not ignore_errors:
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    return errors
 
 
 def frame_number(page: Page) -> int:

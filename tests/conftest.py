@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,21 +13,20 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
-from tiny import SMALLEST, command, random_model
+from tiny import CONTROLS, SMALLEST, command, in_this_process, random_model
 
-from dreamrun.data.collecting import CollectConfig, collect
+from dreamrun.data import collecting
 from dreamrun.data.metadata import METADATA_FILE
 from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import SUFFIX, write_shard
 from dreamrun.games.game import Game
-from dreamrun.games.space import unnamed_actions
+from dreamrun.games.space import UNCONDITIONAL, unnamed_actions
 from dreamrun.model import PRESETS, ModelConfig
 
 torch.set_num_threads(1)  # the networks are so small that threads cost more than they give
 
-TINY = Game(
-    "coinrun", frame_shape=(8, 8, 3), actions=unnamed_actions(5)
-)  # so small that a record costs next to nothing
+# So small that a record costs next to nothing.
+TINY = Game("coinrun", frame_shape=(8, 8, 3), actions=unnamed_actions(5))
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +73,50 @@ def write_set() -> Callable[..., Path]:
     return write
 
 
+def collect_pong(out: Path, **options) -> Path:
+    """A data set of real Pong, as scripts.collect makes it, but in this process. Not to be written to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collecting, "worker_pool", in_this_process)
+        collecting.collect(collecting.CollectConfig(env="pong", out=out, workers=1, **options), lambda _: None)
+    return out
+
+
 @pytest.fixture(scope="session")
 def pong_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set of real Pong, as scripts.collect makes it: 24, 4 and 3 records. Not to be written to."""
-    out = tmp_path_factory.mktemp("sets") / "pong"
-    collect(CollectConfig(env="pong", out=out, records=24, val_records=4, test_records=3, workers=2), lambda _: None)
-    return out
+    """A small data set of real Pong: 24, 4 and 3 records."""
+    return collect_pong(tmp_path_factory.mktemp("sets") / "pong", records=24, val_records=4, test_records=3)
+
+
+@pytest.fixture(scope="session")
+def wide_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pong at 48x32: 8, 2 and 2 records."""
+    out = tmp_path_factory.mktemp("sets") / "wide"
+    return collect_pong(out, size="48x32", records=8, val_records=2, test_records=2)
+
+
+@pytest.fixture(scope="session")
+def controls_config(tmp_path_factory: pytest.TempPathFactory):
+    """Options to play random weights of a game of one's own, with buttons and axes."""
+    from playing import config_of_own_game
+
+    return config_of_own_game(tmp_path_factory.mktemp("controls"), CONTROLS)
+
+
+@pytest.fixture(scope="session")
+def watched_config(tmp_path_factory: pytest.TempPathFactory):
+    """Options to play random weights of the same game without actions."""
+    from playing import config_of_own_game
+
+    return config_of_own_game(tmp_path_factory.mktemp("watched"), UNCONDITIONAL)
+
+
+@pytest.fixture(scope="session")
+def config_of_several_games(tmp_path_factory: pytest.TempPathFactory, pong_set: Path, wide_set: Path):
+    """Options to play random weights of two games that are told in words: Pong, and Pong at 48x32."""
+    from playing import PlayConfig, several_games_checkpoint
+
+    checkpoint = several_games_checkpoint(tmp_path_factory.mktemp("checkpoints") / "several", pong_set, wide_set)
+    return PlayConfig(checkpoint=str(checkpoint), data=(pong_set, wide_set), port=0, num_steps=2, fps=30.0)
 
 
 @pytest.fixture(scope="session")
@@ -188,31 +224,53 @@ def browser():
         yield browser
 
 
+@pytest.fixture(scope="module")
+def shared_page(browser, page_address):
+    """A page that the tests of a module use in turn, as loading one takes seconds, and a list of its errors."""
+    from browsing import note_errors
+    from screenshots import DESKTOP
+
+    page = browser.new_context(viewport=DESKTOP, accept_downloads=True).new_page()
+    page.set_default_timeout(60_000)  # several test processes share the cores
+    errors = note_errors(page, page_address)
+    page.goto(page_address)
+    page.wait_for_selector("#details:has-text('seed')")
+    yield page, errors
+    page.context.close()
+
+
 @pytest.fixture
-def visit(browser, page_address):
-    """visit(address, phase, **options of the browser): the page in a phase.
+def page(shared_page):
+    """The page at the start of a new dream. Errors in the page fail the test."""
+    from browsing import wait_until
+
+    page, errors = shared_page
+    details = page.inner_text("#details")
+    page.click("#restart")
+    wait_until(lambda: page.inner_text("#details") != details)  # another seed
+    page.wait_for_selector(".stage[data-phase=ready][data-frame='0']")
+    yield page
+    assert not errors
+
+
+@pytest.fixture
+def visit(browser, request):
+    """visit(address, phase, **options of the browser): the page in a phase, with nothing kept from another one.
 
     Errors in the page fail the test, and requests to any other host.
     """
+    from browsing import note_errors
     from screenshots import DESKTOP, wait_for_phase
 
     contexts, errors = [], []
 
-    def note_request(url, where):
-        if not url.startswith((where, where.replace("http", "ws", 1), "blob:", "data:")):
-            errors.append(f"requested {url}")
-
-    def open_page(where=page_address, phase="ready", ignore_errors=False, **options):
-        host = re.match("https?://[^/]*", where)[0]
+    def open_page(where=None, phase="ready", ignore_errors=False, **options):
+        where = where or request.getfixturevalue("page_address")
         context = browser.new_context(**{"viewport": DESKTOP, "accept_downloads": True, **options})
-        context.set_default_timeout(60_000)  # several test processes share the cores
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
-        page.on("request", lambda request: note_request(request.url, host))
-        page.on("websocket", lambda socket: note_request(socket.url, host))
-        if not ignore_errors:
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        errors.append(note_errors(page, where, ignore_errors))
         page.goto(where)
         if phase is not None:
             wait_for_phase(page, phase)
@@ -221,7 +279,7 @@ def visit(browser, page_address):
     yield open_page
     for context in contexts:
         context.close()
-    assert not errors
+    assert not any(errors)
 
 
 @pytest.fixture

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import os
+import socket
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from recordings import play
+from recordings import play, read_video
 from tiny import SMALLEST, random_model
 from websockets.sync.client import connect
 
 from dreamrun.data import EpisodeWriter
-from dreamrun.data.collecting import CollectConfig, collect
 from dreamrun.data.metadata import read_metadata
 from dreamrun.games.game import combine_games
 from dreamrun.games.space import ActionSpace
@@ -39,8 +39,8 @@ def random_checkpoint(folder: Path, data: Path, seed: int = 0) -> Path:
     return folder
 
 
-def make_custom_game(folder: Path, space: ActionSpace) -> tuple[Path, Path]:
-    """A data set that a user's own program writes, and a checkpoint of random weights that fits it.
+def config_of_own_game(folder: Path, space: ActionSpace) -> PlayConfig:
+    """Options to play random weights that fit a data set that a user's own program writes.
 
     The game is that of `recordings` at 96x64, with the actions `tiny.CONTROLS` or without actions.
     """
@@ -49,18 +49,15 @@ def make_custom_game(folder: Path, space: ActionSpace) -> tuple[Path, Path]:
             for step, (frame, speed) in enumerate(zip(*play(60, seed=seed), strict=True)):
                 vector = [speed < 0, speed > 0, step % 5 == 0, 0, speed / 20, 0]
                 writer.add(frame, np.array(vector, np.float32) if not space.discrete else 0)
-    return folder / "set", random_checkpoint(folder / "random", folder / "set")
+    checkpoint = random_checkpoint(folder / "random", folder / "set")
+    return PlayConfig(checkpoint=str(checkpoint), data=folder / "set", port=0, num_steps=1)
 
 
-def config_of_several_games(folder: Path, pong_set: Path) -> PlayConfig:
-    """Options to play random weights of two games that are told in words: Pong, and Pong at 48x32."""
-    settings = {"records": 1, "val_records": 0, "test_records": 2, "workers": 1}
-    collect(CollectConfig(env="pong", size="48x32", out=folder / "wide", **settings), lambda _: None)
-    game, _ = combine_games([read_metadata(data) for data in (pong_set, folder / "wide")], text=True)
-    random_model(replace(SMALLEST, num_actions=3, words=True), game=game).save_pretrained(folder / "random")
-    return PlayConfig(
-        checkpoint=str(folder / "random"), data=(pong_set, folder / "wide"), port=0, num_steps=2, fps=30.0
-    )
+def several_games_checkpoint(folder: Path, *sets: Path) -> Path:
+    """Save random weights of the games of several data sets, which are told in words; returns the folder."""
+    game, _ = combine_games([read_metadata(data) for data in sets], text=True)
+    random_model(replace(SMALLEST, num_actions=3, words=True), game=game).save_pretrained(folder)
+    return folder
 
 
 @contextlib.contextmanager
@@ -83,6 +80,11 @@ def running(address: str) -> RunningApp:
 def recorded_file(address: str, recorded: dict, name: str) -> bytes:
     """A file of a "recorded" message. Raises KeyError if it is not there any more."""
     return running(address).server.recorded_files(recorded["place"])[name]
+
+
+def recorded_video(address: str, recorded: dict) -> np.ndarray:
+    """The frames of the video of a "recorded" message."""
+    return read_video(io.BytesIO(recorded_file(address, recorded, "dream.mp4")))
 
 
 @dataclass
@@ -169,10 +171,26 @@ def record(client: Client, num_frames: int, keys=("UP", "DOWN")) -> tuple[dict, 
     return client.wait_for("recorded"), frames
 
 
-def fetch(address: str, path: str) -> bytes:
-    """Body of a GET request. Raises HTTPError."""
-    with urllib.request.urlopen(address + path, timeout=10) as response:
-        return response.read()
+def raw_connection(address: str, data: bytes = b"", source: str = "127.0.0.1", small: bool = False) -> socket.socket:
+    """A connection from an address of this machine that sends some bytes; a small one has no room for an answer."""
+    host, port = address.removeprefix("http://").split(":")
+    raw = socket.socket()
+    raw.bind((source, 0))
+    if small:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    else:
+        raw.settimeout(10)
+    raw.connect((host, int(port)))
+    raw.sendall(data)
+    return raw
+
+
+def largest_asset() -> Path:
+    """The largest file that the server gives to everybody, under /assets/."""
+    import gradio  # here, as it takes seconds
+
+    assets = Path(gradio.__file__).parent / "templates" / "frontend" / "assets"
+    return max(assets.iterdir(), key=lambda path: path.stat().st_size)
 
 
 def request(

@@ -72,6 +72,12 @@ def write_video(
             container.mux(noise.encode())
 
 
+def read_video(video) -> np.ndarray:
+    """The frames of a video, a path or a file, uint8 (T, H, W, 3)."""
+    with av.open(str(video) if isinstance(video, Path) else video) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
 def turn(path: Path, degrees: int) -> None:
     """Write into an mp4's track header that it is to be shown turned clockwise by so many degrees."""
     cos, sin = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]

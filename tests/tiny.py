@@ -5,12 +5,17 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import get_type_hints
 
 import torch
 
 from dreamrun import cli
+from dreamrun.data.index import split_shards
+from dreamrun.data.metadata import read_metadata
+from dreamrun.data.records import Record
+from dreamrun.data.shards import ShardReader
 from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace
 from dreamrun.model import ModelConfig, Sampler, SamplerSettings, WorldModel
@@ -31,8 +36,8 @@ CONTROLS = ActionSpace(
     scales=(1.0, 1.0, 1.0, 1.0, 20.0, 20.0),
 )
 
-# It trains in no time on real Pong.
-SMALLEST = ModelConfig(patch_size=16, dim=32, num_blocks=1, num_heads=2, window_frames=6, prediction="x0")
+# It trains and dreams in no time on real Pong.
+SMALLEST = ModelConfig(patch_size=16, dim=32, num_blocks=1, num_heads=2, window_frames=6, prediction="x0", num_steps=2)
 
 
 # Options of scripts.evaluate: a checkpoint is evaluated in no time.
@@ -69,6 +74,13 @@ def random_inputs(config: ModelConfig = TINY, batch: int = 2, num_frames: int | 
     return frames, levels, actions
 
 
+def records_of(folder: Path, split: str = "train") -> list[Record]:
+    """All records of a split, in the order of its shards."""
+    paths = split_shards(folder, split)
+    reader = ShardReader(paths, read_metadata(folder))
+    return [reader.read(shard, number) for shard in range(len(paths)) for number in range(reader.num_records(shard))]
+
+
 @contextmanager
 def in_this_process(*_):
     """In place of `data.workers.worker_pool`: a thread, so that a test can reach into what it does."""
@@ -96,6 +108,18 @@ def config_class(module: ModuleType) -> type:
     """The dataclass of a command's options, which its `main` takes."""
     (config,) = (hint for name, hint in get_type_hints(module.main, include_extras=True).items() if name != "return")
     return config
+
+
+def succeeded(result: tuple[int, str, str]) -> str:
+    """What a command that must succeed printed; `result` is that of `command`."""
+    code, out, err = result
+    assert code == 0, err
+    return out
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    """A user's mistake: exit code 2, no traceback, one line of error that holds the words."""
+    assert_one_line(result[0], result[2], *words)
 
 
 def assert_one_line(code: int, err: str, *words: str) -> None:

@@ -5,13 +5,14 @@ Only the frames of shipped models in `frames.npz` are made again, when a model i
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from runs import values
-from tiny import SMALLEST, command
+from tiny import SMALLEST, command, succeeded
 
 from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.data.dataset import ClipDataset
@@ -63,14 +64,14 @@ def test_an_old_checkpoint_knows_its_game():
 
 
 def test_an_old_run_resumes_with_its_old_options(old_run, monkeypatch, capsys):
-    monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
+    monkeypatch.setitem(PRESETS, "smallest", replace(SMALLEST, num_steps=10))
     options = "--preset smallest --batch-size 4 --log-every 1 --val-every 5 --rollout-every 10 --val-batches 2"
     options += " --checkpoint-every 5 --warmup-steps 2 --wandb off --clip-stride 10 --max-steps 10 --optimizer muon"
     options += " --noise-levels teacher-forcing --own-frames=0.5 --recompute --bf16 False --device cpu --resume auto"
     options += " --rollout-frames 8"
     paths = ("--data", old_run.parent / "pong", "--out", old_run)
-    code, out, err = command(monkeypatch, capsys, "train_world_model", *paths, *options.split())
-    assert code == 0 and "step_0000005, step 5" in out, err
+    out = succeeded(command(monkeypatch, capsys, "train_world_model", *paths, *options.split()))
+    assert "step_0000005, step 5" in out
     expected = [json.loads(line) for line in (OLD / "run_metrics.jsonl").read_text().splitlines()]
     for name in ("train/loss", "val/loss", "epoch/val_loss", "rollout/psnr_1"):
         by_step = {line["step"]: line[name] for line in expected if name in line}

@@ -12,21 +12,15 @@ from dreamrun.data.video import write_png
 
 
 @pytest.mark.parametrize("fsync", [False, True])
-def test_file_appears_when_it_is_complete(tmp_path, fsync):
+def test_file_appears_when_it_is_complete_and_is_unchanged_after_an_error(tmp_path, fsync):
     path = tmp_path / "deep" / "file.txt"
     with atomic_file(path, fsync) as temporary:
         temporary.write_text("new")
         assert not path.exists()
-    assert path.read_text() == "new" and [*path.parent.iterdir()] == [path]
-
-
-def test_file_is_unchanged_after_an_error(tmp_path):
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_file(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_file(path, fsync) as temporary:
         temporary.write_text("half of what is ne")
         raise KeyboardInterrupt
-    assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
+    assert path.read_text() == "new" and [*path.parent.iterdir()] == [path]
 
 
 def test_folder_appears_when_it_is_complete(tmp_path):
@@ -42,32 +36,37 @@ def test_folder_appears_when_it_is_complete(tmp_path):
     assert [*path.parent.iterdir()] == [path]
 
 
-def test_folder_is_replaced_only_if_allowed(tmp_path):
-    path = tmp_path / "folder"
-    path.mkdir()
-    (path / "old.txt").write_text("old")
-    with pytest.raises(FileExistsError, match="already exists"), atomic_folder(path):
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with one file, alone in its own."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old.txt").write_text("old")
+    return tmp_path / "folder"
+
+
+def names(folder: Path) -> list[str]:
+    """The files in a folder that is alone in its own."""
+    assert [*folder.parent.iterdir()] == [folder]
+    return [path.name for path in folder.iterdir()]
+
+
+def test_folder_is_replaced_only_if_allowed(folder):
+    with pytest.raises(FileExistsError, match="already exists"), atomic_folder(folder):
         pytest.fail("the context must not be entered")
-    with atomic_folder(path, replace=True) as temporary:
+    with atomic_folder(folder, replace=True) as temporary:
         (temporary / "new.txt").write_text("new")
-        assert (path / "old.txt").is_file()
-    assert [p.name for p in path.iterdir()] == ["new.txt"] and [*tmp_path.iterdir()] == [path]
+        assert (folder / "old.txt").is_file()
+    assert names(folder) == ["new.txt"]
 
 
-def test_folder_is_unchanged_after_an_error(tmp_path):
-    path = tmp_path / "folder"
-    path.mkdir()
-    (path / "old.txt").write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_folder(path, replace=True) as temporary:
+def test_folder_is_unchanged_after_an_error(folder):
+    with pytest.raises(KeyboardInterrupt), atomic_folder(folder, replace=True) as temporary:
         (temporary / "new.txt").write_text("half")
         raise KeyboardInterrupt
-    assert (path / "old.txt").read_text() == "old" and [*tmp_path.iterdir()] == [path]
+    assert names(folder) == ["old.txt"]
 
 
-def test_replaced_folder_comes_back_if_the_rename_fails(tmp_path, monkeypatch):
-    path = tmp_path / "folder"
-    path.mkdir()
-    (path / "old.txt").write_text("old")
+def test_replaced_folder_comes_back_if_the_rename_fails(folder, monkeypatch):
     rename = Path.rename
 
     def fail_for_the_new_folder(self, target):
@@ -76,9 +75,9 @@ def test_replaced_folder_comes_back_if_the_rename_fails(tmp_path, monkeypatch):
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail_for_the_new_folder)
-    with pytest.raises(OSError, match="input/output"), atomic_folder(path, replace=True) as temporary:
+    with pytest.raises(OSError, match="input/output"), atomic_folder(folder, replace=True) as temporary:
         (temporary / "new.txt").write_text("new")
-    assert [p.name for p in path.iterdir()] == ["old.txt"] and [*tmp_path.iterdir()] == [path]
+    assert names(folder) == ["old.txt"]
 
 
 def test_content_is_flushed_before_the_rename(tmp_path, monkeypatch):

@@ -5,25 +5,21 @@ import json
 import numpy as np
 import pytest
 from recordings import play, write_video
+from tiny import succeeded
 
 from dreamrun.data.captions import HELD_OUT_PHRASINGS, PHRASINGS, draw_phrasings, phrasings
-from dreamrun.data.collecting import CollectConfig, collect
 from dreamrun.data.dataset import ClipDataset
 from dreamrun.data.metadata import METADATA_FILE, read_metadata
 from dreamrun.data.records import decode_record, encode_record
 from dreamrun.games.factory import describe_environment
 
 
-def test_collected_games_say_what_they_are(tmp_path):
+def test_collected_games_say_what_they_are(wide_set):
     options = {"distribution_mode": "hard", "simple": True}
     caption = describe_environment("bigfish", options).caption
     assert caption == "bigfish, a fish that eats smaller fish, hard levels, simple graphics"
-    config = CollectConfig(
-        env="pong", size="40x32", out=tmp_path / "p", records=1, val_records=0, test_records=0, workers=1
-    )
-    collect(config, lambda _: None)
-    metadata = read_metadata(config.out)
-    assert metadata.frame_shape == (32, 40, 3) and metadata.caption == "pong, two paddles and a ball, wide picture"
+    metadata = read_metadata(wide_set)
+    assert metadata.frame_shape == (32, 48, 3) and metadata.caption == "pong, two paddles and a ball, wide picture"
 
 
 def test_phrasings_keep_the_words_and_those_held_out_are_others():
@@ -66,10 +62,21 @@ def test_videos_bring_their_captions(run_script, tmp_path):
         write_video(folder / f"{name}.mp4", play(20, seed=number)[0])
         if text is not None:
             (folder / f"{name}.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
-    code, _, err = run_script(
-        "import_video", "--videos", folder, "--out", "set", "--actions", "none", "--caption", "a drive", "--workers", 1
+    succeeded(
+        run_script(
+            "import_video",
+            "--videos",
+            folder,
+            "--out",
+            "set",
+            "--actions",
+            "none",
+            "--caption",
+            "a drive",
+            "--workers",
+            1,
+        )
     )
-    assert code == 0, err
     metadata = json.loads((tmp_path / "set" / METADATA_FILE).read_text())
     assert metadata["caption"] == "a drive" and sorted(metadata["skipped"]) == ["d", "e"]
     assert "d.txt" in metadata["skipped"]["d"] and "not UTF-8 text" in metadata["skipped"]["e"]

@@ -9,22 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import CONTROLS
+from tiny import CONTROLS, records_of
 
 from dreamrun.data import EpisodeWriter, episode_writer
 from dreamrun.data.index import split_shards
 from dreamrun.data.metadata import read_metadata
-from dreamrun.data.records import Record
-from dreamrun.data.shards import ShardReader
 from dreamrun.games.space import ActionSpace, unnamed_actions
 
 ROOT = Path(__file__).parents[2]
-
-
-def read_all(folder: Path, split: str = "train") -> list[Record]:
-    paths = split_shards(folder, split)
-    reader = ShardReader(paths, read_metadata(folder))
-    return [reader.read(shard, number) for shard in range(len(paths)) for number in range(reader.num_records(shard))]
 
 
 def write_episodes(writer: EpisodeWriter, lengths: list[int], seed: int = 0):
@@ -45,7 +37,7 @@ def test_round_trip(tmp_path, space):
     with EpisodeWriter(tmp_path / "set", space, fps=12, environment="mine") as writer:
         played = write_episodes(writer, [5, 160, 333, 1])
     assert writer.num_records == 1 + 1 + 3 + 1 and writer.num_frames == 499
-    records = read_all(tmp_path / "set")
+    records = records_of(tmp_path / "set")
     assert [len(record) for record in records] == [5, 160, 160, 160, 13, 1]
     assert [record.terminal for record in records] == [False, True, False, False, False, False]
     for column, name in enumerate(("frames", "actions", "rewards")):
@@ -63,26 +55,20 @@ def test_added_arrays_are_copied(tmp_path):
         for step in range(3):
             frame[:], action[0] = step, step
             writer.add(frame, action)
-    (record,) = read_all(tmp_path / "set")
+    (record,) = records_of(tmp_path / "set")
     assert record.frames[:, 0, 0, 0].tolist() == record.actions[:, 0].tolist() == [0, 1, 2]
     assert record.rewards is None and record.terminal is None
 
 
 def test_second_writer_appends_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(episode_writer, "RECORDS_PER_SHARD", 3)
+    space = ActionSpace(names=["noop", "right"], keys=[[], ["RIGHT"]], acting=[0, 1])  # of lists
     for seed in (0, 1):
-        with EpisodeWriter(tmp_path / "set", unnamed_actions(2)) as writer:
+        with EpisodeWriter(tmp_path / "set", space) as writer:
             write_episodes(writer, [4] * 7, seed)
     names = [path.name for path in split_shards(tmp_path / "set", "train")]
     assert names == [f"data_{number:04d}.array_record" for number in range(6)]
-    assert len(read_all(tmp_path / "set")) == 14
-
-
-def test_action_space_of_lists(tmp_path):
-    space = ActionSpace(names=["noop", "right"], keys=[[], ["RIGHT"]], acting=[0, 1])
-    for split in ("train", "val"):
-        with EpisodeWriter(tmp_path / "set", space, split=split) as writer:
-            write_episodes(writer, [4])
+    assert len(records_of(tmp_path / "set")) == 14
     assert read_metadata(tmp_path / "set").actions == space and space.noop == 0
 
 
@@ -93,19 +79,19 @@ def test_error_keeps_complete_records(tmp_path, unfinished, kept):
         for _ in range(unfinished):
             writer.add(np.zeros((6, 10, 3), np.uint8), 0)
         raise RuntimeError
-    assert [len(record) for record in read_all(tmp_path / "set")] == [4, 5, *kept]
+    assert [len(record) for record in records_of(tmp_path / "set")] == [4, 5, *kept]
     assert not list((tmp_path / "set").rglob("*.tmp"))
 
 
 def test_killed_writer_leaves_complete_shards(tmp_path):
     program = (
         "import numpy as np; from data import ActionSpace, EpisodeWriter, episode_writer\n"
-        "episode_writer.RECORDS_PER_SHARD = 20; rng = np.random.default_rng(0)\n"
+        "episode_writer.RECORDS_PER_SHARD = 5; rng = np.random.default_rng(0)\n"
         f"with EpisodeWriter({str(tmp_path / 'set')!r}, ActionSpace(('a', 'b'), ((), ('B',)), (0, 1))) as writer:\n"
         "    while True:\n"
-        "        writer.add(rng.integers(0, 256, (32, 32, 3), np.uint8), 0)\n"
+        "        writer.add(rng.integers(0, 256, (8, 8, 3), np.uint8), 0)\n"
     )
-    for _ in range(3):
+    for _ in range(2):
         before = len(list((tmp_path / "set").rglob("*.array_record")))
         process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
         deadline = time.monotonic() + 60
@@ -113,11 +99,11 @@ def test_killed_writer_leaves_complete_shards(tmp_path):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        records = read_all(tmp_path / "set")
-        assert len(records) % 20 == 0 and len(records) >= 20 * (before + 2)
+        records = records_of(tmp_path / "set")
+        assert len(records) % 5 == 0 and len(records) >= 5 * (before + 2)
         assert {len(record) for record in records} == {160}
     with EpisodeWriter(tmp_path / "set", read_metadata(tmp_path / "set").actions) as writer:
-        writer.add(np.zeros((32, 32, 3), np.uint8), 1)
+        writer.add(np.zeros((8, 8, 3), np.uint8), 1)
     assert not list((tmp_path / "set").rglob("*.tmp"))
 
 
@@ -132,6 +118,14 @@ def test_mistakes(tmp_path):
     ):
         with pytest.raises(ValueError, match=message), EpisodeWriter(tmp_path / "set", unnamed_actions(2)) as writer:
             writer.add(bad, action)
+    for change, message in (
+        ({"fps": 0}, "fps is 0"),
+        ({"environment": "\x1b]0;"}, "environment is"),
+        ({"caption": "\x1b]0;"}, "caption is"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            EpisodeWriter(tmp_path / "other", unnamed_actions(2), **change)
+    assert not (tmp_path / "other").exists()
     with EpisodeWriter(tmp_path / "set", unnamed_actions(2)) as writer:
         writer.add(frame, 0)
         with pytest.raises(ValueError, match=r"expected uint8 \(4, 4, 3\)"):
@@ -155,7 +149,7 @@ def test_example_of_the_guide(tmp_path, monkeypatch):
     exec(compile(example, "docs/your_own_game.md", "exec"), {})
     (folder,) = (tmp_path / "datasets").iterdir()
     for split in ("train", "val"):
-        assert sum(map(len, read_all(folder, split))) > 300
+        assert sum(map(len, records_of(folder, split))) > 300
 
 
 def test_import_loads_no_heavy_packages():

@@ -31,7 +31,7 @@ def test_metrics_that_are_not_finite_are_left_out(tmp_path):
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "x": 1.0}
 
 
-def test_weights_and_biases_run_continues(tmp_path, monkeypatch):
+def test_weights_and_biases_run_continues(tmp_path, monkeypatch, capsys):
     """A resumed run continues the same Weights & Biases run. A lost connection only warns."""
 
     class Run:
@@ -54,6 +54,10 @@ def test_weights_and_biases_run_continues(tmp_path, monkeypatch):
     for step in (1, 2, 3):
         log.log(step, {"x": step})
     log.close()
+    monkeypatch.setenv("HOME", str(tmp_path))  # without an account
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert MetricsLog(tmp_path, 3, "online", "p", None, {})._wandb.options["mode"] == "offline"
+    assert "not logged in to Weights & Biases" in capsys.readouterr().err
     assert [line["x"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     assert log.wandb_id == "abc"
 

@@ -62,12 +62,12 @@ def test_half_of_the_clips_are_replaced_and_weights_restore_the_mean():
 
 def test_batches_with_chosen_events_can_be_continued_and_shared(pong_set):
     def batches(**options):
-        return ClipDataset(pong_set, "train", 16, outcomes=True, choose_events=True, **options)
+        return ClipDataset(pong_set, "train", 16, stride=32, outcomes=True, choose_events=True, **options)
 
     whole = list(batches().batches(4))
     event_share = np.mean([(batch.outcomes.rewards != 0).any(1).numpy().mean() for batch in whole])
     assert 0.4 < event_share < 0.75
-    plain = list(ClipDataset(pong_set, "train", 16, outcomes=True).batches(4))
+    plain = list(ClipDataset(pong_set, "train", 16, stride=32, outcomes=True).batches(4))
     assert np.mean([(batch.outcomes.rewards != 0).any(1).numpy().mean() for batch in plain]) < 0.3
     continued = next(iter(batches().batches(4, skip_batches=3)))
     parts = [next(iter(batches(rank=rank, world_size=2).batches(4, skip_batches=3))) for rank in range(2)]

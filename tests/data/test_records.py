@@ -44,7 +44,7 @@ def decode(payload: bytes) -> Record:
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_round_trip_is_bit_identical(terminal):
-    record = full_record(terminal=terminal)
+    record = full_record(terminal=terminal, frames=full_record().frames[:, :, ::-1])  # not contiguous
     again = decode(encode_record(record))
     for name in ("frames", "actions", "rewards", "prefix_actions"):
         before, after = getattr(record, name), getattr(again, name)
@@ -53,15 +53,10 @@ def test_round_trip_is_bit_identical(terminal):
     assert len(again) == NUM_FRAMES
 
 
-def test_round_trip_from_frames_that_are_not_contiguous():
-    record = full_record(frames=full_record().frames[:, :, ::-1])
-    assert np.array_equal(decode(encode_record(record)).frames, record.frames)
-
-
 def test_public_record_reads_and_knows_no_more_than_it_says():
-    record = decode(pickle.dumps(public_fields()))
+    record = decode(pickle.dumps(public_fields(actions=full_record().actions.astype(np.int64))))
     assert np.array_equal(record.frames, full_record().frames)
-    assert np.array_equal(record.actions, full_record().actions)
+    assert np.array_equal(record.actions, full_record().actions) and record.actions.dtype == np.int32
     assert record.rewards is record.terminal is record.level_seed is None
     assert record.start_step == 0 and len(record.prefix_actions) == 0
 
@@ -104,20 +99,15 @@ class _Calls:
 @pytest.mark.parametrize("function", [os.system, builtins.eval, builtins.exec, builtins.open, os.mkdir])
 def test_hostile_pickles_are_refused_and_do_nothing(tmp_path, function, spot):
     victim = tmp_path / "victim"
-    argument = {
-        "system": f"touch {victim}",
-        "eval": f"open({str(victim)!r}, 'w')",
-        "exec": f"open({str(victim)!r}, 'w')",
-    }.get(function.__name__, str(victim))
-    call = _Calls(function, argument, "w") if function is open else _Calls(function, argument)
-    payload = pickle.dumps(
-        {
-            "instead": call,
-            "beside": public_fields(more=call),
-            "actions": public_fields(actions=call),
-            "inside an array": public_fields(actions=np.array([call] * NUM_FRAMES, object)),
-        }[spot]
-    )
+    code = {"system": f"touch {victim}", **dict.fromkeys(("eval", "exec"), f"open({str(victim)!r}, 'w')")}
+    call = _Calls(function, code.get(function.__name__, str(victim)), *(["w"] if function is open else []))
+    payloads = {
+        "instead": call,
+        "beside": public_fields(more=call),
+        "actions": public_fields(actions=call),
+        "inside an array": public_fields(actions=np.array([call] * NUM_FRAMES, object)),
+    }
+    payload = pickle.dumps(payloads[spot])
     with pytest.raises(ValueError, match=f"refers to .*{function.__name__}"):
         decode(payload)
     assert not victim.exists()
@@ -130,10 +120,7 @@ def test_only_what_arrays_need_is_admitted(name):
     module, function = name.rsplit(".", 1)
     with pytest.raises(ValueError, match=f"refers to {name}"):
         decode(f"c{module}\n{function}\n.".encode())
-
-
-def test_the_encoding_that_protocol_2_asks_for_can_only_be_its_own():
-    with pytest.raises(ValueError, match="encodes text as 'zip'"):
+    with pytest.raises(ValueError, match="encodes text as 'zip'"):  # that of protocol 2 can only be its own
         decode(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.")
 
 
@@ -144,8 +131,7 @@ NOT_IDS = "actions are not a one-dimensional array of integers"
     ("changes", "message"),
     [
         ({"sequence_length": NUM_FRAMES + 1}, "raw_video holds 360, not 6 frames of 4x6x3"),
-        *(({"sequence_length": value}, "sequence_length is not an integer from 1") for value in (0, 5.0, "5", True)),
-        *(({"sequence_length": value}, "sequence_length is not an integer from 1") for value in (10**18, [[]] * 9)),
+        *(({"sequence_length": value}, "is not an integer from 1") for value in (0, 5.0, "5", True, 10**18, [[]] * 9)),
         ({"raw_video": full_record().frames.tobytes()[:-1]}, "raw_video holds 359"),
         ({"raw_video": full_record().frames.astype(np.int16)}, "raw_video is int16"),
         ({"raw_video": full_record().frames.transpose(0, 2, 1, 3)}, r"raw_video is uint8 \(5, 6, 4, 3\): expected"),
@@ -170,8 +156,7 @@ NOT_IDS = "actions are not a one-dimensional array of integers"
         ({"level_seed": 7, "start_step": 0}, "prefix_actions are not a one-dim"),
         ({"level_seed": 7, "start_step": 3, "prefix_actions": np.zeros(2, np.int32)}, "2 prefix_actions for 3 steps"),
         ({"level_seed": 7, "start_step": 1, "prefix_actions": np.array([99])}, "prefix_actions run from 99 to 99"),
-        ({"more": {7: 8, "b": 1}}, "a key is not text"),
-        ({"more": {(1, 2): 8, "b": 1}}, "a key is not text"),
+        *(({"more": {key: 8, "b": 1}}, "a key is not text") for key in (7, (1, 2))),
         ({"more": {1, 2}}, "not a readable record"),
     ],
 )
@@ -195,6 +180,12 @@ def array_pickle(shape: int) -> bytes:
     return b"cnumpy\nndarray\n((" + number + b"tX\x02\x00\x00\x00i4C\x04" + bytes(4) + b"K\x00(K\x00ttR"
 
 
+def seeded(**opcodes: bytes) -> bytes:
+    """A record that knows its level."""
+    return record_pickle(actions=array_pickle(1), level_seed=b"K\x01", **opcodes)
+
+
+LONG_INTEGER = b"\x8b" + struct.pack("<I", 10**6) + b"\x7f" * 10**6
 NESTED, DOUBLED = b")" + b"\x85" * 200_000, b")" + b"2\x86" * 60  # tuples in tuples: so deep, and 2^60 of them
 
 
@@ -210,10 +201,7 @@ NESTED, DOUBLED = b")" + b"\x85" * 200_000, b")" + b"2\x86" * 60  # tuples in tu
         (b"\x80\x04(" + DOUBLED + b"\x91.", "not a readable record"),
         (record_pickle(sequence_length=NESTED), "sequence_length is not an integer"),
         (record_pickle(sequence_length=DOUBLED), "sequence_length is not an integer"),
-        (
-            record_pickle(sequence_length=b"\x8b" + struct.pack("<I", 10**6) + b"\x7f" * 10**6),
-            "sequence_length is not an integer",
-        ),
+        (record_pickle(sequence_length=LONG_INTEGER), "sequence_length is not an integer"),
         (record_pickle(actions=array_pickle(10**12)), "1000000000000 actions for 1 frames"),
         (record_pickle(actions=array_pickle(-2)), "not a readable record"),
         (
@@ -224,20 +212,10 @@ NESTED, DOUBLED = b")" + b"\x85" * 200_000, b")" + b"2\x86" * 60  # tuples in tu
         (record_pickle(actions=b"cnumpy.core.multiarray\nscalar\n(NNtR"), "no number"),
         (record_pickle(actions=b"cnumpy\nndarray\n(\x8a\x06" + b"\x7f" * 6 + b"\x85tR"), "not a readable record"),
         (
-            record_pickle(
-                actions=array_pickle(1),
-                level_seed=b"K\x01",
-                start_step=b"\x8a\x05" + b"\x7f" * 5,
-                prefix_actions=array_pickle(10**12),
-            ),
+            seeded(start_step=b"\x8a\x05" + b"\x7f" * 5, prefix_actions=array_pickle(10**12)),
             "start_step is not an integer",
         ),
-        (
-            record_pickle(
-                actions=array_pickle(1), level_seed=b"K\x01", start_step=DOUBLED, prefix_actions=array_pickle(1)
-            ),
-            "start_step is not an integer",
-        ),
+        (seeded(start_step=DOUBLED, prefix_actions=array_pickle(1)), "start_step is not an integer"),
         (record_pickle(actions=b"cnumpy\nndarray\n}(X\x01\x00\x00\x00aK\x01ub"), "it changes a type"),
         (record_pickle(actions=b"c_codecs\nencode\n}(X\x01\x00\x00\x00aK\x01ub"), "it changes a function"),
         (b"\x80\x04P1\n.", "not a readable record"),
@@ -280,11 +258,6 @@ def test_damaged_bytes_never_raise_anything_but_value_errors():
         damaged[at] ^= 1 << int(rng.integers(8))
         with contextlib.suppress(ValueError):  # a flipped pixel is still a record
             decode(bytes(damaged))
-
-
-def test_other_whole_number_types_become_int32():
-    record = decode(pickle.dumps(public_fields(actions=np.arange(NUM_FRAMES, dtype=np.int64))))
-    assert record.actions.dtype == np.int32 and record.actions.tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

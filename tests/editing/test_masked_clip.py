@@ -1,7 +1,6 @@
 """Masked clips, and what edited ones are compared with."""
 
 import numpy as np
-import pytest
 from tiny import CONTROLS, TINY, random_model
 
 from dreamrun.editing.masked_clip import MaskedClip, between, complete, extend, join, loop
@@ -38,20 +37,6 @@ def test_drafts_put_known_and_unknown_frames_in_order():
     masked = extend(frames, vectors, CONTROLS, 0, 1)
     assert np.isnan(masked.actions[2]).all() and not masked.actions[:2].any()
     assert np.isnan(between(*clip(3)[:1], np.zeros((3, 6), np.float32), CONTROLS, 2).actions[1]).all()
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: extend(*clip(2), SPACE, 0, 0), "give at least one"),
-        (lambda: extend(*clip(2), SPACE, 0, 10**6), "at most 10000"),
-        (lambda: between(*clip(2), SPACE, 2), "the clip has 2 frames"),
-        (lambda: loop(*clip(5), SPACE, 5, 3), "a loop of 5 needs fewer"),
-    ],
-)
-def test_impossible_edits_are_refused(make, words):
-    with pytest.raises(ValueError, match=words):
-        make()
 
 
 def test_known_frames_stay_as_they_are():

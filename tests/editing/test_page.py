@@ -3,10 +3,9 @@
 import shutil
 from dataclasses import replace
 
-import av
 import numpy as np
 import pytest
-from playing import Client, recorded_file, running, serving
+from playing import Client, recorded_video, running, serving
 
 from dreamrun.editing.page import LOOP_WINDOWS, REWIND_WINDOWS, mask_dream
 from dreamrun.games.space import UNKNOWN_ACTION
@@ -36,9 +35,7 @@ def test_a_clip_is_made_while_the_dream_goes_on(play, address, task, tmp_path):
     window = running(address).server.engine.config.window_frames
     expected = REWIND_WINDOWS * window + started["prompt_frames"] if task == "rewind" else LOOP_WINDOWS * window
     assert edited["frames"] == expected and edited["task"] == task
-    (tmp_path / "dream.mp4").write_bytes(recorded_file(address, edited, "dream.mp4"))
-    with av.open(str(tmp_path / "dream.mp4")) as video:
-        assert sum(1 for _ in video.decode(video=0)) == expected
+    assert len(recorded_video(address, edited)) == expected
     assert client.wait_for("frame").header["frame"] > 1
 
 

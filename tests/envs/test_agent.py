@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from tiny import assert_one_line
+from tiny import refused, succeeded
 
 pytest.importorskip("stable_baselines3")
 
@@ -31,30 +31,22 @@ def test_agents_are_trained_continued_and_scored(train, run_script, tmp_path, po
     assert train("--out", "a", "--steps", 32)[0] == 0
     lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [16, 32] and "agent/return" in lines[-1]
-    code, out, _ = train("--out", "a", "--steps", 48)
-    assert code == 0 and "continues at frame 32 of 48" in out
-    code, out, _ = train("--out", "a", "--steps", 48)
-    assert code == 0 and "nothing left to do" in out
-    code, _, err = train("--out", "a", "--steps", 64, "--seed", 1)
-    assert_one_line(code, err, "holds an agent of other settings")
+    assert "continues at frame 32 of 48" in succeeded(train("--out", "a", "--steps", 48))
+    assert "nothing left to do" in succeeded(train("--out", "a", "--steps", 48))
+    refused(train("--out", "a", "--steps", 64, "--seed", 1), "holds an agent of other settings")
 
     score = ("score_agent", "--agent", "a", "--episodes", 4, "--num-envs", 2)
-    code, out, err = run_script(*score)
-    assert code == 0, err
+    out = succeeded(run_script(*score))
     results = json.loads(out.splitlines()[-1])
     assert results["return"]["n"] == 4 and -3 <= results["return"]["value"] <= 3
     assert results["episode_steps"]["value"] > 60  # three points of the real game
-    dream = ("--env", "dream", "--checkpoint", tmp_path / "head", "--data", pong_set)
-    code, out, err = run_script(*score, *dream)
-    assert code == 0, err
+    out = succeeded(run_script(*score, "--env", "dream", "--checkpoint", tmp_path / "head", "--data", pong_set))
     assert json.loads(out.splitlines()[-1])["episode_steps"]["value"] < 60
     (tmp_path / "a" / "agent.pt").write_bytes(b"no agent")
-    code, _, err = run_script(*score)
-    assert_one_line(code, err, "agent.pt cannot be used")
+    refused(run_script(*score), "agent.pt cannot be used")
     for content in ("[]", '{"game": "pong", "game_options": {}, "frame_skip": true}'):
         (tmp_path / "a" / "agent.json").write_text(content)
-        code, _, err = run_script(*score)
-        assert_one_line(code, err, "does not describe an agent")
+        refused(run_script(*score), "does not describe an agent")
 
 
 def test_the_same_seed_gives_the_same_score(run_script):
@@ -104,15 +96,11 @@ def test_an_action_is_held_and_the_rewards_of_its_frames_are_added(pong_set):
 
 
 def test_mistakes_are_one_line(run_script, train, monkeypatch, pong_set):
-    code, _, err = run_script("train_agent", "--env", "dream")
-    assert_one_line(code, err, "--checkpoint")
-    code, _, err = run_script("train_agent", "--env", "real")
-    assert_one_line(code, err, "--game")
-    code, _, err = run_script("score_agent", "--agent", "nowhere")
-    assert_one_line(code, err, "nowhere holds no agent")
-    code, _, err = run_script("score_agent", "--agent", "random", "--game", "pong", "--episodes", 7, "--num-envs", 2)
-    assert_one_line(code, err, "episodes is 7")
+    refused(run_script("train_agent", "--env", "dream"), "--checkpoint")
+    refused(run_script("train_agent", "--env", "real"), "--game")
+    refused(run_script("score_agent", "--agent", "nowhere"), "nowhere holds no agent")
+    result = run_script("score_agent", "--agent", "random", "--game", "pong", "--episodes", 7, "--num-envs", 2)
+    refused(result, "episodes is 7")
     monkeypatch.setitem(sys.modules, "dreamrun.envs.stable_baselines", None)
     monkeypatch.delattr(envs, "stable_baselines")
-    code, _, err = train("--out", "b", "--steps", 8)
-    assert_one_line(code, err, "./setup.sh --rl")
+    refused(train("--out", "b", "--steps", 8), "./setup.sh --rl")

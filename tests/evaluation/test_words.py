@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import SMALLEST, assert_one_line, random_model
+from tiny import SMALLEST, random_model, refused, succeeded
 
-from dreamrun.data.collecting import CollectConfig, collect
 from dreamrun.data.metadata import read_metadata
 from dreamrun.evaluation import words
 from dreamrun.evaluation.evaluation_config import EvaluateConfig
@@ -29,11 +28,9 @@ def test_the_classifier_tells_pictures_apart(monkeypatch):
     assert (found == games[100:]).float().mean() > 0.97 and (found == 1).sum() >= 9
 
 
-def test_real_frames_have_one_size_and_their_game(pong_set, tmp_path):
-    config = CollectConfig(env="pong", size="96x64", out=tmp_path / "wide", records=1, val_records=0, workers=1)
-    collect(replace(config, test_records=1), lambda _: None)
-    real = read_frames([pong_set, config.out], ["other", "pong"], None, 2, (32, 32))
-    assert real.frames.shape == (3 * words.FRAMES_PER_RECORD, 3, 32, 32) and (real.games == 1).all()
+def test_real_frames_have_one_size_and_their_game(pong_set, wide_set):
+    real = read_frames([pong_set, wide_set], ["other", "pong"], None, 2, (32, 32))
+    assert real.frames.shape == (4 * words.FRAMES_PER_RECORD, 3, 32, 32) and (real.games == 1).all()
     assert real.frames.min() >= -1 and real.frames.max() <= 1
     with pytest.raises(ValueError, match="is of pong: the games are chess"):
         read_frames([pong_set], ["chess"], None, 2, (32, 32))
@@ -88,21 +85,15 @@ def test_words_are_judged_by_what_the_frames_show(pong_set, run_script, tmp_path
 
     model.save_pretrained(tmp_path / "model")
     options = ("--data", pong_set, "--num-frames", 1, "--num-steps", 1)
-    code, out, err = run_script("judge_words", "--checkpoint", "model", *options)
-    assert code == 0 and "chance 50%" in out, err
+    assert "chance 50%" in succeeded(run_script("judge_words", "--checkpoint", "model", *options))
     assert json.loads((tmp_path / "words.json").read_text())["games"] == ["pong", "other"]
     assert (tmp_path / "words.png").is_file()
     for change in ({"words": False}, {"num_actions": 3}):
         kind = Game("pong", actions=unnamed_actions(3)) if "num_actions" in change else game
         random_model(replace(config, **change), game=kind).save_pretrained(tmp_path / "no")
-        code, _, err = run_script("judge_words", "--checkpoint", "no", *options)
-        assert_one_line(code, err, "words are judged of a checkpoint")
+        refused(run_script("judge_words", "--checkpoint", "no", *options), "words are judged of a checkpoint")
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "word"), [("--num-frames", 0, "num_frames is 0"), ("--data", None, "data")]
-)
-def test_mistakes_of_the_judge(run_script, option, value, word, pong_set):
-    data = () if option == "--data" else ("--data", pong_set)
-    code, _, err = run_script("judge_words", "--checkpoint", "x", *data, option, *([] if value is None else [value]))
-    assert_one_line(code, err, word)
+def test_mistakes_of_the_judge(run_script, pong_set):
+    refused(run_script("judge_words", "--checkpoint", "x", "--data", pong_set, "--num-frames", 0), "num_frames is 0")
+    refused(run_script("judge_words", "--checkpoint", "x", "--data"), "data")

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playing import make_custom_game
 from static_server import serving_files
-from tiny import CONTROLS
 
 from dreamrun.export.runtime import ALL_FILES, VERSION, find_runtime
 from dreamrun.export.site import SiteEntry, write_site
@@ -34,10 +32,9 @@ def runtime() -> Path:
 
 
 @pytest.fixture(scope="session")
-def custom_game(tmp_path_factory) -> SiteEntry:
+def custom_game(controls_config) -> SiteEntry:
     """A game of 96x64 pixels with buttons and axes, and a network of random weights."""
-    data, checkpoint = make_custom_game(tmp_path_factory.mktemp("custom"), CONTROLS)
-    return SiteEntry(checkpoint, data)
+    return SiteEntry(Path(controls_config.checkpoint), controls_config.data)
 
 
 @pytest.fixture(scope="session")

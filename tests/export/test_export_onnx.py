@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import torch
-from tiny import assert_one_line
+from tiny import refused, succeeded
 
 from dreamrun.data.batch import to_float, to_uint8
 from dreamrun.games.space import unnamed_actions
@@ -14,8 +14,8 @@ from dreamrun.scripts.evaluate import export_sampler
 
 
 def test_a_checkpoint_is_exported_and_evaluated(run_script, pong_checkpoint, tmp_path):
-    code, out, err = run_script("export_onnx", "--checkpoint", pong_checkpoint, "--out", tmp_path / "to" / "model.onnx")
-    assert code == 0 and "model.onnx" in out, err
+    out = succeeded(run_script("export_onnx", "--checkpoint", pong_checkpoint, "--out", tmp_path / "to" / "model.onnx"))
+    assert "model.onnx" in out
     file = (tmp_path / "to" / "model.onnx").read_bytes()
     onnx.checker.check_model(onnx.load_from_string(file))
     assert [path.name for path in (tmp_path / "to").iterdir()] == ["model.onnx"]
@@ -35,9 +35,8 @@ def test_a_checkpoint_is_exported_and_evaluated(run_script, pong_checkpoint, tmp
 
 
 def test_mistakes_give_one_line(run_script, pong_checkpoint, tmp_path):
-    code, _, err = run_script("export_onnx", "--checkpoint", tmp_path / "none", "--out", tmp_path / "model.onnx")
-    assert_one_line(code, err, "no checkpoint at")
-    code, _, err = run_script("export_onnx", "--checkpoint", pong_checkpoint, "--out", tmp_path)
-    assert_one_line(code, err, "is a folder")
-    code, _, err = run_script("evaluate", "--checkpoint", pong_checkpoint, "--onnx", "model.onnx", "--guidance", 2)
-    assert_one_line(code, err, "guidance")
+    result = run_script("export_onnx", "--checkpoint", tmp_path / "none", "--out", tmp_path / "model.onnx")
+    refused(result, "no checkpoint at")
+    refused(run_script("export_onnx", "--checkpoint", pong_checkpoint, "--out", tmp_path), "is a folder")
+    result = run_script("evaluate", "--checkpoint", pong_checkpoint, "--onnx", "model.onnx", "--guidance", 2)
+    refused(result, "guidance")

@@ -76,7 +76,7 @@ def test_names_from_files_are_text_in_a_card(name, tmp_path):
     """Names of the game, its options and actions, of the checkpoint's folder, and the commands of a run."""
     run, folder = tmp_path / "run", name.replace("/", ":")
     (run / "checkpoints").mkdir(parents=True)
-    values = {"init_from": "", "data": str(tmp_path / "none"), "batch_size": 4}
+    values = {"init_from": str(run / "checkpoints" / folder), "data": str(tmp_path), "batch_size": 4}  # it names itself
     (run / "train_config.json").write_text(json.dumps(values))
     (run / "commands.jsonl").write_text(json.dumps({"command": f"\x1b{name}\n```\n{name}", "step": 0}))
     actions = ActionSpace((name, "b", "c"), ((),) * 3, (0,))

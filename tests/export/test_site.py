@@ -3,12 +3,13 @@
 import hashlib
 import json
 import re
+import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tiny import assert_one_line
+from tiny import refused, succeeded
 
 from dreamrun.export import runtime
 from dreamrun.export.site import SiteEntry, write_site
@@ -22,23 +23,24 @@ def export(run_script, pong_game, empty_runtime, tmp_path):
     return lambda *more: run_script("export_web", *options, "--runtime", empty_runtime, *more)
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, pong_game, empty_runtime) -> Path:
+    """An exported site. Not to be written to."""
+    folder = tmp_path_factory.mktemp("site")
+    write_site(folder, [pong_game], "Pong", "int8", empty_runtime)
+    return folder
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_two_exports_have_equal_bytes_and_name_nothing_of_this_machine(export, pong_game, tmp_path):
-    code, out, err = export("--title", "My <game>")
-    assert code == 0 and "python3 -m http.server" in out, err
+    assert "python3 -m http.server" in succeeded(export("--title", "My <game>"))
     files = contents(tmp_path / "site")
-    assert {"index.html", "config.json", "table.bin", "prompts.bin", "LICENSE", "README.md", "worker.js"} < files.keys()
-    assert {
-        "model.int8.onnx",
-        "model.fp16.onnx",
-        "prompts/0.png",
-        "stage.js",
-        "runtime/LICENSE",
-        "runtime/ort.wasm.min.mjs",
-    } < files.keys()
+    pages = {"index.html", "config.json", "LICENSE", "README.md", "worker.js", "stage.js", "prompts/0.png"}
+    networks = {"table.bin", "prompts.bin", "model.int8.onnx", "model.fp16.onnx"}
+    assert pages | networks | {"runtime/LICENSE", "runtime/ort.wasm.min.mjs"} < files.keys()
     assert export("--title", "My <game>")[0] == 0
     assert contents(tmp_path / "site") == files
     text = b"".join(content for name, content in files.items() if name.endswith((".html", ".js", ".json", ".md")))
@@ -46,36 +48,28 @@ def test_two_exports_have_equal_bytes_and_name_nothing_of_this_machine(export, p
     assert b"<h1>My &lt;game&gt;</h1>" in files["index.html"]
 
 
-def test_links_are_relative_and_no_other_host_is_named(export, tmp_path):
-    assert export()[0] == 0
-    for name, content in contents(tmp_path / "site").items():
+def test_links_are_relative_and_no_other_host_is_named(site):
+    links = re.compile(r"""(?:href|src)=["'](?!data:)([^"']*)|url\(([^)]*)\)|(https?://[^\s"'`]+)""")
+    for name, content in contents(site).items():
         if name.endswith((".html", ".js", ".css")) and not name.startswith("runtime/"):
-            urls = re.findall(
-                r"""(?:href|src)=["'](?!data:)([^"']*)|url\(([^)]*)\)|(https?://[^\s"'`]+)""", content.decode()
-            )
+            urls = links.findall(content.decode())
             assert all(not url.startswith(("/", "http")) for found in urls for url in found if url), name
 
 
-def test_the_settings_are_those_of_the_checkpoint(export, pong_game, tmp_path):
-    assert export()[0] == 0
-    config = json.loads((tmp_path / "site" / "config.json").read_text())
+def test_the_settings_are_those_of_the_checkpoint(site, pong_game):
+    config = json.loads((site / "config.json").read_text())
     model = WorldModel.from_pretrained(pong_game.checkpoint).config
     assert (config["dim"], config["window"], config["blocks"]) == (model.dim, model.window_frames, model.num_blocks)
     assert config["passes"]["2"][1][0] == config["levels"].index(0.5) and len(config["passes"]["4"]) == 4
     assert config["models"] == {"wasm": "model.int8.onnx", "webgpu": "model.fp16.onnx"}
     table_bytes = len(config["levels"]) * (1 + 3) * config["vectors"] * model.dim * 2
-    assert config["files"]["table.bin"]["size"] == table_bytes == (tmp_path / "site" / "table.bin").stat().st_size
-    assert config["hello"]["keys"] == {"UP": "up", "DOWN": "down"} and config["step_actions"] == {
-        "noop": 0,
-        "up": 1,
-        "down": 2,
-    }
+    assert config["files"]["table.bin"]["size"] == table_bytes == (site / "table.bin").stat().st_size
+    assert config["hello"]["keys"] == {"UP": "up", "DOWN": "down"}
+    assert config["step_actions"] == {"noop": 0, "up": 1, "down": 2}
 
 
-def test_the_page_knows_each_of_its_files(export, tmp_path):
+def test_the_page_knows_each_of_its_files(site):
     """Their sizes and hashes, so that a half-loaded or changed one is noticed."""
-    assert export()[0] == 0
-    site = tmp_path / "site"
     config = json.loads((site / "config.json").read_text())
     named = {**config["files"], **{f"runtime/{name}": of for name, of in config["runtime"]["files"].items()}}
     assert {"prompts.bin", "table.bin", "model.int8.onnx", "runtime/ort-wasm-simd-threaded.wasm"} <= named.keys()
@@ -84,9 +78,8 @@ def test_the_page_knows_each_of_its_files(export, tmp_path):
         assert expected == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def test_an_export_replaces_its_own_files_alone(export, tmp_path):
-    site = tmp_path / "site"
-    assert export()[0] == 0
+def test_an_export_replaces_its_own_files_alone(export, site, tmp_path):
+    site = shutil.copytree(site, tmp_path / "site")
     first = contents(site)
     (site / ".git" / "objects").mkdir(parents=True)
     mine = {".git/objects/1": "history", "CNAME": "example.org", ".nojekyll": ""}
@@ -100,30 +93,18 @@ def test_an_export_replaces_its_own_files_alone(export, tmp_path):
     assert after.keys() == first.keys() | mine.keys() and after["index.html"] != first["index.html"]
     assert {name: after[name].decode() for name in mine} == mine
     (site / "export.json").write_text(json.dumps([name for name in manifest if name != "LICENSE"]))
-    code, _, err = export()
-    assert_one_line(code, err, "LICENSE would be replaced")
+    refused(export(), "LICENSE would be replaced")
     (site / "export.json").unlink()  # a site of an early version
     assert export()[0] == 0 and contents(site)["CNAME"] == b"example.org"
 
 
 def test_several_games_get_a_page_that_lists_them(pong_game, custom_game, empty_runtime, tmp_path):
-    games = [
-        SiteEntry(pong_game.checkpoint, pong_game.data),
-        SiteEntry(custom_game.checkpoint.rename(tmp_path / "mine"), custom_game.data),
-    ]
-    try:
-        (tmp_path / "site").mkdir()
-        write_site(tmp_path / "site", games, "My games", "int8", empty_runtime)
-    finally:
-        games[1].checkpoint.rename(custom_game.checkpoint)
+    mine = shutil.copytree(custom_game.checkpoint, tmp_path / "mine")
+    (tmp_path / "site").mkdir()
+    write_site(tmp_path / "site", [pong_game, SiteEntry(mine, custom_game.data)], "My games", "int8", empty_runtime)
     files = contents(tmp_path / "site")
-    assert {
-        "index.html",
-        "page.css",
-        "random/index.html",
-        "mine/index.html",
-        "runtime/ort.webgpu.min.mjs",
-    } < files.keys()
+    pages = {"index.html", "page.css", "random/index.html", "mine/index.html"}
+    assert pages | {"runtime/ort.webgpu.min.mjs"} < files.keys()
     assert b'<a href="mine/index.html">' in files["index.html"] and b'href="../LICENSE"' in files["mine/index.html"]
     config = json.loads(files["mine/config.json"])
     assert config["runtime"]["folder"] == "../runtime/" and "table.bin" not in config["files"]
@@ -133,23 +114,19 @@ def test_several_games_get_a_page_that_lists_them(pong_game, custom_game, empty_
 def test_mistakes_give_one_line(export, run_script, pong_game, empty_runtime, monkeypatch, tmp_path):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "precious.txt").write_text("mine")
-    code, _, err = export()
-    assert_one_line(code, err, "not empty and not a site")
+    refused(export(), "not empty and not a site")
     assert [path.name for path in (tmp_path / "site").iterdir()] == ["precious.txt"]
     options = ("--checkpoint", pong_game.checkpoint, "--data", pong_game.data, "--out", tmp_path / "new")
-    code, _, err = run_script("export_web", *options, "--runtime", tmp_path)
-    assert_one_line(code, err, "is not onnxruntime-web", runtime.VERSION)
+    refused(run_script("export_web", *options, "--runtime", tmp_path), "is not onnxruntime-web", runtime.VERSION)
     (empty_runtime / "old").mkdir(exist_ok=True)
     for name in runtime.ALL_FILES:
         (empty_runtime / "old" / name).write_text("/*! ONNX Runtime Web v1.2.3 */")
-    code, _, err = run_script("export_web", *options, "--runtime", empty_runtime / "old")
-    assert_one_line(code, err, "another version")
+    refused(run_script("export_web", *options, "--runtime", empty_runtime / "old"), "another version")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    code, _, err = run_script("export_web", *options)
-    assert_one_line(code, err, "npm was not found", "--runtime")
-    code, _, err = run_script("export_web", *options, pong_game.data)
-    assert_one_line(code, err, "1 checkpoints for 2 data sets") if "data sets" in err else assert_one_line(code, err)
+    refused(run_script("export_web", *options), "npm was not found", "--runtime")
+    options = ("--checkpoint", pong_game.checkpoint, "--data", pong_game.data, pong_game.data)
+    refused(run_script("export_web", *options), "1 checkpoints for 2 data sets")
     assert not (tmp_path / "new").exists()
 
 
@@ -187,8 +164,7 @@ def test_exports_at_the_same_time_download_the_runtime_once(empty_runtime, monke
 
 
 def test_the_site_is_uploaded_as_a_static_space(export, hub):
-    code, out, err = export("--push", "user/name", "--private", "--title", 'Say "dream"')
-    assert code == 0 and "uploaded to" in out, err
+    assert "uploaded to" in succeeded(export("--push", "user/name", "--private", "--title", 'Say "dream"'))
     assert hub["created"]["type"] == "space" and hub["created"]["sdk"] == "static"
     assert hub["created"]["visibility"] == "private"
     assert {"index.html", "README.md", "model.fp16.onnx", "runtime/ort.wasm.min.mjs"} <= set(hub["files"])
@@ -198,6 +174,5 @@ def test_the_site_is_uploaded_as_a_static_space(export, hub):
 
 def test_nothing_is_written_without_a_token(export, hub, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN")
-    code, _, err = export("--push", "user/name")
-    assert_one_line(code, err, "not logged in", "HF_TOKEN")
+    refused(export("--push", "user/name"), "not logged in", "HF_TOKEN")
     assert not (tmp_path / "site").exists() and hub["created"] is None

@@ -8,7 +8,7 @@ import pytest
 import torch
 from browsing import action, download, frame_number, picture, start_playing, wait_until
 from PIL import Image
-from screenshots import DESKTOP, wait_for_phase
+from screenshots import CHROMIUM, DESKTOP, chromium, wait_for_phase
 from web_rollouts import ROLL_OUT, write_reference
 
 from dreamrun.export.site import describe_space
@@ -142,3 +142,20 @@ def test_an_old_browser_is_told(browser, page_address):
     assert "too old: it has no decompression streams" in page.inner_text(".overlay")
     assert not any(url.endswith((".wasm", ".onnx", "worker.js")) for url in requests)
     page.close()
+
+
+# A software adapter of Chromium, which takes a minute to compile the programs.
+FLAGS = ("--no-sandbox", "--enable-unsafe-webgpu", "--ignore-gpu-blocklist", "--enable-features=Vulkan")
+FLAGS += ("--use-vulkan=swiftshader", "--use-webgpu-adapter=swiftshader")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_frames_of_webgpu_are_those_of_torch(page_address, web_root, pong_game):
+    vectors = write_reference(web_root / "plain" / "pong", pong_game, num_frames=8)
+    with chromium(FLAGS) as browser:
+        page = browser.new_page()
+        page.goto(f"{page_address}/isolated/pong/config.json")
+        assert page.evaluate("navigator.gpu?.requestAdapter().then(Boolean)"), "this Chromium has no software adapter"
+        result = page.evaluate(ROLL_OUT, [f"{page_address}/isolated/pong/", 1, "webgpu", vectors])
+    assert result["name"] == "WebGPU" and result["worst"] < 1e-4

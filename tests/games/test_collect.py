@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import command, in_this_process
+from tiny import in_this_process, records_of, refused, succeeded
 
 from dreamrun.data import collecting
 from dreamrun.data.collecting import CollectConfig, collect, play
@@ -16,7 +16,7 @@ from dreamrun.data.index import split_shards
 from dreamrun.data.metadata import METADATA_FILE, read_metadata
 from dreamrun.data.recorded_game import replay_to
 from dreamrun.data.records import Record
-from dreamrun.data.shards import SUFFIX, ShardReader
+from dreamrun.data.shards import SUFFIX
 from dreamrun.games.base import SPLIT_LEVELS
 from dreamrun.games.factory import make_environment
 from dreamrun.games.policies import POLICIES
@@ -31,12 +31,6 @@ def ignore(num_frames: int) -> None:
 def files_of(folder: Path) -> dict[str, bytes]:
     """Everything in a data set, by its path there."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def records_of(folder: Path, split: str = "train") -> list[Record]:
-    paths = split_shards(folder, split)
-    reader = ShardReader(paths, read_metadata(folder))
-    return [reader.read(shard, number) for shard in range(len(paths)) for number in range(reader.num_records(shard))]
 
 
 @pytest.fixture
@@ -86,21 +80,18 @@ def real_set(request):
 
 
 def test_record_lengths_and_shapes(real_set):
-    for split in ("train", "val"):
-        for record in records_of(real_set, split):
-            assert 32 <= len(record) <= MAX_RECORD_FRAMES
-            assert record.frames.shape[1:] == (64, 64, 3)
-            assert len(record.actions) == len(record.rewards) == len(record)
+    for record in records_of(real_set) + records_of(real_set, "val"):
+        assert 32 <= len(record) <= MAX_RECORD_FRAMES and record.frames.shape[1:] == (64, 64, 3)
+        assert len(record.actions) == len(record.rewards) == len(record)
 
 
 def test_metadata_content(pong_set):
-    values = json.loads((pong_set / METADATA_FILE).read_text())
+    values, metadata = json.loads((pong_set / METADATA_FILE).read_text()), read_metadata(pong_set)
     for split, num_records in (("train", 24), ("val", 4), ("test", 3)):
         records = records_of(pong_set, split)
-        assert values["splits"][split] == {"records": num_records, "frames": sum(map(len, records))}
+        assert values["splits"][split] == {"records": len(records), "frames": sum(map(len, records))}
         assert len(records) == num_records
     assert (values["environment"], values["policy"], values["seed"], values["num_actions"]) == ("pong", "explore", 0, 3)
-    metadata = read_metadata(pong_set)
     assert metadata.actions == make_environment("pong", 1).actions
     assert metadata.frame_shape == (64, 64, 3) and metadata.fps == 15
 
@@ -114,6 +105,7 @@ def test_levels_of_the_splits_are_disjoint(pong_set):
 
 def test_progress_counts_all_frames(tmp_path, in_process):
     frame_counts = []
+    (tmp_path / "set").mkdir()  # an empty folder is used
     metadata = collect(CollectConfig(out=tmp_path / "set", **SMALL), frame_counts.append)
     assert len(frame_counts) == 3 + 1 + 1
     assert sum(frame_counts) == sum(counts["frames"] for counts in metadata["splits"].values())
@@ -131,15 +123,8 @@ def test_replay_to_any_frame(real_set):
             environment, shown = replay_to(record, metadata, frame)
             assert np.array_equal(shown, record.frames[frame])
         assert environment.step(record.actions[-1:])[1] == record.rewards[-1:]
-
-
-def test_prefix_actions_of_a_cut_record(pong_set):
-    starts = {record.start_step: record for record in records_of(pong_set)}
-    assert len(starts) > 1 and all(start % MAX_RECORD_FRAMES == 0 for start in starts)
-    metadata = read_metadata(pong_set)
-    for start, record in starts.items():
-        assert len(record.prefix_actions) == start
-        assert np.array_equal(replay_to(record, metadata)[1], record.frames[0])
+    with pytest.raises(ValueError, match="has no level seed"):
+        replay_to(Record(record.frames, record.actions), metadata)
 
 
 def test_play_continues_after_replay(coinrun_set):
@@ -148,12 +133,6 @@ def test_play_continues_after_replay(coinrun_set):
     for step in range(10, len(record) - 1):
         frames, rewards, *_ = environment.step(record.actions[step : step + 1])
         assert np.array_equal(frames[0], record.frames[step + 1]) and rewards[0] == record.rewards[step]
-
-
-def test_replay_without_level_seed_is_refused(pong_set):
-    record = records_of(pong_set)[0]
-    with pytest.raises(ValueError, match="has no level seed"):
-        replay_to(Record(record.frames, record.actions), read_metadata(pong_set))
 
 
 def test_last_reward_is_recorded(coinrun_set):
@@ -241,12 +220,6 @@ def test_non_empty_folder_is_refused(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_empty_folder_is_used(tmp_path, in_process):
-    (tmp_path / "set").mkdir()
-    collect(CollectConfig(out=tmp_path / "set", **SMALL), ignore)
-    assert len(records_of(tmp_path / "set")) == 9
-
-
 def test_overwrite_replaces_the_folder_at_the_end(tmp_path, in_process, fail_at):
     out, fresh = tmp_path / "set", tmp_path / "fresh"
     collect(CollectConfig(out=out, **SMALL, seed=1), ignore)
@@ -263,11 +236,11 @@ def test_overwrite_replaces_the_folder_at_the_end(tmp_path, in_process, fail_at)
     assert {path.name for path in tmp_path.iterdir()} == {"set", "fresh"}
 
 
-def test_interrupted_collection_continues(tmp_path, in_process, fail_at):
+def test_interrupted_collection_is_continued_by_any_command_with_the_same_settings(tmp_path, in_process, fail_at):
     out, at_once = tmp_path / "set", tmp_path / "at_once"
     fail_at(2)
     with pytest.raises(OSError, match="disk full"):
-        collect(CollectConfig(out=out, **SMALL), ignore)
+        collect(CollectConfig(out=out, **SMALL), ignore, "the first command")
     assert not out.exists()
     partial = tmp_path / "set.partial"
     finished = list(partial.rglob(f"*{SUFFIX}"))
@@ -276,8 +249,8 @@ def test_interrupted_collection_continues(tmp_path, in_process, fail_at):
         os.utime(path, ns=(1, 1))
     frame_counts = []
     fail_at(None)
-    metadata = collect(CollectConfig(out=out, **SMALL), frame_counts.append)
-    collect(CollectConfig(out=at_once, **SMALL), ignore)
+    metadata = collect(CollectConfig(out=out, **SMALL), frame_counts.append, "another command")
+    collect(CollectConfig(out=at_once, **SMALL), ignore, "another command")
     assert files_of(out) == files_of(at_once)
     assert sum(path.stat().st_mtime_ns == 1 for path in out.rglob(f"*{SUFFIX}")) == 2
     assert sum(frame_counts) == sum(counts["frames"] for counts in metadata["splits"].values())
@@ -285,14 +258,13 @@ def test_interrupted_collection_continues(tmp_path, in_process, fail_at):
 
 
 def test_partial_folder_of_other_settings_is_replaced(tmp_path, in_process, fail_at):
-    out, fresh = tmp_path / "set", tmp_path / "fresh"
     fail_at(2)
     with pytest.raises(OSError):
-        collect(CollectConfig(out=out, **SMALL, seed=1), ignore)
+        collect(CollectConfig(out=tmp_path / "set", **SMALL, seed=1), ignore)
     fail_at(None)
-    collect(CollectConfig(out=out, **SMALL), ignore)
-    collect(CollectConfig(out=fresh, **SMALL), ignore)
-    assert files_of(out) == files_of(fresh)
+    for out in ("set", "fresh"):
+        collect(CollectConfig(out=tmp_path / out, **SMALL), ignore)
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "fresh")
 
 
 @pytest.mark.parametrize("text", ["", '{"collect": {', "null", "[]"])
@@ -351,22 +323,13 @@ def test_bad_settings_write_nothing(tmp_path, changes, message):
 # The command line
 
 
-def test_metadata_stores_the_command_line(tmp_path, monkeypatch, capsys, in_process):
+def test_the_command_says_what_it_made_stores_itself_and_refuses_to_overwrite(tmp_path, in_process, run_script):
     options = ("--env", "pong", "--out", tmp_path / "my set", "--records", 4, "--val-records", 0, "--test-records", 0)
-    code, _, err = command(monkeypatch, capsys, "scripts.collect", *options)
-    assert code == 0, err
+    out = succeeded(run_script("collect", *options))
+    assert "train: 4 records" in out and "frames/s" in out and "bytes per frame" in out
     values = json.loads((tmp_path / "my set" / METADATA_FILE).read_text())
     words = f"--env pong --out '{tmp_path / 'my set'}' --records 4 --val-records 0 --test-records 0"
     assert values["command"] == f"dreamrun collect {words}"
-
-
-def test_another_command_with_the_same_settings_continues(tmp_path, in_process, fail_at):
-    fail_at(2)
-    with pytest.raises(OSError, match="disk full"):
-        collect(CollectConfig(out=tmp_path / "set", **SMALL), ignore, "the first command")
-    kept = {path.name: path.stat().st_ino for path in (tmp_path / "set.partial").rglob(f"*{SUFFIX}")}
-    fail_at(None)
-    metadata = collect(CollectConfig(out=tmp_path / "set", **SMALL), ignore, "the second command")
-    assert metadata["command"] == "the second command"
-    inodes = {path.stat().st_ino for path in (tmp_path / "set").rglob(f"*{SUFFIX}")}
-    assert len(kept) == 2 and set(kept.values()) < inodes
+    before = files_of(tmp_path)
+    refused(run_script("collect", *options, "--seed", 1), "set is not empty", "overwrite")
+    assert files_of(tmp_path) == before

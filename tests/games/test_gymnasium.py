@@ -7,14 +7,12 @@ import gymnasium
 import numpy as np
 import pytest
 from playing import Client, random_checkpoint, serving
-from tiny import LITTLE, SMALLEST, assert_one_line, command, in_this_process, random_model
+from tiny import LITTLE, SMALLEST, in_this_process, random_model, records_of, refused, succeeded
 
 from dreamrun.data import collecting
 from dreamrun.data.collecting import CollectConfig, collect
-from dreamrun.data.index import split_shards
 from dreamrun.data.metadata import read_metadata
 from dreamrun.data.recorded_game import replay_to
-from dreamrun.data.shards import ShardReader
 from dreamrun.envs import DreamVectorEnv
 from dreamrun.evaluation.counterfactuals import collect_counterfactuals
 from dreamrun.games.factory import make_environment, open_recorded
@@ -65,12 +63,6 @@ def stay_put(environment, frames, rng):
     """A policy: moves to the left wherever something is shown."""
     assert frames.shape == (environment.num_envs, *environment.single_observation_space.shape)
     return np.zeros(environment.num_envs, np.int64)
-
-
-def records_of(folder):
-    paths = split_shards(folder, "train")
-    reader = ShardReader(paths, read_metadata(folder))
-    return [reader.read(0, number) for number in range(reader.num_records(0))]
 
 
 @pytest.fixture(scope="module")
@@ -134,14 +126,13 @@ def test_custom_policy(tmp_path, here):
             make_policy(f"{__name__}:wrong")(environment, np.random.default_rng(0))(None)
 
 
-def test_play_and_evaluate_buttons(tmp_path, here, monkeypatch, capsys):
+def test_play_and_evaluate_buttons(tmp_path, here, monkeypatch, run_script):
     monkeypatch.setitem(gymnasium.registry["TestWalk-v0"].kwargs, "kind", "buttons")
     collect(CollectConfig(env="gym:TestWalk-v0", size="16x16", out=tmp_path / "set", **FEW), lambda _: None)
     random_checkpoint(tmp_path / "random", tmp_path / "set")
     few = {"checkpoint": str(tmp_path / "random"), "data": tmp_path / "set", "split": "val"}
     metadata = read_metadata(tmp_path / "set")
-    reader = ShardReader(split_shards(tmp_path / "set", "val"), metadata)
-    game, _ = replay_to(reader.read(0, 0), metadata, 3)
+    game, _ = replay_to(records_of(tmp_path / "set", "val")[0], metadata, 3)
     with serving(PlayConfig(**few, port=0, num_steps=1)) as address, Client(address) as client:
         assert client.join().hello["keys"] == {"1": "button0", "2": "button1"}
         client.start(moment=3, real=True)
@@ -149,8 +140,7 @@ def test_play_and_evaluate_buttons(tmp_path, here, monkeypatch, capsys):
             shown = client.step(keys).pictures[1]
             assert np.array_equal(shown, game.step(np.array([held], np.float32))[0][0])
     options = ("--data", few["data"], "--split", "val", *LITTLE, "--output", tmp_path / "report")
-    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", "--checkpoint", few["checkpoint"], *options)
-    assert code == 0, err
+    succeeded(run_script("evaluate", "--checkpoint", few["checkpoint"], *options))
     assert "the state of gym:TestWalk-v0 cannot be saved and restored" in (tmp_path / "report/report.md").read_text()
 
 
@@ -187,11 +177,6 @@ def test_counterfactuals_of_buttons(monkeypatch):
     assert np.array_equal(moved, (held[..., 1] - held[..., 0]) % 7)
 
 
-def test_games_without_saved_states_raise():
-    with pytest.raises(NotImplementedError, match="the state of gym:TestWalk-v0 cannot be saved"):
-        make_environment("gym:TestWalk-v0", 1).get_state()
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -205,10 +190,9 @@ def test_games_without_saved_states_raise():
         (("--env", "pong", "--policy", "json:nothing"), ("policy 'json:nothing' cannot be found",)),
     ],
 )
-def test_mistakes(monkeypatch, capsys, tmp_path, options, words):
+def test_mistakes(tmp_path, options, words, run_script):
     pytest.importorskip("ale_py")
-    code, _, err = command(monkeypatch, capsys, "scripts.collect", *options, "--out", tmp_path / "set")
-    assert_one_line(code, err, *words)
+    refused(run_script("collect", *options, "--out", tmp_path / "set"), *words)
     assert not list(tmp_path.iterdir())
 
 
@@ -218,12 +202,10 @@ def test_unsupported_action_space_is_refused(monkeypatch):
         make_environment("gym:TestWalk-v0", 1)
 
 
-def test_missing_pygame(monkeypatch, capsys, tmp_path):
+def test_missing_pygame(monkeypatch, tmp_path, run_script):
     monkeypatch.setitem(sys.modules, "pygame", None)
-    code, _, err = command(
-        monkeypatch, capsys, "scripts.collect", "--env", "gym:CartPole-v1", "--out", tmp_path / "set"
-    )
-    assert_one_line(code, err, "cannot play gym:CartPole-v1", 'pip install "gymnasium[classic')
+    result = run_script("collect", "--env", "gym:CartPole-v1", "--out", tmp_path / "set")
+    refused(result, "cannot play gym:CartPole-v1", 'pip install "gymnasium[classic')
 
 
 def test_missing_atari(monkeypatch):

@@ -1,13 +1,15 @@
 """Names of environments that come from files import nothing, unless the user typed the module."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 from playing import PlayConfig, random_checkpoint
-from tiny import LITTLE, SMALLEST, assert_one_line, command, random_model
+from tiny import LITTLE, SMALLEST, random_model, refused, succeeded
 
 from dreamrun.data import collecting
 from dreamrun.data.metadata import read_metadata
@@ -49,8 +51,6 @@ def policy(environment, frames, rng):
 @pytest.fixture
 def payload(tmp_path, monkeypatch):
     """A module `payload`, and the file that appears when it is imported."""
-    import gymnasium
-
     marker = tmp_path / "imported"
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "payload.py").write_text(SOURCE.format(marker=marker))
@@ -62,26 +62,14 @@ def payload(tmp_path, monkeypatch):
     gymnasium_games._typed_modules.discard("payload")
 
 
-HOSTILE = (
-    "gym:payload:Dot-v0",
-    "gym:payload:payload:Dot-v0",
-    "gym:./modules/payload:Dot-v0",
-    "gym:payload:Dot/../x-v0",
-    "gym:Dot-v0",
-    "gym:",
-    "gym::Dot-v0",
-    "ale:payload:Dot",
-    "ale:../payload",
-    "ale:",
-    "payload:Dot-v0",
-    "payload",
-)
-
-
+HOSTILE = """
+gym:payload:Dot-v0 gym:payload:payload:Dot-v0 gym:./modules/payload:Dot-v0 gym:payload:Dot/../x-v0 gym:Dot-v0 gym:
+gym::Dot-v0 ale:payload:Dot ale:../payload ale: payload:Dot-v0 payload
+"""
 FEW = {"train_records": 1, "held_out_records": 1}
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", HOSTILE.split())
 def test_no_name_of_a_file_imports_a_module(name, payload, pong_set, tmp_path):
     record = Record(np.zeros((2, 64, 64, 3), np.uint8), np.zeros(2, np.int32), level_seed=1)
     for attempt in (
@@ -106,44 +94,38 @@ def test_no_option_of_a_file_reaches_another_setting(payload, tmp_path):
     assert not payload.exists()
 
 
-def test_evaluate_and_play_run_no_payload(payload, pong_set, tmp_path, monkeypatch, capsys):
+def test_evaluate_and_play_run_no_payload(payload, pong_set, tmp_path, run_script):
     """The attack of a stranger: a data set and a checkpoint that name a module."""
-    import shutil
-
     data = tmp_path / "set"
     shutil.copytree(pong_set, data)
     values = json.loads((data / "metadata.json").read_text())
     (data / "metadata.json").write_text(json.dumps({**values, "environment": "gym:payload:Dot-v0"}))
     checkpoint = random_checkpoint(tmp_path / "random", data)
     options = ("--checkpoint", checkpoint, *LITTLE, "--output", tmp_path / "report")
-    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options)
-    assert_one_line(code, err, "give --data", "--env-module payload")
-    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--data", data)
-    assert code == 0 and not payload.exists(), err
+    refused(run_script("evaluate", *options), "give --data", "--env-module payload")
+    succeeded(run_script("evaluate", *options, "--data", data))
+    assert not payload.exists()
     (engine,) = load_engines(PlayConfig(checkpoint=str(checkpoint), data=data, num_steps=1)).values()
     gallery = engine.gallery
     assert "payload" in gallery.real_game_unavailable_reason(gallery.prompt(0, 5)) and not payload.exists()
 
 
-def test_a_module_that_the_user_typed_is_imported(payload, tmp_path, monkeypatch, capsys):
+def test_a_module_that_the_user_typed_is_imported(payload, tmp_path, monkeypatch, run_script):
     few = ("--records", 3, "--val-records", 1, "--test-records", 2, "--workers", 1, "--min-frames", 8)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
     monkeypatch.setattr(collecting, "NUM_ENVS", 2)
     out = tmp_path / "set"
-    code, _, err = command(monkeypatch, capsys, "scripts.collect", "--env", "gym:payload:Dot-v0", "--out", out, *few)
-    assert code == 0, err
+    succeeded(run_script("collect", "--env", "gym:payload:Dot-v0", "--out", out, *few))
     assert payload.exists() and read_metadata(out).environment == "gym:payload:Dot-v0"
     checkpoint = random_checkpoint(tmp_path / "random", out)
     gymnasium_games._typed_modules.discard("payload")
     options = ("--checkpoint", checkpoint, "--data", out, *LITTLE, "--output", tmp_path / "report")
-    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--env-module", "payload")
-    assert code == 0, err
+    succeeded(run_script("evaluate", *options, "--env-module", "payload"))
     assert "cannot be saved and restored" in (tmp_path / "report" / "report.md").read_text()
-    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", *options, "--env-module", "no_such_module")
-    assert_one_line(code, err, "the module 'no_such_module' cannot be imported")
-    (engine,) = load_engines(
-        PlayConfig(checkpoint=str(checkpoint), data=out, num_steps=1, env_module="payload")
-    ).values()
+    result = run_script("evaluate", *options, "--env-module", "no_such_module")
+    refused(result, "the module 'no_such_module' cannot be imported")
+    config = PlayConfig(checkpoint=str(checkpoint), data=out, num_steps=1, env_module="payload")
+    (engine,) = load_engines(config).values()
     gallery = engine.gallery
     assert gallery.real_game_unavailable_reason(gallery.prompt(0, 5)) is None
 
@@ -158,30 +140,26 @@ def test_an_agent_imports_the_module_of_a_typed_game_only(payload):
     assert payload.exists()
 
 
-def test_typed_names_are_checked_too(monkeypatch, capsys, tmp_path):
+def test_typed_names_are_checked_too(run_script):
     for name, words in (("gym:a b", "gym:ID"), ("ale:x:y", "Atari"), ("gym:no_such_module:X-v0", "cannot be imported")):
-        code, _, err = command(monkeypatch, capsys, "scripts.collect", "--env", name, "--out", tmp_path / "set")
-        assert_one_line(code, err, words)
+        refused(run_script("collect", "--env", name, "--out", "set"), words)
 
 
-def test_wrong_game_is_refused_unless_insisted(pong_set, tmp_path, monkeypatch, capsys):
+def test_wrong_game_is_refused_unless_insisted(pong_set, tmp_path, run_script):
     """In every command that joins a checkpoint with a data set."""
     config = replace(SMALLEST, num_actions=3, num_steps=1)
     random_model(config, game=Game("leaper", actions=unnamed_actions(3))).save_pretrained(tmp_path / "leaper")
     random_model(config).save_pretrained(tmp_path / "unknown")
     words = ("is of the game leaper", "is of pong", "--any-game")
     infer = ("--data", pong_set, "--num-frames", 6, "--num-samples", 1, "--output", tmp_path / "dream.mp4")
-    code, _, err = command(monkeypatch, capsys, "scripts.infer", "--checkpoint", tmp_path / "leaper", *infer)
-    assert_one_line(code, err, *words)
+    refused(run_script("infer", "--checkpoint", tmp_path / "leaper", *infer), *words)
     evaluate = ("--data", pong_set, *LITTLE, "--output", tmp_path / "report")
-    code, _, err = command(monkeypatch, capsys, "scripts.evaluate", "--checkpoint", tmp_path / "leaper", *evaluate)
-    assert_one_line(code, err, *words)
+    refused(run_script("evaluate", "--checkpoint", tmp_path / "leaper", *evaluate), *words)
     play = PlayConfig(checkpoint=str(tmp_path / "leaper"), data=pong_set)
     with pytest.raises(ValueError, match="is of the game leaper"):
         load_engines(play)
     for options in (("--checkpoint", tmp_path / "leaper", "--any-game"), ("--checkpoint", tmp_path / "unknown")):
-        code, _, err = command(monkeypatch, capsys, "scripts.infer", *options, *infer)
-        assert code == 0, err
+        succeeded(run_script("infer", *options, *infer))
     assert isinstance(load_engines(replace(play, any_game=True))[""].gallery, Gallery)
     titles = [Game(name).title for name in ("gym:module:Dot-v0", "gym:Dot-v0", "pong")]
     assert titles == ["gym:Dot-v0", "gym:Dot-v0", "pong"]

@@ -16,6 +16,7 @@ COINRUN = procgen_actions("coinrun")
 def test_ids_are_one_hot_and_no_action_is_zeros():
     vectors = COINRUN.vectors(np.array([[7, UNKNOWN_ACTION], [0, 14]]))
     assert vectors.shape == (2, 2, 15) and vectors.dtype == np.float32
+    assert [COINRUN.index(name) for name in ("left+jump", "noop", "right", "right+jump", "E")] == [2, 4, 7, 8, 14]
     assert vectors[0, 0].tolist() == [float(i == 7) for i in range(15)] and not vectors[0, 1].any()
     assert len(COINRUN) == 15
 
@@ -34,13 +35,9 @@ def test_spaces_survive_json(space):
 
 
 def test_actions_by_name():
-    for space, name in (
-        (COINRUN, "right+jump"),
-        (CONTROLS, "left+jump+dx=-0.5"),
-        (CONTROLS, "noop"),
-        (CONTROLS, "dy=1"),
-    ):
-        assert space.format(space.parse(name)) == name
+    assert COINRUN.format(COINRUN.parse("right+jump")) == "right+jump"
+    for name in ("left+jump+dx=-0.5", "noop", "dy=1"):
+        assert CONTROLS.format(CONTROLS.parse(name)) == name
     assert COINRUN.parse("right+jump") == COINRUN.parse("JUMP+Right") == 8
     assert CONTROLS.parse("noop").tolist() == [0] * 6
     assert CONTROLS.parse("dy").tolist() == [0, 0, 0, 0, 0, 1]
@@ -80,8 +77,21 @@ def test_random_actions_act():
         ({"kinds": ()}, "action_kinds are"),
         ({"kinds": ("wheel",) * 6}, "wheel"),
         ({"kinds": ("axis",) * 6}, "an axis needs two keys"),
-        ({"acting": (7,)}, "acting_actions are"),
+        ({"scales": (1, 1, 1, 1, 1, float("nan"))}, "action_scales"),
+        ({"scales": (1, 1, 1, 1, 1, "2")}, "action_scales"),
+        ({"acting": (7,)}, "expected indices of the 6 actions"),
+        ({"acting": (0.5,)}, "acting_actions hold 0.5"),
+        ({"acting": "01"}, "acting are '01'"),
         ({"names": ()}, "0 action names"),
+        ({"names": "abcdef"}, "names are 'abcdef'"),
+        ({"names": ("a", 1)}, "an action name is 1"),
+        ({"names": ("a", "\x1b[2J")}, "control"),
+        ({"names": ("a", "x" * 1000)}, "at most 200 characters"),
+        ({"names": ("a",) * 10**5}, "at most 4096"),
+        ({"keys": "AB"}, "keys are 'AB'"),
+        ({"keys": ("LEFT", "RIGHT")}, "the keys of an action are 'LEFT': expected a tuple or a list"),
+        ({"keys": (None, ())}, "keys of an action are None"),
+        ({"keys": ((), (5,))}, "a key is 5"),
     ],
 )
 def test_spaces_that_make_no_sense(fields, message):
@@ -90,30 +100,18 @@ def test_spaces_that_make_no_sense(fields, message):
         ActionSpace(**{**values, **fields})
 
 
-@pytest.mark.parametrize(
-    ("held", "name"),
-    [
-        ((), "noop"),
-        (("RIGHT",), "right"),
-        (("UP",), "jump"),
-        (("RIGHT", "UP"), "right+jump"),
-        (("UP", "RIGHT"), "right+jump"),
-        (("LEFT", "UP"), "left+jump"),
-        (("DOWN",), "noop"),  # never acts in CoinRun
-        (("DOWN", "RIGHT"), "right"),
-        (("Q",), "noop"),
-        (("LEFT", "RIGHT"), "right"),  # the newer one
-        (("RIGHT", "LEFT"), "left"),
-        (("RIGHT", "LEFT", "UP"), "left+jump"),
-        (("RIGHT", "UP", "LEFT"), "left+jump"),
-        (("D",), "right"),  # stands in for the arrow
-        (("W", "D"), "right+jump"),
-        (("LEFT", "A", "W"), "left+jump"),
-        (("F13", "RIGHT"), "right"),
-    ],
-)
-def test_keys_of_coinrun(held, name):
-    assert COINRUN.names[COINRUN.action_for_keys(held)] == name
+def test_keys_of_coinrun():
+    meant = {
+        "noop": ("", "DOWN", "Q"),  # DOWN never acts in CoinRun
+        "right": ("RIGHT", "DOWN RIGHT", "LEFT RIGHT", "D", "F13 RIGHT"),  # the newer key; D stands in for the arrow
+        "left": ("RIGHT LEFT",),
+        "jump": ("UP",),
+        "right+jump": ("RIGHT UP", "UP RIGHT", "W D"),
+        "left+jump": ("LEFT UP", "RIGHT LEFT UP", "RIGHT UP LEFT", "LEFT A W"),
+    }
+    for name, all_held in meant.items():
+        for held in all_held:
+            assert COINRUN.names[COINRUN.action_for_keys(held.split())] == name, held
 
 
 def test_letters_that_a_game_uses_itself_are_no_arrows():
@@ -141,14 +139,10 @@ def test_spaces_without_keys_or_without_standing_still():
     assert driving.action_for_keys([]) == 0 and driving.action_for_keys(["DOWN"]) == 1
 
 
-def test_held_actions_are_those_with_the_fewest_keys():
-    space = procgen_actions("coinrun")
-    names = [space.names[action] for action in space.held_actions()[:6]]
-    assert names == ["noop", "left", "jump", "right", "left+jump", "right+jump"]
-    assert len(space.held_actions()) == len(space.acting)
-
-
-def test_held_actions_of_buttons_and_axes_are_each_alone():
+def test_held_actions_have_the_fewest_keys_and_buttons_and_axes_are_each_alone():
+    ids = COINRUN.held_actions()
+    names = [COINRUN.names[action] for action in ids[:6]]
+    assert names == ["noop", "left", "jump", "right", "left+jump", "right+jump"] and len(ids) == len(COINRUN.acting)
     held = CONTROLS.held_actions()  # fire has no effect
     names = [CONTROLS.format(vector) for vector in held]
     assert names == ["noop", "left", "right", "jump", "dx=1", "dx=-1", "dy=1", "dy=-1"]

@@ -28,4 +28,5 @@ def test_control_characters_are_refused_as_names_and_shown_elsewhere():
         with pytest.raises(ValueError, match="no control characters"):
             check_name("a name", f"a{character}b")
         assert character not in printable(f"a{character}b") and character not in markdown(f"a{character}b")
-    assert printable("\x1b[31m") == "\\x1b[31m" and RENDERER.render(markdown("a\n# b")) == "<p>a\\n# b</p>\n"
+    assert printable("a\x1b[31mb\u202e\n\x9b") == r"a\x1b[31mb\u202e\n\x9b" and printable("äß漢 é") == "äß漢 é"
+    assert RENDERER.render(markdown("a\n# b")) == "<p>a\\n# b</p>\n"

@@ -1,34 +1,31 @@
 """Save and load checkpoint folders."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import TINY, random_model
+from tiny import FULL, TINY, random_model
 
 from dreamrun.games.game import Game
 from dreamrun.games.space import ActionSpace, unnamed_actions
 from dreamrun.model import WorldModel
 
 PONG_ACTIONS = ActionSpace(("noop", "up", "down"), ((), ("UP",), ("DOWN",)), (0, 1, 2))
+PONG = Game(environment="pong", frame_shape=(16, 24, 3), actions=PONG_ACTIONS, fps=12.0)
 
 
-def test_save_and_load(tmp_path):
-    game = Game(
-        environment="pong",
-        environment_options=(("simple", True),),
-        frame_shape=(16, 24, 3),
-        actions=PONG_ACTIONS,
-        fps=12.0,
-    )
-    model = random_model(TINY, game=game)
+@pytest.mark.parametrize("config", [TINY, FULL, replace(TINY, outcomes=True)])
+def test_save_and_load(tmp_path, config):
+    game = replace(PONG, environment_options=(("simple", True),))
+    model = random_model(config, game=game)
     model.save_pretrained(tmp_path)
     assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # whoever may read one file may read all
     plain = json.loads((tmp_path / "game.json").read_text())
     assert plain["environment"] == "pong" and plain["fps"] == 12.0 and plain["action_keys"] == [[], ["UP"], ["DOWN"]]
     loaded = WorldModel.from_pretrained(tmp_path)
-    assert (loaded.config, loaded.game) == (TINY, game) and not loaded.training
+    assert (loaded.config, loaded.game) == (config, game) and not loaded.training
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
 
 
@@ -51,12 +48,7 @@ def test_loading_is_strict_and_names_the_wrong_weights(tmp_path):
     [
         ("config.json", None, "has no config.json"),
         ("model.safetensors", None, "has no model.safetensors"),
-        ("config.json", "{", "config.json is not the config of a world model"),
-        ("config.json", "[1]", "is not the config of a world model"),
         ("config.json", '{"vocabulary": 5}', "unknown model settings: vocabulary"),
-        ("config.json", '{"dim": "wide"}', "is not the config of a world model"),
-        ("game.json", "{", "game.json is not the description of a game"),
-        ("game.json", "[1]", "game.json is not the description of a game"),
         ("game.json", '{"fps": 0}', "game.json is not the description of a game: fps is 0"),
         ("model.safetensors", "garbage", "is damaged"),
     ],
@@ -69,9 +61,6 @@ def test_damaged_checkpoints_are_refused(tmp_path, file, content, message):
         (tmp_path / file).write_text(content)
     with pytest.raises(ValueError, match=message):
         WorldModel.from_pretrained(tmp_path)
-
-
-def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint at"):
         WorldModel.from_pretrained(tmp_path / "absent")
 
@@ -83,13 +72,12 @@ def test_a_game_that_does_not_fit_the_network_is_refused(tmp_path):
 
 
 def test_an_old_config_that_holds_the_game_is_read(tmp_path):
-    game = Game(environment="pong", frame_shape=(16, 24, 3), actions=PONG_ACTIONS, fps=12.0)
-    random_model(game=game).save_pretrained(tmp_path)
+    random_model(game=PONG).save_pretrained(tmp_path)
     (tmp_path / "game.json").unlink()
-    old = {name: value for name, value in game.to_dict().items() if name not in ("frame_shape", "num_actions")}
+    old = {name: value for name, value in PONG.to_dict().items() if name not in ("frame_shape", "num_actions")}
     (tmp_path / "config.json").write_text(json.dumps(old | TINY.to_dict()))
     loaded = WorldModel.from_pretrained(tmp_path)
-    assert (loaded.config, loaded.game) == (TINY, game)
+    assert (loaded.config, loaded.game) == (TINY, PONG)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])

@@ -26,7 +26,7 @@ def random_x0_eps(count):
     return torch.randn(2, count, 1, 3, 4, 4, generator=generator).double()
 
 
-def test_alpha_bar_is_the_sigmoid_schedule():
+def test_the_schedules_are_a_sigmoid_and_a_straight_line():
     def s(x):
         return 1 / (1 + math.exp(-x))
 
@@ -34,17 +34,13 @@ def test_alpha_bar_is_the_sigmoid_schedule():
     torch.testing.assert_close(alpha_bar(LEVELS), torch.tensor(expected), atol=1e-6, rtol=0)
     assert alpha_bar(torch.tensor([0.0, 0.5, 1.0])).tolist() == pytest.approx([1.0, 0.5, 0.0], abs=1e-6)
     assert (alpha_bar(torch.linspace(0, 1, 1000)).diff() < 0).all()
+    alpha, sigma = alpha_sigma(LEVELS, "linear")
+    assert torch.equal(alpha, 1 - LEVELS) and torch.equal(sigma, LEVELS)
 
 
 def test_integer_timesteps_are_thousandths():
     k = torch.arange(1000)
     torch.testing.assert_close(timestep((k + 1) / 1000), k.float(), atol=1e-4, rtol=0)
-
-
-def test_the_linear_schedule_is_a_straight_line():
-    alpha, sigma = alpha_sigma(LEVELS, "linear")
-    torch.testing.assert_close(alpha, 1 - LEVELS, atol=0, rtol=0)
-    torch.testing.assert_close(sigma, LEVELS, atol=0, rtol=0)
 
 
 def double(level):

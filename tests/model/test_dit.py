@@ -1,13 +1,16 @@
-"""The network: causality, masks, shapes."""
+"""The network: causality, masks, shapes; attention and rotary embeddings against the plain ones."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny import TINY, random_inputs, random_model
 
 from dreamrun.model import WorldModel
+from dreamrun.model.attention import plain_attention
 from dreamrun.model.dit import gelu
+from dreamrun.model.rotary import apply_rotary_emb, apply_rotary_emb_real, temporal_cos_sin
 
 
 def test_an_untrained_network_outputs_zero():
@@ -46,18 +49,42 @@ def test_other_frame_sizes_and_channels():
     assert out.shape == (2, 6, 1, 32, 8) and out.dtype == torch.float32
 
 
-def test_unpatchify_puts_patches_where_patchify_reads_them():
-    """`patchify` reads patches row by row."""
-    model = random_model()
-    frames = random_inputs()[0]
-    patch, (rows, columns) = TINY.patch_size, TINY.grid
-    as_patches = frames.unflatten(-1, (columns, patch)).unflatten(-3, (rows, patch)).permute(0, 1, 3, 5, 4, 6, 2)
-    torch.testing.assert_close(model.unpatchify(as_patches.flatten(2, 3).flatten(3), TINY.grid), frames)
-
-
 def test_compiled_gelu_is_gelu():
     x = torch.linspace(-9, 9, 500, requires_grad=True)
     outputs = [function(x) for function in (gelu, torch.compile(gelu, backend="aot_eager"))]
     slopes = [torch.autograd.grad(output.sum(), x)[0] for output in outputs]
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-5)
     torch.testing.assert_close(slopes[0], slopes[1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["full", "masked", "causal"])
+def test_plain_attention_equals_the_fused_kernel(kind):
+    q, k, v = torch.randn(3, 2, 4, 7, 16, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(7, 7, dtype=torch.bool).tril() if kind == "masked" else None
+    causal = kind == "causal"
+    fused = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+    torch.testing.assert_close(plain_attention(q, k, v, mask, causal), fused)
+
+
+def test_training_and_inference_paths_agree():
+    model, inputs = random_model(), random_inputs()
+    with torch.inference_mode():
+        fused = model(*inputs)
+    torch.testing.assert_close(model(*inputs).detach(), fused, atol=1e-5, rtol=1e-5)
+
+
+def test_rotary_tables_stay_float32():
+    model = random_model().to(torch.bfloat16)
+    table = model.blocks[0].temporal.attention.rotary
+    assert table.cos_sin.dtype == torch.float32
+    torch.testing.assert_close(table.cos_sin, temporal_cos_sin(TINY.head_dim, TINY.window_frames), atol=0, rtol=0)
+    assert model(*random_inputs()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_complex_rotation_equals_the_real_one(dtype):
+    x = torch.randn(2, 5, 3, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    cos_sin = temporal_cos_sin(16, 5)[:, None]
+    real = apply_rotary_emb_real(x.float().unflatten(-1, (-1, 2)), cos_sin).flatten(-2).to(dtype)
+    torch.testing.assert_close(apply_rotary_emb(x, cos_sin), real)
+    assert (apply_rotary_emb(x, cos_sin) - x).abs().max() > 0.1 and apply_rotary_emb(x, cos_sin).dtype == dtype

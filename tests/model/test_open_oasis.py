@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import assert_one_line, command
+from tiny import assert_one_line, command, refused, succeeded
 
 from dreamrun.model import WorldModel
 
@@ -16,8 +16,7 @@ PARITY = Path(__file__).parents[1] / "parity"
 
 def imported_parity_model(tmp_path, monkeypatch, capsys, source=PARITY / "open_oasis_tiny.pt"):
     out = tmp_path / "imported"
-    code, _, err = command(monkeypatch, capsys, "scripts.import_open_oasis", source, out)
-    assert code == 0, err
+    succeeded(command(monkeypatch, capsys, "scripts.import_open_oasis", source, out))
     return WorldModel.from_pretrained(out)
 
 
@@ -85,30 +84,33 @@ def test_weights_in_16_bits_have_rounded_frequencies(tmp_path, monkeypatch, caps
     assert torch.equal(model.state_dict()["action_embedding.weight"], weights["external_cond.weight"].float())
     weights["temporal_rotary_emb.freqs"] = weights["temporal_rotary_emb.freqs"] * 1.02
     torch.save(weights, tmp_path / "other.pt")
-    code, _, err = command(monkeypatch, capsys, "scripts.import_open_oasis", tmp_path / "other.pt", tmp_path / "out")
-    assert_one_line(code, err, "temporal_rotary_emb.freqs differs from the rotary frequencies")
+    refused(
+        command(monkeypatch, capsys, "scripts.import_open_oasis", tmp_path / "other.pt", tmp_path / "out"),
+        "temporal_rotary_emb.freqs differs from the rotary frequencies",
+    )
 
 
 def test_objects_beside_the_weights_are_named(tmp_path, monkeypatch, capsys):
     torch.save({"state_dict": published_weights(), "hyper_parameters": argparse.Namespace(lr=1)}, tmp_path / "a.ckpt")
-    code, _, err = command(monkeypatch, capsys, "scripts.import_open_oasis", tmp_path / "a.ckpt", tmp_path / "out")
-    assert_one_line(code, err, "it holds a argparse.Namespace: save its state dict alone")
+    refused(
+        command(monkeypatch, capsys, "scripts.import_open_oasis", tmp_path / "a.ckpt", tmp_path / "out"),
+        "it holds a argparse.Namespace: save its state dict alone",
+    )
 
 
-def test_import_names_what_is_missing_or_unexpected(tmp_path, monkeypatch, capsys):
+def test_import_names_what_is_missing_or_unexpected(tmp_path, run_script):
     published = torch.load(PARITY / "open_oasis_tiny.pt", weights_only=True)["model"]
     published["surprise.weight"] = published.pop("blocks.1.t_mlp.fc2.bias")
     torch.save({"model": published}, tmp_path / "changed.pt")
-    code, _, err = command(monkeypatch, capsys, "scripts.import_open_oasis", tmp_path / "changed.pt", tmp_path / "out")
-    assert_one_line(code, err, "1 missing (blocks.1.temporal.mlp.fc2.bias)", "1 unexpected (surprise.weight)")
+    result = run_script("import_open_oasis", tmp_path / "changed.pt", tmp_path / "out")
+    refused(result, "1 missing (blocks.1.temporal.mlp.fc2.bias)", "1 unexpected (surprise.weight)")
     assert not (tmp_path / "out").exists()
 
 
-def test_import_refuses_other_files(tmp_path, monkeypatch, capsys):
+def test_import_refuses_other_files(tmp_path, run_script):
     (tmp_path / "text.pt").write_text("hello")
     for source, message in ((tmp_path / "text.pt", "not a checkpoint"), (tmp_path / "absent.pt", "no file")):
-        code, _, err = command(monkeypatch, capsys, "scripts.import_open_oasis", source, tmp_path / "out")
-        assert_one_line(code, err, message)
+        refused(run_script("import_open_oasis", source, tmp_path / "out"), message)
         assert not (tmp_path / "out").exists()
 
 
@@ -154,11 +156,11 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_files_are_one_line_of_error_without_torchs_advice(tmp_path, monkeypatch, capsys, name):
+def test_hostile_files_are_one_line_of_error_without_torchs_advice(tmp_path, name, run_script):
     """torch advises to load a file that it refuses with weights_only=False, which runs the code in it."""
     contents, message = HOSTILE[name]
     torch.save(contents(tmp_path / "victim"), tmp_path / "hostile.pt")
-    code, _, err = command(monkeypatch, capsys, "scripts.import_open_oasis", tmp_path / "hostile.pt", tmp_path / "out")
+    code, _, err = run_script("import_open_oasis", tmp_path / "hostile.pt", tmp_path / "out")
     assert_one_line(code, err, message)
     assert "weights_only" not in err and "\x1b" not in err
     assert not (tmp_path / "out").exists() and not (tmp_path / "victim").exists()

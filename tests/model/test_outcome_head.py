@@ -5,7 +5,6 @@ import torch
 from tiny import TINY, make_sampler, random_inputs, random_model
 
 from dreamrun.model import WorldModel
-from dreamrun.model.config import ModelConfig
 from dreamrun.model.inference import pack
 from dreamrun.model.outcome_head import NUM_BINS, reward_bins, to_outcome, two_hot
 
@@ -50,8 +49,12 @@ def test_the_cache_and_the_reference_give_the_same_outcomes_and_frames(num_promp
     model = random_model(WITH_HEAD)
     frames, _, actions = random_inputs(WITH_HEAD, num_frames=5)
     samplers = [make_sampler(model, 2, cache=cache) for cache in (True, False)]
-    for sampler in samplers:
+    packed = make_sampler(pack(random_model(WITH_HEAD)), 2)
+    for sampler in (*samplers, packed):
         sampler.reset(frames[:, :num_prompt], actions[:, :num_prompt])
+    torch.testing.assert_close(
+        *(each.outcome(actions[:, num_prompt]).end for each in (packed, samplers[0])), atol=1e-4, rtol=0
+    )
     for action in actions[:, num_prompt:].unbind(1):
         cached, reference = (sampler.outcome(action) for sampler in samplers)
         assert cached.reward.shape == cached.end.shape == (2,)
@@ -94,17 +97,6 @@ def test_outcomes_by_slot_and_after_a_rebuild():
     assert (sampler.outcome(actions[:, 4]).end - together.end).abs().max() > 1e-4
 
 
-def test_a_packed_model_reads_the_same_outcomes():
-    model, packed = random_model(WITH_HEAD), pack(random_model(WITH_HEAD))
-    frames, _, actions = random_inputs(WITH_HEAD)
-    ends = []
-    for each in (model, packed):
-        sampler = make_sampler(each, 2)
-        sampler.reset(frames[:, :3], actions[:, :3])
-        ends.append(sampler.outcome(actions[:, 3]).end)
-    torch.testing.assert_close(*ends, atol=1e-4, rtol=0)
-
-
 def test_the_head_sends_no_gradient_into_the_network():
     model = random_model(WITH_HEAD).train()
     frames, levels, actions = random_inputs(WITH_HEAD)
@@ -115,18 +107,6 @@ def test_the_head_sends_no_gradient_into_the_network():
     assert all(
         (weight.grad is not None) == name.startswith("outcome_head.") for name, weight in model.named_parameters()
     )
-
-
-def test_checkpoints_with_and_without_a_head(tmp_path):
-    model = random_model(WITH_HEAD)
-    model.save_pretrained(tmp_path / "head")
-    loaded = WorldModel.from_pretrained(tmp_path / "head")
-    assert loaded.config.outcomes
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
-    old = {name: value for name, value in TINY.to_dict().items() if name != "outcomes"}
-    assert ModelConfig.from_dict(old) == TINY
-    with pytest.raises(ValueError, match="outcomes is 1"):
-        replace(TINY, outcomes=1)
 
 
 def test_errors():

@@ -2,31 +2,21 @@
 
 import json
 import time
+from html import escape
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from browsing import (
-    GALLERY,
-    REAL_GAME,
-    action,
-    frame_number,
-    hidden_text,
-    pause,
-    picture,
-    start_playing,
-    wait_until,
-)  # fmt: skip
-from playing import Client, config_of_several_games, make_custom_game, serving
+from browsing import GALLERY, REAL_GAME, action, frame_number, hidden_text, pause, picture, start_playing, wait_until
+from hostile_names import HOSTILE_NAMES
+from markdown_it import MarkdownIt
+from playing import Client, serving
 from screenshots import DESKTOP, PHONE, wait_for_phase
-from tiny import CONTROLS
 
-from dreamrun.games.space import UNCONDITIONAL
 from dreamrun.play.gallery import Gallery
-from dreamrun.play.launch import PlayConfig
 
 
-def test_the_page_shows_the_prompt_and_controls_that_have_names_and_can_be_reached_by_keyboard(visit):
-    page = visit()
+def test_the_page_shows_the_prompt_and_controls_that_have_names_and_can_be_reached_by_keyboard(page):
     assert page.title() == "Dreamrun: play the dream"
     assert "pong" in page.inner_text(".origin")
     wait_until(lambda: page.locator(GALLERY).count() == 3)  # Gradio may add it after the dream's first picture
@@ -50,9 +40,8 @@ def test_the_page_shows_the_prompt_and_controls_that_have_names_and_can_be_reach
     wait_until(lambda: action(page) == "noop")
 
 
-def test_buttons_and_axes_can_be_held_together(visit, tmp_path):
-    data, checkpoint = make_custom_game(tmp_path, CONTROLS)
-    with serving(PlayConfig(checkpoint=str(checkpoint), data=data, port=0, num_steps=1)) as address:
+def test_buttons_and_axes_can_be_held_together(visit, controls_config):
+    with serving(controls_config) as address:
         page = visit(address)
         assert "dx-" in page.inner_text(".pad") and page.locator(".pad .key").count() == 9
         for key in ("d", " ", "j"):
@@ -70,9 +59,8 @@ def test_buttons_and_axes_can_be_held_together(visit, tmp_path):
         wait_until(lambda: frame_number(page) == number + 1 and action(page) == "dx")
 
 
-def test_a_model_without_actions_can_be_watched(visit, tmp_path):
-    data, checkpoint = make_custom_game(tmp_path, UNCONDITIONAL)
-    with serving(PlayConfig(checkpoint=str(checkpoint), data=data, port=0, num_steps=1)) as address:
+def test_a_model_without_actions_can_be_watched(visit, watched_config):
+    with serving(watched_config) as address:
         page = visit(address)
         assert "has no keys" in page.inner_text(".overlay")
         wait_until(lambda: "without actions" in page.inner_text("#details"))
@@ -81,8 +69,7 @@ def test_a_model_without_actions_can_be_watched(visit, tmp_path):
         wait_until(lambda: frame_number(page) > 3)
 
 
-def test_a_key_acts_from_press_to_release(visit):
-    page = visit()
+def test_a_key_acts_from_press_to_release(page):
     before = picture(page)
     page.keyboard.down("ArrowUp")
     wait_until(lambda: frame_number(page) >= 5 and action(page) == "up")
@@ -98,12 +85,12 @@ def test_a_key_acts_from_press_to_release(visit):
     wait_until(lambda: action(page) == "down")
     page.evaluate("dispatchEvent(new Event('blur'))")  # another window gets the focus
     wait_until(lambda: action(page) == "noop")
+    page.keyboard.up("s")
     wait_until(lambda: "ms" in page.inner_text("[data-meter=delay]"))
     wait_until(lambda: page.inner_text("[data-meter=fps]")[0].isdigit())
 
 
-def test_keys_change_the_frames_and_a_seed_that_is_none_is_refused(visit):
-    page = visit()
+def test_keys_change_the_frames_and_a_seed_that_is_none_is_refused(page):
     page.click("#sampling button")
     page.fill("#seed input, #seed textarea", "abc")
     page.click("#restart")
@@ -120,10 +107,10 @@ def test_keys_change_the_frames_and_a_seed_that_is_none_is_refused(visit):
         return picture(page).astype(int)
 
     assert np.abs(generate("ArrowUp") - generate("ArrowDown")).max() > 10
+    page.fill("#seed input, #seed textarea", "")
 
 
-def test_pause_single_steps_starting_over_and_speed(visit):
-    page = visit()
+def test_pause_single_steps_starting_over_and_speed(page):
     start_playing(page)
     page.keyboard.press("p")
     wait_for_phase(page, "paused")
@@ -163,10 +150,11 @@ def test_pause_single_steps_starting_over_and_speed(visit):
     first, start = frame_number(page), time.monotonic()
     wait_until(lambda: frame_number(page) >= first + 6)
     assert time.monotonic() - start > 1.2  # a quarter of 15 frames/s
+    page.click("#speed input")
+    page.click("[role=option]:has-text('Full')")
 
 
-def test_the_real_game_is_shown_beside_the_dream_at_the_same_moment(visit):
-    page = visit()
+def test_the_real_game_is_shown_beside_the_dream_at_the_same_moment(page):
 
     def switch_on():
         page.check(REAL_GAME)
@@ -203,20 +191,21 @@ def test_the_real_game_is_shown_beside_the_dream_at_the_same_moment(visit):
     page.wait_for_selector(".real", state="hidden")
 
 
-def test_the_switch_stays_on_while_the_real_game_loads(visit, monkeypatch):
+def test_the_switch_stays_on_while_the_real_game_loads(page, monkeypatch):
     real_game = Gallery.real_game
     monkeypatch.setattr(Gallery, "real_game", lambda *arguments: time.sleep(1.5) or real_game(*arguments))
-    page = visit()
     start_playing(page)
     page.check(REAL_GAME)
     number = frame_number(page)
     wait_until(lambda: frame_number(page) > number + 3)
     assert page.is_checked(REAL_GAME) and page.is_hidden(".real")
     page.wait_for_selector(".real:not([hidden])")
+    page.uncheck(REAL_GAME)
+    page.wait_for_selector(".real", state="hidden")
 
 
-def test_two_browsers_play_independently_and_a_closed_tab_frees_its_place(visit):
-    one, two = visit(), visit()
+def test_two_browsers_play_independently_and_a_closed_tab_frees_its_place(page, visit):
+    one, two = visit(), page
     one.keyboard.down("ArrowUp")
     two.keyboard.down("ArrowDown")
     wait_until(lambda: frame_number(one) > 5 and frame_number(two) > 5)
@@ -231,23 +220,27 @@ def test_two_browsers_play_independently_and_a_closed_tab_frees_its_place(visit)
     start_playing(third)
     number = frame_number(two)
     wait_until(lambda: frame_number(two) > number and frame_number(third) > 2)
+    two.keyboard.up("ArrowDown")
 
 
-@pytest.mark.parametrize("options", [{"viewport": DESKTOP}, {"viewport": PHONE, "has_touch": True, "is_mobile": True}])
-def test_messages_over_the_picture_are_shown_in_full(visit, page_address, options):
-    with Client(page_address) as one, Client(page_address) as two:
-        one.join()
-        two.join()
-        page = visit(phase="waiting", **options)
+def test_messages_over_the_picture_are_shown_in_full(page, visit, page_address):
+    with Client(page_address) as other:  # beside `page`
+        other.join()
+        page = visit(phase="waiting")
         assert "as soon as a place is free" in page.inner_text(".overlay-text")
-        assert not hidden_text(page, ".overlay-text")
+        for size in (PHONE, DESKTOP):
+            page.set_viewport_size(size)
+            assert not hidden_text(page, ".overlay-text")
     wait_for_phase(page, "ready")
     page.check(REAL_GAME)  # on a phone, two small pictures beside each other
     page.wait_for_selector(".real:not([hidden])")
-    page.evaluate("scrollTo(0, 0); dreamrun.disconnect()")
+    page.evaluate("dreamrun.disconnect()")
     wait_for_phase(page, "lost")
-    assert not hidden_text(page, ".overlay-text") and not hidden_text(page, ".overlay button")
-    assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
+    for size in (PHONE, DESKTOP):
+        page.set_viewport_size(size)
+        page.evaluate("scrollTo(0, 0)")
+        assert not hidden_text(page, ".overlay-text") and not hidden_text(page, ".overlay button")
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
 
 
 def test_a_phone_is_played_by_touch(visit):
@@ -267,25 +260,32 @@ def test_a_phone_is_played_by_touch(visit):
     wait_until(lambda: action(page) == "down")
     touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     wait_until(lambda: action(page) == "noop")
-    brightness = []
-    for shown in (page, visit(viewport=PHONE, color_scheme="light")):
-        background = shown.evaluate("getComputedStyle(document.body).backgroundColor")
-        brightness.append(sum(json.loads(background[3:].replace("(", "[").replace(")", "]"))))
-    assert brightness[0] < 200 <= brightness[1]
+
+    def brightness():
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(json.loads(background[3:].replace("(", "[").replace(")", "]")))
+
+    assert brightness() < 200
+    page.emulate_media(color_scheme="light")
+    wait_until(lambda: brightness() >= 200)
 
 
-def test_pictures_are_scaled_by_a_whole_number_of_device_pixels(visit):
+def test_pictures_are_scaled_by_a_whole_number_of_device_pixels(page):
     canvas = "document.querySelector('.dream-canvas')"
-    for options in ({}, {"viewport": PHONE, "device_scale_factor": 3}, {"viewport": {"width": 1000, "height": 700}}):
-        page = visit(**options)
+    screen = page.context.new_cdp_session(page)
+    for width, height, scale in ((1280, 800, 1), (390, 844, 3), (1000, 700, 1)):
+        size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
+        screen.send("Emulation.setDeviceMetricsOverride", size)
+        wait_until(lambda size=(width, scale): page.evaluate("[innerWidth, devicePixelRatio]") == [*size])
+        page.evaluate("new Promise(requestAnimationFrame).then(() => new Promise(requestAnimationFrame))")
         width = page.evaluate(f"{canvas}.getBoundingClientRect().width * devicePixelRatio")
         assert width >= 64 and abs(width / 64 - round(width / 64)) < 0.01
         assert page.evaluate(f"getComputedStyle({canvas}).imageRendering") == "pixelated"
-        page.close()
+    page.set_viewport_size(DESKTOP)
 
 
-def test_the_menu_chooses_the_game_and_a_button_dreams_from_words(visit, pong_set, tmp_path):
-    with serving(config_of_several_games(tmp_path, pong_set)) as address:
+def test_the_menu_chooses_the_game_and_a_button_dreams_from_words(visit, config_of_several_games):
+    with serving(config_of_several_games) as address:
         page = visit(address)
         words = page.locator("#words").locator("textarea, input")
         assert words.input_value() == "pong, two paddles and a ball"
@@ -299,3 +299,19 @@ def test_the_menu_chooses_the_game_and_a_button_dreams_from_words(visit, pong_se
         page.click("#dream-words")
         page.wait_for_function("document.querySelector('#details').innerText.includes('from 1 frames')")
         wait_for_phase(page, "ready")
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_names_from_files_are_text_on_the_page(name):
+    from dreamrun.play.ui import _allow_real_game, _describe  # here, as Gradio takes seconds to import
+
+    started = SimpleNamespace(
+        seed=1, num_steps=2, guidance=1, prompt_frames=3, record=4, moment=5, key_hint=f"Hold {name}.",
+        why_no_real_game=f"unknown environment {name}: choose pong",
+    )  # fmt: skip
+    shown = escape(name).replace("&#x27;", "'")
+    for text in (_describe(started), _allow_real_game(started).info):
+        rendered = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
+        assert shown in rendered and rendered.count("<") == 2  # of the paragraph
+        assert "http://" not in text and "www." not in text
+    assert _allow_real_game(SimpleNamespace(why_no_real_game=None)).interactive

@@ -1,14 +1,12 @@
 """Recordings: videos, and replay files that generate the same frames again."""
 
-import json
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
-from playing import Client, Frame, record, recorded_file, serving
-from tiny import assert_one_line, command, random_model
+from playing import Client, Frame, record, recorded_file, recorded_video, serving
+from tiny import random_model, refused, succeeded
 
 from dreamrun.games.space import UNKNOWN_ACTION
 from dreamrun.model import WorldModel
@@ -31,18 +29,26 @@ def prepare(model: WorldModel) -> WorldModel:
     return prepare_for_inference(model, torch.device("cpu"))
 
 
-def test_a_recording_can_be_watched_and_replayed(play, address, model, tmp_path):
+@pytest.fixture
+def read_replay(address, model, tmp_path):
+    """read_replay(recorded): the replay of a "recorded" message."""
+
+    def read(recorded: dict) -> Replay:
+        (tmp_path / "dream.json").write_bytes(recorded_file(address, recorded, "dream.json"))
+        return Replay.read(tmp_path / "dream.json", model)
+
+    return read
+
+
+def test_a_recording_can_be_watched_and_replayed(play, address, model, read_replay):
     client = play()
     client.start(seed=5, num_steps=2, guidance=1.5)
     for key in ("UP", "UP", "DOWN"):
         client.step((key,))
     recorded, frames = record(client, 8)
     assert recorded["frames"] == 8 and recorded["files"] == ["dream.json", "dream.mp4"]
-    (tmp_path / "dream.mp4").write_bytes(recorded_file(address, recorded, "dream.mp4"))
-    with av.open(str(tmp_path / "dream.mp4")) as video:
-        assert sum(1 for _ in video.decode(video=0)) == 8
-    (tmp_path / "dream.json").write_bytes(recorded_file(address, recorded, "dream.json"))
-    replay = Replay.read(tmp_path / "dream.json", model)
+    assert len(recorded_video(address, recorded)) == 8
+    replay = read_replay(recorded)
     assert replay.settings == ResolvedSettings(2, 1.5, seed=5)
     assert replay.weights_hash == hash_weights(model)
     assert replay.actions.tolist() == [1, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2] and replay.first_recorded == 3
@@ -51,7 +57,7 @@ def test_a_recording_can_be_watched_and_replayed(play, address, model, tmp_path)
     assert seen.std() > 5 and np.abs(np.diff(seen.astype(int), axis=0)).max() > 5
 
 
-def test_a_recording_made_during_play_can_be_replayed(play, address, model, tmp_path):
+def test_a_recording_made_during_play_can_be_replayed(play, model, read_replay):
     client, seen = play(), {}
     client.start(seed=2)
     client.send("pause", on=False)
@@ -69,8 +75,7 @@ def test_a_recording_made_during_play_can_be_replayed(play, address, model, tmp_
             client.wait_for("recording", note_frame)
     client.send("record", on=False)
     recorded = client.wait_for("recorded", note_frame)
-    (tmp_path / "dream.json").write_bytes(recorded_file(address, recorded, "dream.json"))
-    replay = Replay.read(tmp_path / "dream.json", model)
+    replay = read_replay(recorded)
     again = replay.generate_frames(prepare(model))
     assert len(again) == recorded["frames"] >= 5
     both = [number for number in range(len(again)) if replay.first_recorded + 1 + number in seen]
@@ -79,56 +84,27 @@ def test_a_recording_made_during_play_can_be_replayed(play, address, model, tmp_
         assert np.abs(again[number].astype(int) - seen[replay.first_recorded + 1 + number]).max() <= 1
 
 
-def test_a_recording_from_a_shared_batch_is_replayed_within_a_grey_level(play, address, model, tmp_path):
+def test_a_recording_from_a_shared_batch_is_replayed_within_a_grey_level(play, model, read_replay):
     other, client = play(), play()
     other.start(seed=1)
     other.send("pause", on=False)
     client.start(seed=2)
     recorded, frames = record(client, 10)
     assert max(frame.header["together"] for frame in frames) == 2
-    (tmp_path / "dream.json").write_bytes(recorded_file(address, recorded, "dream.json"))
-    again = Replay.read(tmp_path / "dream.json", model).generate_frames(prepare(model))
+    again = read_replay(recorded).generate_frames(prepare(model))
     assert np.abs(again.astype(int) - np.stack([frame.pictures[0] for frame in frames])).max() <= 1
 
 
-def test_infer_replays_a_recording(play, address, play_config, model, tmp_path, monkeypatch, capsys):
+def test_infer_replays_a_recording(play, read_replay, play_config, model, tmp_path, run_script):
     client = play()
     client.start(seed=5)
-    recorded, _ = record(client, 6)
-    path = tmp_path / "dream.json"
-    path.write_bytes(recorded_file(address, recorded, "dream.json"))
-    options = ("--replay", path, "--output", tmp_path / "again.mp4", "--checkpoint")
-    code, out, err = command(monkeypatch, capsys, "scripts.infer", *options, play_config.checkpoint)
-    assert code == 0 and "again.mp4: 6 frames" in out, err
+    read_replay(record(client, 6)[0])
+    options = ("--replay", tmp_path / "dream.json", "--output", tmp_path / "again.mp4", "--checkpoint")
+    out = succeeded(run_script("infer", *options, play_config.checkpoint))
+    assert "again.mp4: 6 frames" in out
     random_model(model.config, seed=9).save_pretrained(tmp_path / "other")
-    code, _, err = command(monkeypatch, capsys, "scripts.infer", *options, tmp_path / "other")
-    assert_one_line(code, err, "another checkpoint", Path(play_config.checkpoint).name, str(path))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"format": "x"}, "its format is 'x'"),
-        ({"actions": [0, 7]}, "numbers from 0 to 2"),
-        ({"actions": []}, "no list of 1 to 200000"),
-        ({"actions": [0, -1]}, "some of its actions are unknown"),
-        ({"first_recorded": 99}, "first_recorded is 99"),
-        ({"seed": None}, "seed is None"),
-        ({"prompt": {}}, "KeyError"),
-        ({"prompt": {"shape": [1, 8, 8, 3], "actions": [-1]}}, "which does not fit"),
-        ({"prompt": {"actions": [-1] * 99}}, "no list of 1 to 5"),
-        ({"prompt": {"frames": "AAAA", "actions": [-1], "shape": [1, 64, 64, 3]}}, "not a replay for this checkpoint"),
-    ],
-)
-def test_invalid_replay_files_are_rejected(model, tmp_path, change, words):
-    prompt = Prompt(np.zeros((1, 64, 64, 3), np.uint8), np.array([UNKNOWN_ACTION]))
-    fields = json.loads(Replay(prompt, ResolvedSettings(1, 1.0), "x", np.array([0, 1]), 0).to_json())
-    path = tmp_path / "dream.json"
-    path.write_text(json.dumps(fields))
-    assert Replay.read(path, model).actions.tolist() == [0, 1]
-    path.write_text(json.dumps(fields | change))
-    with pytest.raises(ValueError, match=words):
-        Replay.read(path, model)
+    result = run_script("infer", *options, tmp_path / "other")
+    refused(result, "another checkpoint", Path(play_config.checkpoint).name, str(tmp_path / "dream.json"))
 
 
 def test_a_recording_stops_at_its_maximum_length(play_config):
@@ -140,14 +116,11 @@ def test_a_recording_stops_at_its_maximum_length(play_config):
         assert client.wait_for("recorded")["frames"] == 3
 
 
-def test_the_real_game_is_recorded_above_the_dream(play, address, tmp_path):
+def test_the_real_game_is_recorded_above_the_dream(play, address):
     client = play()
     client.start(real=True)
     assert len(client.first_frame.pictures) == 2
-    recorded, _ = record(client, 3)
-    (tmp_path / "dream.mp4").write_bytes(recorded_file(address, recorded, "dream.mp4"))
-    with av.open(str(tmp_path / "dream.mp4")) as video:
-        assert video.streams.video[0].height > 2 * 64 * 4
+    assert recorded_video(address, record(client, 3)[0]).shape[1] > 2 * 64 * 4
 
 
 def test_a_recording_outlives_its_rollout(model):

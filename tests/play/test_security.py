@@ -9,14 +9,12 @@ import socket
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
-import gradio
 import pytest
 from browsing import wait_until
 from fastapi.routing import iter_route_contexts
 from gradio_client import Client as GradioClient
-from playing import Client, can_play, request, running, serving
+from playing import Client, can_play, largest_asset, raw_connection, request, running, serving
 from starlette.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 
@@ -176,7 +174,7 @@ def test_no_websocket_opens_elsewhere_or_from_elsewhere(address, path, host, ori
     lines = [f"GET {path} HTTP/1.1", f"Host: {own if host is None else host}", "Upgrade: websocket"]
     lines += ["Connection: Upgrade", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"]
     lines += [f"Origin: {address if origin == 'OWN' else origin}"] if origin is not None else []
-    with open_socket(address, "\r\n".join((*lines, "\r\n")).encode()) as raw:
+    with raw_connection(address, "\r\n".join((*lines, "\r\n")).encode()) as raw:
         assert status(raw) in (400, 403)
 
 
@@ -235,13 +233,6 @@ def test_uploads_are_kept_in_the_private_folder(address):
     assert code == 200 and path.startswith(str(running(address).server.folder)) and ".." not in path
 
 
-def open_socket(address: str, data: bytes, source: str = "127.0.0.1") -> socket.socket:
-    host, port = address.removeprefix("http://").split(":")
-    raw = socket.create_connection((host, int(port)), timeout=10, source_address=(source, 0))
-    raw.sendall(data)
-    return raw
-
-
 def is_open(raw: socket.socket) -> bool:
     """Whether the server has not closed a connection. Reads what there is."""
     raw.setblocking(False)
@@ -270,7 +261,7 @@ def test_half_open_requests_keep_nobody_out_and_are_closed(small_address):
         player.start()
         start = time.monotonic()
         held = [
-            stack.enter_context(open_socket(address, HALF_REQUESTS[number % len(HALF_REQUESTS)]))
+            stack.enter_context(raw_connection(address, HALF_REQUESTS[number % len(HALF_REQUESTS)]))
             for number in range(max_connections + 40)
         ]
         for _ in range(5):
@@ -290,14 +281,9 @@ def test_half_open_requests_keep_nobody_out_and_are_closed(small_address):
 
 
 def test_a_client_that_does_not_read_its_response_is_disconnected(small_address):
-    assets = Path(gradio.__file__).parent / "templates" / "frontend" / "assets"
-    largest = max(assets.iterdir(), key=lambda path: path.stat().st_size)
-    host, port = small_address.removeprefix("http://").split(":")
-    with socket.socket() as raw:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    largest = largest_asset()
+    with raw_connection(small_address, get(f"/assets/{largest.name}") * 3, small=True) as raw:
         raw.settimeout(10)
-        raw.connect((host, int(port)))
-        raw.sendall(get(f"/assets/{largest.name}") * 3)
         time.sleep(LIMIT_SECS + 1)
         received = 0
         with contextlib.suppress(ConnectionResetError):
@@ -313,7 +299,7 @@ def test_one_address_cannot_take_all_connections(small_address):
 
         def hold(source, *headers):
             stream = get("/gradio_api/heartbeat/x", *headers)  # is answered until the client leaves
-            return status(stack.enter_context(open_socket(address, stream, source)))
+            return status(stack.enter_context(raw_connection(address, stream, source)))
 
         assert [hold("127.0.0.2") for _ in range(limit + 3)] == [200] * limit + [429] * 3
         with pytest.raises(InvalidStatus, match="403"):
@@ -323,7 +309,7 @@ def test_one_address_cannot_take_all_connections(small_address):
         assert request(address, "/config")[0] == 200 and can_play(address)
 
     def answer():
-        with open_socket(address, get("/theme.css"), "127.0.0.2") as raw:
+        with raw_connection(address, get("/theme.css"), "127.0.0.2") as raw:
             return status(raw)
 
     wait_until(lambda: answer() == 200)  # they have left

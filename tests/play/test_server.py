@@ -1,23 +1,24 @@
 """Places, the waiting list, and recorded files."""
 
 import os
-import socket
 import time
 from dataclasses import replace
 
 import pytest
-from playing import Client, record, recorded_file, serving
+from playing import Client, raw_connection, record, recorded_file, serving
 
 from dreamrun.play.server import delete_old_files
 
 
 def test_players_without_a_place_wait_until_one_is_free(play_config):
-    with serving(replace(play_config, max_players=1)) as address, Client(address) as first:
+    with serving(replace(play_config, max_players=1), max_waiting=2) as address, Client(address) as first:
         first.join()
         first.start()
         with Client(address) as second, Client(address) as third:
             assert second.wait_for("wait")["ahead"] == 0
             assert third.wait_for("wait")["ahead"] == 1
+            with Client(address) as fourth, pytest.raises(Exception, match="too many players are waiting"):
+                fourth.join()
             second.send("start", record=0)  # does nothing
             left = time.monotonic()
             first.socket.close()
@@ -26,13 +27,6 @@ def test_players_without_a_place_wait_until_one_is_free(play_config):
             assert third.wait_for("wait")["ahead"] == 0
             second.start()
             assert second.step().header["frame"] == 1
-
-
-def test_players_are_rejected_when_the_waiting_list_is_full(play_config):
-    with serving(replace(play_config, max_players=1), max_waiting=0) as address, Client(address) as first:
-        first.join()
-        with Client(address) as second, pytest.raises(Exception, match="too many players are waiting"):
-            second.join()
 
 
 def test_idle_players_are_paused_and_lose_their_place_to_a_waiting_one(play_config):
@@ -53,17 +47,16 @@ def test_idle_players_are_paused_and_lose_their_place_to_a_waiting_one(play_conf
 
 def test_a_browser_that_reads_nothing_loses_its_place(play_config):
     """The server drops frames that the browser does not read, then closes the connection."""
-    with serving(replace(play_config, max_players=1, fps=120, num_steps=1), send_secs=1.0) as address:
-        host, port = address.removeprefix("http://").split(":")
-        raw = socket.socket()
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.connect((host, int(port)))
-        with Client(address, sock=raw, max_queue=1) as stuck:
-            stuck.join().start()
-            stuck.send("pause", on=False)
-            with Client(address) as second:  # gets the place although `stuck` never disconnects
-                second.join().start()
-                assert second.step().header["frame"] >= 1
+    config = replace(play_config, max_players=1, fps=120, num_steps=1)
+    with (
+        serving(config, send_secs=1.0) as address,
+        Client(address, sock=raw_connection(address, small=True), max_queue=1) as stuck,
+    ):
+        stuck.join().start()
+        stuck.send("pause", on=False)
+        with Client(address) as second:  # gets the place although `stuck` never disconnects
+            second.join().start()
+            assert second.step().header["frame"] >= 1
 
 
 def test_recordings_are_deleted_when_their_player_leaves(play, address):

@@ -4,23 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from playing import Client, config_of_several_games, record, recorded_file, serving
-from tiny import SMALLEST, assert_one_line, random_model
+from playing import Client, record, recorded_file, serving
+from tiny import SMALLEST, random_model, refused, succeeded
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory, pong_set):
-    return config_of_several_games(tmp_path_factory.mktemp("several"), pong_set)
-
-
-@pytest.fixture(scope="module")
-def wide_set(config):
-    return config.data[1]
-
-
-@pytest.fixture(scope="module")
-def games_address(config):
-    with serving(config) as address:
+def games_address(config_of_several_games):
+    with serving(config_of_several_games) as address:
         yield address
 
 
@@ -59,7 +49,7 @@ def test_words_change_the_dream_and_a_first_frame_is_dreamt_from_them(games_addr
             assert "text" in client.wait_for("error")["text"]
 
 
-def test_a_replay_says_game_and_words(games_address, config, run_script, tmp_path):
+def test_a_replay_says_game_and_words(games_address, config_of_several_games, run_script, tmp_path):
     with Client(games_address).join() as client:
         client.send("game", name="pong-48x32")
         client.hello = client.wait_for("hello")
@@ -68,31 +58,28 @@ def test_a_replay_says_game_and_words(games_address, config, run_script, tmp_pat
         replay = json.loads(recorded_file(games_address, recorded, "dream.json"))
     assert replay["game"] == "pong-48x32" and replay["words"] == "a fish" and len(frames) == 3
     (tmp_path / "dream.json").write_text(json.dumps(replay))
-    code, out, err = run_script("infer", "--checkpoint", config.checkpoint, "--replay", "dream.json")
-    assert code == 0 and "3 frames" in out, err
+    infer = ("infer", "--checkpoint", config_of_several_games.checkpoint, "--replay", "dream.json")
+    assert "3 frames" in succeeded(run_script(*infer))
     for change in ({"game": "chess"}, {"words": 5}, {"game": 5}):
         (tmp_path / "dream.json").write_text(json.dumps(replay | change))
-        code, _, err = run_script("infer", "--checkpoint", config.checkpoint, "--replay", "dream.json")
-        assert_one_line(code, err, "is not a replay for this checkpoint")
+        refused(run_script(*infer), "is not a replay for this checkpoint")
 
 
-def test_infer_dreams_of_what_words_say(config, run_script, wide_set, tmp_path):
-    few = ("--checkpoint", config.checkpoint, "--num-frames", 4, "--num-steps", 1, "--num-samples", 1)
+def test_infer_dreams_of_what_words_say(config_of_several_games, run_script, wide_set, tmp_path):
+    few = ("--checkpoint", config_of_several_games.checkpoint, "--num-frames", 4, "--num-steps", 1, "--num-samples", 1)
     for options in (
         ("--prompt-text", "pong, two paddles and a ball"),
         ("--prompt-text", "猫 " * 400, "--game", "pong-48x32", "--actions", "up"),
         ("--data", wide_set, "--prompt-text", "", "--split", "test", "--num-prompt-frames", 2),
         ("--game", "pong-48x32", "--num-prompt-frames", 0),
     ):
-        code, out, err = run_script("infer", *few, *options)
-        assert code == 0 and "wrote dream.mp4" in out, err
+        assert "wrote dream.mp4" in succeeded(run_script("infer", *few, *options))
     for options, words in (
         (("--game", "chess", "--prompt-text", "x"), ("no game 'chess'", "choose pong, pong-48x32")),
         (("--prompt-text", "a" * 1001), ("at most 1000 characters",)),
         (("--data", wide_set, "--split", "test", "--num-prompt-frames", 2, "--actions", "fly"), ("unknown action",)),
     ):
-        code, _, err = run_script("infer", *few, *options)
-        assert_one_line(code, err, *words)
+        refused(run_script("infer", *few, *options), *words)
     random_model(SMALLEST).save_pretrained(tmp_path / "one")
-    code, _, err = run_script("infer", "--checkpoint", "one", "--prompt-text", "pong", "--num-frames", 2)
-    assert_one_line(code, err, "has learnt no words")
+    result = run_script("infer", "--checkpoint", "one", "--prompt-text", "pong", "--num-frames", 2)
+    refused(result, "has learnt no words")

@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import gradio
 import numpy as np
 import pytest
-from playing import Client, can_play
+from playing import Client, can_play, largest_asset, raw_connection
 
 from dreamrun.benchmarks.playing import running_server
 
@@ -66,24 +65,14 @@ def measure(process_id: int, player: Client) -> tuple[float, bool]:
     return (len(ticks) - 1) / (ticks[-1] - ticks[0]), busy
 
 
-def connect_raw(address: str, data: bytes) -> socket.socket:
-    """A connection that sends some bytes and hardly has room for an answer."""
-    host, port = address.removeprefix("http://").split(":")
-    raw = socket.socket()
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    raw.connect((host, int(port)))
-    raw.sendall(data)
-    return raw
-
-
 def drop_connections(address: str, stopped: Callable[[], bool], connections: int = 100) -> None:
     """Open connections and drop them, each at another stage."""
     for number in range(connections):
         with contextlib.suppress(Exception):
             if number % 4 == 0:  # before any data
-                connect_raw(address, b"").close()
+                raw_connection(address).close()
             elif number % 4 == 1:  # in the middle of a request
-                connect_raw(address, b"GET /socket HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: webso").close()
+                raw_connection(address, b"GET /socket HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: webso").close()
             else:
                 client = Client(address, close_timeout=0.1)
                 client.send("start", record=0)
@@ -111,22 +100,20 @@ def hold_connections(address: str, stopped: Callable[[], bool], connections: int
     """Keep connections open that do not read, or whose request does not end."""
     with contextlib.ExitStack() as stack:
         for _ in range(connections):
-            stack.enter_context(connect_raw(address, data))
+            stack.enter_context(raw_connection(address, data, small=True))
         while not stopped():
             time.sleep(0.05)
 
 
 def stop_reading(address: str, stopped: Callable[[], bool]) -> None:
     """Play without reading the frames, and ask for large files without reading them."""
-    assets = Path(gradio.__file__).parent / "templates" / "frontend" / "assets"
-    largest = max(assets.iterdir(), key=lambda path: path.stat().st_size)
     with contextlib.ExitStack() as stack:
         for _ in range(2):
-            client = stack.enter_context(Client(address, sock=connect_raw(address, b""), max_queue=1))
+            client = stack.enter_context(Client(address, sock=raw_connection(address, small=True), max_queue=1))
             client.send("start", record=0)
             client.send("pause", on=False)
         hold_connections(
-            address, stopped, 40, f"GET /assets/{largest.name} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+            address, stopped, 40, f"GET /assets/{largest_asset().name} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
         )
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from recordings import play, write_video
-from tiny import SMALLEST, TINY, assert_one_line, command, random_inputs, random_model
+from tiny import SMALLEST, TINY, random_inputs, random_model, refused, succeeded
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreamrun.benchmarks.steps import clip_flops
@@ -13,8 +13,7 @@ from dreamrun.model import PRESETS
 
 def test_benchmark_rollout_ends_in_json(run_script, pong_checkpoint):
     options = ("--checkpoint", pong_checkpoint, "--num-steps", 2, "--frames", 4, "--compare", "reference")
-    code, out, err = run_script("benchmark", "rollout", *options)
-    assert code == 0, err
+    out = succeeded(run_script("benchmark", "rollout", *options))
     results = json.loads(out.splitlines()[-1])
     for name in ("frames_per_sec", "ms_per_frame_median", "ms_per_frame_p99", "ratio", "share_of_matmul_rate"):
         assert results[name] > 0
@@ -22,16 +21,14 @@ def test_benchmark_rollout_ends_in_json(run_script, pong_checkpoint):
 
 
 def test_benchmark_loader_ends_in_json(run_script, pong_set):
-    code, out, err = run_script("benchmark", "loader", "--data", pong_set, "--batch-size", 8, "--num-batches", 3)
-    assert code == 0, err
+    out = succeeded(run_script("benchmark", "loader", "--data", pong_set, "--batch-size", 8, "--num-batches", 3))
     results = json.loads(out.splitlines()[-1])
     assert results["clips"] == 24 and results["ratio"] > 0 and results["different_records_median"] > 1
 
 
 def test_benchmark_compares_a_mixture_with_its_parts(run_script, tmp_path, write_set, make_record):
     sets = [write_set(tmp_path / f"set{n}", [make_record(40, seed=n), make_record(40, seed=n + 5)]) for n in range(2)]
-    code, out, err = run_script("benchmark", "loader", "--data", *sets, "--clip-frames", 8, "--batch-size", 5)
-    assert code == 0, err
+    out = succeeded(run_script("benchmark", "loader", "--data", *sets, "--clip-frames", 8, "--batch-size", 5))
     results = json.loads(out.splitlines()[-1])
     assert results["clips"] == 20 and results["ratio"] > 0  # 10 clips of each
 
@@ -43,8 +40,7 @@ def test_benchmark_train_ends_in_json(run_script, pong_set, tmp_path, monkeypatc
         (),
         ("--data", pong_set, "--clip-frames", 5, "--accumulate", 2, "--activation-checkpointing", "--bf16", "False"),
     ):
-        code, out, err = run_script("benchmark", "train", *defaults, *options)
-        assert code == 0, err
+        out = succeeded(run_script("benchmark", "train", *defaults, *options))
         results = json.loads(out.splitlines()[-1])
         assert results["clip_frames"] == (5 if options else 6)
         for name in ("clips_per_sec", "ms_per_step_median", "flop_utilisation", "peak_memory_mib", "data_wait_secs"):
@@ -71,8 +67,7 @@ def test_benchmark_importer_ends_in_json(run_script, tmp_path):
     (tmp_path / "videos").mkdir()
     for seed in range(2):
         write_video(tmp_path / "videos" / f"{seed}.mp4", play(40, seed=seed)[0])
-    code, out, err = run_script("benchmark", "importer", "--videos", "videos", "--size", "32x16")
-    assert code == 0, err
+    out = succeeded(run_script("benchmark", "importer", "--videos", "videos", "--size", "32x16"))
     results = json.loads(out.splitlines()[-1])
     assert results["pictures"] == 80 and results["ratio"] > 0 and results["ratio_of_cpu"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["videos"]
@@ -81,8 +76,7 @@ def test_benchmark_importer_ends_in_json(run_script, tmp_path):
 def test_benchmark_env_ends_in_json(run_script, pong_set, monkeypatch):
     monkeypatch.setitem(PRESETS, "smallest", SMALLEST)
     options = ("--preset", "smallest", "--data", pong_set, "--num-envs", 1, 2, "--num-steps", 1, "--steps", 2)
-    code, out, err = run_script("benchmark", "env", *options)
-    assert code == 0, err
+    out = succeeded(run_script("benchmark", "env", *options))
     results = json.loads(out.splitlines()[-1])
     assert results["num_steps"] == 1
     for num_envs in (1, 2):
@@ -94,34 +88,26 @@ def test_benchmark_env_ends_in_json(run_script, pong_set, monkeypatch):
     ("options", "words"),
     [
         (("rollout", "--preset", "huge"), ("unknown preset 'huge'",)),
-        (("train", "--preset", "huge"), ("unknown preset 'huge'",)),
         (("train", "--steps", 0), ("steps is 0",)),
         (("train", "--clip-frames", 99), ("clips of 99 frames do not fit a window of 16",)),
-        (("train", "--device", "cuda"), ("CUDA was asked for",)),
         (("rollout", "--frames", 0), ("frames is 0",)),
-        (("rollout", "--num-steps", 0), ("num_steps is 0",)),
-        (("loader", "--data", "nowhere"), ("no data set at nowhere",)),
         (("loader", "--data", "nowhere", "--batch-size", 0), ("batch_size is 0",)),
         (("env", "--steps", 0), ("steps is 0",)),
         (("flight",), ("flight",)),
     ],
 )
 def test_wrong_options_give_one_line_of_error(run_script, options, words):
-    code, _, err = run_script("benchmark", *options)
-    assert_one_line(code, err, *words)
+    refused(run_script("benchmark", *options), *words)
 
 
 @pytest.mark.slow
-def test_benchmark_play_ends_in_json(play_config, pong_set, monkeypatch, capsys):
+def test_benchmark_play_ends_in_json(play_config, pong_set, run_script):
     options = ("--checkpoint", play_config.checkpoint, "--data", pong_set, "--seconds", 2, "--players", 2)
     options += ("--num-steps", 1)
-    code, out, err = command(monkeypatch, capsys, "scripts.benchmark", "play", *options)
-    assert code == 0, err
+    out = succeeded(run_script("benchmark", "play", *options))
     results = json.loads(out.splitlines()[-1])
     assert results["players"] == 2 and results["fps"] == 15 and 0 <= results["dropped_share"] < 1
     for name in ("frames_per_sec_min", "delay_ms_median", "model_ms_median", "secs_to_first_frame", "server_mib"):
         assert results[name] > 0
-    code, _, err = command(monkeypatch, capsys, "scripts.benchmark", "play", *options, "--split", "none")
-    assert_one_line(code, err, "none")
-    code, _, err = command(monkeypatch, capsys, "scripts.benchmark", "play", *options, "--seconds", 0.01)
-    assert_one_line(code, err, "give more --seconds")
+    refused(run_script("benchmark", "play", *options, "--split", "none"), "none")
+    refused(run_script("benchmark", "play", *options, "--seconds", 0.01), "give more --seconds")

@@ -51,8 +51,6 @@ def test_a_row_for_every_combination(run, tmp_path, pong_set, checkpoints, setti
         (("--checkpoints",), "checkpoints names nothing to compare"),
         (("--checkpoints", "a", "--num-rollouts", "0"), "num_rollouts is 0"),
         (("--checkpoints", "a", "--num-steps", "0"), "num_steps is 0"),
-        (("--checkpoints", "a", "--guidance", "-1"), "guidance is -1"),
-        (("--checkpoints", "a", "--context-noise", "1"), "context_noise is 1"),
         (("--checkpoints", "missing"), "missing"),
     ],
 )

@@ -5,7 +5,7 @@ from functools import partial
 from operator import itemgetter
 
 import pytest
-from tiny import command
+from tiny import succeeded
 
 from dreamrun.benchmarks.checks import Check, run_checks, write_lines
 
@@ -36,9 +36,6 @@ def test_a_check_that_fails_raises_crashes_or_hangs_does_not_stop_the_others(tmp
 
 
 @pytest.mark.slow
-def test_rehearsal_on_the_cpu(tmp_path, monkeypatch, capsys):
-    code, out, _ = command(
-        monkeypatch, capsys, "scripts.gpu_check", "--device", "cpu", "--tiny", "--minutes", "20", "--out", tmp_path
-    )
-    assert code == 0, out
+def test_rehearsal_on_the_cpu(tmp_path, run_script):
+    out = succeeded(run_script("gpu_check", "--device", "cpu", "--tiny", "--minutes", "20", "--out", tmp_path))
     assert "PASS" in out and "FAIL" not in out and "not run" not in out

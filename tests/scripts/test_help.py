@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from tiny import succeeded
 
 COMMANDS = ("collect", "infer", "evaluate", "visualize_dataset", "play")
 
@@ -21,8 +22,7 @@ def option_texts(help_text: str) -> dict[str, str]:
 
 
 def help_of(command, run_script, *options) -> dict[str, str]:
-    code, out, _ = run_script(command, *options, "--help")
-    assert code == 0
+    out = succeeded(run_script(command, *options, "--help"))
     return option_texts(out)
 
 

@@ -17,6 +17,7 @@ MAX_SECS = 40.0  # the moments lie in so many seconds from the start
 CHECKPOINT = ROOT / "checkpoints" / "pong-pico"
 TRAIN = ("--preset", "pico", "--batch-size", 4, "--max-steps", 12, "--val-batches", 1, "--epoch-clips", 8)
 TRAIN += ("--checkpoint-every", 3, "--val-every", 6, "--wandb", "off", "--resume", "auto")
+INFER = ("--num-samples", 3)
 EVALUATE = ("--quick", "--num-clips", 2, "--num-frames", 4, "--num-states", 2, "--num-long-rollouts", 1)
 
 
@@ -32,8 +33,7 @@ def arguments(name: str, data: Path, videos: Path, out: Path) -> tuple:
             CHECKPOINT,
             "--data",
             data,
-            "--num-samples",
-            3,
+            *INFER,
             "--output",
             out / "dream.mp4",
             "--grid",

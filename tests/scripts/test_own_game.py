@@ -2,20 +2,17 @@
 
 import json
 
-import av
 import numpy as np
 import pytest
 import torch
-from playing import Client, make_custom_game, recorded_file, serving
-from recordings import DESCRIBED, play, write_csv, write_video
-from tiny import CONTROLS, LITTLE, SMALLEST, command, in_this_process, random_model
+from playing import Client, recorded_file, serving
+from recordings import DESCRIBED, play, read_video, write_csv, write_video
+from tiny import LITTLE, SMALLEST, command, in_this_process, random_model, succeeded
 
 from dreamrun.data import collecting
 from dreamrun.games.factory import describe_environment
-from dreamrun.games.space import UNCONDITIONAL
 from dreamrun.model import PRESETS, Sampler, WorldModel
 from dreamrun.model.options import SamplerSettings
-from dreamrun.play.launch import PlayConfig
 from dreamrun.play.replay import Replay
 from dreamrun.training.setup import fit_config_to_data
 
@@ -27,7 +24,7 @@ def recordings_folder(tmp_path_factory):
     folder.mkdir()
     (folder / "actions.toml").write_text(DESCRIBED)
     for seed, name in enumerate(("one.mp4", "two.webm")):
-        frames, speed = play(260, 192, 128, seed)
+        frames, speed = play(150, 192, 128, seed)
         write_video(folder / name, frames, 30, "libx264" if name.endswith("mp4") else "libvpx-vp9", sound=seed == 0)
         write_csv((folder / name).with_suffix(".csv"), speed)
     return folder
@@ -41,8 +38,7 @@ def run(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def call(name, *options):
-        code, out, err = command(monkeypatch, capsys, name, *options)
-        assert code == 0, err
+        out = succeeded(command(monkeypatch, capsys, name, *options))
         return out
 
     return call
@@ -53,13 +49,9 @@ FEW += ("--wandb", "off", "--out", "run", "--rollout-frames", 8)
 LATEST = ("--checkpoint", "run/checkpoints/latest", "--num-steps", 2)
 
 
-def num_frames(path) -> int:
-    with av.open(str(path)) as video:
-        return sum(1 for _ in video.decode(video=0))
-
-
 @pytest.mark.parametrize(
-    ("size", "patch_size"), [("96x64", 16), ("64x96", 8), pytest.param("128x128", 32, marks=pytest.mark.slow)]
+    ("size", "patch_size"),
+    [("96x64", 16), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in (("64x96", 8), ("128x128", 32)))],
 )
 def test_a_model_trained_on_videos_follows_actions(run, recordings_folder, tmp_path, size, patch_size):
     width, height = map(int, size.split("x"))
@@ -69,7 +61,7 @@ def test_a_model_trained_on_videos_follows_actions(run, recordings_folder, tmp_p
     assert "without" not in out and "val loss" in out
     out = run("scripts.infer", *LATEST, "--data", "set", "--num-samples", 2, "--num-frames", 9,
               "--actions", "left+jump,dx=-0.5,stay", "--metrics", "m.json", "--grid", "g.png")  # fmt: skip
-    assert num_frames("dream.mp4") == 9
+    assert len(read_video("dream.mp4")) == 9
     assert len(json.loads((tmp_path / "m.json").read_text())["other_actions"]["psnr"]) == 5
     for choice in ("random", "gt"):
         run("scripts.infer", *LATEST, "--data", "set", "--num-samples", 2, "--num-frames", 9, "--actions", choice)
@@ -97,7 +89,7 @@ def test_videos_without_actions_can_be_trained_on(run, recordings_folder):
     out = run("train_world_model", "--data", "set", *FEW)
     assert "this data has no actions" in out
     run("scripts.infer", *LATEST, "--num-prompt-frames", 0, "--num-frames", 5)
-    assert num_frames("dream.mp4") == 5
+    assert len(read_video("dream.mp4")) == 5
     assert "no actions" in run("scripts.visualize_dataset", "--data", "set", "--check", "--output", "look.mp4")
 
 
@@ -110,34 +102,17 @@ def test_atari_can_be_trained_on(run, monkeypatch):
     run("train_world_model", "--data", "set", *FEW)
     few = ("--num-samples", 2, "--num-frames", 9)
     run("scripts.infer", *LATEST, "--data", "set", *few, "--actions", "right,fire+right,stay")
-    assert num_frames("dream.mp4") == 9
+    assert len(read_video("dream.mp4")) == 9
     model = WorldModel.from_pretrained("run/checkpoints/latest")
     assert model.game.actions.names[0] == "noop" and model.config.frame_shape == (3, 96, 64)
-
-
-@pytest.fixture(scope="module")
-def custom_game(tmp_path_factory):
-    """Data set and checkpoint of a game with four buttons and two axes."""
-    return make_custom_game(tmp_path_factory.mktemp("own"), CONTROLS)
-
-
-@pytest.fixture(scope="module")
-def game_without_actions(tmp_path_factory):
-    """Data set and checkpoint of the same game, without actions."""
-    return make_custom_game(tmp_path_factory.mktemp("watched"), UNCONDITIONAL)
-
-
-def serving_game(game):
-    data, checkpoint = game
-    return serving(PlayConfig(checkpoint=str(checkpoint), data=data, port=0, fps=30, num_steps=1))
 
 
 def reject_constant(name):
     raise AssertionError(f"{name} is not JSON")
 
 
-def test_a_game_with_buttons_and_axes_is_played_and_replayed(custom_game, run, tmp_path, monkeypatch):
-    with serving_game(custom_game) as address, Client(address) as client:
+def test_a_game_with_buttons_and_axes_is_played_and_replayed(controls_config, run, tmp_path, monkeypatch):
+    with serving(controls_config) as address, Client(address) as client:
         hello = client.join().hello
         assert hello["keys"] == {
             "A": "left", "LEFT": "left", "D": "right", "RIGHT": "right", "SPACE": "jump",
@@ -157,15 +132,15 @@ def test_a_game_with_buttons_and_axes_is_played_and_replayed(custom_game, run, t
             (tmp_path / name).write_bytes(recorded_file(address, recorded, name))
         client.start(record=0, moment=2, seed=4)
         assert np.abs(client.step().pictures[0].astype(int) - frames[0].pictures[0]).max() > 20
-    assert num_frames("dream.mp4") == 4
+    assert len(read_video("dream.mp4")) == 4
     fields = json.loads((tmp_path / "dream.json").read_text(), parse_constant=reject_constant)
     assert fields["prompt"]["actions"][0] == [None] * 6
     replayed, generate_frames = [], Replay.generate_frames
     monkeypatch.setattr(
         Replay, "generate_frames", lambda *arguments: replayed.append(generate_frames(*arguments)) or replayed[0]
     )
-    run("scripts.infer", "--checkpoint", custom_game[1], "--replay", "dream.json", "--output", "again.mp4")
-    assert num_frames("again.mp4") == 4
+    run("scripts.infer", "--checkpoint", controls_config.checkpoint, "--replay", "dream.json", "--output", "again.mp4")
+    assert len(read_video("again.mp4")) == 4
     assert np.abs(replayed[0].astype(int) - np.stack([frame.pictures[0] for frame in frames])).max() <= 1
     for change, words in (
         ({"actions": [[0.0, 1.0]]}, r"shape \(1, 2\): expected \(1, 6\)"),
@@ -175,7 +150,7 @@ def test_a_game_with_buttons_and_axes_is_played_and_replayed(custom_game, run, t
     ):
         (tmp_path / "bad.json").write_text(json.dumps(fields | change))
         with pytest.raises(ValueError, match=words):
-            Replay.read(tmp_path / "bad.json", WorldModel.from_pretrained(custom_game[1]))
+            Replay.read(tmp_path / "bad.json", WorldModel.from_pretrained(controls_config.checkpoint))
 
 
 def evaluate(run, *options):
@@ -184,8 +159,8 @@ def evaluate(run, *options):
         return json.load(file, parse_constant=reject_constant)
 
 
-def test_a_custom_game_is_evaluated_on_held_out_play(custom_game, run):
-    report = evaluate(run, "--data", custom_game[0], "--checkpoint", custom_game[1])
+def test_a_custom_game_is_evaluated_on_held_out_play(controls_config, run):
+    report = evaluate(run, "--data", controls_config.data, "--checkpoint", controls_config.checkpoint)
     assert "unknown environment 'mygame'" in report["counterfactuals"]["not_measured"]
     for name in ("fidelity", "single_step", "inverse_dynamics", "drift", "sweep"):
         assert "not_measured" not in report[name], report[name]
@@ -194,14 +169,14 @@ def test_a_custom_game_is_evaluated_on_held_out_play(custom_game, run):
     assert curves["other_actions"]["psnr"] != curves["dream"]["psnr"]
 
 
-def test_a_game_without_actions_is_watched_and_evaluated(game_without_actions, run):
-    with serving_game(game_without_actions) as address, Client(address) as client:
+def test_a_game_without_actions_is_watched_and_evaluated(watched_config, run):
+    with serving(watched_config) as address, Client(address) as client:
         assert client.join().hello["keys"] == {}
         client.start()
         client.send("pause", on=False)
         one, other = client.wait_for("frame"), client.wait_for("frame")
         assert one.header["action"] == 0 and (one.pictures != other.pictures).any()
-    report = evaluate(run, "--data", game_without_actions[0], "--checkpoint", game_without_actions[1])
+    report = evaluate(run, "--data", watched_config.data, "--checkpoint", watched_config.checkpoint)
     for name in ("counterfactuals", "inverse_dynamics"):
         assert report[name] == {"not_measured": "the data set has no actions"}
     assert "other_actions" not in report["fidelity"] and report["single_step"]["action_ratio"] is None

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from PIL import Image
-from tiny import SMALLEST, assert_one_line
+from tiny import SMALLEST, refused, succeeded
 
 from dreamrun.model import ModelConfig
 from dreamrun.scripts.plot_scaling import CONTROLLABILITY, PSNR, read_points, training_flop
@@ -43,15 +43,13 @@ def test_points_and_plot(run_script, folder, tmp_path):
     config = ModelConfig(**{**SMALLEST.to_dict(), "dim": 64})
     assert [point["flop"] for point in points] == [step * 3 * config.flops_per_pass * 8 * 6 for step in (90, 270)]
     assert [point[PSNR]["value"] for point in points] == [23, 25] and points[0][CONTROLLABILITY]["value"] == 0.5
-    code, out, err = run_script("plot_scaling", "--folder", folder, "--output", "plot.png")
-    assert code == 0, err
+    out = succeeded(run_script("plot_scaling", "--folder", folder, "--output", "plot.png"))
     assert out.count("| small |") == out.count("| large |") == 2 and "25.0 [19.0, 27.0] | 50 %" in out
     assert Image.open(tmp_path / "plot.png").width > 800
 
 
 def test_mistakes_are_one_line(run_script, folder):
-    code, _, err = run_script("plot_scaling", "--folder", folder / "small")
-    assert_one_line(code, err, "holds no runs with reports", "scripts/scaling.sh")
+    result = run_script("plot_scaling", "--folder", folder / "small")
+    refused(result, "holds no runs with reports", "scripts/scaling.sh")
     (folder / "small" / "report-90" / "report.json").write_text("{}")
-    code, _, err = run_script("plot_scaling", "--folder", folder)
-    assert_one_line(code, err, "is not a report")
+    refused(run_script("plot_scaling", "--folder", folder), "is not a report")

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from runs import values
-from tiny import assert_one_line
+from tiny import refused
 
 from dreamrun.training.state import StepStats, find_start, list_checkpoints, load_state
 
@@ -30,8 +30,8 @@ def test_consecutive_bad_steps_end_the_run(train_command, tmp_path):
         if state.step >= 5:
             batch.actions.fill_(np.nan)
 
-    code, _, err = train_command("--max-steps", 50, "--max-bad-steps", 3, before_step=bad_from_five_on)
-    assert_one_line(code, err, "steps in a row up to step 8", "not finite", "--max-bad-steps 3", "step_0000004")
+    result = train_command("--max-steps", 50, "--max-bad-steps", 3, before_step=bad_from_five_on)
+    refused(result, "steps in a row up to step 8", "not finite", "--max-bad-steps 3", "step_0000004")
     assert load_state(find_start("auto", tmp_path / "run"))["step"] == 4
 
 
@@ -40,9 +40,8 @@ def test_weights_that_are_not_finite_are_not_saved(train_command, tmp_path):
         if state.step == 6:
             next(state.model.parameters()).data[0] = torch.inf
 
-    options = ("--max-steps", 50, "--max-bad-steps", 30, "--rollout-every", 100)
-    code, _, err = train_command(*options, before_step=break_at_six)
-    assert_one_line(code, err, "the weights are no longer finite at step 8: continue from", "step_0000004")
+    result = train_command("--max-steps", 50, "--max-bad-steps", 30, "--rollout-every", 100, before_step=break_at_six)
+    refused(result, "the weights are no longer finite at step 8: continue from", "step_0000004")
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step_0000004"]
 
 

@@ -11,10 +11,9 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 from runs import take_ctrl_c
-from tiny import random_model
 
+from dreamrun.cli import print_error
 from dreamrun.training.distributed import VARIABLES, agree_on_attempt, process_group, rank, world_size
-from dreamrun.training.state import find_start, save_checkpoint
 
 SECONDS = timedelta(seconds=20)
 
@@ -113,8 +112,12 @@ def test_a_busy_port_is_one_line(monkeypatch):
             next(process_group().gen)
 
 
-def test_a_restart_on_another_machine_resumes(tmp_path):
-    save_checkpoint(tmp_path, random_model(), {"step": 1}, keep=3)
-    with pytest.raises(ValueError, match="already holds a run"):
-        find_start("", tmp_path)
-    assert find_start("", tmp_path, is_restart=True).name == "step_0000001"
+def test_an_error_is_printed_by_the_first_rank_before_the_others_would(monkeypatch, capsys):
+    """torchrun ends the others meanwhile."""
+    printed_before, waited = {}, []
+    monkeypatch.setattr("time.sleep", lambda secs: waited.append(capsys.readouterr().err))
+    for number in (0, 1):
+        monkeypatch.setenv("RANK", str(number))
+        print_error("batch_size is 0")
+        printed_before[number] = list(waited)
+    assert printed_before == {0: [], 1: ["error: batch_size is 0\n"]}

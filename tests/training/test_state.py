@@ -1,6 +1,7 @@
 """Checkpoint folders: atomic, verified, and few."""
 
 import errno
+import json
 import os
 import shutil
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import random_model
+from tiny import random_model, succeeded
 
 from dreamrun.model import WorldModel
 from dreamrun.play.follow import CheckpointFollower, latest_checkpoint
@@ -16,6 +17,7 @@ from dreamrun.training import state
 from dreamrun.training.state import (
     MANIFEST_FILE,
     CheckpointWriter,
+    find_damage,
     find_start,
     list_checkpoints,
     load_state,
@@ -94,6 +96,16 @@ def test_damaged_checkpoint_is_skipped(tmp_path, capsys, kind, words):
         find_start("auto", tmp_path)
 
 
+def test_a_manifest_names_files_of_its_checkpoint_alone(tmp_path):
+    (tmp_path / "outside").write_text("secret")
+    checkpoint = tmp_path / "step_0000001"
+    checkpoint.mkdir()
+    for name in ("../outside", str(tmp_path / "outside"), "/dev/zero", ""):
+        files = {"training_state.pt": {"bytes": 0, "sha256": ""}, name: {"bytes": 0, "sha256": ""}}
+        (checkpoint / MANIFEST_FILE).write_text(json.dumps({"step": 1, "files": files}))
+        assert find_damage(checkpoint) == "it has no readable manifest.json"
+
+
 def test_best_checkpoint_stays_and_later_ones_do_not(tmp_path):
     losses = {1: 5.0, 2: 3.0, 3: None, 4: float("nan"), 5: 4.0, 6: 3.5}
     for step, loss in losses.items():
@@ -124,7 +136,7 @@ def test_without_links_a_text_file_names_the_newest(train_command, tmp_path, mon
         if isinstance(error, OSError):  # nor modes, nor flushing
             refuse(disk, error, "chmod")
             refuse(disk, OSError(errno.EINVAL, "no"), "fsync")
-        code, out, err = train_command("--max-steps", 8, "--keep-checkpoints", 1)
+        code, _, err = train_command("--max-steps", 8, "--keep-checkpoints", 1)
         assert code == 0 and "warning" not in err, err
     assert (folder / "latest").read_text() == "step_0000008\n" and not (folder / "latest").is_symlink()
     best = (folder / "best").read_text().strip()
@@ -136,8 +148,7 @@ def test_without_links_a_text_file_names_the_newest(train_command, tmp_path, mon
     follower = CheckpointFollower(link, folder / "step_0000004", torch.device("cpu"), 1.0)
     assert follower.poll().name.endswith("step_0000008") and follower.poll() is None
     # The run goes on, from that file, on a disk with links.
-    code, out, err = train_command("--max-steps", 10, "--resume", folder / "latest")
-    assert code == 0 and "step_0000008, step 8" in out, err
+    assert "step_0000008, step 8" in succeeded(train_command("--max-steps", 10, "--resume", folder / "latest"))
     assert os.readlink(folder / "latest") == "step_0000010"
 
 

@@ -8,9 +8,8 @@ from itertools import chain
 import pytest
 import torch
 from runs import assert_same_run, finish, start, values
-from tiny import SMALLEST, assert_one_line, random_model
+from tiny import SMALLEST, random_model, refused, succeeded
 
-from dreamrun.data.collecting import CollectConfig, collect
 from dreamrun.data.metadata import METADATA_FILE, read_metadata
 from dreamrun.data.metrics_log import read_metrics
 from dreamrun.games.game import combine_games
@@ -19,21 +18,12 @@ from dreamrun.model.game_views import choose_game, find_game
 from dreamrun.training.train_config import TrainConfig
 
 
-@pytest.fixture(scope="module")
-def wide_set(tmp_path_factory):
-    """Pong at 48x32."""
-    out = tmp_path_factory.mktemp("sets") / "wide"
-    sizes = {"records": 8, "val_records": 2, "test_records": 2}
-    collect(CollectConfig(env="pong", size="48x32", out=out, workers=1, **sizes), lambda _: None)
-    return out
-
-
 def test_mixed_sizes_train_and_resume_bit_for_bit(train_command, wide_set, tmp_path):
     """Stopped in the middle of an epoch in which one set has begun again."""
     options = ("--data", train_command.data, wide_set, "--mix", "1,2", "--max-steps", 12, "--batch-size", 8)
     options += ("--clip-stride", 64, "--scheduled-sampling", 0.5, "--fill-share", 0.3)
-    code, out, err = train_command(*options, "--out", tmp_path / "unbroken")
-    assert code == 0 and "games: pong, pong-48x32; told in words" in out, err
+    out = succeeded(train_command(*options, "--out", tmp_path / "unbroken"))
+    assert "games: pong, pong-48x32; told in words" in out
     sizes = []
 
     def interrupt(state, batch):
@@ -60,10 +50,10 @@ def test_mixed_sizes_train_and_resume_bit_for_bit(train_command, wide_set, tmp_p
     code, _, err = train_command(*options, "--max-steps", 13, "--mix", "1,1", "--resume", "auto")
     assert code == 0 and "the order of batches has changed" in err
     swapped = ("--data", wide_set, train_command.data, "--init-from", tmp_path / "run" / "checkpoints" / "latest")
-    code, _, err = train_command(*swapped, "--max-steps", 1, "--out", tmp_path / "other")
-    assert_one_line(code, err, "cannot start from", "its games are", "pong-48x32", "this run's are", "pong-64x64")
-    code, _, err = train_command("--max-steps", 14, "--resume", "auto")
-    assert_one_line(code, err, "cannot resume", "its words is True, this run's is False")
+    result = train_command(*swapped, "--max-steps", 1, "--out", tmp_path / "other")
+    refused(result, "cannot start from", "its games are", "pong-48x32", "this run's are", "pong-64x64")
+    result = train_command("--max-steps", 14, "--resume", "auto")
+    refused(result, "cannot resume", "its words is True, this run's is False")
 
 
 @pytest.mark.slow
@@ -107,8 +97,7 @@ def test_mistakes_with_several_data_sets(train_command, wide_set, tmp_path):
         ((*both, "--outcomes", "all", "--noise-levels", "teacher-forcing"), ("needs a single data set",)),
         ((*both, "--batch-size", 10**6), ("batch_size",)),
     ):
-        code, _, err = train_command(*options, "--max-steps", 2)
-        assert_one_line(code, err, *words)
+        refused(train_command(*options, "--max-steps", 2), *words)
     assert not (tmp_path / "run").exists()
     assert TrainConfig((train_command.data,), tmp_path).data == train_command.data  # a list of one is that one
 

@@ -9,16 +9,18 @@ import pytest
 from import_helpers import read_recording, vectors_from_speed, write_clips
 from PIL import Image
 from recordings import play, write_csv, write_video
-from tiny import assert_one_line, command
+from tiny import refused, succeeded
 
 from dreamrun.data.dataset_folder import JOURNAL_FILE
 
 
-def import_command(monkeypatch, capsys, recordings, out, *options):
-    return command(monkeypatch, capsys, "scripts.import_video", "--videos", recordings, "--out", out, *options)
+@pytest.fixture
+def import_command(run_script, recordings, tmp_path):
+    """import_command(*options): import the recordings into a folder `set`; exit code, standard output, error."""
+    return lambda *options: run_script("import_video", "--videos", recordings, "--out", tmp_path / "set", *options)
 
 
-def test_bad_recordings_are_named_skipped_and_counted(recordings, tmp_path, monkeypatch, capsys):
+def test_bad_recordings_are_named_skipped_and_counted(recordings, tmp_path, import_command):
     frames, speed = play(200)
     names = "good1 good2 broken cut no_actions short_actions unknown_key not_a_number clock"
     for name in names.split():
@@ -35,8 +37,7 @@ def test_bad_recordings_are_named_skipped_and_counted(recordings, tmp_path, monk
     (recordings / "sound.mp4").write_bytes(b"")
     np.savez(recordings / "flat.npz", frames=np.zeros((5, 5), np.uint8), actions=np.zeros((5, 6)))
     (recordings / "damaged.npz").write_bytes(b"PK not a zip")
-    code, out, err = import_command(monkeypatch, capsys, recordings, tmp_path / "set")
-    assert code == 0, err
+    out = succeeded(import_command())
     assert "2 recordings, 10 skipped" in out
     lines = {line.split(": ", 1)[0]: line for line in out.splitlines() if line.startswith("skipped")}
     expected = {
@@ -105,10 +106,9 @@ def one_clip(toml: str | None = None, num_frames: int = 30):
         (lambda d: (write_clips(d, 1), (d / "clip0.gif").write_bytes(b"")), (), ("have the same name",)),
     ],
 )
-def test_import_mistakes(recordings, tmp_path, monkeypatch, capsys, make, options, words):
+def test_import_mistakes(recordings, tmp_path, import_command, make, options, words):
     make(recordings)
-    code, _, err = import_command(monkeypatch, capsys, recordings, tmp_path / "set", *options)
-    assert_one_line(code, err, *words)
+    refused(import_command(*options), *words)
     assert not (tmp_path / "set").exists()
 
 
@@ -148,11 +148,10 @@ def test_a_skipped_recording_does_not_set_the_frame_rate(recordings, run_import)
     assert metadata["fps"] == 20 and len(reports) == 1
 
 
-def test_recordings_are_never_replaced(recordings, tmp_path, monkeypatch, capsys):
+def test_recordings_are_never_replaced(recordings, tmp_path, import_command):
     write_clips(recordings, 1)
     for out in (recordings, tmp_path):
-        code, _, err = import_command(monkeypatch, capsys, recordings, out, "--overwrite")
-        assert_one_line(code, err, "is inside", "would be replaced")
+        refused(import_command("--out", out, "--overwrite"), "is inside", "would be replaced")
     assert (recordings / "clip0.npz").exists()
 
 
@@ -165,22 +164,19 @@ def test_a_link_to_another_disk_stays_a_link(recordings, run_import, tmp_path):
     assert not [*tmp_path.glob("*.partial")] and not (tmp_path / "disk" / JOURNAL_FILE).exists()
 
 
-def test_recordings_for_validation_alone(recordings, tmp_path, monkeypatch, capsys):
+def test_recordings_for_validation_alone(recordings, tmp_path, import_command):
     (recordings / "val").mkdir()
     write_clips(recordings / "val", 1)
-    code, out, err = import_command(monkeypatch, capsys, recordings, tmp_path / "set")
-    assert code == 0 and "val: 1 records" in out, err
+    assert "val: 1 records" in succeeded(import_command())
 
 
-def test_a_folder_that_is_not_empty_is_replaced_only_with_overwrite(recordings, tmp_path, monkeypatch, capsys):
+def test_a_folder_that_is_not_empty_is_replaced_only_with_overwrite(recordings, tmp_path, import_command):
     write_clips(recordings, 2)
     (tmp_path / "set" / "train").mkdir(parents=True)
     (tmp_path / "set" / "train" / "old.array_record").write_text("")
-    code, _, err = import_command(monkeypatch, capsys, recordings, tmp_path / "set")
-    assert_one_line(code, err, "is not empty", "overwrite")
+    refused(import_command(), "is not empty", "overwrite")
     (tmp_path / "set" / "precious").write_text("")
-    code, _, err = import_command(monkeypatch, capsys, recordings, tmp_path / "set", "--overwrite")
-    assert_one_line(code, err, "set is not replaced, because it holds precious")
+    refused(import_command("--overwrite"), "set is not replaced, because it holds precious")
     (tmp_path / "set" / "precious").unlink()
-    assert import_command(monkeypatch, capsys, recordings, tmp_path / "set", "--overwrite")[0] == 0
+    assert import_command("--overwrite")[0] == 0
     assert not (tmp_path / "set" / "train" / "old.array_record").exists()

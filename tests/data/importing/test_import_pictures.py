@@ -3,7 +3,7 @@
 import av
 import numpy as np
 import pytest
-from import_helpers import psnr, read_recording, vectors_from_speed
+from import_helpers import read_recording, vectors_from_speed
 from PIL import Image
 from recordings import play, turn, write_csv, write_matrix, write_video
 
@@ -11,6 +11,7 @@ from dreamrun.data.importing import sources as recordings_of
 from dreamrun.data.importing.description import read_description
 from dreamrun.data.importing.sources import find_sources, frame_times
 from dreamrun.data.metadata import read_metadata
+from dreamrun.data.metrics import psnr
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,37 @@
-"""The modulation table against the network's own modulation vectors."""
+"""Faster inference: packed linears, and the table of modulation vectors, against the plain network."""
 
+import pytest
 import torch
-from tiny import TINY, random_model
+from tiny import TINY, make_sampler, random_inputs, random_model
 
+from dreamrun.model.inference import PackedLinear, has_native_bf16, pack, prepare_for_inference
 from dreamrun.model.modulation_table import MAX_CACHED_ACTIONS, ModulationTable
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
+def test_a_packed_network_gives_the_same_numbers(dtype, tolerance):
+    plain, inputs = random_model().to(dtype), random_inputs()
+    before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    with torch.inference_mode():
+        expected = plain(*inputs)
+        packed = prepare_for_inference(plain, torch.device("cpu"), bf16=dtype == torch.bfloat16)
+        if dtype == torch.float32 or has_native_bf16(torch.device("cpu")):
+            assert sum(isinstance(module, PackedLinear) for module in packed.modules()) == 10 * TINY.num_blocks + 2
+        actual = packed(*inputs)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in plain.state_dict().items())  # packing copies
+    assert not any(isinstance(module, PackedLinear) for module in plain.modules())
+    assert expected.std() > 0.5
+    torch.testing.assert_close(actual, expected, atol=tolerance * expected.std().item(), rtol=0.02)
+
+
+def test_a_packed_network_gives_the_same_rollout():
+    frames, _, actions = random_inputs(batch=2, num_frames=9)
+    rollouts = []
+    for model in (random_model(), pack(random_model())):
+        sampler = make_sampler(model, 2)
+        sampler.reset(frames[:, :3], actions[:, :3])
+        rollouts.append(torch.stack([sampler.step(action) for action in actions[:, 3:].unbind(1)]))
+    torch.testing.assert_close(*rollouts, atol=1e-4, rtol=0)
 
 
 def test_actions_that_are_not_one_hot_are_computed():
