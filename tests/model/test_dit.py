@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import TINY, random_inputs, random_model
+from tiny import FULL, TINY, random_inputs, random_model
 
 from dreamrun.model import WorldModel
 from dreamrun.model.attention import plain_attention
 from dreamrun.model.dit import gelu
+from dreamrun.model.loss import teacher_forcing_mask
 from dreamrun.model.rotary import apply_rotary_emb, apply_rotary_emb_real, temporal_cos_sin
 
 
@@ -88,3 +89,17 @@ def test_complex_rotation_equals_the_real_one(dtype):
     real = apply_rotary_emb_real(x.float().unflatten(-1, (-1, 2)), cos_sin).flatten(-2).to(dtype)
     torch.testing.assert_close(apply_rotary_emb(x, cos_sin), real)
     assert (apply_rotary_emb(x, cos_sin) - x).abs().max() > 0.1 and apply_rotary_emb(x, cos_sin).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [(TINY, "causal"), (TINY, "teacher forcing"), (FULL, "causal")],
+    ids=["axial", "teacher", "full"],
+)
+def test_the_network_is_one_graph_without_breaks(config, kind):
+    model = random_model(replace(config, num_blocks=1))
+    mask = ("causal",) if kind == "causal" else teacher_forcing_mask(2, torch.device("cpu"))
+    inputs = *random_inputs(config, num_frames=4), *mask
+    expected = model(*inputs)  # the first pass makes the rotary table of this frame size
+    compiled = torch.compile(model, fullgraph=True, backend="eager")  # raises an error at a break
+    torch.testing.assert_close(compiled(*inputs), expected, atol=1e-5, rtol=1e-4)
