@@ -4,6 +4,7 @@
 #   scripts/train_shipped.sh coinrun 540          one leg: collect data if there is none, train for 540 seconds, save
 #   scripts/train_shipped.sh coinrun 540          the next leg: continues exactly where the first one stopped
 #   scripts/train_shipped.sh coinrun 420 last     the last leg: the learning rate falls to 0; then evaluates
+#   scripts/train_shipped.sh coinrun 540 all      both on a GPU that is there once: three fifths of the time, then the last leg
 #
 # The learning rate is constant until the last leg, so that nobody needs to know the length of the run in advance. The last
 # leg is a separate run on the network's own frames, which keeps long rollouts from drifting. The seconds are for collecting and
@@ -11,7 +12,7 @@
 # runs/. After every leg, OUT (default: shipped) holds the files to copy into checkpoints/NAME, none larger than 16 MB:
 # config.json, game.json, README.md and
 #   cat shipped/model.safetensors.* > model.safetensors
-# To try it on a CPU: RECORDS=200 BATCH=4 PRESET=pico DEVICE=cpu COMPILE=--no-compile scripts/train_shipped.sh pong 60
+# To try it on a CPU: RECORDS=200 BATCH=4 PRESET=pico DEVICE=cpu COMPILE=--no-compile scripts/train_shipped.sh pong 60 all
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -51,30 +52,40 @@ export_to_out() { # options...: export the newest weights of the run, and copy t
 }
 
 if [ "$last" != last ]; then
+  [ "$last" != all ] || left=$((left * 3 / 5))
   train "$left" "$run" --max-steps 1000000000 --warmup-steps 500 --decay-fraction 0
   export_to_out
-  exit 0
+  [ "$last" = all ] || exit 0
+  left=$((secs - ($(date +%s) - begun)))
 fi
 
-# Number of steps that fit into the time left, at the speed of the run so far. The factor 0.48 is there because
-# self-forcing takes two thirds longer (on a CPU), and for a margin of a fifth. A last leg that was stopped keeps its number of steps.
-latest="$run/checkpoints/latest"
-before="$run/checkpoints/$(readlink "$latest" || cat "$latest")" final="$run-last"
-steps=$("$python" - "$run" "$final" "$left" <<'PLAN'
+# The last leg ends when its learning rate is 0, so its number of steps must fit into the time left. A step costs more than
+# before, by how much depends on the machine: a fifth of the time measures it, on a run that is thrown away. One tenth stays as a
+# margin. A last leg that was stopped keeps its number of steps.
+before="$run/checkpoints/$(readlink "$run/checkpoints/latest" || cat "$run/checkpoints/latest")" final="$run-last"
+last_leg() { # seconds out steps options...
+  train "$1" "$2" --init-from "$before" --max-steps "$3" --warmup-steps $(($3 / 20 + 1)) --decay-fraction 0.8 "$own" 0.5 "${@:4}"
+}
+steps="$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["max_steps"])' "$final/train_config.json" 2>/dev/null || true)"
+if [ -z "$steps" ]; then
+  probe="$run-probe" probed=$(date +%s)
+  rm -rf "$probe"
+  last_leg $((left / 5)) "$probe" 1000000000 --log-every 2 --no-plot
+  steps=$("$python" - "$probe" $((left - ($(date +%s) - probed))) "$batch" <<'PLAN'
 import json, pathlib, statistics, sys
-run, final = map(pathlib.Path, sys.argv[1:3])
-config = final / "train_config.json"
-if config.is_file():
-    print(json.loads(config.read_text())["max_steps"])
-else:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
-    rate = statistics.median(line["train/clips_per_sec"] for line in lines if "train/clips_per_sec" in line)
-    rate /= json.loads((run / "train_config.json").read_text())["batch_size"]
-    print(max(10, int(0.48 * rate * float(sys.argv[3]))))
+probe, left, batch = pathlib.Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+metrics = probe / "metrics.jsonl"
+lines = [json.loads(line) for line in metrics.open()] if metrics.is_file() else []
+rates = [line["train/clips_per_sec"] for line in lines if "train/clips_per_sec" in line]
+rate = statistics.median(rates[len(rates) // 2 :]) if rates else 0.0  # the first steps compile
+print(max(10, int(0.9 * rate / batch * left)))
 PLAN
-)
-train $((left + 60)) "$final" --init-from "$before" --max-steps "$steps" --warmup-steps $((steps / 20 + 1)) \
-  --decay-fraction 0.8 "$own" 0.5
+  )
+  rm -rf "$probe"
+  left=$((left - ($(date +%s) - probed)))
+  echo "the last leg has $steps steps, in $left seconds"
+fi
+last_leg $((left + 60)) "$final" "$steps"
 run="$final"
 export_to_out
 "$python" -m scripts.evaluate --checkpoint "$exported" --data "$data" --output "$run/report" ${EVALUATE:---quick}
