@@ -41,9 +41,9 @@ class KVCache:
         back = cos_sin[window] * torch.tensor((1.0, -1.0))
         self._spatial: Tensor | None = None
         if is_full:
-            self._spatial = spatial_cos_sin(config.rotary_dim, config.grid).to(device)  # (P, K/4, 2)
+            self._spatial = spatial_cos_sin(config.rotary_dim, config.grid).to(device, non_blocking=True)  # (P, K/4, 2)
             back = torch.cat((back, torch.tensor((1.0, 0.0)).expand_as(back)))
-        self.cos_sin, self._rotation_back = cos_sin.to(device), back.to(device)
+        self.cos_sin, self._rotation_back = (x.to(device, non_blocking=True) for x in (cos_sin, back))
         self.window_frames = window
         self.positions = [0] * num_slots  # of the next frame
         self.lengths = [0] * num_slots  # earlier frames that the next frame attends to: at most W - 1

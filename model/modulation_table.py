@@ -22,7 +22,7 @@ class ModulationTable:
 
     def __init__(self, model: WorldModel, noise_levels: list[float]):
         self._model = model
-        self._noise_levels = torch.tensor(noise_levels, device=model.device)
+        self._noise_levels = torch.tensor(noise_levels).to(model.device, non_blocking=True)
         num_actions = model.config.num_actions
         actions = torch.cat((torch.zeros(1, num_actions), torch.eye(num_actions)))
         self._one_hot = self._compute(actions, model)  # (L, 1 + A, M, D), the zero action first
@@ -39,7 +39,7 @@ class ModulationTable:
         all_one_hot = (is_one | (actions == 0)).all() and (is_one.sum(-1) <= 1).all()
         if all_one_hot:
             rows = torch.where(is_one.any(-1), 1 + is_one.int().argmax(-1), 0)
-            return self._one_hot[:, rows.to(self._one_hot.device)]
+            return self._one_hot[:, rows.to(self._one_hot.device, non_blocking=True)]
         keys = [action.tobytes() for action in actions.float().cpu().numpy()]
         missing = {key: row for row, key in enumerate(keys) if key not in self._recent}
         if missing:
@@ -58,6 +58,6 @@ class ModulationTable:
 
     def _compute(self, actions: Tensor, model: WorldModel) -> Tensor:
         """(B, A) -> (L, B, M, D)."""
-        actions = actions.to(self._noise_levels)
+        actions = actions.to(self._noise_levels, non_blocking=True)
         levels = self._noise_levels[:, None].expand(-1, len(actions))
         return model.modulations(levels, actions.expand(len(levels), -1, -1))

@@ -21,7 +21,7 @@ from dreamrun.model.dit import WorldModel
 from dreamrun.model.game_views import with_text
 from dreamrun.model.kv_cache import CacheView, KVCache
 from dreamrun.model.modulation_table import ModulationTable
-from dreamrun.model.options import SamplerSettings
+from dreamrun.model.options import ResolvedSettings, SamplerSettings
 from dreamrun.model.outcome_head import Outcome, check_outcome_head, to_outcome
 
 MAX_PIXEL = 1.01  # 1, and some room for resizing and bfloat16
@@ -88,6 +88,11 @@ class Sampler:
             raise ValueError("the new model's frames, actions or window are of other sizes: start a new sampler")
         if model is not self._given_model or settings != self.settings:
             self._cache, self._graph = None, None
+        self._set_up(model, settings)
+        if self._states:
+            self._fill_cache(self.slots, replace_all=True)
+
+    def _set_up(self, model: WorldModel, settings: ResolvedSettings) -> None:
         self.model = model if settings.text is None else with_text(model, settings.text)
         self._given_model, self.settings = model, settings
         self.config = model.config.resized(*self.config.frame_shape[1:]) if self._states else model.config
@@ -98,8 +103,6 @@ class Sampler:
         levels = [*self._noise_levels[:-1].tolist(), settings.context_noise]
         self._modulation_table = ModulationTable(self.model, levels)
         self._graph_class = self.graph_class or (CUDAGraph if model.device.type == "cuda" else None)
-        if self._states:
-            self._fill_cache(self.slots, replace_all=True)
 
     @torch.inference_mode()
     def reset(
@@ -177,7 +180,8 @@ class Sampler:
         x_u, eps = noise.to(self.model.device).unbind(1)
         actions = actions.float()
         frames, context, tokens = self._generate(slots, actions, x_u, eps)
-        for row, (state, action) in enumerate(zip(states, actions.to(frames), strict=True)):
+        actions = actions.to(frames.device, non_blocking=True)
+        for row, (state, action) in enumerate(zip(states, actions, strict=True)):
             state.frames.append(context[row])
             state.actions.append(action)
             state.tokens = None if tokens is None else tokens[row]
@@ -207,9 +211,13 @@ class Sampler:
             self._states.pop(slot, None)
 
     @torch.inference_mode()
-    def reserve(self, num_slots: int, height: int, width: int) -> None:
-        """End all rollouts, and make room at once for slots 0 to `num_slots` - 1 with frames of this size."""
+    def restart(self, num_slots: int, height: int, width: int) -> None:
+        """End all rollouts, and make room at once for slots 0 to `num_slots` - 1 with frames of this size.
+
+        The weights may have changed since the last call. They are not checked, so nothing waits for the device.
+        """
         self._states.clear()
+        self._set_up(self._given_model, self.settings)
         self.config = self.model.config.resized(height, width)
         if not self._fits(num_slots):
             self._make_cache(num_slots)
@@ -245,10 +253,7 @@ class Sampler:
         num_slots, is_captured = self._cache.num_slots, self._graph_class is not None
         some = is_captured and len(slots) < num_slots  # the graph runs all slots, and the others keep nothing of it
         if some:
-            rows = torch.tensor(slots)
-            actions = actions.new_zeros(num_slots, actions.shape[1]).index_copy(0, rows, actions)
-            rows = rows.to(x_u.device, non_blocking=True)
-            x_u, eps = (x.new_zeros(num_slots, *x.shape[1:]).index_copy(0, rows, x) for x in (x_u, eps))
+            x_u, eps, actions = (_spread(x, slots, num_slots) for x in (x_u, eps, actions))
         view = self._cache.view(range(num_slots) if is_captured else slots)
         cond = self._modulation_table.lookup(actions)
         uncond = cond if self.settings.guidance == 1.0 else self._modulation_table.unconditional(len(actions))
@@ -259,7 +264,10 @@ class Sampler:
             self._graph = self._graph or self._graph_class(self._run_passes, *inputs)
             outputs = self._graph(*inputs)
         view.commit(slots)
-        return tuple(output[rows] for output in outputs) if some else outputs
+        if not some:
+            return outputs
+        rows = torch.tensor(slots).to(x_u.device, non_blocking=True)
+        return tuple(output[rows] for output in outputs)
 
     def _run_passes(
         self, x_u: Tensor, eps: Tensor, cond: Tensor, uncond: Tensor, view: CacheView
@@ -349,6 +357,12 @@ def check_prompt(frames: Tensor, actions: Tensor | None, config: ModelConfig) ->
     if not frames.is_floating_point() or (frames.numel() and not frames.abs().amax() <= MAX_PIXEL):  # true for NaN
         raise ValueError("the prompt's pixels are no floats in [-1, 1]: make them of uint8 with data.batch.to_float")
     return actions
+
+
+def _spread(x: Tensor, rows: Sequence[int], num_rows: int) -> Tensor:
+    """x (B, ...) in these rows of (num_rows, ...), and zeros in the others."""
+    index = torch.tensor(rows).to(x.device, non_blocking=True)
+    return x.new_zeros(num_rows, *x.shape[1:]).index_copy(0, index, x)
 
 
 def _randn(shape: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -90,7 +90,8 @@ class FakeCUDA(TorchDispatchMode):
         to_cpu = [device for device in devices if device.type == "cpu"]
         if name == "_to_copy" and to_cpu:
             self._wait("copies to the host")
-            return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+            dtype = kwargs.get("dtype") or args[0].dtype
+            return torch.full(args[0].shape, dtype == torch.bool, dtype=dtype)
         if name in ("_to_copy", "copy_"):
             source = args[1] if name == "copy_" else args[0]
             runs_beside = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
@@ -168,6 +169,8 @@ def fake_cuda():
     saved = torch.Generator, torch.tensor, torch.Tensor.uniform_, torch.Tensor.normal_
     uniform, normal, tensor = torch.Tensor.uniform_, torch.Tensor.normal_, torch.tensor
     torch.cuda._lazy_init = lambda: None
+    torch.cuda.amp.common.amp_definitely_not_available = lambda: False
+    torch.cuda.is_bf16_supported = lambda *_, **__: True
     torch.Generator = FakeGenerator
     torch.Tensor.uniform_ = lambda self, *args, generator=None: uniform(self, *args)
     torch.Tensor.normal_ = lambda self, *args, generator=None: normal(self, *args)
@@ -188,8 +191,14 @@ def fake_cuda():
         torch.Generator, torch.tensor, torch.Tensor.uniform_, torch.Tensor.normal_ = saved
 
 
+def _backward(model):
+    """In place of a backward pass, which needs a driver: it never waits for the device."""
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+
+
 def count_step(preset, batch_size, **options):
-    """Kernels, bytes and waits of the second training step."""
+    """Kernels, bytes and waits of the second training step, without its backward pass."""
     config = resolve(TrainConfig("data", "out", preset=preset, batch_size=batch_size, **{"fill_share": 0.0, **options}))
     model_config = PRESETS[preset]
     with fake_cuda() as mode:
@@ -206,6 +215,7 @@ def count_step(preset, batch_size, **options):
             torch.zeros(*shape, 64, 64, 3, dtype=torch.uint8), torch.zeros(*shape, model_config.num_actions),
             np.arange(batch_size), np.zeros(batch_size, int), rng.integers(0, 2**63, batch_size).astype(np.uint64),
         )  # fmt: skip
+        torch.Tensor.backward = lambda _: _backward(state.model)
         train_step(run, batch)
         mode.reset()
         train_step(run, batch)

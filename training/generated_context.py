@@ -58,8 +58,8 @@ class SelfForcing:
         rows = torch.from_numpy(order).to(x0.device, non_blocking=True)
         frames, actions = x0[rows], actions[rows]
         starts = np.searchsorted(prompts[order], np.arange(max_prompt + 2))  # of the slots of each prompt length
-        sampler = self._refresh()
-        sampler.reserve(len(x0), *x0.shape[-2:])
+        sampler = self._follow_weights()
+        sampler.restart(len(x0), *x0.shape[-2:])
         for length, (first, end) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
             if first < end:
                 prompt = frames[first:end, :length], actions[first:end, :length]
@@ -70,12 +70,11 @@ class SelfForcing:
             frames[:begun, t] = to_levels(generated) / 127.5 - 1
         return torch.empty_like(frames).index_copy_(0, rows, frames)
 
-    def _refresh(self) -> Sampler:
+    def _follow_weights(self) -> Sampler:
         """The sampler with the averaged weights as they are now."""
         if self._sampler is not None and self._can_copy:
             with torch.no_grad():
                 torch._foreach_copy_([*self._sampler.model.parameters()], [*self._ema.parameters()])
-            self._sampler.rebuild()
             return self._sampler
         model = prepare_for_inference(self._ema, self._ema.device, self._bf16, self._packed)
         # Weights that are laid out for a CPU's matrix unit have to be laid out anew.
