@@ -100,6 +100,9 @@ def run(function: Callable[[Any], None], description: str | None = None) -> None
     `ValueError` and `OSError` are mistakes of the user: one line on standard error, exit code 2.
     With DREAMRUN_DEBUG=1 in the environment the traceback is shown as well.
     """
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     is_process = False  # whether this is the command's own process, in which Ctrl-C was handled since its start
     try:
         is_process = startup.raise_on_interrupt()

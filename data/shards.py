@@ -4,6 +4,7 @@ A data set is a folder of splits, `DATA/train/*.array_record`, with an optional 
 """
 
 import contextlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -43,7 +44,7 @@ def shard_writer(path: Path, zstd_level: int = ZSTD_SMALL) -> Iterator[Callable[
     """
     with atomic_file(path, fsync=True) as temporary:
         # One record per group: reading a record then decodes no other.
-        writer = ArrayRecordWriter(str(temporary), f"group_size:1,zstd:{zstd_level}")
+        writer = ArrayRecordWriter(os.fsencode(temporary), f"group_size:1,zstd:{zstd_level}")
 
         def write(payload: bytes) -> None:
             with _as_os_error():
@@ -70,7 +71,8 @@ def open_shard(path: Path) -> ArrayRecordReader:
     """Open a shard for reading."""
     if not path.is_file():
         raise ValueError(f"no shard at {path}")
-    reader = ArrayRecordReader(str(path), _READER_OPTIONS, file_reader_buffer_size=_FILE_BUFFER_BYTES)
+    # As bytes, since a name that is not UTF-8 cannot be passed as text.
+    reader = ArrayRecordReader(os.fsencode(path), _READER_OPTIONS, file_reader_buffer_size=_FILE_BUFFER_BYTES)
     if not reader.ok() or reader.num_records() == 0:
         with contextlib.suppress(RuntimeError):  # of the bad file, which only `close` reports
             reader.close()

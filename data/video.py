@@ -7,17 +7,22 @@ are recorded ones, (T,) ids or (T, names) vectors, that led into the frames.
 import io
 from collections.abc import Iterable
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from einops import repeat
 from PIL import Image, ImageDraw, ImageFont
 
 from dreamrun.data.atomic import atomic_file
 from dreamrun.games.space import ActionSpace
 
+# The comment in a file that shows more than the game; `read_source` refuses it as a clip.
+DECORATED = "it shows titles or keys beside the game"
 UPSCALE = 4  # by nearest neighbour: H.264 halves the colour resolution, and 64-pixel frames then keep 40 dB, not 30
+MAX_GIF_FPS = 50
 _FOREGROUND, _BACKGROUND, _HIGHLIGHT = (225, 225, 230), (24, 24, 28), (255, 196, 60)
 # Corners of a triangle per arrow key, in halves of a key cap. They are drawn, as few fonts have arrows.
 _ARROWS = {
@@ -28,40 +33,61 @@ _ARROWS = {
 }
 
 
-def mp4_bytes(frames: Iterable[np.ndarray], fps: float) -> bytes:
-    """An mp4 of frames (H, W, 3), one or more, as H.264. An odd height or width gains a black row or column."""
+def mp4_bytes(frames: Iterable[np.ndarray], fps: float, decorated: bool = False) -> bytes:
+    """An mp4 of frames (H, W, 3), one or more, as H.264, in the colours of BT.709.
+
+    An odd height or width gains a black row or column.
+
+    Args:
+        decorated: whether the frames show more than the game; the file says so.
+    """
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
+        container.metadata["comment"] = DECORATED if decorated else ""
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.pix_fmt, stream.options = "yuv420p", {"crf": "16", "preset": "medium"}
+        # Players assume BT.601 or BT.709 by the size of a video that says nothing, and FFmpeg converts by BT.601.
+        colours = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
+        context = stream.codec_context
+        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         for number, frame in enumerate(frames):
             assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3, frame.shape
             frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)))
             if number == 0:
                 stream.height, stream.width = frame.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p", **colours)
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return file.getvalue()
 
 
-def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float, decorated: bool = False) -> None:
     """Write `mp4_bytes`, atomically."""
-    video = mp4_bytes(frames, fps)
+    video = mp4_bytes(frames, fps, decorated)
     with atomic_file(path) as temporary:
         temporary.write_bytes(video)
 
 
-def write_animation(path: Path, frames: np.ndarray, fps: float) -> None:
-    """Write frames (T, H, W, 3), atomically: as a GIF that repeats if the name ends in .gif, else as an mp4."""
+def write_animation(path: Path, frames: np.ndarray, fps: float, decorated: bool = False) -> None:
+    """Write frames (T, H, W, 3), atomically: as a GIF that repeats if the name ends in .gif, else as an mp4.
+
+    A GIF counts in hundredths of a second, and browsers turn 1 into 10. So it has at most 50 frames a second.
+    """
     if path.suffix.lower() != ".gif":
-        write_mp4(path, frames, fps)
+        write_mp4(path, frames, fps, decorated)
         return
+    step = ceil(fps / MAX_GIF_FPS)
+    ends = np.append(np.arange(step, len(frames), step), len(frames))
+    delays = np.diff((100 * ends / fps).round(), prepend=0).clip(min=2).astype(int)  # 3, 3, 4 at 30 frames a second
+    frames = frames[::step]
     # One palette for all frames, so that colours do not flicker.
     palette = Image.fromarray(np.concatenate(frames[:: max(1, len(frames) // 16)])).quantize(
         256, dither=Image.Dither.NONE
     )
     pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    options = {"save_all": True, "append_images": pictures[1:], "duration": round(1000 / fps), "loop": 0}
+    options = {"save_all": True, "append_images": pictures[1:], "duration": (10 * delays).tolist(), "loop": 0}
+    options |= {"comment": DECORATED} if decorated else {}
     with atomic_file(path) as temporary:
         pictures[0].save(temporary, format="gif", **options)
 

@@ -13,7 +13,7 @@ import tyro
 from dreamrun.data.atomic import check_output, write_json
 from dreamrun.data.importing.clip_source import SourceClip, read_source
 from dreamrun.data.metrics import psnr, ssim
-from dreamrun.data.video import edited, write_animation
+from dreamrun.data.video import edited, upscale, write_animation, write_mp4
 from dreamrun.editing.masked_clip import MAX_CLIP_FRAMES, MaskedClip, between, complete, extend, join, loop
 from dreamrun.editing.measures import cross_fade, nearest_known, ordinary_range, seam_steps, step_sizes
 from dreamrun.games.ranges import Count, Positive, Range
@@ -43,7 +43,8 @@ class Edit(SamplerSettings, CheckpointOptions):
     """What all tasks share."""
 
     checkpoint: str = "checkpoints/pong-pico"  # folder of one that has learnt to fill in, or user/name on the Hub
-    output: Path = Path("edit.mp4")  # the video to write, .mp4 or .gif
+    output: Path = Path("edit.mp4")  # the video to write, .mp4 or .gif, with titles, a border and the keys
+    plain: Path | None = None  # also write the frames alone, as an mp4 that can be edited again
     actions: str = "unknown"  # of the generated frames: unknown; gt, those recorded; or names, repeated: up,up,noop
     metrics: Path | None = None  # write a JSON with what is measured
     guidance: float | None = 1.0  # classifier-free guidance scale; above 1 follows actions more, at twice the cost
@@ -181,7 +182,7 @@ EditConfig = (
 
 def edit(config: Edit) -> None:
     """Make the video, and print what can be measured of it."""
-    for path in (config.output, config.metrics):
+    for path in (config.output, config.plain, config.metrics):
         if path:
             check_output(path, inputs=[name for name in vars(config).values() if isinstance(name, str)])
     device = choose_device(config.device)
@@ -214,8 +215,11 @@ def write(config: Edit, model: WorldModel, plan: Plan, clip: MaskedClip, frames:
     shown = slice(plan.num_frames)
     known, actions = (np.concatenate([part] * plan.copies)[shown] for part in (clip.known, clip.actions))
     video = edited(frames[shown], actions, known, model.game.actions, plan.truth)
-    write_animation(config.output, video, model.game.fps)
+    write_animation(config.output, video, model.game.fps, decorated=True)
     print(f"wrote {config.output}: {len(known)} frames, {int(known.sum())} of them known")
+    if config.plain:
+        write_mp4(config.plain, upscale(frames[shown]), model.game.fps)
+        print(f"wrote {config.plain}: the frames alone")
     measured = config.measure(plan, frames)
     for name, value in measured.items():
         print(f"  {name:34s} {value}")

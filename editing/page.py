@@ -40,4 +40,4 @@ def mask_dream(
 def edited_mp4(frames: np.ndarray, clip: MaskedClip, num_frames: int, space: ActionSpace, fps: float) -> bytes:
     """The first `num_frames` frames of a finished clip as an mp4 that frames the known ones."""
     shown = slice(num_frames)
-    return mp4_bytes(edited(frames[shown], clip.actions[shown], clip.known[shown], space), fps)
+    return mp4_bytes(edited(frames[shown], clip.actions[shown], clip.known[shown], space), fps, decorated=True)

@@ -37,6 +37,12 @@ class _SlotState:
     tokens: Tensor | None = None  # (P, D) of the newest frame, from the pass that filled the KV cache
 
 
+def _warn_of_unit_range(frames: Tensor) -> None:
+    if frames.numel() and frames.amin() >= 0:
+        message = "all pixels of the prompt are in [0, 1]: frames are in [-1, 1]; scale yours with 2 * frames - 1"
+        warnings.warn(message, stacklevel=4)  # the caller of `reset`, once for each line of code
+
+
 class Sampler:
     """Generates one frame at a time by DDIM (arXiv 2010.02502), conditioned on the frames in the model's window.
 
@@ -128,6 +134,7 @@ class Sampler:
         if replace_all and frames.ndim == 5:
             config = self.model.config.resized(*frames.shape[-2:])
         actions = check_prompt(frames, actions, config)
+        _warn_of_unit_range(frames)
         max_context = max(1, config.window_frames - 1)
         if frames.shape[1] > max_context:
             message = f"prompt of {frames.shape[1]} frames: only its last {max_context} fit the window"

@@ -69,7 +69,7 @@ def add_endpoints(server: PlayServer, public: bool) -> None:
         frames, played = np.stack([step.frame for step in generated]), np.array(parsed_actions)
 
         def encode() -> bytes:
-            return mp4_bytes(comparison(None, frames[None], played[None], engine.space), engine.fps)
+            return mp4_bytes(comparison(None, frames[None], played[None], engine.space), engine.fps, decorated=True)
 
         return gr.FileData(path=str(server.new_file("dream.mp4", await asyncio.to_thread(encode))))
 

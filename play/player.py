@@ -241,7 +241,7 @@ class Player:
                 files["dream.json"] = replay.to_json().encode()
             except ValueError as error:
                 note = str(error)
-            files["dream.mp4"] = await engine.encode(mp4_bytes, recording.video(engine.space), engine.fps)
+            files["dream.mp4"] = await engine.encode(mp4_bytes, recording.video(engine.space), engine.fps, True)
         self._publish("recorded", files, files=sorted(files), frames=len(recording.steps), note=note)
 
     async def _edit(self, message: dict) -> None:

@@ -115,7 +115,7 @@ def write_replay(config: InferConfig, checkpoint: WorldModel, model: WorldModel)
     replay = Replay.read(config.replay, model)
     replay.check_weights(hash_weights(checkpoint), config.checkpoint, config.replay)
     video = replay.video(model, config.cache)
-    write_mp4(config.output, video, config.fps or select_game(model, replay.game).game.fps)
+    write_mp4(config.output, video, config.fps or select_game(model, replay.game).game.fps, decorated=True)
     print(f"wrote {config.output}: {len(video)} frames")
 
 
@@ -133,7 +133,8 @@ def write_rollouts(config: InferConfig, model: WorldModel) -> None:
         report = rollout_metrics(clips, generated, generated_other, config.num_prompt_frames)
     shown = slice(MAX_SHOWN)
     truth = clips.frames[shown] if config.truth else None
-    write_mp4(config.output, comparison(truth, generated[shown], actions[shown], clips.space), config.fps or clips.fps)
+    video = comparison(truth, generated[shown], actions[shown], clips.space)
+    write_mp4(config.output, video, config.fps or clips.fps, decorated=True)
     note = f": the first {MAX_SHOWN} of {config.num_samples} samples" if config.num_samples > MAX_SHOWN else ""
     print(f"wrote {config.output}{note}")
     if config.metrics:

@@ -71,7 +71,7 @@ def main(config: VisualizeConfig) -> None:
     if config.output:
         records = [reader.read(*place) for place in sample(places, config.num_episodes, config.seed)]
         videos = [with_keys(r.frames, r.leading_actions(), metadata.actions) for r in records]
-        write_mp4(config.output, np.concatenate(videos), metadata.fps)
+        write_mp4(config.output, np.concatenate(videos), metadata.fps, decorated=True)
         print(f"wrote {config.output}: {len(records)} records, {sum(map(len, records))} frames")
 
 

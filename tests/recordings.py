@@ -46,8 +46,9 @@ def write_video(
     stamps_ms=None,
     sound: bool = False,
     gop: int = 12,
+    aspect: Fraction | None = None,
 ) -> None:
-    """A video; `stamps_ms` in place of a constant rate, `gop` pictures from one key frame to the next."""
+    """A video; `stamps_ms` in place of a constant rate, `gop` pictures between key frames, the `aspect` of a pixel."""
     pixel_format = {"mjpeg": "yuvj420p", "ffv1": "yuv444p", "gif": "rgb8"}.get(codec, "yuv420p")
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
@@ -55,6 +56,8 @@ def write_video(
         if codec == "libx264":
             stream.options = {"crf": "10", "preset": "veryfast", "x264-params": f"keyint={gop}:scenecut=0:open-gop=0"}
             stream.pix_fmt = "yuv444p" if frames.shape[1] % 2 or frames.shape[2] % 2 else "yuv420p"
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
         noise = container.add_stream("aac", rate=16000, layout="mono") if sound else None
         if stamps_ms is not None:
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)

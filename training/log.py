@@ -98,7 +98,7 @@ class RunLog:
         path = self._folder / MEDIA[kind].replace("*", f"{step:07d}{suffix}")
         try:
             if path.suffix == ".mp4":
-                write_mp4(path, pixels, fps)
+                write_mp4(path, pixels, fps, decorated=True)
             else:
                 write_png(path, pixels)
             self._log.log_media(step, f"rollout/{kind}{suffix}", path)

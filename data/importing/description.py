@@ -19,6 +19,9 @@ MAX_DOTS_IN_LINE = 200
 MAX_SCALE = 1e9  # of an axis
 PLACE_COLUMNS = ("frame", "time")  # columns that say which picture a row belongs to
 _RESERVED_COLUMNS = ("action", "keys", "buttons", *PLACE_COLUMNS)  # columns with a fixed meaning
+AXIS_KINDS = ("motion", "position")  # how far it moved, such as a mouse, or where it is, such as a stick
+_SEPARATORS = ("+", ",", ";")  # between keys
+DEFAULT_THRESHOLD = 0.5  # a trigger at rest is seldom exactly 0
 _TRUTH = {"true": 1.0, "false": 0.0}  # as pandas and JSON write columns of yes and no
 _TOP_LEVEL_KEYS = ("stand_still", "ignored")  # of actions.toml, above its tables
 _TABLES = ("actions", "buttons", "axes", "recorded")
@@ -31,6 +34,8 @@ class Description:
     space: ActionSpace
     recorded: dict[str, str]  # names in recordings -> names in the action space, lower case
     ignored: tuple[str, ...]  # recorded keys that no action needs, lower case; "*": all unknown keys
+    thresholds: tuple[float, ...] = ()  # one a name: the value from which a button counts as pressed
+    positions: tuple[bool, ...] = ()  # one a name: whether it is an axis of kind "position"
 
     def key_index(self, key: str) -> int | None:
         """The index of the button or axis that a recorded key or column means; None: it is ignored.
@@ -73,17 +78,28 @@ class Description:
                 self._check_ignored(key)
             if "action" in fields:
                 return self._from_value(fields["action"])
-            held = [key for recorded in _split_keys(fields["keys"]) for key in self._keyboard_keys(recorded)]
+            held = [key for recorded in self._split_keys(fields["keys"]) for key in self._keyboard_keys(recorded)]
             return space.action_for_keys(held, candidates=range(len(space.names)))
         vector = self._from_value(fields["action"]) if "action" in fields else space.noop
-        for key in _split_keys(fields.get("keys", ())):
-            self._add(vector, key, 1.0)
+        for key in self._split_keys(fields.get("keys", ())):
+            self._add(vector, key, None)
         if "buttons" in fields:
             vector = np.maximum(vector, self.from_bits(np.array(int(fields["buttons"]))))
         for key, value in fields.items():
             if key not in _RESERVED_COLUMNS:
                 self._add(vector, key, value)
         return vector
+
+    def _split_keys(self, keys: Any) -> list[str]:
+        """Keys from a list, or from text with "+", "," or ";" between them. "left shift" is one key.
+
+        If actions.toml knows "+" as a key, "a++" holds it and a: a mark is a key where none stands for a key.
+        """
+        if isinstance(keys, list | tuple):
+            return [key for part in keys if (key := str(part).strip())]
+        known = {*self.recorded, *self.ignored, *self.space.names, *(key for keys in self.space.keys for key in keys)}
+        parts = re.findall(r"[^+,;]+|(?<![^+,;])[+,;](?=[+,;]|$)", re.sub(r"\s*([+,;])\s*", r"\1", str(keys).strip()))
+        return [key for part in parts if (key := part.strip()) and (key not in _SEPARATORS or key in known)]
 
     def _keyboard_keys(self, key: str) -> tuple[str, ...]:
         """The keyboard keys that a recorded key means in a discrete space: those of an action by name, or itself."""
@@ -113,30 +129,48 @@ class Description:
         if values.ndim == 1 and values.dtype.kind in "iu":
             if not space.discrete:
                 return self.from_bits(values)
-            if values.size and not 0 <= values.min() <= values.max() < len(space.names):
-                raise ValueError(f"the action is {values.max()}: actions.toml has 0 to {len(space.names) - 1}")
-            return values.astype(np.int32)
+            distinct, places = np.unique(values, return_inverse=True)
+            return np.array([self._id(str(value)) for value in distinct], np.int32)[places]
         if space.discrete or values.ndim != 2 or values.shape[1] != len(space.names) or values.dtype.kind not in "iufb":
             raise ValueError(f"its actions are {values.dtype} {values.shape}: actions.toml describes others")
         if not np.isfinite(values).all():
             raise ValueError("its actions are not finite")
         is_axis = np.array(space.kinds) == "axis"
-        return np.where(is_axis, values / np.array(space.scales), values > 0).astype(np.float32)
+        pressed = values >= np.array(self.thresholds)
+        return np.where(is_axis, values / np.array(space.scales), pressed).astype(np.float32)
+
+    def _id(self, text: str) -> int:
+        """The id of a recorded action: what [recorded] says, or else a name, or else an id.
+
+        If some actions are named by numbers, numbers are names alone.
+        """
+        text = self._translate(text)
+        names = [name.lower() for name in self.space.names]
+        if text in names or not re.fullmatch(r"-?\d+", text):
+            return self.space.parse(text)
+        if any(re.fullmatch(r"-?\d+", name) for name in names):
+            raise ValueError(f"there is no action {text}: some are named by numbers, so it is not taken for an id")
+        if not 0 <= int(text) < len(names):
+            raise ValueError(f"the action is {text}: actions.toml has 0 to {len(names) - 1}")
+        return int(text)
 
     def _from_value(self, value: Any) -> int | np.ndarray:
         """The recorded action of a column `action`: a list of numbers, an id, or a name."""
         if isinstance(value, list):
             return self.from_array(np.array([value], np.float64))[0]
-        text = str(value).strip()
-        if re.fullmatch(r"-?\d+(\.0*)?", text):
-            return self.from_array(np.array([int(float(text))]))[0]
-        return self.space.parse(self.recorded.get(text.lower(), text))
+        text = re.sub(r"^(-?\d+)\.0*$", r"\1", str(value).strip())  # as pandas writes columns with gaps
+        if self.space.discrete:
+            return self._id(text)
+        if re.fullmatch(r"-?\d+", text) and self._translate(text) not in [name.lower() for name in self.space.names]:
+            return self.from_bits(np.array(int(text)))
+        return self.space.parse(self._translate(text))
 
     def _add(self, vector: np.ndarray, key: str, value: Any) -> None:
-        """Add the value of a recorded key or column to a vector: press a button, or move an axis."""
+        """Add the value of a recorded key or column to a vector: press a button, or move an axis. None: a held key."""
         i = self.key_index(key)
         if i is None:
             return
+        value = max(1.0, self.thresholds[i]) if value is None else value
         text = str(value).strip()
         try:
             number = float(_TRUTH.get(text.lower(), text or 0.0))
@@ -145,7 +179,10 @@ class Description:
         if not np.isfinite(number):
             raise ValueError(f"{key} is {value!r}: expected a finite number")
         is_axis = self.space.kinds[i] == "axis"
-        vector[i] = vector[i] + number / self.space.scales[i] if is_axis else max(vector[i], float(number > 0))
+        if is_axis:
+            vector[i] += number / self.space.scales[i]
+        else:
+            vector[i] = max(vector[i], float(number >= self.thresholds[i]))
 
 
 def read_description(path: Path) -> Description:
@@ -166,7 +203,7 @@ def read_description(path: Path) -> Description:
                 raise ValueError(f"{name} is {value!r:.40}: expected a table, [{name}]")
         recorded = {key.lower(): str(name).lower() for key, name in values.get("recorded", {}).items()}
         ignored = tuple(_name("ignored", key).lower() for key in values.get("ignored", ()))
-        description = Description(_action_space(values), recorded, ignored)
+        description = Description(_action_space(values), recorded, ignored, *_readings(values))
         for name in recorded.values():
             if name not in [known.lower() for known in description.space.names]:
                 raise ValueError(f"[recorded] names {name!r}, which is not in any table")
@@ -208,10 +245,16 @@ def _action_space(values: dict[str, Any]) -> ActionSpace:
         return ActionSpace(tuple(names), tuple(keys), tuple(acting))
     buttons, axes = tables[1:]
     axis_tables = [axis if isinstance(axis, dict) else {"scale": axis} for axis in axes.values()]
+    for name, axis in zip(axes, axis_tables, strict=True):
+        if axis.keys() - {"scale", "keys", "kind"} or axis.get("kind", "motion") not in AXIS_KINDS:
+            raise ValueError(f"{name} is {axis!r:.60}: expected a scale, keys and a kind, {' or '.join(AXIS_KINDS)}")
     scales = [axis.get("scale", 1.0) for axis in axis_tables]
     if not all(type(scale) in (int, float) and 0 < scale <= MAX_SCALE for scale in scales):
         raise ValueError(f"the scales of axes are {scales!r:.60}: they must be positive numbers")
-    keys = [_parse_keys(name, value) for name, value in buttons.items()]
+    keys = [
+        _parse_keys(name, value.get("keys", []) if isinstance(value, dict) else value)
+        for name, value in buttons.items()
+    ]
     keys += [_parse_keys(name, axis.get("keys", [])) for name, axis in zip(axes, axis_tables, strict=True)]
     return ActionSpace(
         names=tuple(names),
@@ -222,17 +265,23 @@ def _action_space(values: dict[str, Any]) -> ActionSpace:
     )
 
 
+def _readings(values: dict[str, Any]) -> tuple[tuple[float, ...], tuple[bool, ...]]:
+    """`Description.thresholds` and `Description.positions`."""
+    buttons, axes = ([*values.get(kind, {}).values()] for kind in ("buttons", "axes"))
+    thresholds = [
+        each.get("threshold", DEFAULT_THRESHOLD) if isinstance(each, dict) else DEFAULT_THRESHOLD for each in buttons
+    ]
+    if not all(type(each) in (int, float) and 0 < each <= MAX_SCALE for each in thresholds):
+        raise ValueError(f"the thresholds of buttons are {thresholds!r:.60}: they must be positive numbers")
+    positions = [isinstance(each, dict) and each.get("kind") == "position" for each in axes]
+    return (*thresholds, *[DEFAULT_THRESHOLD] * len(axes)), (*[False] * len(buttons), *positions)
+
+
 def _parse_keys(name: str, value: Any) -> tuple[str, ...]:
     keys = [value] if isinstance(value, str) else value
     if not isinstance(keys, list):
         raise ValueError(f'{name} is {keys!r:.40}: expected its keys, such as ["LEFT"]')
     return tuple(_name(f"a key of {name}", key).upper() for key in keys)
-
-
-def _split_keys(keys: Any) -> list[str]:
-    """Keys from a list, or from text with "+", "," or ";" between them. "left shift" is one key."""
-    parts = keys if isinstance(keys, list | tuple) else re.split("[+,;]", str(keys))
-    return [key for part in parts if (key := str(part).strip())]
 
 
 def _name(description: str, value: Any) -> str:

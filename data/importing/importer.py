@@ -44,6 +44,11 @@ from dreamrun.games.untrusted import MAX_NAME_CHARS, printable
 MAX_DEFAULT_FPS = 20.0  # maximum frame rate of the data set if the settings do not say one
 PROGRESS_SECS = 0.2  # between updates of the progress of worker processes
 FRAMES_PER_CHUNK = 32  # passed at a time from the thread that decodes to the one that compresses and writes
+SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "eval", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 MIN_RECORDINGS_TO_HOLD_OUT = 10  # with fewer, parts of each recording are held out in place of whole recordings
 # Share held out for val, and as much for test: of the recordings, or, with few recordings, of each of them.
 HELD_OUT_FRACTION = 0.05
@@ -154,7 +159,7 @@ class Importer:
         _ensure_validation_split(partial, entries)
         metadata["splits"] = _count_splits(entries)
         metadata["recordings"] = {name: {"splits": entry["splits"]} for name, entry in entries.items()}
-        metadata["skipped"] = self.skipped
+        metadata["skipped"] = {printable(name): error for name, error in self.skipped.items()}
         finish_partial(partial, self.config.out, metadata, self.config.overwrite)
         (self.config.out / JOURNAL_FILE).unlink(missing_ok=True)
         return metadata
@@ -165,8 +170,13 @@ class Importer:
         width, height = parse_size(config.size)
         metadata = Game(environment, (), (height, width, 3), self.fps, space, config.caption)
         settings = {name: getattr(config, name) for name in ("size", "fit", "actions", "source_fps", "min_frames")}
-        settings |= {"videos": str(config.videos), "fps": self.fps, "sources": [source.name for source in self.sources]}
+        settings |= {
+            "videos": str(config.videos),
+            "fps": self.fps,
+            "sources": [printable(each.name) for each in self.sources],
+        }
         settings |= {"ignored": self.description.ignored, "recorded": self.description.recorded}
+        settings |= {"thresholds": self.description.thresholds, "positions": self.description.positions}
         command_entry = {"command": command} if command else {}
         return {**metadata.to_dict(), "import": settings | space.to_dict(), **command_entry}
 
@@ -232,6 +242,10 @@ class RecordingImporter:
         Returns:
             The entry for the journal: {"frames": int, "splits": {split: {"records": int, "frames": int}}}.
         """
+        try:
+            source.name.encode()
+        except UnicodeEncodeError:  # one that holds surrogates, which stand for other bytes
+            raise ValueError("its name is not UTF-8: rename it") from None
         _remove_shards(partial, source.name)  # of an import that was killed
         times = frame_times(source, self.config.source_fps)
         shown = pictures_at_ticks(times, self.fps)
@@ -308,16 +322,16 @@ def _import_in_worker(source: Source) -> tuple[dict | None, str]:
 def plan_splits(names: list[str]) -> dict[str, str | None]:
     """The split of each recording, by name. None: the recording is divided between all splits.
 
-    If recordings are in folders named train, val and test, these are their splits. Otherwise whole recordings are held
+    If recordings are in folders named as in SPLIT_FOLDERS, these are their splits. Otherwise whole recordings are held
     out, chosen by a hash of their names. If there are too few for that, each recording is divided.
     """
-    top_folders = {name: Path(name).parts[0] for name in names if len(Path(name).parts) > 1}
-    if any(folder in SPLITS for folder in top_folders.values()):
-        return {name: top_folders[name] if top_folders.get(name) in SPLITS else "train" for name in names}
+    top_folders = {name: Path(name).parts[0].lower() for name in names if len(Path(name).parts) > 1}
+    if SPLIT_FOLDERS.keys() & top_folders.values():
+        return {name: SPLIT_FOLDERS.get(top_folders.get(name, ""), "train") for name in names}
     if len(names) < MIN_RECORDINGS_TO_HOLD_OUT:
         return dict.fromkeys(names)
     num_held_out = max(1, round(HELD_OUT_FRACTION * len(names)))
-    shuffled = sorted(names, key=lambda name: (zlib.crc32(name.encode()), name))
+    shuffled = sorted(names, key=lambda name: (zlib.crc32(_name_bytes(name)), name))
     return {name: SPLITS[1 + i // num_held_out] if i < 2 * num_held_out else "train" for i, name in enumerate(shuffled)}
 
 
@@ -358,7 +372,12 @@ def _ensure_validation_split(partial: Path, entries: dict[str, dict]) -> None:
 def _shard_name(recording: str) -> str:
     """File name of a recording's shards before their number: valid on every file system, unique by a hash."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", recording)[-40:].strip("-")
-    return f"{plain}-{zlib.crc32(recording.encode()):08x}"
+    return f"{plain}-{zlib.crc32(_name_bytes(recording)):08x}"
+
+
+def _name_bytes(recording: str) -> bytes:
+    """The name as the file system has it, in UTF-8 or not."""
+    return recording.encode(errors="surrogateescape")
 
 
 def _remove_shards(partial: Path, recording: str) -> None:

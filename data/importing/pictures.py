@@ -11,6 +11,8 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type
 
+from dreamrun.data.importing.decoding import Picture
+
 JITTER = 0.25  # share of an interval by which a time stamp may be too early, as time stamps are rounded
 Fit = Literal["crop", "pad", "stretch"]
 
@@ -33,9 +35,9 @@ def jitter_secs(times: np.ndarray, fps: float) -> float:
 
 
 class Resizer:
-    """Turns and mirrors pictures as their display matrix says, resizes them by area averaging and converts them to RGB.
+    """Shows pictures as players do: turned and mirrored as their display matrix says, with square pixels, on black.
 
-    FFmpeg's filters do this.
+    FFmpeg's filters do this, resize by area averaging and convert to RGB.
 
     Args:
         width, height: of the frames, pixels.
@@ -47,22 +49,29 @@ class Resizer:
         self._graph: av.filter.Graph | None = None
         self._input_format: tuple | None = None  # of the pictures that the graph was made for
 
-    def __call__(self, picture: av.VideoFrame) -> np.ndarray:
+    def __call__(self, picture: Picture) -> np.ndarray:
         """The frame of a picture, uint8 (height, width, 3)."""
-        orientation = _orientation(picture)
-        input_format = (picture.width, picture.height, picture.format.name, orientation, picture.colorspace)
+        stored, aspect = picture
+        orientation = _orientation(stored)
+        input_format = (stored.width, stored.height, stored.format.name, orientation, stored.colorspace, aspect)
         if input_format != self._input_format:  # it may change within a stream
-            self._graph, self._input_format = self._make_graph(picture, orientation), input_format
-        picture.pts = None
-        self._graph.push(picture)
+            self._graph, self._input_format = self._make_graph(stored, orientation, aspect), input_format
+        stored.pts = None
+        self._graph.push(stored)
         return self._graph.pull().to_ndarray()
 
-    def _make_graph(self, picture: av.VideoFrame, orientation: tuple[bool, bool, bool]) -> av.filter.Graph:
+    def _make_graph(
+        self, picture: av.VideoFrame, orientation: tuple[bool, bool, bool], aspect: float
+    ) -> av.filter.Graph:
         graph = av.filter.Graph()
         graph.threads = 1
         width, height = picture.width, picture.height
         nodes = [graph.add_buffer(width=width, height=height, format=picture.format, time_base=Fraction(1, 1000))]
-        for name, options in self._filters(width, height, orientation):
+        # Transparent pixels hide colours, which would show: a palette may hold some too.
+        blend = [("format", "gbrap"), ("premultiply", "inplace=1")]
+        has_alpha = picture.format.name == "pal8" or any(part.is_alpha for part in picture.format.components)
+        filters = self._filters(width, height, orientation, aspect)
+        for name, options in (*(blend if has_alpha else ()), *filters):
             nodes.append(graph.add(name, options))
         nodes.append(graph.add("format", "rgb24"))
         nodes.append(graph.add("buffersink"))
@@ -71,25 +80,27 @@ class Resizer:
         graph.configure()
         return graph
 
-    def _filters(self, width: int, height: int, orientation: tuple[bool, bool, bool]) -> list[tuple[str, str | None]]:
-        """FFmpeg filters and their options for pictures of an `_orientation`."""
+    def _filters(
+        self, width: int, height: int, orientation: tuple[bool, bool, bool], aspect: float
+    ) -> list[tuple[str, str | None]]:
+        """FFmpeg filters and their options for pictures of an `_orientation`, with pixels of an aspect ratio."""
         # FFmpeg calls a plain transposition "cclock_flip".
         steps = (("transpose", "cclock_flip"), ("hflip", None), ("vflip", None))
         filters = [step for step, is_needed in zip(steps, orientation, strict=True) if is_needed]
         if orientation[0]:
-            width, height = height, width
-        too_wide = width * self.height > height * self.width
+            width, height, aspect = height, width, 1 / aspect
+        too_wide = width * aspect * self.height > height * self.width
         inner_width, inner_height = self.width, self.height
         if self.fit == "crop":
             if too_wide:
-                width = max(1, round(height * self.width / self.height))
+                width = max(1, round(height * self.width / self.height / aspect))
             else:
-                height = max(1, round(width * self.height / self.width))
+                height = max(1, round(width * aspect * self.height / self.width))
             filters.append(("crop", f"{width}:{height}:exact=1"))
         elif self.fit == "pad" and too_wide:
-            inner_height = max(1, round(self.width * height / width))
+            inner_height = max(1, round(self.width * height / (width * aspect)))
         elif self.fit == "pad":
-            inner_width = max(1, round(self.height * width / height))
+            inner_width = max(1, round(self.height * width * aspect / height))
         filters.append(("scale", f"{inner_width}:{inner_height}:flags=area"))
         if self.fit == "pad":
             left, top = (self.width - inner_width) // 2, (self.height - inner_height) // 2
@@ -102,7 +113,11 @@ def _orientation(picture: av.VideoFrame) -> tuple[bool, bool, bool]:
 
     A matrix of another kind, such as a rotation by 45 degrees, is ignored.
     """
-    matrix = picture.side_data.get(Type.DISPLAYMATRIX)
+    try:
+        matrix = picture.side_data.get(Type.DISPLAYMATRIX)
+    except ValueError:  # side data that PyAV does not know, such as EXIF; of a matrix it then gives the angle alone
+        turns = {-90: (True, True, False), 90: (True, False, True)}
+        return turns.get(picture.rotation, (False, abs(picture.rotation) == 180, abs(picture.rotation) == 180))
     if matrix is None:
         return False, False, False
     # It moves pixel (x, y) to (a x + c y, b x + d y).

@@ -63,7 +63,8 @@ def load_actions(
         if bits is not None:
             return resample_actions(frame_times, description.from_array(bits), space, num_ticks, fps)
     if path:
-        return resample_actions(*read_actions(path, description, frame_times), space, num_ticks, fps)
+        times, rows = read_actions(path, description, frame_times)
+        return resample_actions(times, rows, space, num_ticks, fps, np.array(description.positions, bool))
     if actions == "names":
         raise ValueError("the names of its pictures hold no buttons (..._a20_...)")
     names = ", ".join(path.name for path in _possible_files(source, actions))
@@ -232,16 +233,22 @@ class VPTActions:
 
 
 def resample_actions(
-    times: np.ndarray, actions: np.ndarray, space: ActionSpace, num_ticks: int, fps: float
+    times: np.ndarray,
+    actions: np.ndarray,
+    space: ActionSpace,
+    num_ticks: int,
+    fps: float,
+    is_position: np.ndarray | bool = False,
 ) -> np.ndarray:
     """The action of each tick of 1 / fps seconds, so that no key press between two frames is lost.
 
-    A button is held in a tick if it was held at any time in it. The motion of an axis is summed. For ids: the most
-    frequent acting one. Ids and buttons last until the next row; an axis returns to 0.
+    A button is held in a tick if it was held at any time in it. The motion of an axis is summed, its position is
+    averaged. For ids: the most frequent acting one. All but motion lasts until the next row.
 
     Args:
         times: (R,) seconds, sorted, at which each row begins.
         actions: recorded actions, (R,) ids or (R, names) vectors.
+        is_position: (names,), the axes whose values are positions.
 
     Returns:
         (T,) or (T, names).
@@ -262,7 +269,9 @@ def resample_actions(
     np.maximum.at(held, all_ticks, np.where(is_axis, -np.inf, actions[all_rows]).astype(np.float32))
     moved = np.zeros_like(held)
     np.add.at(moved, tick[rows], actions[rows])
-    return np.where(is_axis, moved, held)
+    positions, num_rows = np.zeros_like(held), np.bincount(all_ticks, minlength=num_ticks)[:, None]
+    np.add.at(positions, all_ticks, actions[all_rows])
+    return np.where(is_position, positions / num_rows.clip(1), np.where(is_axis, moved, held)).astype(np.float32)
 
 
 def _most_frequent(tick: np.ndarray, ids: np.ndarray, space: ActionSpace, num_ticks: int) -> np.ndarray:

@@ -10,14 +10,14 @@ import contextlib
 import re
 import zipfile
 import zlib
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image
+
+from dreamrun.data.importing.decoding import Picture, decode_video, open_video, read_picture, video_times
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".apng", ".ogv", ".ogg", ".flv", ".f4v", ".wmv", ".asf"),
@@ -26,8 +26,8 @@ VIDEO_SUFFIXES = (
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 # What reading a damaged or foreign .npz can raise.
 READ_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
-TIME_TOLERANCE_SECS = 1e-4  # by which two time stamps of one picture may differ, as they are rounded
 _ACTION_IN_NAME = re.compile(r"_a(\d+)(?=[_.])")  # "..._f12_a20_...png": a bit field of buttons, as in the SMB data set
+_FOREIGN_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 _FRAME_IN_NAME = re.compile(r"_f(\d+)(?=[_.])")
 
 
@@ -48,6 +48,11 @@ class Source:
         """Whether it is a folder of pictures."""
         return self.path.is_dir()
 
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is a single picture, as a clip may be."""
+        return self.path.suffix.lower() in PICTURE_SUFFIXES and not self.is_folder
+
 
 def find_sources(folder: Path) -> list[Source]:
     """All recordings below a folder, sorted by name."""
@@ -59,7 +64,7 @@ def find_sources(folder: Path) -> list[Source]:
         if found.setdefault(_name(source, folder), source) != source:
             raise ValueError(f"{found[_name(source, folder)]} and {source} have the same name: rename one of them")
 
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    paths = [path for path in sorted(folder.rglob("*")) if not _is_foreign(path.relative_to(folder)) and path.is_file()]
     for path in paths:
         if path.suffix.lower() in VIDEO_SUFFIXES:
             add(path)
@@ -74,6 +79,11 @@ def find_sources(folder: Path) -> list[Source]:
     if not found:
         raise ValueError(f"nothing to import in {folder}: no videos, no folders of pictures, no .npz with frames")
     return [Source(name, path) for name, path in sorted(found.items(), key=lambda item: _natural_key(item[0]))]
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a program keeps its own files there: macOS beside each file, others in folders of thumbnails."""
+    return any(part.startswith(".") or part in _FOREIGN_FOLDERS for part in path.parts)
 
 
 def _name(source: Path, folder: Path) -> str:
@@ -94,32 +104,9 @@ def frame_times(source: Source, source_fps: float) -> np.ndarray:
         return np.arange(len(paths)) / source_fps
     if source.is_array:
         return _array_times(source.path, source_fps)
-    return _video_times(source.path)
-
-
-def _video_times(path: Path) -> np.ndarray:
-    """`frame_times` of a video: the time stamps of its packets, from the first picture that can be decoded."""
-    with _open_video(path) as container:
-        stream = container.streams.video[0]
-        packets = [
-            (packet.pts, packet.dts) for packet in container.demux(stream) if packet.size and not packet.is_discard
-        ]
-        timestamps = [pts if pts is not None else dts for pts, dts in packets]
-        rate, time_base = stream.average_rate or stream.guessed_rate, stream.time_base
-    if not timestamps:
-        raise ValueError("it holds no pictures")
-    first = None
-    if all(pts is not None for pts, _ in packets):
-        with contextlib.closing(_decode_video(path)) as decoded:
-            first = next((picture.pts for picture in decoded), None)
-    if any(timestamp is None for timestamp in timestamps):
-        if not rate:
-            raise ValueError("it has neither time stamps nor a frame rate")
-        return np.arange(len(timestamps)) / float(rate)
-    timestamps = np.sort(np.array(timestamps, np.int64))
-    if first is not None:  # a video that was cut out of a stream may begin between two key frames
-        timestamps = timestamps[min(np.searchsorted(timestamps, first), len(timestamps) - 1) :]
-    return (timestamps - timestamps[0]) * float(time_base)
+    if source.is_picture:
+        return np.zeros(1)
+    return video_times(source.path)
 
 
 def estimate_frame_rate(source: Source, source_fps: float) -> tuple[float, float] | None:
@@ -132,41 +119,27 @@ def estimate_frame_rate(source: Source, source_fps: float) -> tuple[float, float
             times = frame_times(source, source_fps)
             rate = (len(times) - 1) / times[-1] if times[-1] > 0 else source_fps
             return rate, len(times) / rate
-        with _open_video(source.path) as container:
-            stream = container.streams.video[0]
+        with open_video(source.path) as (container, stream):
             rate = float(stream.average_rate or stream.guessed_rate or 0)
             seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
             return (rate, seconds) if rate else None
     return None
 
 
-def decode_pictures(source: Source, times: np.ndarray) -> Iterator[tuple[int, av.VideoFrame]]:
+def decode_pictures(source: Source, times: np.ndarray) -> Iterator[tuple[int, Picture]]:
     """Yield all pictures that can be decoded, in the order of display, with their numbers.
 
     Args:
         times: (K,) from `frame_times`. A picture's number is its index in it; pictures that are lost leave gaps.
     """
     if source.is_folder:
-        yield from enumerate(map(_read_picture, _picture_files(source.path)))
+        yield from enumerate(map(read_picture, _picture_files(source.path)))
     elif source.is_array:
-        yield from enumerate(_decode_array(source.path))
+        yield from enumerate(map(Picture, _decode_array(source.path)))
+    elif source.is_picture:
+        yield 0, read_picture(source.path)
     else:
-        number, first_pts, sorted_times = -1, None, times.tolist()
-        for picture in _decode_video(source.path):
-            number += 1
-            if picture.pts is not None:  # pictures before it may be lost
-                if first_pts is None:
-                    first_pts, time_base = picture.pts, float(picture.time_base)
-                secs = (picture.pts - first_pts) * time_base
-                number = max(number, bisect_left(sorted_times, secs - TIME_TOLERANCE_SECS))
-            yield number, picture
-
-
-def _decode_video(path: Path) -> Iterator[av.VideoFrame]:
-    with _open_video(path) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        yield from container.decode(stream)
+        yield from decode_video(source.path, times)
 
 
 def caption_file(source: Source) -> Path | None:
@@ -191,18 +164,6 @@ def buttons_from_names(source: Source) -> np.ndarray | None:
     return np.array([int(match[1]) for match in matches]) if all(matches) else None
 
 
-@contextlib.contextmanager
-def _open_video(path: Path):
-    """A video's container. Errors, also later while it is read, become ValueErrors."""
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError("it has no video stream")
-            yield container
-    except (av.FFmpegError, OSError) as error:
-        raise ValueError(f"it cannot be read: {error.strerror or error}") from None
-
-
 def _natural_key(name: str) -> list:
     """A sorting key by which frame 2 comes before frame 10."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
@@ -210,19 +171,15 @@ def _natural_key(name: str) -> list:
 
 def _picture_files(folder: Path) -> list[Path]:
     """A folder's pictures, sorted by the frame number `_f12` in their names, or else by name in natural order."""
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
+    paths = [
+        path
+        for path in folder.iterdir()
+        if not _is_foreign(Path(path.name)) and path.suffix.lower() in PICTURE_SUFFIXES
+    ]
     numbers = [_FRAME_IN_NAME.search(path.name) for path in paths]
     if all(numbers):
         return [path for _, path in sorted(zip((int(match[1]) for match in numbers), paths, strict=True))]
     return sorted(paths, key=lambda path: _natural_key(path.name))
-
-
-def _read_picture(path: Path) -> av.VideoFrame:
-    try:
-        with Image.open(path) as image:
-            return av.VideoFrame.from_ndarray(np.asarray(image.convert("RGB")), format="rgb24")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises all of these
-        raise ValueError(f"{path.name} cannot be read: {error}") from None
 
 
 def frames_array_name(path: Path) -> str | None:

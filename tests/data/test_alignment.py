@@ -4,6 +4,7 @@ python tests/data/test_alignment.py    the whole table: holds by lags by seeds
 """
 
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -72,23 +73,22 @@ def test_the_samples_are_aligned_and_shifted_ones_are_not(sample):
         assert not check_alignment(shifted, dataset.metadata.actions).verdict.startswith("aligned")
 
 
-def table(seeds: int) -> dict[tuple[str, float, int], Counter]:
+def table(seeds: int) -> Iterator[tuple[tuple[str, float, int], Counter]]:
     """Outcomes over all lags and seeds, by hold, glide and number of frames."""
-    rows = [(name, glide, length) for glide in (0.0, 0.6) for length in (320, 640, 1920) for name in HOLDS]
-    return {
-        (name, *rest): Counter(outcome(HOLDS[name], lag, seed, *rest) for lag in LAGS for seed in range(seeds))
-        for name, *rest in rows
-    }
+    for glide, length in ((0.0, 640), (0.0, 320), (0.6, 640), (0.6, 1920)):
+        for name, hold in HOLDS.items():
+            outcomes = Counter(outcome(hold, lag, seed, glide, length) for lag in LAGS for seed in range(seeds))
+            yield (name, glide, length), outcomes
 
 
 @pytest.mark.slow
 def test_no_misaligned_play_is_called_aligned():
-    for row, counts in table(seeds=3).items():
+    for row, counts in table(seeds=3):
         conclusive = counts.total() - counts["inconclusive"]
         assert not counts["wrongly aligned"], (row, counts)
         assert counts["right"] >= 0.95 * conclusive, (row, counts)
 
 
 if __name__ == "__main__":
-    for (name, glide, length), counts in table(seeds=10).items():
-        print(f"hold {name:9s} glide {glide} {length:4d} frames: {dict(counts)}")
+    for (name, glide, length), counts in table(seeds=10):
+        print(f"hold {name:9s} glide {glide} {length:4d} frames: {dict(counts)}", flush=True)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recordings import play
 
 from dreamrun.data.index import INDEX_FILE, index_split
 from dreamrun.data.metadata import METADATA_FILE, PUBLIC_SET, read_metadata
-from dreamrun.data.records import encode_record
+from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader, open_shard, write_shard
 from dreamrun.games.game import Game
 from dreamrun.games.procgen_actions import procgen_actions
@@ -271,6 +272,23 @@ def test_metadata_round_trip(tmp_path):
     )
     (tmp_path / METADATA_FILE).write_text(json.dumps(metadata.to_dict()))
     assert read_metadata(tmp_path) == metadata
+
+
+def test_wide_frames_without_a_size_are_refused(tmp_path):
+    """They have as many bytes as those of the public set, and would be read as 64x64."""
+    frames, _ = play(20, width=128, height=32)
+    write_shard(tmp_path / "train" / "a.array_record", [encode_record(Record(frames, np.zeros(20, np.int32)))])
+    for text in (None, '{"env": "coinrun"}'):
+        if text:
+            (tmp_path / METADATA_FILE).write_text(text)
+        with pytest.raises(ValueError, match=r'look like 32x128, not 64x64: write "frame_shape": \[32, 128, 3\]'):
+            read_metadata(tmp_path)
+    (tmp_path / METADATA_FILE).write_text('{"env": "coinrun", "frame_shape": [32, 128, 3]}')
+    assert read_metadata(tmp_path).frame_shape == (32, 128, 3)
+    square = Record(play(20, width=64, height=64)[0], np.zeros(20, np.int32))
+    write_shard(tmp_path / "train" / "a.array_record", [encode_record(square)])
+    (tmp_path / METADATA_FILE).unlink()
+    assert read_metadata(tmp_path) == PUBLIC_SET
 
 
 def test_full_disk_raises_os_error(tmp_path):

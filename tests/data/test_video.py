@@ -10,7 +10,7 @@ from tiny import CONTROLS
 
 from dreamrun.data import video
 from dreamrun.data.dataset import ClipDataset
-from dreamrun.data.video import comparison, grid, key_strip, upscale, with_keys, write_mp4, write_png
+from dreamrun.data.video import comparison, grid, key_strip, upscale, with_keys, write_animation, write_mp4, write_png
 from dreamrun.games.procgen_actions import procgen_actions
 from dreamrun.games.space import UNKNOWN_ACTION, ActionSpace, unnamed_actions
 
@@ -66,6 +66,33 @@ def test_frame_rate_and_number_of_frames(tmp_path, fps, num_frames):
     write_mp4(tmp_path / "rate.mp4", noise(num_frames, 32, 32, 3), fps)
     again, read_fps = read_mp4(tmp_path / "rate.mp4")
     assert len(again) == num_frames and read_fps == pytest.approx(fps, rel=1e-3)
+
+
+def test_an_mp4_has_the_colours_of_the_frames_in_players(tmp_path):
+    """It says that it is BT.709 of limited range, and is."""
+    colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3))
+    frames = np.stack([np.kron(colours, np.ones((16, 16, 1))).astype(np.uint8)] * 4)
+    write_mp4(tmp_path / "colours.mp4", frames, 15)
+    with av.open(str(tmp_path / "colours.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
+        picture = list(container.decode(video=0))[2].to_ndarray(format="yuv420p").astype(float)
+    luma, cb, cr = (
+        plane[8::16, 8::16] for plane in (picture[:128], *(picture[128:].reshape(2, 64, 64).repeat(2, 1).repeat(2, 2)))
+    )
+    y, cb, cr = (luma - 16) * 255 / 219, (cb - 128) * 255 / 224, (cr - 128) * 255 / 224
+    shown = np.stack([y + 1.5748 * cr, y - 0.1873 * cb - 0.4681 * cr, y + 1.8556 * cb], -1)
+    assert abs(shown - colours).max() < 5 and abs(shown - colours).mean() < 1.5
+
+
+@pytest.mark.parametrize("fps", [10, 15, 30, 50, 60, 144])
+def test_browsers_play_a_gif_at_its_speed(tmp_path, fps):
+    """They show a frame of 1 hundredth of a second for 10."""
+    write_animation(tmp_path / "a.gif", noise(61, 8, 8, 3), fps)
+    with Image.open(tmp_path / "a.gif") as animation:
+        delays = [(animation.seek(i), animation.info["duration"])[1] for i in range(animation.n_frames)]
+    assert min(delays) >= 20 and max(delays) - min(delays) <= 20 * (fps > 50) + 10
+    assert sum(delays) == pytest.approx(61000 / fps, abs=20)
 
 
 def test_failed_writing_changes_no_files(tmp_path, monkeypatch):

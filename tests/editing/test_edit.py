@@ -9,7 +9,10 @@ from PIL import Image
 from recordings import play, read_video, write_video
 from tiny import SMALLEST, random_model, refused, succeeded
 
+from dreamrun.data.importing.clip_source import read_source
 from dreamrun.data.metadata import read_metadata
+from dreamrun.data.metrics import psnr
+from dreamrun.games.space import UNCONDITIONAL
 from dreamrun.scripts import edit as edit_command
 from dreamrun.training.setup import fit_config_to_data
 
@@ -78,6 +81,18 @@ def test_truth_and_metrics_of_a_record(edit, tmp_path):
     assert "PSNR, dB, generated" not in json.loads((tmp_path / "m.json").read_text())
     assert edit("loop", "DATA:1:0-4", "--metrics", "m.json")[0] == 0
     assert "step across the seam" in json.loads((tmp_path / "m.json").read_text())
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+def test_a_result_is_edited_again_without_its_decoration(edit, pong_set, suffix):
+    options = ("extend", "DATA:0:20-25", "--forward", 3)
+    assert edit(*options, "--output", f"first.{suffix}", "--plain", "plain.mp4")[0] == 0
+    code, _, err = edit("extend", f"first.{suffix}", "--forward", 2)
+    assert_one_line(code, err, f"first.{suffix}: it shows titles or keys beside the game", "edit --plain")
+    code, out, err = edit("extend", "plain.mp4", "--forward", 2)
+    assert code == 0 and "10 frames, 8 of them known" in out, err
+    read = [read_source(name, 64, 64, 15, UNCONDITIONAL).frames for name in (f"{pong_set}:0:20-25", "plain.mp4")]
+    assert psnr(read[0], read[1][:5]) > 35
 
 
 def test_images_and_gifs(edit, tmp_path):

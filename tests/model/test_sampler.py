@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -80,6 +81,17 @@ def test_context_is_noised_to_the_level_passed_to_the_network(level):
     # alpha_bar(1/2) = 1/2
     noise = (context[:, :3] - 0.5**0.5 * frames) / 0.5**0.5
     assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+
+
+def test_a_prompt_in_the_range_of_0_to_1_gets_a_warning():
+    sampler = make_sampler(random_model(), 2)
+    frames = torch.rand(1, 3, *TINY.frame_shape)
+    with pytest.warns(UserWarning, match=r"in \[0, 1\].*2 \* frames - 1"):
+        sampler.reset(frames)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampler.reset(2 * frames - 1)
+        sampler.reset(frames[:, :0])
 
 
 def test_a_prompt_longer_than_the_window_is_cut_with_a_warning():

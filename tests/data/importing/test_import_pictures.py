@@ -7,7 +7,7 @@ from import_helpers import read_recording, vectors_from_speed
 from PIL import Image
 from recordings import play, turn, write_csv, write_matrix, write_video
 
-from dreamrun.data.importing import sources as recordings_of
+from dreamrun.data.importing import decoding
 from dreamrun.data.importing.description import read_description
 from dreamrun.data.importing.sources import find_sources, frame_times
 from dreamrun.data.metadata import read_metadata
@@ -148,9 +148,9 @@ def test_a_lost_picture_moves_no_other(recordings, run_import, tmp_path, monkeyp
     frames, speed = play(400)
     write_video(recordings / "clip.mkv", frames, 20, "ffv1")
     write_csv(recordings / "clip.csv", speed)
-    decoded = recordings_of._decode_video
+    decoded = decoding._decode
     lost = lambda path: (picture for i, picture in enumerate(decoded(path)) if i != 7)  # noqa: E731
-    monkeypatch.setattr(recordings_of, "_decode_video", lost)
+    monkeypatch.setattr(decoding, "_decode", lost)
     assert not run_import()[1]
     found = read_recording(tmp_path / "set")[0]
     assert len(found) == 400
