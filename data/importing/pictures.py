@@ -53,6 +53,8 @@ class Resizer:
         """The frame of a picture, uint8 (height, width, 3)."""
         stored, aspect = picture
         orientation = _orientation(stored)
+        if stored.format.name == "pal8" or any(component.is_alpha for component in stored.format.components):
+            stored = _on_black(stored)
         input_format = (stored.width, stored.height, stored.format.name, orientation, stored.colorspace, aspect)
         if input_format != self._input_format:  # it may change within a stream
             self._graph, self._input_format = self._make_graph(stored, orientation, aspect), input_format
@@ -67,11 +69,7 @@ class Resizer:
         graph.threads = 1
         width, height = picture.width, picture.height
         nodes = [graph.add_buffer(width=width, height=height, format=picture.format, time_base=Fraction(1, 1000))]
-        # Transparent pixels hide colours, which would show: a palette may hold some too.
-        blend = [("format", "gbrap"), ("premultiply", "inplace=1")]
-        has_alpha = picture.format.name == "pal8" or any(part.is_alpha for part in picture.format.components)
-        filters = self._filters(width, height, orientation, aspect)
-        for name, options in (*(blend if has_alpha else ()), *filters):
+        for name, options in self._filters(width, height, orientation, aspect):
             nodes.append(graph.add(name, options))
         nodes.append(graph.add("format", "rgb24"))
         nodes.append(graph.add("buffersink"))
@@ -106,6 +104,17 @@ class Resizer:
             left, top = (self.width - inner_width) // 2, (self.height - inner_height) // 2
             filters += [("format", "rgb24"), ("pad", f"{self.width}:{self.height}:{left}:{top}")]
         return filters
+
+
+def _on_black(picture: av.VideoFrame) -> av.VideoFrame:
+    """A picture without transparent pixels, which hide colours."""
+    rgba = picture.to_ndarray(format="rgba")
+    colours, alpha = rgba[..., :3], rgba[..., 3:]
+    if alpha.min() == 255:
+        return picture
+    return av.VideoFrame.from_ndarray(
+        ((colours.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8), format="rgb24"
+    )
 
 
 def _orientation(picture: av.VideoFrame) -> tuple[bool, bool, bool]:

@@ -23,7 +23,7 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".apng", ".ogv", ".ogg", ".flv", ".f4v", ".wmv", ".asf"),
     *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".m2v", ".vob", ".3gp", ".3g2", ".mxf", ".nut", ".divx", ".y4m", ".rm"),
 )
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".avif")
 # What reading a damaged or foreign .npz can raise.
 READ_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
 _ACTION_IN_NAME = re.compile(r"_a(\d+)(?=[_.])")  # "..._f12_a20_...png": a bit field of buttons, as in the SMB data set
