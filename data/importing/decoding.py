@@ -4,7 +4,7 @@ import contextlib
 import struct
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,13 +73,9 @@ def video_times(path: Path) -> np.ndarray:
         rate, time_base = stream.average_rate or stream.guessed_rate, stream.time_base
     if not timestamps:
         raise ValueError("it holds no pictures")
-    in_order = [dts for _, dts in packets if dts is not None]
-    for number, (before, after) in enumerate(pairwise(in_order), start=1):
+    for number, (before, after) in enumerate(pairwise(dts for _, dts in packets if dts is not None), start=1):
         if (before - after) * time_base > JUMP_SECS:
-            raise ValueError(
-                f"its time stamps jump back at picture {number}, as in files that were joined without a video editor: "
-                "import the parts"
-            )
+            raise ValueError(f"its time stamps jump back at picture {number}, as in joined files: import the parts")
     first = None
     if all(pts is not None for pts, _ in packets):
         with contextlib.closing(_decode(path)) as decoded:
@@ -101,13 +97,13 @@ def decode_video(path: Path, times: np.ndarray) -> Iterator[tuple[int, Picture]]
         times: (K,) from `video_times`. A picture's number is its index in it; pictures that are lost leave gaps.
     """
     number, first_secs, sorted_times = -1, None, times.tolist()
-    for frame, pixel_aspect in _deinterlaced(_decode(path)):
+    for picture in _deinterlaced(_decode(path)):
         number += 1
-        if frame.pts is not None:  # pictures before it may be lost
-            secs = frame.pts * float(frame.time_base)
+        if picture.frame.pts is not None:  # pictures before it may be lost
+            secs = picture.frame.pts * float(picture.frame.time_base)
             first_secs = secs if first_secs is None else first_secs
             number = max(number, bisect_left(sorted_times, secs - first_secs - TIME_TOLERANCE_SECS))
-        yield number, Picture(frame, pixel_aspect)
+        yield number, picture
 
 
 def _decode(path: Path) -> Iterator[Picture]:
@@ -121,30 +117,18 @@ def _decode(path: Path) -> Iterator[Picture]:
 
 def _deinterlaced(pictures: Iterator[Picture]) -> Iterator[Picture]:
     """One whole picture for each; those that are not marked as interlaced stay as they are (FFmpeg's bwdif)."""
-    graph, layout = None, None
-    for frame, aspect in pictures:
-        if graph and layout != (frame.width, frame.height, frame.format.name):
-            yield from _pull(graph, aspect, last=True)
-            graph = None
-        if not graph and frame.interlaced_frame:
-            graph, layout = av.filter.Graph(), (frame.width, frame.height, frame.format.name)
+    graph, aspect = None, 1.0
+    for picture in chain(pictures, [None]):
+        if not graph and picture and picture.frame.interlaced_frame:
+            graph, aspect = av.filter.Graph(), picture.pixel_aspect
             graph.threads = 1
-            source = graph.add_buffer(template=frame, time_base=frame.time_base)
+            source = graph.add_buffer(template=picture.frame)
             graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
             graph.configure()
         if graph:
-            graph.push(frame)
-            yield from _pull(graph, aspect)
-        else:
-            yield Picture(frame, aspect)
-    if graph:
-        yield from _pull(graph, aspect, last=True)
-
-
-def _pull(graph: av.filter.Graph, aspect: float, last: bool = False) -> Iterator[Picture]:
-    """The pictures that a filter has ready; if no more come, all."""
-    if last:
-        graph.push(None)
-    with contextlib.suppress(av.BlockingIOError, av.EOFError):
-        while True:
-            yield Picture(graph.pull(), aspect)
+            graph.push(picture.frame if picture else None)
+            with contextlib.suppress(av.BlockingIOError, av.EOFError):
+                while True:
+                    yield Picture(graph.pull(), aspect)
+        elif picture:
+            yield picture

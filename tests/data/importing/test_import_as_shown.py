@@ -255,16 +255,3 @@ def test_a_stick_is_held_where_it_is(tmp_path, fps, wanted):
         np.arange(12) / 60, rows, description.space, fps // 5, fps, np.array(description.positions)
     )
     assert actions[:, 0] == pytest.approx(wanted) and actions[:, 1].sum() == pytest.approx(6)
-
-
-@pytest.mark.parametrize(
-    ("described", "words"),
-    [
-        ('[axes]\nstick={kind="velocity"}', "motion or position"),
-        ("[buttons]\ngas={threshold=0}", "thresholds of buttons are"),
-    ],
-)
-def test_readings_that_are_refused(tmp_path, described, words):
-    (tmp_path / "actions.toml").write_text(described)
-    with pytest.raises(ValueError, match=words):
-        read_description(tmp_path / "actions.toml")

@@ -96,6 +96,8 @@ def one_clip(toml: str | None = None, num_frames: int = 30):
         (one_clip("a=1"), (), ("unknown keys a",)),
         (one_clip(""), (), ("give either [actions]", "or [buttons]")),
         (one_clip("[axes]\nx=0"), (), ("must be positive",)),
+        (one_clip('[axes]\nx={kind="speed"}'), (), ("a kind, motion or position",)),
+        (one_clip("[buttons]\na={threshold=0}"), (), ("thresholds of buttons are",)),
         (one_clip('[buttons]\na="A"\nignored=["*"]'), (), ("ignored is inside a table: move it above the first",)),
         (one_clip('ignored="F3"\n[buttons]\na="A"'), (), ("ignored is 'F3': expected a list",)),
         (one_clip('[buttons]\naction="A"'), (), ("'action' cannot be a button or axis",)),
