@@ -33,8 +33,7 @@ def read_picture(path: Path) -> Picture:
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip
-                wide = np.asarray(image).astype(np.int64)
-                image = Image.fromarray((wide // (257 if wide.max() > 255 else 1)).clip(0, 255).astype(np.uint8))
+                image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)

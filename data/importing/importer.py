@@ -325,7 +325,11 @@ def plan_splits(names: list[str]) -> dict[str, str | None]:
     If recordings are in folders named as in SPLIT_FOLDERS, these are their splits. Otherwise whole recordings are held
     out, chosen by a hash of their names. If there are too few for that, each recording is divided.
     """
-    top_folders = {name: Path(name).parts[0].lower() for name in names if len(Path(name).parts) > 1}
+    folders = {name: Path(name.lower()).parts[:-1] for name in names}
+    common = {parts[:1] for parts in folders.values()}
+    if len(common) == 1 and not SPLIT_FOLDERS.keys() & set(*common):  # one folder holds all, as an archive unpacks
+        folders = {name: parts[1:] for name, parts in folders.items()}
+    top_folders = {name: parts[0] for name, parts in folders.items() if parts}
     if SPLIT_FOLDERS.keys() & top_folders.values():
         return {name: SPLIT_FOLDERS.get(top_folders.get(name, ""), "train") for name in names}
     if len(names) < MIN_RECORDINGS_TO_HOLD_OUT:

@@ -186,7 +186,10 @@ def test_names_of_split_folders():
         "other/i",
         "j",
     ]
-    assert list(plan_splits(names).values()) == [*["train"] * 2, *["val"] * 5, "test", "train", "train"]
+    splits = [*["train"] * 2, *["val"] * 5, "test", "train", "train"]
+    assert list(plan_splits(names).values()) == splits
+    assert list(plan_splits([f"unpacked/{name}" for name in names]).values()) == splits
+    assert list(plan_splits(["train/a/0", "train/b/0"]).values()) == ["train", "train"]
 
 
 def test_a_name_that_is_not_utf8(recordings, tmp_path, monkeypatch, capsys):
