@@ -38,7 +38,7 @@ class _SlotState:
 
 
 def _warn_of_unit_range(frames: Tensor) -> None:
-    if frames.numel() and frames.amin() >= 0:
+    if frames.numel() and frames.amin() >= 0 and frames.any():  # not the grey of tests of speed
         message = "all pixels of the prompt are in [0, 1]: frames are in [-1, 1]; scale yours with 2 * frames - 1"
         warnings.warn(message, stacklevel=4)  # the caller of `reset`, once for each line of code
 
