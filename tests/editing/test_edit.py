@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from recordings import play, read_video, write_video
-from tiny import SMALLEST, random_model, refused, succeeded
+from tiny import SMALLEST, assert_one_line, random_model, refused, succeeded
 
 from dreamrun.data.importing.clip_source import read_source
 from dreamrun.data.metadata import read_metadata
