@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from recordings import play, read_video, write_video
-from tiny import SMALLEST, assert_one_line, random_model, refused, succeeded
+from tiny import SMALLEST, random_model, refused, succeeded
 
 from dreamrun.data.importing.clip_source import read_source
 from dreamrun.data.metadata import read_metadata
@@ -87,8 +87,11 @@ def test_truth_and_metrics_of_a_record(edit, tmp_path):
 def test_a_result_is_edited_again_without_its_decoration(edit, pong_set, suffix):
     options = ("extend", "DATA:0:20-25", "--forward", 3)
     assert edit(*options, "--output", f"first.{suffix}", "--plain", "plain.mp4")[0] == 0
-    code, _, err = edit("extend", f"first.{suffix}", "--forward", 2)
-    assert_one_line(code, err, f"first.{suffix}: it shows titles or keys beside the game", "edit --plain")
+    refused(
+        edit("extend", f"first.{suffix}", "--forward", 2),
+        f"first.{suffix}: it shows titles or keys beside the game",
+        "edit --plain",
+    )
     code, out, err = edit("extend", "plain.mp4", "--forward", 2)
     assert code == 0 and "10 frames, 8 of them known" in out, err
     read = [read_source(name, 64, 64, 15, UNCONDITIONAL).frames for name in (f"{pong_set}:0:20-25", "plain.mp4")]

@@ -10,7 +10,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from import_helpers import psnr, read_recording
+from import_helpers import read_recording
 from PIL import Image
 from recordings import play, turn, write_csv, write_video
 from tiny import command
@@ -19,6 +19,7 @@ from dreamrun.data.importing.clip_source import read_clip, read_source
 from dreamrun.data.importing.description import read_description
 from dreamrun.data.importing.importer import plan_splits
 from dreamrun.data.importing.recorded_actions import resample_actions
+from dreamrun.data.metrics import psnr
 from dreamrun.games.space import UNCONDITIONAL
 
 # EXIF orientation -> how an upright picture (H, W, 3) is stored.
