@@ -1,17 +1,16 @@
 """Atari games by the Arcade Learning Environment: `ale:GAME`."""
 
 import re
-import struct
 
 import gymnasium
 import numpy as np
 
 from dreamrun.games.gymnasium import GymVectorEnv, make_and_check
+from dreamrun.games.replayed import STATE_HEADER
 from dreamrun.games.space import ActionSpace
 
 _KEYS = {"UP": "UP", "DOWN": "DOWN", "LEFT": "LEFT", "RIGHT": "RIGHT", "FIRE": "SPACE"}  # of words like UPRIGHTFIRE
 _NAME = re.compile(r"ale:[A-Za-z0-9_]{1,64}")
-_STATE_HEADER = struct.Struct("<qQ")  # level, state of the generator that draws levels
 
 
 class AtariVectorEnv(GymVectorEnv):
@@ -59,7 +58,7 @@ class AtariVectorEnv(GymVectorEnv):
         """Of each game: header, current frame (ALE renders none after a restore), and the state of the emulator."""
         ale_states = [game.unwrapped.ale.cloneState(include_rng=True).serialize() for game in self._games]
         return [
-            _STATE_HEADER.pack(int(level), int(stream)) + frame.tobytes() + ale_state
+            STATE_HEADER.pack(int(level), int(stream)) + frame.tobytes() + ale_state
             for level, stream, frame, ale_state in zip(
                 self.level_seeds, self._streams, self._frames, ale_states, strict=True
             )
@@ -68,10 +67,10 @@ class AtariVectorEnv(GymVectorEnv):
     def set_state(self, states: list[bytes]) -> np.ndarray:
         from ale_py import ALEState
 
-        frame_end = _STATE_HEADER.size + self._frames[0].nbytes
+        frame_end = STATE_HEADER.size + self._frames[0].nbytes
         for number, (game, state) in enumerate(zip(self._games, states, strict=True)):
-            self.level_seeds[number], self._streams[number] = _STATE_HEADER.unpack_from(state)
-            frame = np.frombuffer(state[_STATE_HEADER.size : frame_end], np.uint8)
+            self.level_seeds[number], self._streams[number] = STATE_HEADER.unpack_from(state)
+            frame = np.frombuffer(state[STATE_HEADER.size : frame_end], np.uint8)
             self._frames[number] = frame.reshape(self._frames.shape[1:])
             game.unwrapped.ale.restoreState(ALEState(state[frame_end:]))
         return self._frames.copy()

@@ -1,7 +1,6 @@
 """Any Gymnasium environment that renders RGB frames: `gym:ID`.
 
-The N games are stepped one after another. A level is the seed of a reset, so an episode can be replayed if nothing
-else in the game is random.
+A level is the seed of a reset, so an episode can be replayed if nothing else in the game is random.
 
 A name may come from a file of a stranger. So no name makes Gymnasium import a module, unless the user typed the name of
 that module: `gym:MODULE:ID` with `import_modules`, or any name of it after `import_environment_module(MODULE)`.
@@ -15,29 +14,33 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from PIL import Image
 
-from dreamrun.games.base import GameVectorEnv
 from dreamrun.games.game import Game, make_caption, parse_size, picture_words
 from dreamrun.games.ranges import Range
+from dreamrun.games.replayed import ReplayedVectorEnv
 from dreamrun.games.space import ActionSpace, unnamed_actions
-from dreamrun.games.splitmix import splitmix64_next
 
 FRAME_SKIP_RANGE = Range(1, 100)
 # ID of Gymnasium: [namespace/]name[-version]. A colon would separate a module from it.
 _NAME = re.compile(r"gym:(?:(?P<module>[A-Za-z_][\w.]{0,199}):)?(?P<id>(?:[\w-]{1,100}/)?[\w.-]{1,100})", re.ASCII)
-_typed_modules: set[str] = set()  # that the user has named
+_typed_modules: set[str] = set()  # that the user has named, and WAD files
 
 
 def import_environment_module(module: str | None) -> None:
-    """Import a module that registers environments with Gymnasium. The user must have typed its name."""
+    """Import a module that registers environments, or permit a WAD (doom:) to be opened. The user typed its name."""
     if not module:
         return
     try:
-        importlib.import_module(module)
+        if not module.lower().endswith(".wad"):
+            importlib.import_module(module)
     except Exception as error:  # the code of a foreign module can raise anything
         raise ValueError(f"the module {module!r} cannot be imported: {type(error).__name__}: {error}") from None
     _typed_modules.add(module)
+
+
+def is_typed(module: str) -> bool:
+    """Whether the user has typed the name of this module or WAD file."""
+    return module in _typed_modules
 
 
 def split_name(name: str) -> tuple[str | None, str]:
@@ -48,7 +51,7 @@ def split_name(name: str) -> tuple[str | None, str]:
     return match["module"], match["id"]
 
 
-class GymVectorEnv(GameVectorEnv):
+class GymVectorEnv(ReplayedVectorEnv):
     """N copies of `gym:ID`."""
 
     option_names, usage = ("frame_skip", "size"), "gym:ID"
@@ -60,7 +63,7 @@ class GymVectorEnv(GameVectorEnv):
         module, env_id = split_name(name)
         if import_modules:
             return import_environment_module(module)
-        if module and module not in _typed_modules:
+        if module and not is_typed(module):
             raise ValueError(
                 f"{name} needs the Python module {module}, which is not imported because a file names it: "
                 f"if you trust it, type its name: --env-module {module}, or of an agent --game {name}"
@@ -107,69 +110,38 @@ class GymVectorEnv(GameVectorEnv):
             return unnamed_actions(int(space.n))
         if isinstance(space, gymnasium.spaces.MultiBinary) and len(space.shape) == 1:
             return _vector_space("button", space.shape[0])
+        if isinstance(space, gymnasium.spaces.MultiDiscrete) and len(space.shape) == 1:
+            return _vector_space("button", int(space.nvec.sum()) - len(space.nvec))
         if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
             return _vector_space("axis", space.shape[0])
         raise ValueError(
-            f"cannot record the actions of {name}: {space} is not Discrete, MultiBinary or Box of one dimension"
+            f"cannot record the actions of {name}: {space} is not Discrete, or of one dimension and MultiBinary, "
+            "MultiDiscrete or Box"
         )
 
-    def __init__(self, game: Game, num_envs: int, levels: tuple[int, int], seed: int):
-        super().__init__(game, num_envs, levels)
+    def _open_games(self, game: Game) -> None:
         self._frame_skip = self.options["frame_skip"]
-        self._games = [self.make_game(game.environment) for _ in range(num_envs)]
+        self._games = [self.make_game(game.environment) for _ in range(self.num_envs)]
         self._to_game_action = _action_converter(self._games[0].action_space)
-        # The state of a SplitMix64 generator per game, which draws the levels.
-        self._streams = np.arange(num_envs, dtype=np.uint64) + np.uint64(seed) * np.uint64(1 << 32)
-        self.level_seeds = np.zeros(num_envs, np.int64)
-        height, width, _ = game.frame_shape
-        self._frames = np.zeros((num_envs, height, width, 3), np.uint8)
-        for number in range(num_envs):
-            self._start_level(number)
 
-    def reset(self, *, seed=None, options=None):
-        """Ignores `seed`: returns the current frames. `make_environment` takes the seed."""
-        return self._frames.copy(), self.info()
+    def _begin(self, number: int, level_seed: int) -> np.ndarray:
+        self._games[number].reset(seed=level_seed)
+        return self._games[number].render()
 
-    def step(self, actions):
-        rewards = np.zeros(self.num_envs, np.float32)
-        terminations, truncations = np.zeros((2, self.num_envs), bool)
-        for number, game in enumerate(self._games):
-            action, rendered = self._to_game_action(actions[number]), []
-            for skipped in range(self._frame_skip):
-                _, reward, terminated, truncated, _ = game.step(action)
-                rewards[number] += reward
-                ended = terminated or truncated
-                if ended:
-                    break
-                if skipped >= self._frame_skip - self.num_max_frames:
-                    rendered.append(game.render())
-            terminations[number], truncations[number] = terminated, truncated
-            if ended:
-                self._start_level(number)
-            else:
-                self._set_frame(number, rendered)
-        return self._frames.copy(), rewards, terminations, truncations, self.info()
+    def _play(self, number: int, action: Any, show: bool = True) -> tuple[np.ndarray | None, float, bool, bool]:
+        game, action, rendered, total = self._games[number], self._to_game_action(action), [], np.float32(0)
+        for skipped in range(self._frame_skip):
+            _, reward, terminated, truncated, _ = game.step(action)
+            total = np.float32(total + reward)
+            if terminated or truncated:
+                return None, total, terminated, truncated
+            if show and skipped >= self._frame_skip - self.num_max_frames:
+                rendered.append(game.render())
+        return np.maximum.reduce(rendered) if show else None, total, False, False
 
     def close_extras(self, **kwargs):
         for game in self._games:
             game.close()
-
-    def _start_level(self, number: int) -> None:
-        """Draw a new level for game `number` and reset it."""
-        first, count = self._levels
-        self._streams[number] = splitmix64_next(self._streams[number : number + 1])[0]
-        self.level_seeds[number] = first + int(self._streams[number] % np.uint64(count))
-        game = self._games[number]
-        game.reset(seed=int(self.level_seeds[number]))
-        self._set_frame(number, [game.render()])
-
-    def _set_frame(self, number: int, rendered: list[np.ndarray]) -> None:
-        """Store the maximum of rendered frames, resized, as the frame of game `number`."""
-        frame = rendered[0] if len(rendered) == 1 else np.maximum.reduce(rendered)
-        height, width = self._frames.shape[1:3]
-        if frame.shape[:2] != (height, width):
-            frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX))
-        self._frames[number] = frame
 
 
 def make_and_check(name: str, game_id: str, **options: Any) -> gymnasium.Env:
@@ -205,6 +177,18 @@ def _action_converter(space: gymnasium.Space) -> Callable[[Any], Any]:
         return lambda action: int(action) + int(space.start)
     if isinstance(space, gymnasium.spaces.MultiBinary):
         return lambda action: (np.asarray(action) > 0.5).astype(space.dtype)
+    if isinstance(space, gymnasium.spaces.MultiDiscrete):
+        return lambda action: _pressed_values(np.asarray(action) > 0.5, space)
     bounded = np.isfinite(space.low) & np.isfinite(space.high)
     low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
     return lambda action: (low + (np.clip(action, -1, 1) + 1) / 2 * (high - low)).astype(space.dtype)
+
+
+def _pressed_values(pressed: np.ndarray, space: gymnasium.spaces.MultiDiscrete) -> np.ndarray:
+    """The values that buttons choose, which exclude each other within a value: the first one that is pressed counts.
+
+    A value of n choices has n - 1 buttons. Without any of them it is its first choice.
+    """
+    groups = np.split(pressed, np.cumsum(space.nvec - 1)[:-1])
+    chosen = [1 + int(group.argmax()) if group.any() else 0 for group in groups]
+    return (np.array(chosen) + space.start).astype(space.dtype)

@@ -45,7 +45,8 @@ def explore(environment: GameVectorEnv, rng: np.random.Generator) -> Policy:
         steps_left = np.where(new, rng.geometric(1 / MEAN_HOLD_STEPS, num_envs), steps_left) - 1
         follows_suggestion = np.where(new, rng.random(num_envs) < 0.5, follows_suggestion)
         suggested = environment.suggested_actions()
-        return held if suggested is None else np.where(follows_suggestion, suggested, held)
+        followed = follows_suggestion if space.discrete else follows_suggestion[:, None]
+        return held if suggested is None else np.where(followed, suggested, held)
 
     return act
 

@@ -1,5 +1,6 @@
 """Games by way of Gymnasium, and Atari: recorded, replayed, brought back to a saved state."""
 
+import json
 import sys
 from dataclasses import replace
 
@@ -16,7 +17,6 @@ from dreamrun.data.recorded_game import replay_to
 from dreamrun.envs import DreamVectorEnv
 from dreamrun.evaluation.counterfactuals import collect_counterfactuals
 from dreamrun.games.factory import make_environment, open_recorded
-from dreamrun.games.gymnasium import GymVectorEnv
 from dreamrun.games.policies import make_policy
 from dreamrun.play.launch import PlayConfig
 from dreamrun.training.setup import fit_config_to_data
@@ -35,18 +35,21 @@ class Walk(gymnasium.Env):
             "discrete": gymnasium.spaces.Discrete(3, start=-1),
             "buttons": gymnasium.spaces.MultiBinary(2),
             "axes": gymnasium.spaces.Box(-2.0, 2.0, (2,)),
-            "both": gymnasium.spaces.MultiDiscrete([2, 3]),
+            "choices": gymnasium.spaces.MultiDiscrete([2, 3], start=[0, -1]),
+            "both": gymnasium.spaces.Tuple((gymnasium.spaces.Discrete(2), gymnasium.spaces.Discrete(3))),
+            "unseeded": gymnasium.spaces.Discrete(3, start=-1),
         }
         self.action_space, self.kind, self.render_mode = spaces[kind], kind, render_mode
 
     def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
+        super().reset(seed=seed if self.kind != "unseeded" else None)
         self.place, self.steps = int(self.np_random.integers(7)), 0
         return np.zeros(1), {}
 
     def step(self, action):
-        assert self.action_space.contains(action) or (self.kind == "discrete" and action in (-1, 0, 1)), action
-        move = action if self.kind == "discrete" else round(float(action[1]) - float(action[0]))
+        discrete = isinstance(self.action_space, gymnasium.spaces.Discrete)
+        assert self.action_space.contains(action) or (discrete and action in (-1, 0, 1)), action
+        move = action if discrete else round(float(action[1]) - float(action[0]))
         self.place, self.steps = (self.place + move) % 7, self.steps + 1
         return np.zeros(1), 1.0, self.steps >= 50, False, {}
 
@@ -141,24 +144,12 @@ def test_play_and_evaluate_buttons(tmp_path, here, monkeypatch, run_script):
             assert np.array_equal(shown, game.step(np.array([held], np.float32))[0][0])
     options = ("--data", few["data"], "--split", "val", *LITTLE, "--output", tmp_path / "report")
     succeeded(run_script("evaluate", "--checkpoint", few["checkpoint"], *options))
-    assert "the state of gym:TestWalk-v0 cannot be saved and restored" in (tmp_path / "report/report.md").read_text()
+    counterfactuals = json.loads((tmp_path / "report/report.json").read_text())["counterfactuals"]
+    assert "controllability" in counterfactuals["by_frame"][0]
 
 
 def test_counterfactuals_of_buttons(monkeypatch):
-    """By a state of its own that the game is given here."""
     monkeypatch.setitem(gymnasium.registry["TestWalk-v0"].kwargs, "kind", "buttons")
-
-    def get_state(self):
-        return [bytes([game.unwrapped.place, game.unwrapped.steps]) for game in self._games]
-
-    def set_state(self, states):
-        for number, (game, state) in enumerate(zip(self._games, states, strict=True)):
-            game.unwrapped.place, game.unwrapped.steps = state
-            self._set_frame(number, [game.render()])
-        return self._frames.copy()
-
-    monkeypatch.setattr(GymVectorEnv, "get_state", get_state)
-    monkeypatch.setattr(GymVectorEnv, "set_state", set_state)
     game = make_environment("gym:TestWalk-v0", 3, options={"size": "7x9"})
     branches = collect_counterfactuals(game, num_prompt=4, num_frames=3, seed=0)
     assert branches.actions.tolist() == [[0, 0], [1, 0], [0, 1]]
@@ -175,6 +166,33 @@ def test_counterfactuals_of_buttons(monkeypatch):
     moved = np.diff(branches.prompt[:, :, 4, :, 0].argmax(-1), axis=1) % 7
     held = branches.prompt_actions[:, 1:]
     assert np.array_equal(moved, (held[..., 1] - held[..., 0]) % 7)
+
+
+def test_states_are_restored_by_replay():
+    """Also in another object, and over the end of an episode."""
+    rng = np.random.default_rng(0)
+    environment, other = (make_environment("gym:TestWalk-v0", 3, seed=seed) for seed in (0, 1))
+    actions = rng.integers(0, 3, (100, 3))
+    for action in actions[:70]:
+        frames = environment.step(action)[0]
+    other.step(actions[0])
+    states, truth = environment.get_state(), [environment.step(action) for action in actions[70:]]
+    assert any(terminations.any() for _, _, terminations, *_ in truth)
+    for restored in (environment, other):
+        assert np.array_equal(restored.set_state(states), frames)
+        for action, (*values, info) in zip(actions[70:], truth, strict=True):
+            *now, now_info = restored.step(action)
+            assert all(map(np.array_equal, now, values))
+            assert np.array_equal(now_info["level_seed"], info["level_seed"])
+
+
+def test_a_game_that_is_not_reproducible_says_so(monkeypatch):
+    """Its seed does not say where the dot begins."""
+    monkeypatch.setitem(gymnasium.registry["TestWalk-v0"].kwargs, "kind", "unseeded")
+    environment = make_environment("gym:TestWalk-v0", 8)
+    states = environment.get_state()
+    with pytest.raises(ValueError, match="gym:TestWalk-v0 is not reproducible: the same level and actions lead to"):
+        environment.set_state(states)
 
 
 @pytest.mark.parametrize(
@@ -196,9 +214,19 @@ def test_mistakes(tmp_path, options, words, run_script):
     assert not list(tmp_path.iterdir())
 
 
+def test_choices_are_buttons_that_exclude_each_other(monkeypatch):
+    monkeypatch.setitem(gymnasium.registry["TestWalk-v0"].kwargs, "kind", "choices")
+    game = make_environment("gym:TestWalk-v0", 1, options={"size": "7x9"})
+    assert game.actions.kinds == ("button",) * 3
+    place = game.reset()[0][0, 4, :, 0].argmax()
+    for pressed, move in (([0, 0, 0], -1), ([0, 1, 0], 0), ([0, 0, 1], 1), ([1, 1, 1], -1), ([1, 0, 0], -2)):
+        place = (place + move) % 7
+        assert game.step(np.array([pressed], np.float32))[0][0, 4, :, 0].argmax() == place
+
+
 def test_unsupported_action_space_is_refused(monkeypatch):
     monkeypatch.setitem(gymnasium.registry["TestWalk-v0"].kwargs, "kind", "both")
-    with pytest.raises(ValueError, match=r"cannot record the actions of gym:TestWalk-v0: MultiDiscrete"):
+    with pytest.raises(ValueError, match=r"cannot record the actions of gym:TestWalk-v0: Tuple"):
         make_environment("gym:TestWalk-v0", 1)
 
 

@@ -47,6 +47,20 @@ def test_explore_policy_follows_the_ball_of_pong_half_of_the_time():
     assert 0.55 < np.mean(followed) < 0.8  # half of the time, and in a third of the rest by chance
 
 
+def test_explore_policy_follows_suggestions_of_buttons_in_whole_games():
+    """Six games and six names, so that a mistaken axis is not noticed by its size."""
+    suggested = np.full((6, 6), 0.25, np.float32)
+    game = SimpleNamespace(
+        actions=CONTROLS, num_envs=6, explore_weights=np.ones(6), suggested_actions=lambda: suggested
+    )
+    policy, shares = POLICIES["explore"](game, np.random.default_rng(0)), []
+    for _ in range(200):
+        followed = policy(None) == suggested
+        assert (followed.all(1) | ~followed.any(1)).all()
+        shares.append(followed.all(1).mean())
+    assert 0.3 < np.mean(shares) < 0.7
+
+
 @pytest.mark.parametrize("pressed", [True, 1, 1.0])
 def test_buttons_that_a_policy_presses_can_be_read_again_whatever_it_counts_in(pressed):
     game = SimpleNamespace(actions=CONTROLS, num_envs=2)
