@@ -21,12 +21,12 @@ from dreamrun.data.records import Record, encode_record
 from dreamrun.data.shards import RECORDS_PER_SHARD, SUFFIX, ShardReader, write_shard
 from dreamrun.data.workers import worker_pool
 from dreamrun.games.base import SPLIT_LEVELS, GameVectorEnv
-from dreamrun.games.factory import describe_environment, make_environment
+from dreamrun.games.factory import describe_environment, make_environment, max_collected
 from dreamrun.games.game import Game
 from dreamrun.games.policies import Policy, make_policy
 from dreamrun.games.ranges import Count, Positive, Range, Seed, check_ranges
 
-NUM_ENVS = 16  # games per shard; what they have played is lost when the shard is full
+NUM_ENVS = 16  # most games per shard; what they have played is lost when the shard is full
 MAX_SHORT_EPISODES = 1000  # too short episodes in a row after which collection stops with an error
 
 
@@ -34,7 +34,7 @@ MAX_SHORT_EPISODES = 1000  # too short episodes in a row after which collection 
 class CollectConfig:
     """What to collect."""
 
-    env: str = "coinrun"  # pong, one of Procgen's sixteen games, gym:ID (Gymnasium) or ale:GAME (Atari)
+    env: str = "coinrun"  # pong, one of Procgen's sixteen games, gym:ID (Gymnasium), ale:GAME (Atari), doom:SCENARIO
     out: Path = Path("datasets/coinrun")  # the data set folder; must be empty or not exist yet
     records: Count = 600  # training records of up to 160 frames
     val_records: Count = 30
@@ -45,8 +45,10 @@ class CollectConfig:
     seed: Seed = 0  # of the levels and the actions: the same seed gives the same data set
     distribution_mode: Literal["easy", "hard"] = "easy"  # Procgen's levels
     simple: bool = False  # Procgen without backgrounds, monochrome, one theme: easier to learn
-    size: str | None = None  # width x height of a frame, such as 96x64 (pong, gym: and ale:); None: 64x64
-    frame_skip: Positive | None = None  # steps for which an action is held (gym: and ale:); None: 4 for Atari, else 1
+    size: str | None = None  # width x height of a frame, such as 96x64 (not Procgen); None: 64x64, 64x48 for Doom
+    # Steps for which an action is held (gym:, ale: and doom:); None: 4 for Atari, 2 for Doom, else 1.
+    frame_skip: Positive | None = None
+    mouse: bool = False  # Doom: buttons held together and a mouse axis that turns, in place of single actions
     min_frames: Annotated[int, Range(1, MAX_RECORD_FRAMES)] = 32  # a shorter end of an episode is dropped
     workers: Positive = field(default_factory=lambda: len(os.sched_getaffinity(0)))  # processes
     overwrite: bool = False  # replace the folder, if it is a data set and holds nothing else
@@ -60,7 +62,7 @@ class CollectConfig:
     @property
     def game_options(self) -> dict[str, Any]:
         """Options that are not at their defaults: those that a game does not have must be left alone."""
-        names = ("distribution_mode", "simple", "frame_skip", "size")
+        names = ("distribution_mode", "simple", "frame_skip", "size", "mouse")
         return {name: value for name in names if (value := getattr(self, name)) != getattr(CollectConfig, name)}
 
     def describe_game(self) -> Game:
@@ -151,7 +153,8 @@ def collect_shard(config: CollectConfig, job: ShardJob, folder: Path) -> int:
             num_frames += len(record)
             yield encode_record(record)
 
-    environment = make_environment(config.env, NUM_ENVS, levels, game_seed, config.game_options, import_modules=True)
+    num_envs = min(NUM_ENVS, max_collected(config.env))
+    environment = make_environment(config.env, num_envs, levels, game_seed, config.game_options, import_modules=True)
     with closing(environment):
         policy = make_policy(config.policy)(environment, rng)
         records = islice(play(environment, policy, config.min_frames), job.num_records)

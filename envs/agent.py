@@ -39,7 +39,8 @@ class GamesConfig:
     env: Literal["dream", "real"] = "dream"  # where the agent plays
     checkpoint: str = ""  # dream: folder of a checkpoint with an outcome head, or "user/name" on the Hub
     data: Path | None = None  # data set folder: prompts of the dream, and the name of the game to learn
-    game: str = ""  # real: pong, one of Procgen's sixteen games, gym:ID or ale:GAME; empty: that of data or agent
+    # real: pong, one of Procgen's sixteen games, gym:ID, ale:GAME or doom:SCENARIO; empty: that of data or agent
+    game: str = ""
     num_envs: Positive = 16  # games played at a time
     num_steps: int | None = None  # dream: denoising steps per frame; None: the checkpoint's default
     max_episode_steps: Positive = MAX_EPISODE_STEPS  # dream: episodes are cut off then, as long rollouts drift

@@ -29,7 +29,8 @@ class EvaluateConfig(SamplerSettings, CheckpointOptions):
     num_prompt_frames: Positive = 4  # real frames that a rollout starts from
     seed: int = 0  # seed of the clips, the game states and the noise
     batch_size: Positive = 16  # rollouts generated in parallel
-    env_module: str | None = None  # Python module to import, which registers the checkpoint's or the data's gym: game
+    # Python module to import, which registers the gym: game of the checkpoint or the data, or WAD of its doom: game.
+    env_module: str | None = None
     onnx: Path | None = None  # an export of the checkpoint by scripts.export_onnx, to measure in its place
     compare: tuple[Path, Path] | None = None  # two report.json: list the metrics whose 95 % intervals do not overlap
 

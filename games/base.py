@@ -40,6 +40,7 @@ class GameVectorEnv(gymnasium.vector.VectorEnv):
     # Of the kind of game.
     option_names: ClassVar[tuple[str, ...]]  # keyword arguments of `describe`
     usage: ClassVar[str]  # how to name such a game
+    max_collected: ClassVar[int] = 16  # copies that are collected from at once
 
     name: str  # as given to `make_environment`
     options: dict[str, Any]  # keyword arguments of `describe`

@@ -5,12 +5,13 @@ from typing import Any
 
 from dreamrun.games.atari import AtariVectorEnv
 from dreamrun.games.base import SPLIT_LEVELS, GameVectorEnv
+from dreamrun.games.doom import DoomVectorEnv
 from dreamrun.games.game import Game
 from dreamrun.games.gymnasium import GymVectorEnv, split_name
 from dreamrun.games.pong import PongVectorEnv
 from dreamrun.games.procgen import ProcgenVectorEnv
 
-KINDS = (PongVectorEnv, GymVectorEnv, AtariVectorEnv, ProcgenVectorEnv)
+KINDS = (PongVectorEnv, GymVectorEnv, AtariVectorEnv, DoomVectorEnv, ProcgenVectorEnv)
 MAX_LEVELS = 2**31
 Options = Mapping[str, Any] | Iterable[tuple[str, Any]]
 
@@ -23,7 +24,7 @@ def make_environment(
     options: Options = (),
     import_modules: bool = False,
 ) -> GameVectorEnv:
-    """Make N copies of a game by name: "pong", one of Procgen's sixteen, "gym:ID" or "ale:GAME".
+    """Make N copies of a game by name: "pong", one of Procgen's sixteen, "gym:ID", "ale:GAME" or "doom:SCENARIO".
 
     Args:
         levels: first level and number of levels that episodes are drawn from.
@@ -59,6 +60,11 @@ def describe_environment(name: str, options: Options = (), import_modules: bool 
         raise ValueError(f"{name} has no option {unknown}: choose {' or '.join(kind.option_names)}")
     kind.check_name(name, import_modules)
     return kind.describe(name, **given)
+
+
+def max_collected(name: str) -> int:
+    """How many copies of a game are collected from at once."""
+    return _kind_of(name).max_collected
 
 
 def with_module(name: str, module: str | None) -> str:

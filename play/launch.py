@@ -72,7 +72,8 @@ class PlayConfig(SamplerSettings, CheckpointOptions):
     public_host: str | None = None  # host name of a proxy in front of this server
     frame_ancestors: str | None = None  # origins of pages that may show this one in a frame: https://huggingface.co
     follow: bool = False  # --checkpoint is a run that is still training: load its newer weights while playing
-    env_module: str | None = None  # Python module to import, which registers the data's gym: game
+    # Python module to import, which registers the data's gym: game, or the WAD of its doom: game.
+    env_module: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
