@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import struct
+import subprocess
 from itertools import product
 from pathlib import Path
 from types import ModuleType
@@ -130,9 +131,10 @@ class DoomVectorEnv(ReplayedVectorEnv):
         else:  # what is sent for a 1; the engine turns by the mouse's number in every tic
             is_axis = np.array(self.actions.kinds) == "axis"
             self._sent = np.where(is_axis, np.array(scales) / self.options["frame_skip"], 1.0)
-        self._engines = []
+        others, self._engines, self._watcher = _children(), [], None
         for _ in range(self.num_envs):
             self._engines.append(_start_engine(self.name, [_BUTTONS[name][0] for name in names], game.frame_shape))
+        self._watcher = _start_watcher(_children() - others)
         # Of the wanderer, see `suggested_actions`.
         left, right = ("left", "right") if "left" in names else ("strafe_left", "strafe_right")
         if "turn" in names:
@@ -191,6 +193,8 @@ class DoomVectorEnv(ReplayedVectorEnv):
     def close_extras(self, **kwargs):
         for engine in self._engines:
             engine.close()
+        if self._watcher:
+            self._watcher.communicate()
 
 
 def _single_actions(buttons: list[str]) -> ActionSpace:
@@ -287,3 +291,21 @@ def _start_engine(name: str, buttons: list[str], frame_shape: tuple[int, int, in
         with contextlib.suppress(OSError):  # the engine makes it in the current folder, and leaves it empty
             os.rmdir("_vizdoom")
     return engine
+
+
+def _children() -> set[str]:
+    """The numbers of the processes that this one has started; none where there is no Linux's /proc."""
+    return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+
+
+def _start_watcher(engines: set[str]) -> subprocess.Popen | None:
+    """Start a process that ends those engines when this process has gone, even if it was killed.
+
+    On their own they would wait for it for good. A number that another program has got meanwhile is left alone.
+    """
+    if not engines:
+        return None
+    script = 'read _; for pid; do case $(readlink /proc/$pid/exe) in "$0") kill -9 $pid; esac; done'
+    command = ["sh", "-c", script, str(Path(_import_vizdoom().exe_path).resolve()), *engines]
+    # A session of its own: Ctrl-C does not reach it.
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)

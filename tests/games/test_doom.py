@@ -1,8 +1,11 @@
 """Doom by ViZDoom: names, actions, the mouse, moments that are replayed, and its data sets."""
 
+import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -207,3 +210,31 @@ def test_collect_replay_and_play(tmp_path, monkeypatch, mouse):
     (engine,) = load_engines(config).values()
     gallery = engine.gallery
     assert gallery.real_game_unavailable_reason(gallery.prompt(0, 5)) is None
+
+
+@needs_vizdoom
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+def test_engines_end_when_their_process_is_killed():
+    code = (
+        "from pathlib import Path; from dreamrun.games.factory import make_environment\n"
+        "environment = make_environment('doom:my_way_home', 2)\n"
+        "print(*(path.read_text() for path in Path('/proc/self/task').glob('*/children')), flush=True)\n"
+        "input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as process:
+        children = process.stdout.readline().split()
+        assert len(children) == 3 and set(map(is_running, children)) == {True}  # two engines, and who watches
+        process.kill()
+    for _ in range(100):
+        if not any(map(is_running, children)):
+            break
+        time.sleep(0.1)
+    assert not any(map(is_running, children))
+
+
+def is_running(pid: str) -> bool:
+    """Whether there is such a process and it has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

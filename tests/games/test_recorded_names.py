@@ -65,6 +65,7 @@ def payload(tmp_path, monkeypatch):
 HOSTILE = """
 gym:payload:Dot-v0 gym:payload:payload:Dot-v0 gym:./modules/payload:Dot-v0 gym:payload:Dot/../x-v0 gym:Dot-v0 gym:
 gym::Dot-v0 ale:payload:Dot ale:../payload ale: payload:Dot-v0 payload
+doom:payload doom:payload.wad:MAP01 doom:../payload.wad:MAP01
 """
 FEW = {"train_records": 1, "held_out_records": 1}
 
