@@ -45,8 +45,8 @@ class Game:
 
     @property
     def title(self) -> str:
-        """The name of the environment without the module that registers it: "gym:MODULE:ID" -> "gym:ID"."""
-        return re.sub(r"^gym:[A-Za-z_][\w.]*:", "gym:", self.environment)
+        """The name of the environment without a module or folder: "gym:MODULE:ID" -> "gym:ID"."""
+        return re.sub(r"^(gym:)[A-Za-z_][\w.]*:|^(doom:).*[/\\]", r"\1\2", self.environment)
 
     @property
     def action_slice(self) -> slice:

@@ -10,6 +10,7 @@ import importlib
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -107,7 +108,9 @@ class GymVectorEnv(ReplayedVectorEnv):
         """The action space of the game. Raises ValueError if it cannot be recorded."""
         space = game.action_space
         if isinstance(space, gymnasium.spaces.Discrete):
-            return unnamed_actions(int(space.n))
+            actions = unnamed_actions(int(space.n))
+            meanings = [str(meaning).lower() for meaning in getattr(game.unwrapped, "get_action_meanings", tuple)()]
+            return replace(actions, names=tuple(meanings)) if len(set(meanings)) == space.n else actions
         if isinstance(space, gymnasium.spaces.MultiBinary) and len(space.shape) == 1:
             return _vector_space("button", space.shape[0])
         if isinstance(space, gymnasium.spaces.MultiDiscrete) and len(space.shape) == 1:

@@ -23,6 +23,7 @@ from dreamrun.evaluation.counterfactuals import collect_counterfactuals
 from dreamrun.games import gymnasium as gymnasium_games
 from dreamrun.games.doom import SCENARIOS
 from dreamrun.games.factory import describe_environment, make_environment
+from dreamrun.games.game import Game
 from dreamrun.games.policies import make_policy
 from dreamrun.play.launch import load_engines
 
@@ -88,6 +89,11 @@ def test_a_wad_is_opened_only_if_the_user_typed_its_name(vizdoom, monkeypatch, t
         assert len({frames.tobytes() for frames, *_ in play_randomly(environment, 5, seed=0)}) > 1
     assert describe_environment(name).actions == environment.actions  # typed once, it may be named by files
     assert not list(tmp_path.iterdir())  # the engine's own files
+
+
+def test_a_title_has_no_folder():
+    assert Game("doom:/home/me/my maps/cave.wad:MAP01").title == "doom:cave.wad:MAP01"
+    assert Game("doom:my_way_home").title == "doom:my_way_home"
 
 
 # Actions

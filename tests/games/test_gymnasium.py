@@ -224,6 +224,15 @@ def test_choices_are_buttons_that_exclude_each_other(monkeypatch):
         assert game.step(np.array([pressed], np.float32))[0][0, 4, :, 0].argmax() == place
 
 
+@pytest.mark.parametrize(
+    ("meanings", "names"),
+    [(["LEFT", "NOOP", "RIGHT"], ("left", "noop", "right")), (["LEFT", "left", "?"], ("0", "1", "2"))],
+)
+def test_names_of_actions_are_those_of_the_environment(monkeypatch, meanings, names):
+    monkeypatch.setattr(Walk, "get_action_meanings", lambda self: meanings, raising=False)
+    assert make_environment("gym:TestWalk-v0", 1).actions.names == names
+
+
 def test_unsupported_action_space_is_refused(monkeypatch):
     monkeypatch.setitem(gymnasium.registry["TestWalk-v0"].kwargs, "kind", "both")
     with pytest.raises(ValueError, match=r"cannot record the actions of gym:TestWalk-v0: Tuple"):
