@@ -136,9 +136,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causa
     if q.device.type == "cpu" and torch.is_grad_enabled():
         return plain_attention(q, k, v, mask, causal)
     if len(q) > MAX_KERNEL_BATCH and q.device.type == "cuda":
-        parts = zip(*(tensor.split(MAX_KERNEL_BATCH) for tensor in (q, k, v)), strict=True)
-        masks = [mask] * len(q) if mask is None or len(mask) < len(q) else mask.split(MAX_KERNEL_BATCH)
-        return torch.cat([attention(*part, each, causal) for part, each in zip(parts, masks)])
+        size = MAX_KERNEL_BATCH
+        masks = [mask] * len(q) if mask is None or len(mask) < len(q) else mask.split(size)
+        parts = zip(q.split(size), k.split(size), v.split(size), masks)
+        return torch.cat([attention(q, k, v, mask, causal) for q, k, v, mask in parts])
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
 
 
