@@ -139,9 +139,9 @@ def _name_damaged_file(path: Path) -> Iterator[None]:
 
 def check_finite(model: nn.Module) -> None:
     """Raises ValueError, which names the first one, if weights are infinite or NaN."""
-    names, weights = zip(*model.named_parameters(), strict=True)
-    finite = torch.stack([weight.isfinite().all() for weight in weights]).cpu().tolist()  # one wait for a GPU
-    broken = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
+    checks = {name: weight.isfinite().all() for name, weight in model.named_parameters()}
+    finite = torch.stack([*checks.values()]).cpu().tolist() if checks else []  # one wait for a GPU
+    broken = [name for name, is_finite in zip(checks, finite, strict=True) if not is_finite]
     if broken:
         raise ValueError(f"weights are not finite: {broken[0]} and {len(broken) - 1} more")
 
