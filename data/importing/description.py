@@ -251,6 +251,9 @@ def _action_space(values: dict[str, Any]) -> ActionSpace:
     scales = [axis.get("scale", 1.0) for axis in axis_tables]
     if not all(type(scale) in (int, float) and 0 < scale <= MAX_SCALE for scale in scales):
         raise ValueError(f"the scales of axes are {scales!r:.60}: they must be positive numbers")
+    for name, button in buttons.items():
+        if isinstance(button, dict) and button.keys() - {"keys", "threshold"}:
+            raise ValueError(f"{name} is {button!r:.60}: expected its keys, or a table of keys and a threshold")
     keys = [
         _parse_keys(name, value.get("keys", []) if isinstance(value, dict) else value)
         for name, value in buttons.items()

@@ -13,7 +13,7 @@ def option_texts(help_text: str) -> dict[str, str]:
     lines = [re.sub(r"^[│ ] ?|│$", "", line).rstrip() for line in help_text.splitlines() if line[:1] in ("│", " ")]
     texts, name = {}, None
     for line in lines:
-        if match := re.match(r"(?:-\w, )?(--[\w-]+)(?:, --[\w-]+)*(?: \S*[A-Z{]\S*)?(?:  +|$)(.*)", line):
+        if match := re.match(r"(?:-\w, )?(--[\w-]+)(?:, --[\w-]+)*(?: \S*[A-Z{].*?)?(?:  +|$)(.*)", line):
             name, line = match[1], match[2]
             texts[name] = ""
         if name:

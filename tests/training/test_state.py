@@ -186,7 +186,7 @@ def test_full_disk_only_warns(train_command, tmp_path, monkeypatch):
             raise RuntimeError("PytorchStreamWriter failed writing file data/0: No space left on device")
         save(*arguments)
 
-    def no_video(*_):
+    def no_video(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", save_or_not)
