@@ -82,6 +82,9 @@ def loop(
 
 def _concatenate(space: ActionSpace, parts: list[tuple[np.ndarray, np.ndarray] | int]) -> MaskedClip:
     """Clips, and numbers of unknown frames, one after another."""
+    num_frames = sum(part if isinstance(part, int) else len(part[0]) for part in parts)
+    if num_frames > MAX_CLIP_FRAMES:
+        raise ValueError(f"the result would have {num_frames} frames: at most {MAX_CLIP_FRAMES} are possible")
     shape = next(part[0].shape[1:] for part in parts if not isinstance(part, int))
     all_frames, all_actions, known = [], [], []
     for part in parts:
@@ -92,10 +95,7 @@ def _concatenate(space: ActionSpace, parts: list[tuple[np.ndarray, np.ndarray] |
         all_frames.append(frames)
         all_actions.append(actions)
         known.append(np.full(len(frames), not isinstance(part, int)))
-    clip = MaskedClip(np.concatenate(all_frames), np.concatenate(all_actions), np.concatenate(known))
-    if len(clip.frames) > MAX_CLIP_FRAMES:
-        raise ValueError(f"the result would have {len(clip.frames)} frames: at most {MAX_CLIP_FRAMES} are possible")
-    return clip
+    return MaskedClip(np.concatenate(all_frames), np.concatenate(all_actions), np.concatenate(known))
 
 
 def complete(
