@@ -29,8 +29,11 @@ def begin_partial(out: Path, overwrite: bool, metadata: dict, key: str) -> Path:
     if partial.exists():
         if problem := _reason_to_keep(partial):
             raise ValueError(f"{partial} is in the way and is not deleted, because {problem}: move it away")
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # damaged metadata.json: start over
-            if read_json(partial / METADATA_FILE)[key] == json.loads(json.dumps(metadata[key])):
+        # Damaged metadata.json: start over.
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+            before, now = read_json(partial / METADATA_FILE)[key], json.loads(json.dumps(metadata[key]))
+            # An option that is off or not given may be newer than the folder.
+            if {name: before.get(name) or None for name in now} == {name: now[name] or None for name in now}:
                 return partial
         shutil.rmtree(partial)
     write_json(partial / METADATA_FILE, metadata)
