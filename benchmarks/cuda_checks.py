@@ -77,10 +77,9 @@ def check_backends(options: CheckOptions) -> Measured:
     device = options.torch_device
     random_model(TINY).to(device)  # a network chooses
     cuda = torch.backends.cuda
-    chosen = {"flash": cuda.flash_sdp_enabled(), "efficient": cuda.mem_efficient_sdp_enabled()}
-    return Measured(
-        all(chosen.values()) and not cuda.cudnn_sdp_enabled(), f"{chosen}, cudnn {cuda.cudnn_sdp_enabled()}"
-    )
+    flags = {"flash": cuda.flash_sdp_enabled(), "efficient": cuda.mem_efficient_sdp_enabled()}
+    enabled = [name for name, is_on in {**flags, "cuDNN": cuda.cudnn_sdp_enabled()}.items() if is_on]
+    return Measured(enabled == [*flags], ", ".join(enabled))
 
 
 def check_attention(options: CheckOptions) -> Measured:
