@@ -152,24 +152,20 @@ class EvaluationContext:
 
     @property
     def counterfactuals(self) -> Counterfactuals:
-        """Counterfactual futures of the real game.
-
-        Raises:
-            NotImplementedError: its state cannot be saved.
-        """
-        if isinstance(self._counterfactuals, Exception):
+        """Counterfactual futures of the real game. Raises ValueError if there are none."""
+        if isinstance(self._counterfactuals, ValueError):
             raise self._counterfactuals
         return self._counterfactuals
 
     @property
     def has_counterfactuals(self) -> bool:
         """Whether the game has counterfactual futures."""
-        return not isinstance(self._counterfactuals, Exception)
+        return not isinstance(self._counterfactuals, ValueError)
 
     @cached_property
-    def _counterfactuals(self) -> Counterfactuals | Exception:
+    def _counterfactuals(self) -> Counterfactuals | ValueError:
         """The futures, or why there are none: games can be slow, so they are asked once."""
-        sizes, config, name = self.sizes, self.config, self.metadata.environment
+        sizes, config = self.sizes, self.config
         try:
             self.require_actions()
             environment = open_recorded(self.metadata, sizes["num_states"], SPLIT_LEVELS[self.split], config.seed)
@@ -179,8 +175,6 @@ class EvaluationContext:
                 )
         except ValueError as error:
             return error
-        except NotImplementedError:
-            return NotImplementedError(f"the state of {name} cannot be saved and restored")
 
     # Rollouts.
 

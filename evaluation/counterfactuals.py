@@ -54,11 +54,7 @@ class Counterfactuals:
 
 
 def collect_counterfactuals(environment: GameVectorEnv, num_prompt: int, num_frames: int, seed: int) -> Counterfactuals:
-    """Play every game up to a random state, drawn by `seed`, and from there under each action.
-
-    Raises:
-        NotImplementedError: the state of this game cannot be saved.
-    """
+    """Play every game up to a random state, drawn by `seed`, and from there under each action."""
     prompt, prompt_actions, states = _play_to_states(environment, num_prompt, np.random.default_rng(seed))
     actions = environment.actions.held_actions()[:MAX_ACTIONS]
     shape = (environment.num_envs, len(actions), num_frames)

@@ -18,7 +18,7 @@ class Section:
     """A part of report.json, and of report.md and report.html if it has a heading."""
 
     name: str  # key in report.json
-    # The result as JSON can hold it. A ValueError or NotImplementedError says why it cannot be measured.
+    # The result as JSON can hold it. A ValueError says why it cannot be measured.
     measure: Callable[[EvaluationContext], Any]
     heading: str = ""
     blocks: Callable[[dict[str, Any]], Iterable[Block]] = lambda report: ()  # of the whole report.json, if measured

@@ -79,12 +79,15 @@ class GameVectorEnv(gymnasium.vector.VectorEnv):
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
 
     def get_state(self) -> list[bytes]:
-        """The complete state of every game, including its level and random generator, of games that can save it."""
-        raise NotImplementedError(f"the state of {self.name} cannot be saved (use pong, Procgen or ale:)")
+        """The complete state of every game, including its level and random generator."""
+        raise NotImplementedError
 
     def set_state(self, states: list[bytes]) -> np.ndarray:
-        """Restore states from `get_state` of this or another object, one per game; returns the frames (N, H, W, C)."""
-        raise NotImplementedError(f"the state of {self.name} cannot be restored")
+        """Restore states from `get_state` of this or another object, one per game; returns the frames (N, H, W, C).
+
+        Raises ValueError if the game turns out not to be reproducible.
+        """
+        raise NotImplementedError
 
     def suggested_actions(self) -> np.ndarray | None:
         """(N,) actions of a built-in player, which the `explore` policy mixes in; None if the game has none."""

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
+
+from dreamrun.data.importing.description import read_description
 
 DESCRIBED = """
 stand_still = ["fire"]
@@ -118,3 +121,14 @@ if __name__ == "__main__":
         pictures, pressed = play(1800, seed=seed)
         write_video(folder / f"play{seed}.mp4", pictures.repeat(4, axis=1).repeat(4, axis=2), 30)
         write_csv(folder / f"play{seed}.csv", pressed)
+
+
+def assert_read_as(folder: Path, described: str, fields: dict, meant) -> None:
+    """Under an actions.toml a row of these fields means this action; if `meant` is a text, it is refused so."""
+    (folder / "actions.toml").write_text(described)
+    description = read_description(folder / "actions.toml")
+    if isinstance(meant, str):
+        with pytest.raises(ValueError, match=meant):
+            description.action(fields)
+    else:
+        assert np.asarray(description.action(fields)).tolist() == meant

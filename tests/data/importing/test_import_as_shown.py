@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from import_helpers import read_recording
 from PIL import Image
-from recordings import play, turn, write_csv, write_video
+from recordings import assert_read_as, play, turn, write_csv, write_video
 from tiny import command
 
 from dreamrun.data.importing.clip_source import read_clip, read_source
@@ -235,13 +235,7 @@ TRIGGERS = '[buttons]\ngas="w"\nbrake={keys="s", threshold=100}\n'
     ],
 )
 def test_actions_are_read_as_people_mean_them(tmp_path, described, fields, meant):
-    (tmp_path / "actions.toml").write_text(described)
-    description = read_description(tmp_path / "actions.toml")
-    if isinstance(meant, str):
-        with pytest.raises(ValueError, match=meant):
-            description.action(fields)
-    else:
-        assert np.asarray(description.action(fields)).tolist() == meant
+    assert_read_as(tmp_path, described, fields, meant)
 
 
 def test_recorded_ids_of_an_array_are_mapped(tmp_path):
